@@ -1,0 +1,1 @@
+"""Reads images, labels and data sets."""

@@ -1,0 +1,1 @@
+"""Pure tensor functions; nothing here imports from the rest of segal."""

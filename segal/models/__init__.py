@@ -1,0 +1,1 @@
+"""Networks, and what they offer to the scan."""
