@@ -1,4 +1,4 @@
-"""The one exception type that a user's mistake raises; the command line turns it into exit code 2."""
+"""What a user's mistake raises; the command line turns it into exit code 2."""
 
 from collections.abc import Sequence
 

@@ -1,0 +1,82 @@
+"""What one forward pass leaves behind for a batch, and what can be pooled from it.
+
+These are the two types that the whole scan turns on. They know no network, no task and no strategy,
+so that every floor above can name them.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+Reduction = Literal["mean", "sum", "max"]
+
+
+@dataclass(frozen=True)
+class Upsampling:
+    """How a low-resolution map is spread over pixels: bilinear interpolation to the padded image.
+
+    Attributes:
+        size: (height, width) of the padded image, in pixels, that the map is interpolated to.
+            The image itself is its top left part.
+        align_corners: As in `torch.nn.functional.interpolate`.
+    """
+
+    size: tuple[int, int]
+    align_corners: bool
+
+
+@dataclass
+class Evidence:
+    """A batch's forward pass; nothing of it outlives the batch.
+
+    Attributes:
+        logits: (B, C, H, W) for segmentation: full resolution, cropped to the true image.
+        features: (B, D, h, w), the input of the last layer at its own resolution.
+        upsampling: How `features` are spread over the image's pixels.
+        tail_input: What the tail takes as its input, by the tail's name; filled only when a signal
+            asks for it.
+    """
+
+    logits: Tensor
+    features: Tensor
+    upsampling: Upsampling
+    tail_input: dict[str, Tensor] = field(default_factory=dict)
+    _memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
+
+    def once(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """Returns `compute()`, run at most once per batch for a key.
+
+        Several region sizes and several signals share a pixel map this way.
+        """
+        if key not in self._memo:
+            self._memo[key] = compute()
+        return self._memo[key]
+
+
+class Units(Protocol):
+    """What is scored: the regions of an image, or the image itself. A batch shares its units."""
+
+    def __len__(self) -> int:
+        """Number of units in one image."""
+        ...
+
+    def pool(
+        self, element_map: Tensor, upsampling: Upsampling | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Sums a map over each unit.
+
+        Args:
+            element_map: (B, D, h, w), any floating dtype.
+            upsampling: How the map is spread over pixels; None for a map that is at pixel
+                resolution already.
+
+        Returns:
+            Sums (B, units, D) and weights (units,), both float64; the mean is their ratio.
+        """
+        ...
+
+    def pool_max(self, element_map: Tensor) -> Tensor:
+        """Largest value in each unit of a (B, D, H, W) map at pixel resolution: (B, units, D)."""
+        ...

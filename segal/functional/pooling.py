@@ -1,0 +1,103 @@
+"""Exact sums of maps over rectangles, also of maps that bilinear upsampling spreads over pixels.
+
+Summing an upsampled map over a rectangle is linear in the map, and bilinear upsampling is
+separable, so the weight of a cell is a product of two one-dimensional weights: the adjoint of the
+upsampling, applied to the indicators of the rectangle's rows and of its columns. The sums of a
+whole grid are then two small matrix products, and the upsampled map is never made.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def interpolation_matrix(cells: int, pixels: int, align_corners: bool) -> Tensor:
+    """Matrix of one-dimensional linear interpolation, as `torch.nn.functional.interpolate` does it.
+
+    Args:
+        cells: Length of the low-resolution axis, at least 1.
+        pixels: Length that it is interpolated to, at least 1.
+        align_corners: Whether the first and last cell centres are the first and last pixel centres.
+
+    Returns:
+        (pixels, cells) float64; every row sums to one.
+    """
+    if cells < 1 or pixels < 1:
+        raise ValueError(f"interpolation: expected lengths of at least 1, got {cells} and {pixels}")
+    q = torch.arange(pixels, dtype=torch.float64)
+    if align_corners:
+        source = q * ((cells - 1) / (pixels - 1)) if pixels > 1 else q * 0.0
+    else:
+        source = ((q + 0.5) * (cells / pixels) - 0.5).clamp_(min=0.0)
+    low = source.floor().long().clamp_(max=cells - 1)
+    high = (low + 1).clamp_(max=cells - 1)
+    fraction = source - low
+    matrix = torch.zeros(pixels, cells, dtype=torch.float64)
+    rows = torch.arange(pixels)
+    matrix.index_put_((rows, low), 1.0 - fraction, accumulate=True)
+    matrix.index_put_((rows, high), fraction, accumulate=True)
+    return matrix
+
+
+def interval_weights(
+    intervals: Sequence[tuple[int, int]],
+    cells: int,
+    pixels: int | None = None,
+    align_corners: bool = True,
+) -> Tensor:
+    """Weight of each cell in the sum over each half-open interval of pixels.
+
+    Args:
+        intervals: (start, stop) pairs, 0 <= start < stop <= the number of pixels.
+        cells: Length of the map's axis.
+        pixels: Length that the map is interpolated to; None when its cells are the pixels.
+        align_corners: As in `interpolation_matrix`.
+
+    Returns:
+        (intervals, cells) float64; row i sums to the length of interval i.
+    """
+    length = cells if pixels is None else pixels
+    for start, stop in intervals:
+        if not 0 <= start < stop <= length:
+            raise ValueError(
+                f"interval: expected 0 <= start < stop <= {length}, got ({start}, {stop})"
+            )
+    if pixels is None:
+        weights = torch.zeros(len(intervals), cells, dtype=torch.float64)
+        for row, (start, stop) in enumerate(intervals):
+            weights[row, start:stop] = 1.0
+        return weights
+    matrix = interpolation_matrix(cells, pixels, align_corners)
+    return torch.stack([matrix[start:stop].sum(0) for start, stop in intervals])
+
+
+def pool_grid(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Sums of a map over every cell of a grid of rectangles.
+
+    Args:
+        x: (B, D, h, w) map. The first product runs in its dtype, the second in float64.
+        rows: (n_y, h) weights of `interval_weights`.
+        columns: (n_x, w) weights of `interval_weights`.
+
+    Returns:
+        (B, n_y * n_x, D) float64, rectangles in row-major order.
+    """
+    narrow = (x @ columns.to(x).T).double()  # (B, D, h, n_x)
+    sums = torch.einsum("yh,bdhx->byxd", rows.to(narrow), narrow)
+    return sums.flatten(1, 2)
+
+
+def pool_boxes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Sums of a map over rectangles that form no grid.
+
+    Args:
+        x: (B, D, h, w) map; as in `pool_grid`.
+        rows: (n, h) weights of the rectangles' rows.
+        columns: (n, w) weights of the rectangles' columns.
+
+    Returns:
+        (B, n, D) float64.
+    """
+    narrow = (x @ columns.to(x).T).double()  # (B, D, h, n)
+    return torch.einsum("nh,bdhn->bnd", rows.to(narrow), narrow)

@@ -1,0 +1,81 @@
+"""Signals: what a strategy asks the scan to measure of every candidate.
+
+A signal is hashable by its parameters; the scan measures each one once per image and region size.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from segal.evidence import Evidence, Reduction, Units
+from segal.functional import uncertainty
+from segal.functional.uncertainty import UncertaintyFunction
+from segal.registry import Registry
+
+UNCERTAINTIES: Registry[UncertaintyFunction] = Registry("uncertainty")
+UNCERTAINTIES.register("entropy")(uncertainty.entropy)
+UNCERTAINTIES.register("least_confidence")(uncertainty.least_confidence)
+UNCERTAINTIES.register("margin")(uncertainty.margin)
+UNCERTAINTIES.register("bvsb")(uncertainty.bvsb)
+
+
+@runtime_checkable
+class Signal(Hashable, Protocol):
+    """A column of the candidate table."""
+
+    @property
+    def column(self) -> str:
+        """Name of the column, unique among the signals of a scan."""
+        ...
+
+    def measure(self, evidence: Evidence, units: Units) -> Tensor:
+        """Measures a batch: (B, units) float64 for a value, (B, units, d) for an embedding."""
+        ...
+
+
+@dataclass(frozen=True)
+class Value:
+    """An uncertainty, pooled over each candidate.
+
+    Attributes:
+        name: A registered uncertainty, or `package.module:function` of logits (B, C, ...) to
+            (B, ...).
+        reduction: How a candidate's elements become one number (mean by default).
+    """
+
+    name: str
+    reduction: Reduction = "mean"
+
+    @property
+    def column(self) -> str:
+        """Column name."""
+        return self.name if self.reduction == "mean" else f"{self.name}-{self.reduction}"
+
+    def element_map(self, evidence: Evidence) -> Tensor:
+        """The uncertainty of every element, (B, H, W), computed once per batch."""
+        return evidence.once(self.name, lambda: UNCERTAINTIES.get(self.name)(evidence.logits))
+
+    def measure(self, evidence: Evidence, units: Units) -> Tensor:
+        """(B, units) float64."""
+        elements = self.element_map(evidence)[:, None]
+        if self.reduction == "max":
+            return units.pool_max(elements)[..., 0].double()
+        sums, counts = units.pool(evidence.once((self.name, "float64"), elements.double))
+        return sums[..., 0] if self.reduction == "sum" else sums[..., 0] / counts
+
+
+@dataclass(frozen=True)
+class MeanFeature:
+    """Mean over each candidate's pixels of the upsampled input of the last layer (UWE, eq. 7)."""
+
+    @property
+    def column(self) -> str:
+        """Column name."""
+        return "mean_feature"
+
+    def measure(self, evidence: Evidence, units: Units) -> Tensor:
+        """(B, units, D) float64."""
+        sums, counts = units.pool(evidence.features, evidence.upsampling)
+        return sums / counts[:, None]
