@@ -1,0 +1,87 @@
+"""Writing so that nothing is lost: temporary file, sync, rename, sync of the folder."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from segal.errors import SegalError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space on that disk, then run the same command again",
+    errno.EDQUOT: "free some of your quota, then run the same command again",
+    errno.EROFS: "choose a folder that can be written, with --out",
+    errno.EACCES: "choose a folder that you may write to, with --out",
+    errno.EPERM: "choose a folder that you may write to, with --out",
+}
+
+
+def write_error(path: Path, error: OSError) -> SegalError:
+    """The error to raise where writing `path` failed."""
+    return SegalError(
+        f"{path}: cannot be written",
+        expected="a folder that can be written, with room on its disk",
+        got=os.strerror(error.errno) if error.errno else str(error),
+        remedy=_REMEDIES.get(error.errno or 0, "look at the folder, then run the command again"),
+    )
+
+
+def sync(path: Path) -> None:
+    """Asks the disk to keep a file's bytes or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`, which takes its place when the block ends well.
+
+    The block may make a file or a folder there. When it raises, what it wrote is removed and
+    `path` is as it was; when the process is killed, `path` is as it was too.
+
+    Raises:
+        SegalError: If the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)
+        yield temporary
+        if temporary.is_dir():
+            for file in temporary.rglob("*"):
+                sync(file)
+            remove(path)
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        remove(temporary)
+        raise write_error(path, error) from error
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a whole folder, if it is there; a link is removed, never followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a whole file, or leaves the old one."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a value as indented JSON, or leaves the old file."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

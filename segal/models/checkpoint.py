@@ -1,0 +1,145 @@
+"""Checkpoints: safetensors with what it takes to build the network again in their metadata."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from segal.errors import SegalError
+from segal.files import replacing
+from segal.models.build import Channels, build_model, load_weights, make_spec, read_state_dict
+from segal.models.segmentation import ModelSpec, SegmentationModel
+
+_METADATA_KEY = "segal"
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """What a user says about a checkpoint; None leaves it to the checkpoint's own metadata.
+
+    Attributes:
+        architecture: As in `ModelSpec`.
+        encoder: As in `ModelSpec`.
+        num_classes: For a plain state_dict, whose classes have no names.
+        mean: As in `ModelSpec`.
+        std: As in `ModelSpec`.
+        input_scale: As in `ModelSpec`.
+    """
+
+    architecture: str | None = None
+    encoder: str | None = None
+    num_classes: int | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
+    input_scale: float | None = None
+
+
+def save_checkpoint(
+    model: SegmentationModel, path: Path, training: Mapping[str, object] | None = None
+) -> None:
+    """Writes the network's weights, its specification and how it was trained.
+
+    Args:
+        model: The network.
+        path: Ends in `.safetensors`.
+        training: Anything that JSON can hold, for people to read.
+
+    Raises:
+        SegalError: If the file cannot be written.
+    """
+    metadata = json.dumps({"spec": model.spec.as_dict(), "training": dict(training or {})})
+    state = {k: v.detach().cpu().contiguous() for k, v in model.network.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(state, temporary, {_METADATA_KEY: metadata})
+
+
+def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> SegmentationModel:
+    """Builds the network of a checkpoint and loads its weights; it is left in `eval()` mode.
+
+    Args:
+        path: segal's own checkpoint, or a plain state_dict (`.safetensors`, `.pth`).
+        options: What the file does not say; where both say something, they must agree, but for
+            the normalisation and the input's scale, where the options win.
+
+    Raises:
+        SegalError: If the file is missing, damaged, of another network, or holds NaN.
+    """
+    options = options or CheckpointOptions()
+    state = read_state_dict(path)
+    spec = _resolve(path, read_spec(path), options)
+    model = build_model(spec)
+    load_weights(model.network, state, path)
+    return model.eval()
+
+
+def read_spec(path: Path) -> ModelSpec | None:
+    """The specification in a checkpoint's metadata; None for a plain state_dict.
+
+    Raises:
+        SegalError: If the metadata is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        metadata = (file.metadata() or {}).get(_METADATA_KEY)
+    if metadata is None:
+        return None
+    try:
+        return TypeAdapter(ModelSpec).validate_python(json.loads(metadata)["spec"])
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        raise SegalError(
+            f"{path}: its metadata are damaged",
+            expected="the specification that segal writes with its checkpoints",
+            got=str(error).splitlines()[0],
+            remedy="write the checkpoint again with segal train",
+        ) from error
+
+
+def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -> ModelSpec:
+    if stored is None:
+        if options.num_classes is None:
+            raise SegalError(
+                f"{path}: a plain state_dict, which does not say what network it belongs to",
+                expected="--arch, --encoder and --num-classes",
+                got="no --num-classes",
+                remedy="add for example --arch DeepLabV3Plus --encoder resnet18 --num-classes 19",
+            )
+        return make_spec(
+            options.architecture or "DeepLabV3Plus",
+            options.encoder or "resnet18",
+            tuple(f"class {i}" for i in range(options.num_classes)),
+            mean=options.mean,
+            std=options.std,
+            input_scale=options.input_scale or 1.0,
+        )
+    said = {
+        "architecture": (stored.architecture, options.architecture),
+        "encoder": (stored.encoder, options.encoder),
+        "number of classes": (stored.num_classes, options.num_classes),
+    }
+    for what, (in_file, given) in said.items():
+        if given is not None and given != in_file:
+            raise SegalError(
+                f"{path}: a checkpoint of another {what}",
+                expected=str(given),
+                got=str(in_file),
+                remedy="leave the option out, or choose the checkpoint that it belongs to",
+            )
+    if ":" in stored.architecture and options.architecture is None:
+        # Metadata of a file must not decide what code is imported.
+        raise SegalError(
+            f"{path}: its network comes from your own code",
+            expected=f"--arch {stored.architecture}, so that the import is your decision",
+            got="no --arch",
+            remedy="give --arch if you trust that code",
+        )
+    return replace(
+        stored,
+        mean=options.mean or stored.mean,
+        std=options.std or stored.std,
+        input_scale=options.input_scale or stored.input_scale,
+    )

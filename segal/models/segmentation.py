@@ -1,0 +1,293 @@
+"""A segmentation network with the three things that segal needs of it.
+
+Those are its logits at full resolution, the input of its last layer, and its tail (the last layers)
+as a function of their input and parameters. The last layer is found by running the network once:
+it is the last convolution with one output per class, followed by nothing but bilinear upsampling.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from segal.errors import SegalError
+from segal.evidence import Evidence, Upsampling
+
+_PROBE_SIDE = 224  # pixels of the noise image that the last layer is looked for with
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What it takes to build a network again and to feed it.
+
+    Attributes:
+        architecture: A name of segmentation_models_pytorch, or an import path `package.module:name`
+            of a function that takes `num_classes` and returns a network.
+        encoder: Encoder name; empty for an import path.
+        class_names: One name per class, in the order of the logits.
+        mean: Of the input's channels (R, G, B), on the scale 0 to 1.
+        std: Likewise.
+        stride: The sides of the network's input must be multiples of it.
+        input_scale: The network sees the image at this scale; coordinates stay the image's.
+    """
+
+    architecture: str
+    encoder: str
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    stride: int
+    input_scale: float = 1.0
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.class_names)
+
+    def as_dict(self) -> dict[str, object]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The last layers of a network as a function of their input and their parameters.
+
+    Attributes:
+        name: `last` (the head alone) or `last_two` (the pointwise convolution before it, too).
+        module: From the tail's input to the logits at the head's resolution.
+        parameters: The parameters that scores are differentiated by, by their name in `module`.
+        align_corners: How the head's logits are upsampled.
+    """
+
+    name: str
+    module: nn.Module
+    parameters: Mapping[str, Tensor] = field(repr=False)
+    align_corners: bool
+
+    def __call__(
+        self,
+        tail_input: Tensor,
+        parameters: Mapping[str, Tensor],
+        size: tuple[int, int],
+        upsampling: Upsampling,
+    ) -> Tensor:
+        """Logits (B, C, H, W) from the tail's input, with `parameters` in place of its own.
+
+        Args:
+            tail_input: As `Evidence.tail_input[name]`.
+            parameters: Tensors of the shapes of `self.parameters`.
+            size: (H, W) of the image.
+            upsampling: As `Evidence.upsampling`.
+        """
+        low: Tensor = torch.func.functional_call(self.module, dict(parameters), (tail_input,))
+        return _upsample(low, upsampling)[..., : size[0], : size[1]]
+
+
+def _upsample(low: Tensor, upsampling: Upsampling) -> Tensor:
+    if tuple(low.shape[-2:]) == upsampling.size:
+        return low
+    return F.interpolate(
+        low, upsampling.size, mode="bilinear", align_corners=upsampling.align_corners
+    )
+
+
+def _logits_of(output: object) -> Tensor:
+    """The logits; networks of torchvision return them in a dictionary."""
+    return output["out"] if isinstance(output, dict) else output  # type: ignore[return-value]
+
+
+class SegmentationModel(nn.Module):
+    """A network, wrapped so that one call gives the evidence of a batch.
+
+    Args:
+        network: Maps (B, 3, h, w) to logits (B, C, h, w), or to a dictionary with them as `out`.
+        spec: How it was built and how it is fed.
+
+    Attributes:
+        head: The last layer.
+        align_corners: How the head's logits are upsampled.
+
+    Raises:
+        SegalError: If no last layer is found.
+    """
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
+        name, self.align_corners = _find_head(network, spec)
+        self._head_name = name
+        self._tails = {"last": self._last_tail(), **self._last_two_tail()}
+
+    @property
+    def head(self) -> nn.Conv2d:
+        """The last layer."""
+        head = self.network.get_submodule(self._head_name)
+        assert isinstance(head, nn.Conv2d)
+        return head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.head.weight.device
+
+    def tail(self, layers: str) -> Tail:
+        """The last layers as a function.
+
+        Args:
+            layers: `last` or, where the network has a pointwise convolution, normalisation and
+                activation before its head (DeepLabV3Plus), `last_two`.
+
+        Raises:
+            SegalError: If the network has no such tail.
+        """
+        if layers not in self._tails:
+            raise SegalError(
+                f"{self.spec.architecture}: no tail {layers!r}",
+                expected=f"one of {', '.join(self._tails)}",
+                got=repr(layers),
+                remedy="use the last layer, or an architecture such as DeepLabV3Plus",
+            )
+        return self._tails[layers]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Network input from images as read.
+
+        Args:
+            images: (B, H, W, 3) RGB, uint8, or floating in [0, 1].
+
+        Returns:
+            (B, 3, H, W) float32, normalised.
+        """
+        channels_first = images.permute(0, 3, 1, 2)
+        scale = 255.0 if images.dtype == torch.uint8 else 1.0
+        mean, std = self.get_buffer("mean") * scale, self.get_buffer("std") * scale
+        return (channels_first.float() - mean).div_(std).contiguous()
+
+    def forward(self, images: Tensor, catch: Collection[str] = ()) -> Evidence:
+        """Runs the network.
+
+        Args:
+            images: (B, 3, H, W), normalised; any H and W.
+            catch: Names of tails whose input is wanted.
+
+        Returns:
+            The batch's evidence; logits are (B, C, H, W).
+        """
+        height, width = images.shape[-2:]
+        padded, size = self._padded(images)
+        caught: dict[str, Tensor] = {}
+        hooks = [self.head.register_forward_hook(_catch_head(caught))]
+        for name in catch:
+            first = next(iter(self.tail(name).module.children()), self.head)
+            hooks.append(first.register_forward_pre_hook(_catch_input(caught, name)))
+        try:
+            logits = _logits_of(self.network(padded))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        upsampling = Upsampling(size, self.align_corners)
+        if tuple(logits.shape[-2:]) != size:
+            logits = _upsample(caught["head_output"], upsampling)
+        return Evidence(
+            logits=logits[..., :height, :width],
+            features=caught["head_input"],
+            upsampling=upsampling,
+            tail_input={name: caught[name] for name in catch},
+        )
+
+    def _padded(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The network's input, and the size of the padded image in the image's own pixels."""
+        stride, scale = self.spec.stride, self.spec.input_scale
+        inside = [max(1, -(-round(side * scale) // stride)) * stride for side in images.shape[-2:]]
+        # Half a pixel of rounding must not make the padded image smaller than the image.
+        outside = [
+            max(side, round(n / scale)) for side, n in zip(images.shape[-2:], inside, strict=True)
+        ]
+        height, width = images.shape[-2:]
+        padded = images
+        if outside != [height, width]:
+            padded = F.pad(
+                images, (0, outside[1] - width, 0, outside[0] - height), mode="replicate"
+            )
+        if outside != inside:
+            padded = F.interpolate(
+                padded, inside, mode="bilinear", align_corners=False, antialias=True
+            )
+        return padded, (outside[0], outside[1])
+
+    def _last_tail(self) -> Tail:
+        return Tail("last", self.head, dict(self.head.named_parameters()), self.align_corners)
+
+    def _last_two_tail(self) -> dict[str, Tail]:
+        """DeepLabV3Plus: pointwise convolution, BatchNorm and ReLU, head."""
+        try:
+            separable = self.network.get_submodule("decoder.block2.0")
+            norm = self.network.get_submodule("decoder.block2.1")
+            activation = self.network.get_submodule("decoder.block2.2")
+            pointwise = separable.get_submodule("1")
+        except AttributeError:
+            return {}
+        module = nn.Sequential(pointwise, norm, activation, self.head)
+        names = [n for n, _ in module.named_parameters() if n.split(".")[0] in {"0", "3"}]
+        parameters = {name: module.get_parameter(name) for name in names}
+        return {"last_two": Tail("last_two", module, parameters, self.align_corners)}
+
+
+def _catch_head(
+    caught: dict[str, Tensor],
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        caught["head_input"], caught["head_output"] = inputs[0], output
+
+    return hook
+
+
+def _catch_input(
+    caught: dict[str, Tensor], name: str
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        caught[name] = inputs[0]
+
+    return hook
+
+
+def _find_head(network: nn.Module, spec: ModelSpec) -> tuple[str, bool]:
+    """Name of the last layer, and how its output is upsampled, from one run on noise."""
+    ran: list[tuple[str, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, output, name=name: ran.append((name, output)))
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.out_channels == spec.num_classes
+    ]
+    was_training = network.training
+    side = -(-_PROBE_SIDE // spec.stride) * spec.stride
+    parameter = next(network.parameters())
+    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            logits = _logits_of(network.eval()(noise.to(parameter)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        network.train(was_training)
+    if ran and isinstance(logits, Tensor) and logits.ndim == 4:
+        name, low = ran[-1]
+        for align_corners in (True, False):
+            upsampled = _upsample(low, Upsampling((side, side), align_corners))
+            if upsampled.shape == logits.shape and torch.allclose(
+                upsampled, logits, rtol=1e-3, atol=1e-4 * float(logits.abs().max())
+            ):
+                return name, align_corners
+    raise SegalError(
+        f"{spec.architecture}: no last layer was found",
+        expected=f"a convolution with {spec.num_classes} outputs (one per class), "
+        "then nothing but bilinear upsampling to the input's size",
+        got=f"convolutions with that many outputs: {', '.join(n for n, _ in ran) or 'none'}",
+        remedy="check --num-classes, or wrap the network so that its last layer is of that form",
+    )
