@@ -1,11 +1,12 @@
 """Writing so that nothing is lost: temporary file, sync, rename, sync of the folder."""
 
+import ctypes
 import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segal.errors import SegalError
@@ -16,7 +17,10 @@ _REMEDIES = {
     errno.EROFS: "choose a folder that can be written, with --out",
     errno.EACCES: "choose a folder that you may write to, with --out",
     errno.EPERM: "choose a folder that you may write to, with --out",
+    errno.ENOTDIR: "choose a folder whose parents are folders, with --out",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def write_error(path: Path, error: OSError) -> SegalError:
@@ -42,8 +46,9 @@ def sync(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`, which takes its place when the block ends well.
 
-    The block may make a file or a folder there. When it raises, what it wrote is removed and
-    `path` is as it was; when the process is killed, `path` is as it was too.
+    The block makes a file or a folder there. When it raises, what it wrote is removed and `path`
+    is as it was; when the process is killed, `path` is as it was or new as a whole. One process
+    at a time may replace a path.
 
     Raises:
         SegalError: If the disk is full or the folder cannot be written.
@@ -56,15 +61,16 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary.is_dir():
             for file in temporary.rglob("*"):
                 sync(file)
-            remove(path)
         sync(temporary)
-        temporary.replace(path)
+        _take_place(temporary, path)
         sync(path.parent)
     except OSError as error:
-        remove(temporary)
+        _try_to_remove(temporary)
+        if not _concerns(error, path.parent):  # such as an input that the block read
+            raise
         raise write_error(path, error) from error
     except BaseException:
-        remove(temporary)
+        _try_to_remove(temporary)
         raise
 
 
@@ -85,3 +91,37 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: object) -> None:
     """Writes a value as indented JSON, or leaves the old file."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _concerns(error: OSError, folder: Path) -> bool:
+    """Whether an error is about `folder` or what is in it; a full disk's error names no path."""
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return True
+    named = Path(os.fsdecode(error.filename)).absolute()
+    return named.is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(named)
+
+
+def _try_to_remove(path: Path) -> None:
+    with suppress(OSError):
+        remove(path)
+
+
+def _take_place(new: Path, path: Path) -> None:
+    """Renames `new` to `path`; a folder that is there goes, together with all that is in it."""
+    if not (path.exists() and (path.is_dir() or new.is_dir())):  # the system replaces a file
+        new.replace(path)
+    elif _exchange(new, path):
+        remove(new)
+    else:  # a kill between the next two lines leaves neither; the ledger then wants it done again
+        remove(path)
+        new.replace(path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names in one step (Linux), so that a folder is never missing; False if it can't."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
