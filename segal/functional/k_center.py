@@ -1,0 +1,230 @@
+"""Exact k-center-greedy (farthest-first) selection, in blocks, with lazily kept distances.
+
+The textbook loop (Gonzalez 1985; CoreSet, Sener & Savarese 2018) updates the distance of every row
+after every pick. Here every row keeps an upper bound on its distance to the nearest centre.
+Distances only fall, so a bound never has to be raised, and a row whose bound is below the current
+cover radius can be left alone. Two things follow, and both keep the picks those of the loop:
+
+* *Blocks.* Rows whose distance is exact and not below a bar are a block; every row outside is below
+  it. Inside, picks are made with the block's own distances for as long as the best row is not
+  below the bar.
+* *Lazy bounds.* A row outside is compared with the newer centres only when the falling bar reaches
+  its bound, newest centres first, and only until it is below the bar again (Minoux 1978 keeps a
+  greedy's gains in this way). The triangle inequality through the data's middle, |x| + min |c|,
+  bounds it without reading the row at all; where norms differ widely that leaves most rows unread.
+
+Everything is computed in float64, whatever the dtype of the embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from segal.functional.distances import Embedding, Rows, as_centres, lower, squared_norms
+
+_SLICE = 64
+"""Centres of the first, newest slice that a row is compared with; further slices double."""
+
+_LONGEST_SLICE = 1024
+
+_WAVE = 8
+"""Rows brought up to date at a time, in blocks."""
+
+_SLACK = 1e-9
+"""By how much a triangle bound is raised so that rounding cannot put it below the distance."""
+
+
+class KCenterOrder(NamedTuple):
+    """A farthest-first order.
+
+    Attributes:
+        picks: (k,) int64 row positions in pick order.
+        distance: (k,) float64, each pick's distance to the nearest centre when it was picked;
+            `inf` for a first pick made without any centre.
+        radius: (k,) float64, the cover radius after each pick: the largest distance of any row to
+            its nearest centre. `radius[i] == distance[i + 1]`.
+    """
+
+    picks: Tensor
+    distance: Tensor
+    radius: Tensor
+
+
+def k_center_greedy(
+    x: Embedding, k: int, centers: Tensor | None = None, block: int = 512
+) -> tuple[Tensor, Tensor]:
+    """Pick `k` rows, each the farthest from all centres so far (exact; lowest row on ties).
+
+    Args:
+        x: (n, d) floating-point tensor on any device, or NumPy array, which may be memory-mapped
+            (read in pieces; memory beyond `x` is O(n) and the centres).
+        k: how many rows to pick, 1 to n.
+        centers: (m, d) points that are centres already. None (or m = 0): the row of largest norm
+            is the first pick.
+        block: rows in a block. It changes the time taken, never the picks.
+
+    Returns:
+        `(picks, radius)`: (k,) int64 row positions in pick order, and (k,) float64 cover radius
+        after each pick, in the units of `x`. No row is picked twice, even if rows are equal.
+
+    Raises:
+        ValueError: `x` or `centers` is not a finite floating-point matrix, their widths differ,
+            or `k` or `block` is out of range.
+    """
+    order = k_center_order(x, k, centers, block)
+    return order.picks, order.radius
+
+
+def k_center_order(
+    x: Embedding, k: int, centers: Tensor | None = None, block: int = 512
+) -> KCenterOrder:
+    """As `k_center_greedy`, with every pick's distance at the time it was picked.
+
+    Args:
+        x: (n, d) embedding, as in `k_center_greedy`.
+        k: how many rows to pick, 1 to n.
+        centers: (m, d) points that are centres already, or None.
+        block: rows in a block.
+
+    Returns:
+        The picks, their distances at pick and the cover radii.
+
+    Raises:
+        ValueError: as in `k_center_greedy`.
+    """
+    rows = Rows(x)
+    if not 1 <= k <= rows.count:
+        raise ValueError(f"k out of range: expected 1 to {rows.count} (the rows of x), got {k}")
+    if block < 1:
+        raise ValueError(f"block out of range: expected at least 1, got {block}")
+    cover = _Cover(rows, as_centres(centers, rows), k)
+    picks: list[int] = []
+    squared: list[float] = []
+    if cover.centres == 0:
+        first = int(cover.raw_squares.argmax())
+        cover.pick(first)
+        picks.append(first)
+        squared.append(math.inf)
+    # One step more than picks: its distance is the cover radius that the last pick leaves.
+    while len(squared) <= k and len(picks) < rows.count:
+        _pick_block(cover, block, k, picks, squared)
+    squared += [0.0] * (k + 1 - len(squared))
+    distance = torch.tensor(squared, dtype=torch.float64).clamp_min_(0).sqrt_().to(rows.device)
+    return KCenterOrder(
+        torch.tensor(picks, dtype=torch.int64, device=rows.device), distance[:-1], distance[1:]
+    )
+
+
+def _pick_block(cover: _Cover, block: int, k: int, picks: list[int], squared: list[float]) -> None:
+    """Pick from one block while its best row is certain; stop after the step that follows pick k.
+
+    A row is certain to be the next pick if, ordered by (distance falling, row rising), it comes
+    before the best row outside the block, since distances outside can only fall.
+    """
+    ids, bar = cover.frontier(block)
+    outside = cover.rows.count
+    if len(ids) > block:
+        order = torch.sort(cover.squared[ids], descending=True, stable=True).indices
+        outside = int(ids[order[block]])
+        bar = float(cover.squared[outside])
+        ids = ids[order[:block]].sort().values
+    points = cover.rows.take(ids)
+    squares, current = cover.squares[ids], cover.squared[ids]
+    while True:
+        best = int(current.argmax())  # the first of equals, and ids rise: the lowest row
+        value, row = float(current[best]), int(ids[best])
+        if value < bar or (value == bar and row > outside):
+            break
+        squared.append(value)
+        if len(picks) == k:
+            break
+        picks.append(row)
+        cover.add_centre(points[best], squares[best])
+        current[best] = -1.0
+        centre = slice(best, best + 1)
+        current = lower(current, points, squares, points[centre], squares[centre])
+    cover.squared[ids] = current
+    cover.seen[ids] = cover.centres
+
+
+class _Cover:
+    """Upper bounds on every row's squared distance to its nearest centre.
+
+    Attributes:
+        squared: (n,) the bounds; -1 for a picked row.
+        seen: (n,) how many centres, oldest first, a row's bound accounts for. The bound is the
+            distance itself where `seen == centres`.
+        squares: (n,) squared norms about the middle; `raw_squares` about the origin.
+        centres: how many centres there are.
+    """
+
+    def __init__(self, rows: Rows, given: Tensor, k: int) -> None:
+        self.rows = rows
+        self.squares, self.raw_squares = squared_norms(rows)
+        self._norms = self.squares.sqrt()
+        self.squared = torch.full_like(self.squares, math.inf)
+        self.seen = torch.zeros(rows.count, dtype=torch.int64, device=rows.device)
+        self.centres = len(given)
+        self._points = given.new_empty(self.centres + k, rows.width)
+        self._points[: self.centres] = given - rows.middle
+        self._point_squares = torch.linalg.vecdot(self._points, self._points)
+        self._tightened = 0
+
+    def add_centre(self, point: Tensor, square: Tensor) -> None:
+        self._points[self.centres] = point
+        self._point_squares[self.centres] = square
+        self.centres += 1
+
+    def pick(self, row: int) -> None:
+        """Make a row a centre outside any block."""
+        self.add_centre(
+            self.rows.take(torch.tensor([row], device=self.rows.device))[0], self.squares[row]
+        )
+        self.squared[row] = -1.0
+
+    def frontier(self, block: int) -> tuple[Tensor, float]:
+        """All rows at or above some bar, exact and in rising order, and the bar.
+
+        Every other row is below the bar. About `block` rows are returned, or all that are left.
+        """
+        self._tighten()
+        wave = _WAVE * block
+        while True:
+            size = min(wave, self.rows.count)
+            bar = float(self.squared.topk(size, sorted=False).values.min().clamp_min(0))
+            ids = (self.squared >= bar).nonzero()[:, 0]
+            stale = ids[self.seen[ids] < self.centres]
+            if len(stale):
+                self._refresh(stale, bar)
+                ids = ids[self.squared[ids] >= bar]
+            if len(stale) == 0 or len(ids) >= max(1, block // 4):
+                return ids, bar
+            wave *= 2
+
+    def _tighten(self) -> None:
+        """Bound every row by the triangle inequality through the middle: |x| + min |c|."""
+        added = self._point_squares[self._tightened : self.centres]
+        if len(added):
+            nearest = added.min().sqrt()
+            bound = (self._norms + nearest).square_().mul_(1 + _SLACK)
+            torch.minimum(self.squared, bound, out=self.squared)
+            self._tightened = self.centres
+
+    def _refresh(self, ids: Tensor, bar: float) -> None:
+        """Lower the bounds of `ids` until each is below the bar or exact."""
+        stop, size = self.centres, _SLICE
+        while len(ids):
+            start = max(0, stop - size)
+            points, squares = self._points[start:stop], self._point_squares[start:stop]
+            for part in torch.split(ids, self.rows.chunk):
+                self.squared[part] = lower(
+                    self.squared[part], self.rows.take(part), self.squares[part], points, squares
+                )
+            complete = self.seen[ids] >= start
+            self.seen[ids[complete]] = self.centres
+            ids = ids[~complete & (self.squared[ids] >= bar)]
+            stop, size = start, min(2 * size, _LONGEST_SLICE)

@@ -1,0 +1,55 @@
+"""Ranking candidates by a score: stable order by (score, candidate id)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Direction = Literal["higher", "lower"]
+
+
+def rank(scores: Tensor, direction: Direction) -> Tensor:
+    """Positions in the order in which they are picked; equal scores keep their order.
+
+    Args:
+        scores: (n,) real scores; infinities are ranked, NaN is refused.
+        direction: which end is picked first.
+
+    Returns:
+        (n,) int64 positions.
+
+    Raises:
+        ValueError: `scores` is not a vector, is complex or holds NaN, or the direction is unknown.
+    """
+    if direction not in ("higher", "lower"):
+        raise ValueError(f"direction: expected 'higher' or 'lower', got {direction!r}")
+    if scores.ndim != 1 or scores.is_complex():
+        raise ValueError(
+            f"scores: expected a real vector, got {scores.dtype} of shape {tuple(scores.shape)}"
+        )
+    bad = torch.isnan(scores).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"scores: expected no NaN, got {len(bad)}, the first at position {int(bad[0, 0])}"
+        )
+    return torch.sort(scores, descending=direction == "higher", stable=True).indices
+
+
+def top_k(scores: Tensor, k: int, direction: Direction) -> Tensor:
+    """The first `k` positions of `rank`.
+
+    Args:
+        scores: (n,) real scores without NaN.
+        k: how many, 0 to n.
+        direction: which end is picked first.
+
+    Returns:
+        (k,) int64 positions.
+
+    Raises:
+        ValueError: `k` is out of range, or as in `rank`.
+    """
+    order = rank(scores, direction)
+    if not 0 <= k <= len(order):
+        raise ValueError(f"k out of range: expected 0 to {len(order)} (the scores), got {k}")
+    return order[:k]
