@@ -1,1 +1,20 @@
-"""Acquisition strategies, one file each."""
+"""Acquisition strategies: one file each, and one line each in this registry."""
+
+from segal.registry import Registry
+from segal.strategies.base import Strategy
+from segal.strategies.bvsb import BestVersusSecondBest
+from segal.strategies.coreset import CoreSet
+from segal.strategies.entropy import Entropy
+from segal.strategies.least_confidence import LeastConfidence
+from segal.strategies.margin import Margin
+from segal.strategies.random import Random
+from segal.strategies.uwe import UncertaintyWeightedEmbeddings
+
+STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
+STRATEGIES.register("random")(Random)
+STRATEGIES.register("entropy")(Entropy)
+STRATEGIES.register("least_confidence")(LeastConfidence)
+STRATEGIES.register("margin")(Margin)
+STRATEGIES.register("bvsb")(BestVersusSecondBest)
+STRATEGIES.register("coreset")(CoreSet)
+STRATEGIES.register("uwe")(UncertaintyWeightedEmbeddings)

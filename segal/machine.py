@@ -1,0 +1,79 @@
+"""What this machine has to offer: cores that may really be used, memory, devices."""
+
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+from segal.errors import SegalError
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, and its container's quota.
+
+    torch counts the machine's cores; in a container that leads to more threads than cores, which
+    is many times slower.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    try:
+        limit, period = quota.read_text().split()
+        return max(1, min(cores or 1, int(limit) // int(period)))
+    except (OSError, ValueError):  # no container, or "max"
+        return cores or 1
+
+
+def use_threads(threads: int | None) -> int:
+    """Sets torch's threads (None: all available cores) and returns their number."""
+    count = threads or available_cores()
+    torch.set_num_threads(count)
+    return count
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.
+
+    Raises:
+        SegalError: For a device that is not there.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is not None and (
+        device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < gpus)
+    ):
+        return device
+    raise SegalError(
+        f"device {name!r} is not there",
+        expected="auto, cpu" + "".join(f", cuda:{i}" for i in range(gpus)),
+        got=repr(name),
+        remedy="leave --device out to use what is there",
+    )
+
+
+def peak_memory_bytes(device: torch.device) -> dict[str, int]:
+    """Peak resident memory of this process and, on a GPU, of its allocations there."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    result = {"host": peak}
+    if device.type == "cuda":
+        result["device"] = int(torch.cuda.max_memory_allocated(device))
+    return result
+
+
+def describe(device: torch.device) -> str:
+    """The machine in one line, for reports."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        f"{name}, {available_cores()} cores ({platform.machine()}), {memory:.0f} GiB, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    )

@@ -1,0 +1,48 @@
+"""What the strategies that pick by one uncertainty share."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from pydantic.dataclasses import dataclass
+
+from segal.candidates import CandidateTable
+from segal.evidence import Reduction
+from segal.functional.ranking import top_k
+from segal.signals import Signal, Value
+from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
+
+
+@dataclass(frozen=True, config=PARAMETERS)
+class UncertaintyStrategy:
+    """Picks the candidates with the largest uncertainty, lowest id first among equals.
+
+    Attributes:
+        reduction: How a candidate's pixels become one number: `mean` (default), `sum` or `max`.
+    """
+
+    reduction: Reduction = "mean"
+    uncertainty_name: ClassVar[str]
+    direction: ClassVar[Direction | None] = "higher"
+    uses_reference_labels: ClassVar[bool] = False
+    source: ClassVar[str]
+
+    @property
+    def _signal(self) -> Value:
+        return Value(self.uncertainty_name, self.reduction)
+
+    def passes(self, context: PassContext) -> Iterator[list[Signal]]:
+        """One pass, for the uncertainty."""
+        yield [self._signal]
+
+    def select(
+        self,
+        table: CandidateTable,
+        labelled: CandidateTable,
+        count: int,
+        generator: torch.Generator,
+    ) -> Picks:
+        """The `count` most uncertain candidates; scores are their uncertainties."""
+        scores = torch.from_numpy(table.values[self._signal.column])
+        rows = top_k(scores, count, "higher")
+        return Picks(rows.numpy(), scores[rows].numpy())

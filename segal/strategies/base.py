@@ -1,0 +1,105 @@
+"""What a strategy is: it names signals, and orders the candidate table."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+
+from segal.budget import Allowance
+from segal.candidates import CandidateTable
+from segal.signals import Signal
+
+Direction = Literal["higher", "lower"]
+PARAMETERS = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Candidates in pick order.
+
+    Attributes:
+        rows: (k,) int64 positions in the table that was selected from.
+        scores: (k,) float64, the value that decided each pick.
+        notes: What the user should be told about how it went.
+    """
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class PassContext:
+    """What a strategy knows when it asks for a pass over the pool.
+
+    Attributes:
+        tables: One candidate table for each pass that is done, in order.
+    """
+
+    tables: list[CandidateTable] = field(default_factory=list)
+
+
+class Strategy(Protocol):
+    """An acquisition strategy; its fields are its parameters, checked when it is made.
+
+    Attributes:
+        direction: Which end of the score is picked; None where the order is not by a score.
+        uses_reference_labels: Whether it needs labels of a reference set.
+        source: Where it was published.
+    """
+
+    direction: ClassVar[Direction | None]
+    uses_reference_labels: ClassVar[bool]
+    source: ClassVar[str]
+
+    def passes(self, context: PassContext) -> Iterator[list[Signal]]:
+        """Signals wanted, one list for each pass over the pool; none for no pass at all."""
+        ...
+
+    def select(
+        self,
+        table: CandidateTable,
+        labelled: CandidateTable,
+        count: int,
+        generator: torch.Generator,
+    ) -> Picks:
+        """Picks `count` candidates.
+
+        Args:
+            table: The candidates on offer.
+            labelled: What is labelled already, measured with the same signals; may be empty.
+            count: How many to pick, from 1 to the number of candidates.
+            generator: The only source of randomness.
+
+        Returns:
+            Distinct candidates in pick order; the first m of them are the picks for a count of m.
+        """
+        ...
+
+
+def choose(
+    strategy: Strategy,
+    table: CandidateTable,
+    labelled: CandidateTable,
+    allowance: Allowance,
+    generator: torch.Generator,
+) -> Picks:
+    """Lets a strategy pick, and keeps the longest prefix of its picks that the budget allows.
+
+    Raises:
+        ValueError: If the strategy broke its contract.
+    """
+    count = allowance.most(table.pixels)
+    if count == 0:
+        return Picks(np.zeros(0, np.int64), np.zeros(0), ("The budget buys no candidate at all.",))
+    picks = strategy.select(table, labelled, count, generator)
+    if len(picks.rows) != count or len(np.unique(picks.rows)) != count:
+        raise ValueError(f"expected {count} distinct picks, got {len(np.unique(picks.rows))}")
+    if not np.isfinite(picks.scores).all():
+        raise ValueError("expected finite scores, got NaN or infinity")
+    fits = allowance.fits(table.pixels[picks.rows])
+    return Picks(picks.rows[:fits], picks.scores[:fits], picks.notes)

@@ -1,0 +1,38 @@
+"""What a task is: it turns a forward pass into evidence, and says what can be bought."""
+
+from collections.abc import Collection
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segal.evidence import Evidence, Units
+from segal.models.segmentation import SegmentationModel
+from segal.regions import RegionSize
+
+
+class BoxedUnits(Units, Protocol):
+    """Units that are rectangles of an image."""
+
+    def boxes(self) -> NDArray[np.int32]:
+        """(n, 4) half-open boxes (x0, y0, x1, y1) in pixels of the original image."""
+        ...
+
+
+class Task(Protocol):
+    """What a network is asked."""
+
+    def units(self, height: int, width: int, region: RegionSize) -> BoxedUnits:
+        """What can be bought of an image of that size."""
+        ...
+
+    def evidence(
+        self, model: SegmentationModel, images: Tensor, catch: Collection[str] = ()
+    ) -> Evidence:
+        """The forward pass of a batch of normalised images (B, 3, H, W)."""
+        ...
+
+    def training_loss(self, model: SegmentationModel, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch, normalised by its labelled elements."""
+        ...

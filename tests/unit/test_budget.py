@@ -1,0 +1,42 @@
+"""Budgets: reading them, and what they come to."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segal.budget import Allowance, Budget
+from segal.errors import SegalError
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [("500", "500"), ("2%", "2%"), ("0.5%", "0.5%"), ("10img", "10img"), ("150%", "150%")],
+)
+def test_reads_its_forms(text, normal):
+    assert str(Budget.parse(text)) == normal
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "0%", "-1img", "abc", "", "1.5", "5 regions", "1e3"])
+def test_refuses_others(text):
+    with pytest.raises(SegalError, match="expected: a number of regions") as caught:
+        Budget.parse(text)
+    assert repr(text) in str(caught.value)
+
+
+def test_counts_in_pixels_exactly():
+    images = np.array([100, 200, 300])
+    assert Budget.parse("2%").allowance(images) == Allowance(12, "pixels")
+    assert Budget.parse("2img").allowance(images) == Allowance(400, "pixels")
+    assert Budget.parse("7").allowance(images) == Allowance(7, "regions")
+    assert Budget.parse("0.1%").allowance(np.array([1000])) == Allowance(1, "pixels")
+
+
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 400))
+def test_keeps_the_longest_prefix_that_fits(prices, limit):
+    pixels = np.array(prices, np.int64)
+    fits = Allowance(limit, "pixels").fits(pixels)
+    assert pixels[:fits].sum() <= limit
+    assert fits == len(pixels) or pixels[: fits + 1].sum() > limit
+    assert fits <= Allowance(limit, "pixels").most(pixels)
+    assert Allowance(limit, "regions").fits(pixels) == min(limit, len(prices))
