@@ -1,0 +1,220 @@
+"""The contract that every strategy is run through."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from segal.budget import Allowance
+from segal.candidates import CandidateTable, box_pixels
+from segal.functional.k_center import k_center_greedy
+from segal.strategies import STRATEGIES
+from segal.strategies.base import PassContext, choose
+
+# Every strategy with its defaults, and each of its modes.
+CASES = [
+    ("random", {}),
+    ("random", {"stratify": "image"}),
+    ("random", {"stratify": "folder"}),
+    ("entropy", {}),
+    ("entropy", {"reduction": "max"}),
+    ("entropy", {"reduction": "sum"}),
+    ("least_confidence", {}),
+    ("margin", {}),
+    ("bvsb", {}),
+    ("coreset", {}),
+    ("coreset", {"selector": "k_means_plusplus"}),
+    ("coreset", {"init": "max_norm"}),
+    ("uwe", {}),
+    ("uwe", {"tau": 0.1}),
+    ("uwe", {"uncertainty": "bvsb", "normalize": "minmax", "init": "max_norm"}),
+    ("uwe", {"selector": "k_means_plusplus"}),
+]
+every_case = pytest.mark.parametrize(("name", "parameters"), CASES)
+
+
+def make(name, parameters):
+    return TypeAdapter(STRATEGIES.get(name)).validate_python(parameters)
+
+
+def made_table(strategy, images=6, seed=0):
+    """Random measurements of 12 regions in each image, for the signals that a strategy names."""
+    rng = np.random.default_rng(seed)
+    side = 20
+    cells = [(x, y) for y in range(3) for x in range(4)]
+    box = np.array(
+        [(x * side, y * side, (x + 1) * side - (x == 3) * 7, (y + 1) * side) for x, y in cells],
+        np.int32,
+    )
+    n = images * len(cells)
+    columns = {}
+    for signals in strategy.passes(PassContext()):
+        for signal in signals:
+            columns[signal.column] = signal
+    boxes = np.tile(box, (images, 1))
+    return CandidateTable(
+        images=tuple(f"{'ab'[i % 2]}/{i}.png" for i in range(images)),
+        image=np.repeat(np.arange(images, dtype=np.int32), len(cells)),
+        box=boxes,
+        pixels=box_pixels(boxes),
+        values={c: rng.gamma(0.5, size=n) for c in columns if c != "mean_feature"},
+        embeddings={
+            c: rng.standard_normal((n, 8)).astype(np.float32)
+            for c in columns
+            if c == "mean_feature"
+        },
+    )
+
+
+def pick(strategy, table, labelled, count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return strategy.select(table, labelled, count, generator)
+
+
+def test_every_strategy_has_a_case():
+    assert {name for name, _ in CASES} == set(STRATEGIES.names())
+
+
+@every_case
+def test_picks_are_distinct_finite_and_deterministic(name, parameters):
+    strategy = make(name, parameters)
+    table, labelled = made_table(strategy), made_table(strategy, images=1, seed=1)
+    picks = pick(strategy, table, labelled, 30)
+    assert picks.rows.dtype == np.int64
+    assert picks.scores.dtype == np.float64
+    assert len(set(picks.rows.tolist())) == 30
+    assert picks.rows.min() >= 0
+    assert picks.rows.max() < len(table)
+    assert np.isfinite(picks.scores).all()
+    again = pick(strategy, table, labelled, 30)
+    assert np.array_equal(picks.rows, again.rows)
+    assert np.array_equal(picks.scores, again.scores)
+
+
+@every_case
+def test_fewer_picks_are_a_prefix_and_all_can_be_had(name, parameters):
+    strategy = make(name, parameters)
+    table, labelled = made_table(strategy), made_table(strategy, images=1, seed=1)
+    whole = pick(strategy, table, labelled, len(table))
+    assert sorted(whole.rows.tolist()) == list(range(len(table)))
+    assert np.array_equal(pick(strategy, table, labelled, 7).rows, whole.rows[:7])
+
+
+@every_case
+def test_works_with_nothing_labelled_and_leaves_the_table_alone(name, parameters):
+    strategy = make(name, parameters)
+    table = made_table(strategy)
+    before = {c: v.copy() for c, v in {**table.values, **table.embeddings}.items()}
+    nothing = table.view(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    assert len(pick(strategy, table, nothing, 5).rows) == 5
+    for column, values in {**table.values, **table.embeddings}.items():
+        assert np.array_equal(values, before[column])
+
+
+@every_case
+def test_what_is_not_on_offer_is_never_picked(name, parameters):
+    strategy = make(name, parameters)
+    table = made_table(strategy)
+    rows = np.arange(3, len(table), 2)
+    offered = table.view(rows, table.pixels[rows])
+    labelled = table.view(np.arange(3), table.pixels[:3])
+    allowance = Allowance(3000, "pixels")
+    picks = choose(strategy, offered, labelled, allowance, torch.Generator().manual_seed(0))
+    spent = np.cumsum(offered.pixels[picks.rows])
+    assert len(picks.rows) > 0
+    assert spent[-1] <= 3000
+    more = pick(strategy, offered, labelled, len(picks.rows) + 1)
+    assert offered.pixels[more.rows].sum() > 3000
+
+
+@every_case
+def test_declares_itself_and_refuses_what_it_does_not_know(name, parameters):
+    strategy = make(name, parameters)
+    assert strategy.direction in {"higher", "lower", None}
+    assert isinstance(strategy.uses_reference_labels, bool)
+    assert strategy.source
+    assert type(strategy).__doc__
+    assert dataclasses.is_dataclass(strategy)
+    with pytest.raises(ValidationError):
+        make(name, {**parameters, "no_such_parameter": 1})
+
+
+@pytest.mark.parametrize("name", ["entropy", "least_confidence", "margin", "bvsb"])
+def test_uncertainties_pick_the_highest_lowest_id_first_among_equals(name):
+    strategy = make(name, {})
+    table = made_table(strategy)
+    table.values[name][:] = np.round(table.values[name], 1)
+    picks = pick(strategy, table, table.view(np.zeros(0, int), np.zeros(0, int)), 40)
+    expected = sorted(range(len(table)), key=lambda row: (-table.values[name][row], row))[:40]
+    assert picks.rows.tolist() == expected
+
+
+@pytest.mark.parametrize("selector", ["k_center", "k_means_plusplus"])
+@pytest.mark.parametrize("init", ["labelled", "max_norm"])
+def test_uwe_at_tau_0_is_coreset_index_for_index(selector, init):
+    shared = {"selector": selector, "init": init}
+    uwe, coreset = make("uwe", {"tau": 0.0, **shared}), make("coreset", shared)
+    table, labelled = made_table(uwe), made_table(uwe, images=1, seed=1)
+    table.values["entropy"][4] = 0.0  # 0^0 is 1
+    ours, theirs = (pick(s, table, labelled, 50) for s in (uwe, coreset))
+    assert np.array_equal(ours.rows, theirs.rows)
+    assert np.array_equal(ours.scores, theirs.scores)
+
+
+@pytest.mark.parametrize("tau", [0.1, 1.0])
+def test_uwe_picks_do_not_depend_on_the_scale_of_the_uncertainty(tau):
+    strategy = make("uwe", {"tau": tau})
+    table, labelled = made_table(strategy), made_table(strategy, images=1, seed=1)
+    first = pick(strategy, table, labelled, 50)
+    for measured in (table, labelled):
+        measured.values["entropy"][:] *= 7.3
+    assert np.array_equal(pick(strategy, table, labelled, 50).rows, first.rows)
+
+
+def test_uwe_is_the_product_of_the_means_not_the_mean_of_the_products():
+    # Two pixels: certain with a large feature, uncertain with a small one.
+    u, f = np.array([0.0, 2.0]), np.array([10.0, 1.0])
+    strategy = make("uwe", {"init": "max_norm"})
+    table = CandidateTable(
+        images=("a.png",),
+        image=np.zeros(2, np.int32),
+        box=np.array([[0, 0, 2, 1], [2, 0, 4, 1]], np.int32),
+        pixels=np.array([2, 2]),
+        values={"entropy": np.array([u.mean(), 1.0])},
+        embeddings={"mean_feature": np.array([[f.mean()], [3.0]], np.float32)},
+    )
+    picks = pick(strategy, table, table.view(np.zeros(0, int), np.zeros(0, int)), 1)
+    # 1 * 5.5 beats 3; the mean of the products, 1, would not.
+    assert picks.rows.tolist() == [0]
+    assert picks.scores.tolist() == [5.5]
+
+
+def test_uwe_equals_k_center_greedy_on_embeddings_made_by_hand():
+    strategy = make("uwe", {"tau": 0.5, "normalize": "minmax"})
+    table, labelled = made_table(strategy), made_table(strategy, images=1, seed=1)
+    u = table.values["entropy"]
+    low, high = u.min(), u.max()
+
+    def embed(t):
+        weight = np.clip((t.values["entropy"] - low) / (high - low), 0, 1) ** 0.5
+        return torch.from_numpy(weight[:, None] * t.embeddings["mean_feature"]).double()
+
+    picks, _ = k_center_greedy(embed(table), 20, embed(labelled))
+    assert pick(strategy, table, labelled, 20).rows.tolist() == picks.tolist()
+
+
+def test_random_stratified_takes_from_every_stratum_in_turn():
+    for stratify, strata in (("image", 6), ("folder", 2)):
+        strategy = make("random", {"stratify": stratify})
+        table = made_table(strategy)
+        rows = pick(strategy, table, table.view(np.zeros(0, int), np.zeros(0, int)), 30).rows
+        names = [table.images[table.image[row]] for row in rows]
+        keys = names if stratify == "image" else [name.split("/")[0] for name in names]
+        for start in range(0, 30, strata):
+            assert len(set(keys[start : start + strata])) == strata
+
+
+def test_random_needs_no_pass_over_the_pool():
+    assert list(make("random", {}).passes(PassContext())) == []
