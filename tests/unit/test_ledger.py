@@ -1,0 +1,465 @@
+"""The ledger: one run a folder, whole stages, nothing bought twice."""
+
+import errno
+import os
+import random
+import signal
+import socket
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segal import database
+from segal.data.images import ImageInfo
+from segal.data.pool import ImagePool
+from segal.errors import SegalError
+from segal.files import replacing, write_bytes
+from segal.ledger import Ledger, Purchase
+from segal.run_folder import fingerprint
+
+_CONFIGURATION = {"region": "8", "strategy": {"name": "uwe", "tau": 1.0}, "seed": 0}
+
+
+def _open(folder: Path, **changes: object) -> Ledger:
+    return Ledger.open(folder, "select", _CONFIGURATION | changes)
+
+
+def _pool(*paths: str, height: int = 16, width: int = 24, digest: str = "d") -> ImagePool:
+    count = len(paths)
+    return ImagePool(
+        root=Path("images"),
+        paths=paths,
+        infos=(ImageInfo(height, width, digest),) * count,
+        stats=((100, 10**18 + 1),) * count,
+    )
+
+
+def _buy(rank: int, box: tuple[int, int, int, int], image: str = "a.png") -> Purchase:
+    return Purchase(rank, "uwe", image, box, 0.1 * rank)
+
+
+# A folder belongs to one run
+
+
+def test_a_new_folder_keeps_what_it_was_opened_with(tmp_path):
+    with _open(tmp_path / "deep" / "run"):
+        pass
+    with _open(tmp_path / "deep" / "run") as ledger:
+        assert ledger.command == "select"
+        assert ledger.configuration == _CONFIGURATION
+        assert ledger.phases() == [] and ledger.purchases() == [] and ledger.bought() == {}
+        assert ledger.cost().pixels == 0
+
+
+def test_another_configuration_is_refused_with_every_difference(tmp_path):
+    with _open(tmp_path):
+        pass
+    with pytest.raises(SegalError) as caught:
+        _open(tmp_path, seed=1, strategy={"name": "uwe", "init": "labelled"}).close()
+    text = str(caught.value)
+    assert "seed: 0 in the folder, 1 now" in text
+    assert "strategy.tau: 1.0 in the folder, not set now" in text
+    assert 'strategy.init: not set in the folder, "labelled" now' in text
+    assert "strategy.name" not in text and "region" not in text
+    assert "--out" in text
+    with pytest.raises(SegalError, match='command: "select" in the folder, "train" now'):
+        Ledger.open(tmp_path, "train", _CONFIGURATION)
+    with _open(tmp_path) as ledger:  # and nothing is lost
+        assert ledger.configuration == _CONFIGURATION
+
+
+def test_fingerprint_does_not_depend_on_the_order_of_keys():
+    assert fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == fingerprint(
+        {"b": {"d": 3, "c": 2}, "a": 1}
+    )
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    with pytest.raises(ValueError, match="JSON"):
+        fingerprint({"a": float("nan")})
+
+
+def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(SegalError, match=r"'thesis\.tex'"):
+        _open(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(SegalError, match="cannot be written"):
+        _open(tmp_path / "thesis.tex")
+
+
+def test_a_second_process_is_refused_by_name_and_a_dead_one_is_not(tmp_path):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            ledger = _open(tmp_path)
+            os.write(writer, b"x")
+            time.sleep(60)
+            ledger.close()
+        finally:
+            os._exit(1)
+    os.read(reader, 1)
+    try:
+        with pytest.raises(SegalError, match=f"process {child} on {socket.gethostname()}"):
+            _open(tmp_path)
+        with Ledger.read(tmp_path) as ledger:  # looking is allowed
+            assert ledger.command == "select"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with _open(tmp_path), pytest.raises(SegalError, match=f"process {os.getpid()} on"):
+        _open(tmp_path)
+
+
+def test_the_lock_is_freed_by_closing_and_by_a_refusal(tmp_path):
+    with _open(tmp_path):
+        pass
+    with pytest.raises(SegalError, match="another run"):
+        _open(tmp_path, seed=5)
+    with _open(tmp_path):
+        pass
+
+
+def _scramble(path: Path) -> None:
+    path.write_bytes(b"not a database at all" * 400)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _damage_pages(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\x55" * (len(data) - 4096)
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [_scramble, _cut, _empty, _damage_pages])
+def test_a_damaged_database_is_an_error_that_names_it(tmp_path, damage: Callable[[Path], None]):
+    with _open(tmp_path) as ledger:
+        ledger.record_images(_pool("a.png"))
+        write_bytes(tmp_path / "x", b"x")
+        ledger.finish("scan", 0, "f", [tmp_path / "x"])
+    damage(tmp_path / "ledger.sqlite")
+    for opening in (lambda: _open(tmp_path), lambda: Ledger.read(tmp_path)):
+        with pytest.raises(SegalError, match=r"ledger\.sqlite.*(damaged|not a ledger)"):
+            opening()
+
+
+@pytest.mark.parametrize(
+    ("pragma", "match"),
+    [("user_version = 99", "newer segal"), ("application_id = 7", "another program")],
+)
+def test_a_newer_or_foreign_database_is_refused(tmp_path, pragma, match):
+    with _open(tmp_path):
+        pass
+    connection = sqlite3.connect(tmp_path / "ledger.sqlite")
+    connection.execute(f"PRAGMA {pragma}")
+    connection.close()
+    with pytest.raises(SegalError, match=match):
+        _open(tmp_path)
+    with pytest.raises(SegalError, match=match):
+        Ledger.read(tmp_path)
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    with _open(tmp_path) as ledger:
+        ledger.record_images(_pool("a.png"))
+        ledger._database.execute("PRAGMA max_page_count = 1")  # SQLite's own way to be full
+        names = [f"{i:05d}" * 10 + ".png" for i in range(2000)]
+        with pytest.raises(SegalError, match="free some space"):
+            ledger.record_images(_pool(*names))
+        assert list(ledger.known_images()) == ["a.png"]
+    with _open(tmp_path) as ledger:
+        assert list(ledger.known_images()) == ["a.png"]
+
+
+def test_a_read_only_folder_is_an_error_that_names_the_remedy(tmp_path, monkeypatch):
+    def refuse(*arguments: object, **named: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(SegalError, match=r"(?s)cannot be written.*Read-only.*--out"):
+        _open(tmp_path)
+
+
+def test_a_read_only_database_is_an_error_that_names_the_remedy(tmp_path):
+    with _open(tmp_path):
+        pass
+    remedy = r"(?s)cannot be written.*--out"
+    with Ledger.read(tmp_path) as ledger, pytest.raises(SegalError, match=remedy):
+        ledger.record_images(_pool("a.png"))
+
+
+def test_reading_where_there_is_no_run(tmp_path):
+    with pytest.raises(SegalError, match="not a run folder"):
+        Ledger.read(tmp_path)
+    with pytest.raises(SegalError, match="no such folder"):
+        Ledger.read(tmp_path / "missing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_journal_is_a_log_locally_and_not_on_a_network(tmp_path, monkeypatch):
+    with _open(tmp_path) as ledger:
+        assert ledger._rows("PRAGMA journal_mode")[0][0] == "wal"
+        assert ledger._rows("PRAGMA synchronous")[0][0] == 2
+        assert ledger._rows("PRAGMA foreign_keys")[0][0] == 1
+    monkeypatch.setattr(database, "on_network", lambda folder: True)
+    with _open(tmp_path) as ledger:
+        assert ledger._rows("PRAGMA journal_mode")[0][0] == "delete"
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [("/", False), ("/home/ann", True), ("/home/local disk/x", False), ("/mnt/s3/x", True)],
+)
+def test_network_file_systems_are_told_by_the_innermost_mount(tmp_path, folder, expected):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "/dev/sda / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\n"
+        "/dev/sdb /home/local\\040disk xfs rw 0 0\ns3 /mnt/s3 fuse.s3fs rw 0 0\n"
+    )
+    assert database.on_network(Path(folder), mounts) is expected
+    assert database.on_network(Path(folder), tmp_path / "missing") is False
+
+
+# Images
+
+
+def test_images_are_known_by_size_and_time(tmp_path):
+    with _open(tmp_path) as ledger:
+        assert ledger.known_images() == {}
+        ledger.record_images(_pool("a.png", "ü/ b.png"))
+        expected = (100, 10**18 + 1, ImageInfo(16, 24, "d"))
+        assert ledger.known_images() == {"a.png": expected, "ü/ b.png": expected}
+        ledger.record_images(_pool("c.png"))
+        assert list(ledger.known_images()) == ["c.png"]
+
+
+def test_a_bought_image_stays_and_may_not_change(tmp_path):
+    with _open(tmp_path) as ledger:
+        ledger.record_images(_pool("a.png", "b.png"))
+        ledger.finish("select", 0, "f", purchases=[_buy(1, (0, 0, 8, 8))])
+        with pytest.raises(SegalError, match=r"(?s)images changed.*a\.png"):
+            ledger.record_images(_pool("a.png", digest="other"))
+        ledger.record_images(_pool("c.png"))
+        assert sorted(ledger.known_images()) == ["a.png", "c.png"]
+        ledger.record_images(_pool("a.png"))
+        assert ledger.bought() == {"a.png": [(0, 0, 8, 8)]}
+
+
+# Stages
+
+
+def test_a_stage_is_finished_only_with_its_files_as_they_were(tmp_path):
+    single, folder = tmp_path / "rounds" / "000" / "selection.csv", tmp_path / "rounds/000/masks"
+    with _open(tmp_path) as ledger:
+        write_bytes(single, b"selection")
+        write_bytes(folder / "x" / "a.png", b"mask")
+        assert not ledger.finished("select", 0, "f")
+        ledger.finish("select", 0, "f", [single, folder], seconds=2.5)
+        assert ledger.finished("select", 0, "f")
+        assert not ledger.finished("select", 1, "f") and not ledger.finished("scan", 0, "f")
+        (phase,) = ledger.phases()
+        assert (phase.name, phase.round, phase.seconds) == ("select", 0, 2.5)
+        for path, data in ((single, b"SELECTION"), (folder / "x" / "a.png", b"longer mask")):
+            good = path.read_bytes()
+            path.write_bytes(data)
+            with pytest.warns(UserWarning, match=f"{path.name} is not as it was written: select"):
+                assert not ledger.finished("select", 0, "f")
+            path.unlink()
+            with pytest.warns(UserWarning, match=f"{path.name} is missing"):
+                assert not ledger.finished("select", 0, "f")
+            path.write_bytes(good)
+            assert ledger.finished("select", 0, "f")
+        ledger.finish("select", 0, "f", [single])  # done again, with other files
+        (folder / "x" / "a.png").unlink()
+        assert ledger.finished("select", 0, "f")
+
+
+def test_another_fingerprint_is_refused_with_both(tmp_path):
+    with _open(tmp_path) as ledger:
+        ledger.finish("scan", 0, "a" * 64)
+        for act in (ledger.finished, ledger.finish):
+            with pytest.raises(SegalError) as caught:
+                act("scan", 0, "b" * 64)
+            assert "a" * 12 in str(caught.value) and "b" * 12 in str(caught.value)
+            assert "--out" in str(caught.value)
+        assert ledger.finished("scan", 0, "a" * 64)
+
+
+def test_a_missing_file_or_one_outside_is_not_recorded(tmp_path):
+    with _open(tmp_path / "run") as ledger:
+        with pytest.raises(SegalError, match="missing"):
+            ledger.finish("scan", 0, "f", [tmp_path / "run" / "missing"])
+        (tmp_path / "outside").write_text("")
+        with pytest.raises(ValueError, match="outside"):
+            ledger.finish("scan", 0, "f", [tmp_path / "outside"])
+        assert ledger.phases() == []
+
+
+# Purchases
+
+
+def test_what_is_bought_is_read_back_to_the_last_bit(tmp_path):
+    with _open(tmp_path) as ledger:
+        ledger.record_images(_pool("a.png", "b.png"))
+        box = tuple(np.array([0, 0, 8, 8], np.int32))
+        first = ledger.finish(
+            "select", 0, "f", purchases=[Purchase(1, "uwe", "b.png", box, np.float32(0.1))]
+        )
+        assert first == [Purchase(1, "uwe", "b.png", (0, 0, 8, 8), float(np.float32(0.1)), 64, 0)]
+        ledger.finish("select", 1, "f", purchases=[_buy(2, (8, 0, 24, 8)), _buy(1, (0, 0, 8, 8))])
+    with Ledger.read(tmp_path) as ledger:
+        assert [(p.round, p.rank, p.score, p.pixels) for p in ledger.purchases()] == [
+            (0, 1, float(np.float32(0.1)), 64),
+            (1, 1, 0.1, 64),
+            (1, 2, 0.2, 128),
+        ]
+        assert ledger.purchases("select", 0) == first
+        assert ledger.bought() == {"b.png": [(0, 0, 8, 8)], "a.png": [(0, 0, 8, 8), (8, 0, 24, 8)]}
+        assert ledger.bought("b.png") == {"b.png": [(0, 0, 8, 8)]}
+        assert ledger.bought("c.png") == {}
+
+
+def test_overlap_is_charged_once(tmp_path):
+    with _open(tmp_path) as ledger:
+        ledger.record_images(_pool("a.png", "b.png"))  # 384 pixels each
+        ledger.finish("select", 0, "f", purchases=[_buy(1, (0, 0, 8, 8)), _buy(2, (4, 0, 12, 8))])
+        ledger.finish("select", 1, "f", purchases=[_buy(1, (0, 0, 24, 16))])
+        assert [p.pixels for p in ledger.purchases()] == [64, 32, 384 - 96]
+        assert ledger.cost(0).pixels == 96 and ledger.cost(0).regions == 2
+        assert ledger.cost(0).images == pytest.approx(96 / 384)
+        assert (ledger.cost().regions, ledger.cost().pixels, ledger.cost().images) == (3, 384, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("purchase", "match"),
+    [
+        (_buy(2, (0, 0, 8, 8)), "bought already"),
+        (_buy(2, (2, 2, 4, 4)), "bought already"),
+        (_buy(2, (16, 8, 25, 16)), "within 24 x 16"),
+        (_buy(2, (-1, 8, 8, 16)), "within 24 x 16"),
+        (_buy(2, (9, 9, 9, 12)), "within 24 x 16"),
+        (_buy(2, (0, 0, 8, 8), "z.png"), "an image of the pool"),
+    ],
+)
+def test_a_wrong_purchase_takes_its_whole_stage_back(tmp_path, purchase, match):
+    with _open(tmp_path) as ledger:
+        ledger.record_images(_pool("a.png"))
+        with pytest.raises(SegalError, match=match):
+            ledger.finish("select", 0, "f", purchases=[_buy(1, (0, 0, 8, 8)), purchase])
+        assert ledger.phases() == [] and ledger.purchases() == []
+
+
+def test_doing_a_stage_again_keeps_what_it_bought(tmp_path):
+    purchases = [_buy(1, (0, 0, 8, 8)), _buy(2, (8, 0, 16, 8))]
+    with _open(tmp_path) as ledger:
+        ledger.record_images(_pool("a.png"))
+        first = ledger.finish("select", 0, "f", purchases=purchases)
+        assert ledger.finish("select", 0, "f", purchases=purchases) == first
+        assert ledger.finish("select", 0, "f", purchases=first) == first
+        assert ledger.finish("select", 0, "f") == first
+        with pytest.raises(ValueError, match="something else"):
+            ledger.finish("select", 0, "f", purchases=purchases[:1])
+        assert ledger.purchases() == first
+
+
+# A kill at any moment
+
+_PER_ROUND = 3
+
+
+def _boxes(round: int) -> list[Purchase]:
+    return [_buy(i + 1, (round * 4, i * 4, round * 4 + 4, i * 4 + 4)) for i in range(_PER_ROUND)]
+
+
+def _work(folder: Path) -> None:
+    """Goes on with rounds where the ledger says it stopped."""
+    with _open(folder) as ledger:
+        ledger.record_images(_pool("a.png", height=12, width=4000))
+        for round in range(1000):
+            if ledger.finished("select", round, "f"):
+                continue
+            path = folder / f"rounds/{round:03d}"
+            with replacing(path) as temporary:
+                temporary.mkdir()
+                (temporary / "selection.csv").write_text(f"round {round}\n" * 500)
+            ledger.finish("select", round, "f", [path], purchases=_boxes(round))
+
+
+def _check(folder: Path) -> int:
+    """Every stage is there as a whole or not at all; returns their number."""
+    if not (folder / "ledger.sqlite").exists():
+        return 0
+    with _open(folder) as ledger:
+        rounds = [phase.round for phase in ledger.phases()]
+        assert rounds == list(range(len(rounds)))
+        assert [(p.round, p.rank) for p in ledger.purchases()] == [
+            (round, rank + 1) for round in rounds for rank in range(_PER_ROUND)
+        ]
+        assert ledger.cost().pixels == 16 * _PER_ROUND * len(rounds)
+        assert all(ledger.finished("select", round, "f") for round in rounds)
+    return len(rounds)
+
+
+def _killed(act: Callable[[], None], after: float | None) -> None:
+    """Runs `act` in a child that is killed from outside, or kills itself."""
+    child = os.fork()
+    if not child:
+        try:
+            act()
+        finally:
+            os._exit(1)
+    if after is not None:
+        time.sleep(after)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+
+
+def test_killed_at_random_moments_it_goes_on_from_whole_stages(tmp_path):
+    generator, done = random.Random(1), 0
+    for _ in range(15):
+        _killed(lambda: _work(tmp_path), after=generator.uniform(0.005, 0.15))
+        now = _check(tmp_path)
+        assert now >= done
+        done = now
+    assert done > 5
+
+
+def test_killed_before_any_of_its_statements_it_has_the_old_or_the_new(tmp_path):
+    """From the first statement of making the ledger to the commit of the second round."""
+
+    def work(folder: Path, statements: int) -> None:
+        left = [statements]
+        connect = sqlite3.connect
+
+        def count(statement: str) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def traced(*arguments: object, **named: object) -> sqlite3.Connection:
+            connection = connect(*arguments, **named)
+            connection.set_trace_callback(count)
+            return connection
+
+        sqlite3.connect = traced
+        _work(folder)
+
+    seen = set()
+    for statements in range(0, 75, 2):
+        folder = tmp_path / str(statements)
+        _killed(lambda f=folder, n=statements: work(f, n), after=None)
+        seen.add(_check(folder))
+        with _open(folder) as ledger:  # it can always be taken up again
+            ledger.finish("after", 0, "f")
+    assert {0, 1, 2} <= seen
