@@ -98,7 +98,7 @@ def find_images(root: Path) -> list[str]:
             would be one file.
     """
     paths, refused = _walk(root)
-    raise_all(_shortened(refused))
+    raise_all(shortened(refused))
     if not paths:
         raise _no_image(root)
     return paths
@@ -325,7 +325,7 @@ def _refuse_same_stems(root: Path, paths: Sequence[str]) -> None:
     for path in paths:
         by_stem[PurePosixPath(path).with_suffix("")].append(path)
     raise_all(
-        _shortened(
+        shortened(
             [
                 SegalError(
                     f"{root}: {' and '.join(same)} differ in their suffix only",
@@ -368,7 +368,7 @@ def _unreadable(root: Path, refused: Sequence[SegalError], total: int) -> SegalE
     )
 
 
-def _shortened(errors: list[SegalError]) -> list[SegalError]:
+def shortened(errors: list[SegalError]) -> list[SegalError]:
     """The first mistakes, and how many more there are."""
     if len(errors) <= MAX_NAMED:
         return errors
