@@ -1,0 +1,201 @@
+"""Training transforms of an image and its labels; the one place that uses albumentations.
+
+Geometry is ours, since a crop is drawn around a labelled region: a window of the original image is
+cut out and resized once. Flip and colours are albumentations'. Every random number comes from the
+generator that is passed, so that a sample is the same whichever thread makes it.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segal.regions import Box
+
+Image = NDArray[Any]  # (H, W, 3) uint8, or float32 in [0, 1]
+Label = NDArray[Any]  # (H, W) uint8
+Size = tuple[int, int]
+
+
+class TrainingTransform:
+    """Random scale, crop around a region, flip and colour jitter.
+
+    Args:
+        crop: (height, width) of what comes out; None for the image's own size.
+        scale: Smallest and largest factor that the image is resized by, drawn uniformly.
+        flip: Probability of a horizontal flip.
+        colour_jitter: Brightness, contrast and saturation change by up to this share, hue by up to
+            a tenth of it; 0 leaves the colours as they are.
+        ignore_index: Label of the pixels that lie outside the image.
+    """
+
+    def __init__(
+        self,
+        crop: Size | None = None,
+        scale: tuple[float, float] = (0.5, 2.0),
+        flip: float = 0.5,
+        colour_jitter: float = 0.2,
+        ignore_index: int = 255,
+    ) -> None:
+        self.crop, self.scale, self.ignore_index = crop, scale, ignore_index
+        self._flip, self._jitter = flip, colour_jitter
+        # A Compose holds its random state: one for each thread.
+        self._local = threading.local()
+
+    def __call__(
+        self, image: Image, label: Label, region: Box, generator: np.random.Generator
+    ) -> tuple[Image, Label]:
+        """Transforms one pair.
+
+        Args:
+            image: (H, W, 3) uint8, or float32 in [0, 1].
+            label: (H, W) uint8.
+            region: Box (x0, y0, x1, y1) in pixels of the image that the crop is drawn around: it
+                holds the region, or as much of it as fits, and is else placed uniformly.
+            generator: Decides everything.
+
+        Returns:
+            The image, of its own dtype, and the label, both of the crop's size. Beyond the image's
+            border the image is reflected and the label is `ignore_index`.
+        """
+        size = self.crop or (label.shape[0], label.shape[1])
+        factor = generator.uniform(*self.scale)
+        window = draw_window(label.shape, size, factor, region, generator)
+        image, label = _cut(image, label, window, self.ignore_index)
+        if label.shape != size:
+            shrinks = label.shape[0] > size[0]
+            smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            image = cv2.resize(image, size[::-1], interpolation=smooth)
+            # INTER_NEAREST takes a pixel's top left neighbour, half a pixel off the image.
+            label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        compose = self._compose()
+        compose.set_random_seed(int(generator.integers(2**32)))
+        out = compose(image=image, mask=label)
+        return np.ascontiguousarray(out["image"]), np.ascontiguousarray(out["mask"])
+
+    def _compose(self) -> Any:
+        if not hasattr(self._local, "compose"):
+            albumentations = _albumentations()
+            jitter, hue = self._jitter, self._jitter / 10
+            ratio = (max(0.0, 1 - jitter), 1 + jitter)
+            self._local.compose = albumentations.Compose(
+                [
+                    albumentations.HorizontalFlip(p=self._flip),
+                    albumentations.ColorJitter(
+                        brightness=ratio,
+                        contrast=ratio,
+                        saturation=ratio,
+                        hue=(-hue, hue),
+                        p=float(jitter > 0),
+                    ),
+                ]
+            )
+        return self._local.compose
+
+
+@lru_cache(maxsize=1)
+def _albumentations() -> Any:
+    # Imported on first use, since it takes seconds; it would else ask the network for updates.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations  # noqa: PLC0415
+
+    return albumentations
+
+
+def draw_window(
+    image_size: Sequence[int],
+    crop: Size,
+    factor: float,
+    region: Box,
+    generator: np.random.Generator,
+) -> Box:
+    """Draws the part of an image that a crop shows.
+
+    Args:
+        image_size: (height, width) of the image.
+        crop: (height, width) of the crop.
+        factor: The image is resized by it, so that the window has 1 / factor the crop's size.
+        region: The window holds it, or lies inside it where it is larger than the window.
+        generator: Places the window uniformly among the places that do so and that show as much of
+            the image as they can.
+
+    Returns:
+        Box (x0, y0, x1, y1) in pixels of the image; it may reach beyond the image.
+    """
+    height, width = (max(1, round(side / factor)) for side in crop)
+    x0 = _origin(region[0], region[2], width, image_size[1], generator)
+    y0 = _origin(region[1], region[3], height, image_size[0], generator)
+    return x0, y0, x0 + width, y0 + height
+
+
+def _origin(start: int, stop: int, window: int, length: int, generator: np.random.Generator) -> int:
+    low, high = sorted((start, stop - window))
+    low, high = max(low, min(0, length - window)), min(high, max(0, length - window))
+    return int(generator.integers(low, high, endpoint=True))
+
+
+def _cut(image: Image, label: Label, window: Box, ignore_index: int) -> tuple[Image, Label]:
+    height, width = label.shape
+    x0, y0, x1, y1 = window
+    inside = np.s_[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+    image, label = image[inside], label[inside]
+    border = (max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0))
+    if not any(border):
+        return image, label
+    return (
+        cv2.copyMakeBorder(image, *border, borderType=cv2.BORDER_REFLECT),
+        cv2.copyMakeBorder(label, *border, borderType=cv2.BORDER_CONSTANT, value=ignore_index),
+    )
+
+
+def keep_regions(label: Label, regions: Sequence[Box], ignore_index: int = 255) -> Label:
+    """A copy of a label that holds `ignore_index` outside the regions.
+
+    Args:
+        label: (H, W) uint8.
+        regions: Boxes (x0, y0, x1, y1) in pixels; they may overlap.
+        ignore_index: What the rest is filled with.
+    """
+    kept = np.full_like(label, ignore_index)
+    for x0, y0, x1, y1 in regions:
+        kept[y0:y1, x0:x1] = label[y0:y1, x0:x1]
+    return kept
+
+
+def stack_images(images: Sequence[Image]) -> Tensor:
+    """A batch of images of one size: (B, H, W, 3), uint8 if all are, else float32 in [0, 1]."""
+    if all(image.dtype == np.uint8 for image in images):
+        return torch.from_numpy(np.stack(images))
+    floating = [
+        image.astype(np.float32) / 255 if image.dtype == np.uint8 else image for image in images
+    ]
+    return torch.from_numpy(np.stack(floating).astype(np.float32, copy=False))
+
+
+def stack_padded(
+    pairs: Sequence[tuple[Image, Label]], ignore_index: int = 255
+) -> tuple[Tensor, Tensor]:
+    """A batch of pairs that may differ in size, padded right and bottom to the largest.
+
+    Args:
+        pairs: Images (H, W, 3) and labels (H, W).
+        ignore_index: Label of the padding; images are padded by replication.
+
+    Returns:
+        Images as `stack_images`, and labels (B, H, W) uint8.
+    """
+    height = max(label.shape[0] for _, label in pairs)
+    width = max(label.shape[1] for _, label in pairs)
+    images, labels = [], []
+    for image, label in pairs:
+        below, right = height - label.shape[0], width - label.shape[1]
+        images.append(np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge"))
+        labels.append(np.pad(label, ((0, below), (0, right)), constant_values=ignore_index))
+    return stack_images(images), torch.from_numpy(np.stack(labels))

@@ -1,0 +1,206 @@
+"""Semantic segmentation: every pixel is classified, rectangles of the image are bought."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segal.data.datasets import IGNORE_INDEX, LabelledDataset
+from segal.data.prefetch import prefetch
+from segal.data.transforms import stack_images
+from segal.errors import SegalError
+from segal.evidence import Evidence
+from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
+from segal.models.segmentation import SegmentationModel
+from segal.regions import Grid, RegionSize
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """Where the network's products are taken in `precision`; nothing changes for `fp32`."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, _DTYPES[precision])
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How well a network does on a data set; from one confusion matrix of all its pixels.
+
+    Attributes:
+        miou: Mean IoU in [0, 1] over the classes that are not absent; NaN if all are.
+        iou: IoU by class name; NaN for an absent class.
+        accuracy: Share of the labelled pixels that are right.
+        absent: Number of classes that are neither in the labels nor predicted.
+        confusion: (C, C) pixel counts, rows are the truth.
+    """
+
+    miou: float
+    iou: dict[str, float]
+    accuracy: float
+    absent: int
+    confusion: NDArray[np.int64] = field(repr=False)
+
+    @classmethod
+    def of(cls, confusion: NDArray[np.int64], class_names: Sequence[str]) -> "Metrics":
+        """Takes every metric from a (C, C) confusion matrix."""
+        scores = iou(confusion)
+        return cls(
+            miou=mean_iou(confusion),
+            iou=dict(zip(class_names, scores.tolist(), strict=True)),
+            accuracy=pixel_accuracy(confusion),
+            absent=int(np.isnan(scores).sum()),
+            confusion=confusion,
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """As plain values, for JSON; NaN becomes None."""
+        return {
+            "miou": _number(self.miou),
+            "iou": {name: _number(score) for name, score in self.iou.items()},
+            "accuracy": _number(self.accuracy),
+            "absent": self.absent,
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+class Segmentation:
+    """What segmentation is to the scan, the training and the evaluation.
+
+    Args:
+        class_weights: (C,) factors of the classes' losses; None for equal ones.
+    """
+
+    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
+
+    def units(self, height: int, width: int, region: RegionSize) -> Grid:
+        """The regions of an image of (height, width) pixels that can be bought."""
+        return region.grid(height, width)
+
+    def evidence(
+        self, model: SegmentationModel, images: Tensor, catch: Collection[str] = ()
+    ) -> Evidence:
+        """A forward pass.
+
+        Args:
+            model: The network.
+            images: (B, 3, H, W), normalised.
+            catch: Names of the tails whose input is wanted.
+        """
+        evidence: Evidence = model(images, catch)
+        return evidence
+
+    def training_loss(self, model: SegmentationModel, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over the labelled pixels of a batch.
+
+        Args:
+            model: The network.
+            images: (B, 3, H, W), normalised.
+            labels: (B, H, W), any integer dtype; 255 is left out.
+
+        Returns:
+            A float32 scalar. The sum over labelled pixels is divided by their number, or by the sum
+            of their class weights; it is 0, with a gradient of 0, where no pixel is labelled.
+        """
+        logits = model(images).logits.float()
+        target = labels.long()
+        weights = None if self.class_weights is None else self.class_weights.to(logits)
+        total = F.cross_entropy(
+            logits, target, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+        valid = target != IGNORE_INDEX
+        mass = valid.sum() if weights is None else weights[target[valid]].sum()
+        return total / torch.where(mass > 0, mass, 1)
+
+    def evaluate(
+        self,
+        model: SegmentationModel,
+        dataset: LabelledDataset,
+        *,
+        device: torch.device | str = "cpu",
+        batch_size: int = 8,
+        workers: int = 2,
+        precision: Precision = "fp32",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Metrics:
+        """Runs the network on whole images and compares it with their labels.
+
+        Args:
+            model: The network; its mode (training or not) is the same afterwards.
+            dataset: Images with labels.
+            device: Where to run.
+            batch_size: Images in a batch at most; a batch holds images of equal size.
+            workers: Threads that read.
+            precision: Of the network's products.
+            progress: Called with the number of images done and in all.
+
+        Raises:
+            SegalError: If the network and the data set have different classes, or a file is bad.
+        """
+        check_classes(model, dataset)
+        device, num_classes = torch.device(device), model.spec.num_classes
+        was_training = model.training
+        model.to(device).eval()
+        confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        done = 0
+        try:
+            with torch.inference_mode():
+                for images, labels in _whole_images(dataset, batch_size, workers):
+                    with autocast(device, precision):
+                        logits = model(model.normalise(images.to(device))).logits
+                    target = labels.to(device)
+                    confusion += confusion_matrix(logits.argmax(1), target, num_classes)
+                    done += len(images)
+                    if progress is not None:
+                        progress(done, len(dataset.pool))
+        finally:
+            model.train(was_training)
+        return Metrics.of(confusion.cpu().numpy(), dataset.classes.names)
+
+
+def _whole_images(
+    dataset: LabelledDataset, batch_size: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (B, H, W, 3) and (B, H, W) of images of equal size."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for index in range(len(dataset.pool)):
+        by_size.setdefault(dataset.pool.size(index), []).append(index)
+    batches = [
+        indices[start : start + batch_size]
+        for indices in by_size.values()
+        for start in range(0, len(indices), batch_size)
+    ]
+
+    def read(index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        return dataset.pool.read(index), dataset.read_label(index)
+
+    pairs = prefetch(read, [index for batch in batches for index in batch], workers)
+    for batch in batches:
+        images, labels = zip(*(next(pairs) for _ in batch), strict=True)
+        yield stack_images(images), torch.from_numpy(np.stack(labels))
+
+
+def check_classes(model: SegmentationModel, dataset: LabelledDataset) -> None:
+    """Raises a SegalError if a network has another number of classes than a data set."""
+    names = dataset.classes.names
+    if len(names) != model.spec.num_classes:
+        raise SegalError(
+            "the network and the data set have different classes",
+            expected=f"{len(names)} classes: {', '.join(names)}",
+            got=f"a network of {model.spec.num_classes} classes",
+            remedy="choose a checkpoint that was trained for these classes",
+        )
