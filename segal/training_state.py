@@ -153,7 +153,7 @@ def _read(path: Path) -> tuple[_Metadata, dict[str, Tensor]]:
         raise SegalError(
             f"{path}: not the checkpoint of a training, or damaged",
             expected="a file that segal wrote during a training",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}",
             remedy="remove the file, so that the training starts afresh",
         ) from error
 

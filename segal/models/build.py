@@ -129,7 +129,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise SegalError(
             f"{path}: cannot be read as weights",
             expected="a .safetensors file, or a .pth file that holds tensors only",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}",
             remedy="save the network's state_dict() with safetensors or torch.save",
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
