@@ -270,7 +270,8 @@ class _Run:
     def _batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         size = self.settings.batch_size
         numbers = range(step * size, self.settings.iterations * size)
-        pairs = prefetch(self.samples, numbers, self.settings.workers)
+        # The next batch is read while the network works on this one.
+        pairs = prefetch(self.samples, numbers, self.settings.workers, depth=size)
         for _ in range(step, self.settings.iterations):
             yield stack_padded([next(pairs) for _ in range(size)])
 
@@ -315,13 +316,9 @@ class _Run:
 
 
 def _fingerprint_images(dataset: LabelledDataset | None) -> str:
-    return fingerprint(
-        []
-        if dataset is None
-        else [
-            (p, info.digest) for p, info in zip(dataset.pool.paths, dataset.pool.infos, strict=True)
-        ]
-    )
+    if dataset is None:
+        return fingerprint(None)
+    return fingerprint(dataset.pool.paths, [info.digest for info in dataset.pool.infos])
 
 
 def _optimizer(

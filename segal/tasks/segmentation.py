@@ -180,15 +180,16 @@ def _whole_images(
     for index in range(len(dataset.pool)):
         by_size.setdefault(dataset.pool.size(index), []).append(index)
     batches = [
-        indices[start : start + batch_size]
-        for indices in by_size.values()
-        for start in range(0, len(indices), batch_size)
+        same[start : start + batch_size]
+        for same in by_size.values()
+        for start in range(0, len(same), batch_size)
     ]
 
     def read(index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         return dataset.pool.read(index), dataset.read_label(index)
 
-    pairs = prefetch(read, [index for batch in batches for index in batch], workers)
+    indices = [index for batch in batches for index in batch]
+    pairs = prefetch(read, indices, workers, depth=batch_size)
     for batch in batches:
         images, labels = zip(*(next(pairs) for _ in batch), strict=True)
         yield stack_images(images), torch.from_numpy(np.stack(labels))

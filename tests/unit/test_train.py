@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pydantic import ValidationError
 from torch import nn
 
+from segal.data.datasets import open_dataset
 from segal.data.sampling import LabelledRegions
 from segal.errors import SegalError
 from segal.models.segmentation import ModelSpec, SegmentationModel
@@ -113,6 +115,33 @@ def test_learns():
     assert result.loss == losses[-1][2] < losses[0][2] / 2
     assert not model.training
     assert Segmentation().evaluate(model, Dataset(seed=1)).miou > 0.8
+
+
+def test_data_set_on_disk(tmp_path):
+    made = Dataset()
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for index, (image, label) in enumerate(zip(made.images, made.labels, strict=True)):
+            Image.fromarray(image).save(tmp_path / "images" / split / f"{index}.png")
+            Image.fromarray(label).save(tmp_path / "labels" / split / f"{index}.png")
+    names = "".join(f"{index} {name}\n" for index, name in enumerate(CLASSES))
+    (tmp_path / "classes.txt").write_text(names)
+    training, validation = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "val")
+    on_disk, in_memory = make_model(), make_model()
+    result = train(
+        on_disk,
+        training,
+        settings(workers=2),
+        seed=0,
+        labelled=BOXES,
+        validation=validation,
+    )
+    expected = train(
+        in_memory, made, settings(workers=2), seed=0, labelled=BOXES, validation=Dataset()
+    )
+    assert result.validations == expected.validations
+    assert_same(weights(on_disk), weights(in_memory))
 
 
 @pytest.mark.parametrize("crop", [16, "10x30", "image"])
