@@ -37,9 +37,10 @@ class Rows:
         self.chunk = 512 if self.device.type == "cpu" else 16384
         self._x = x.detach() if isinstance(x, Tensor) else x
         self.middle = self._middle()
+        self._offset = bool((self.middle != 0).any())
 
     def _middle(self) -> Tensor:
-        sample = self._float64(slice(None, None, max(1, self.count // 1024)))
+        sample = self._read(slice(None, None, max(1, self.count // 1024)), torch.float64)
         if len(sample) == 0 or not bool(torch.isfinite(sample).all()):
             return sample.new_zeros(self.width)
         mean, spread = sample.mean(0), sample.std(0, correction=0)
@@ -47,11 +48,14 @@ class Rows:
         middle = torch.where(spread > 0, (mean / grid).round() * grid, sample[0])
         return torch.where(torch.isfinite(middle), middle, mean)
 
-    def _float64(self, index: slice | Tensor) -> Tensor:
+    def _read(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:
         if isinstance(self._x, Tensor):
-            return self._x[index].to(torch.float64)
+            # index_select is several times faster than indexing.
+            part = self._x[index] if isinstance(index, slice) else self._x.index_select(0, index)
+            return part.to(dtype)
         where = index.numpy() if isinstance(index, Tensor) else index
-        return torch.from_numpy(np.array(self._x[where], dtype=np.float64))
+        numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
+        return torch.from_numpy(np.array(self._x[where], dtype=numpy_dtype))
 
     def parts(self) -> Iterator[slice]:
         """All rows, a chunk at a time."""
@@ -60,11 +64,15 @@ class Rows:
 
     def span(self, part: slice) -> Tensor:
         """The rows of a part as they are; may be a view of the caller's, so not to be changed."""
-        return self._float64(part)
+        return self._read(part, torch.float64)
 
     def take(self, ids: Tensor) -> Tensor:
         """The rows `ids`, less the middle."""
-        return self._float64(ids).sub_(self.middle)
+        return self._read(ids, torch.float64).sub_(self.middle)
+
+    def take_float32(self, ids: Tensor) -> Tensor:
+        """The rows `ids`, less the middle, rounded once to float32."""
+        return self.take(ids).float() if self._offset else self._read(ids, torch.float32)
 
 
 def lower(

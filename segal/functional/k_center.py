@@ -13,7 +13,8 @@ cover radius can be left alone. Two things follow, and both keep the picks those
   greedy's gains in this way). The triangle inequality through the data's middle, |x| + min |c|,
   bounds it without reading the row at all; where norms differ widely that leaves most rows unread.
 
-Everything is computed in float64, whatever the dtype of the embedding.
+All that decides is computed in float64, whatever the dtype of the embedding; float32 products,
+raised by their largest rounding error, only rule rows out.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ from torch import Tensor
 
 from segal.functional.distances import Embedding, Rows, as_centres, lower, squared_norms
 
-_SLICE = 64
-"""Centres of the first, newest slice that a row is compared with; further slices double."""
+_SLICE = 32
+"""Centres of the first, newest slice that a row is compared with; further slices double ..."""
 
-_LONGEST_SLICE = 1024
+_LONGEST_SLICE = 256
+"""... up to this."""
 
 _WAVE = 8
-"""Rows brought up to date at a time, in blocks."""
+"""Rows looked at in one go, in blocks."""
+
+_ENOUGH = 16
+"""A block may have this many times fewer rows than asked for."""
 
 _SLACK = 1e-9
 """By how much a triangle bound is raised so that rounding cannot put it below the distance."""
@@ -156,8 +161,8 @@ class _Cover:
 
     Attributes:
         squared: (n,) the bounds; -1 for a picked row.
-        seen: (n,) how many centres, oldest first, a row's bound accounts for. The bound is the
-            distance itself where `seen == centres`.
+        seen: (n,) how many centres, oldest first, a row's bound accounts for exactly. The bound
+            is the distance itself where `seen == centres`.
         squares: (n,) squared norms about the middle; `raw_squares` about the origin.
         centres: how many centres there are.
     """
@@ -168,11 +173,13 @@ class _Cover:
         self._norms = self.squares.sqrt()
         self.squared = torch.full_like(self.squares, math.inf)
         self.seen = torch.zeros(rows.count, dtype=torch.int64, device=rows.device)
+        self._seen_roughly = torch.zeros_like(self.seen)
         self.centres = len(given)
         self._points = given.new_empty(self.centres + k, rows.width)
         self._points[: self.centres] = given - rows.middle
         self._point_squares = torch.linalg.vecdot(self._points, self._points)
         self._tightened = 0
+        self._rough = _float32_is_sound(rows, self.squares, self._point_squares[: self.centres])
 
     def add_centre(self, point: Tensor, square: Tensor) -> None:
         self._points[self.centres] = point
@@ -181,15 +188,14 @@ class _Cover:
 
     def pick(self, row: int) -> None:
         """Make a row a centre outside any block."""
-        self.add_centre(
-            self.rows.take(torch.tensor([row], device=self.rows.device))[0], self.squares[row]
-        )
+        where = torch.tensor([row], device=self.rows.device)
+        self.add_centre(self.rows.take(where)[0], self.squares[row])
         self.squared[row] = -1.0
 
     def frontier(self, block: int) -> tuple[Tensor, float]:
         """All rows at or above some bar, exact and in rising order, and the bar.
 
-        Every other row is below the bar. About `block` rows are returned, or all that are left.
+        Every other row is below the bar. There are about `block` rows, or all that are left.
         """
         self._tighten()
         wave = _WAVE * block
@@ -197,34 +203,82 @@ class _Cover:
             size = min(wave, self.rows.count)
             bar = float(self.squared.topk(size, sorted=False).values.min().clamp_min(0))
             ids = (self.squared >= bar).nonzero()[:, 0]
-            stale = ids[self.seen[ids] < self.centres]
-            if len(stale):
-                self._refresh(stale, bar)
+            stale = self._stale(ids)
+            if len(stale) == 0:
+                return ids, bar
+            if self._rough:
+                self._lower_roughly(stale, bar)
                 ids = ids[self.squared[ids] >= bar]
-            if len(stale) == 0 or len(ids) >= max(1, block // 4):
+                if len(ids) > block:  # no more is needed, and exactness is dear
+                    bar = float(self.squared[ids].topk(block, sorted=False).values.min())
+                stale = self._stale(ids[self.squared[ids] >= bar])
+            self._make_exact(stale, bar)
+            ids = ids[self.squared[ids] >= bar]
+            if len(ids) >= max(1, block // _ENOUGH):
                 return ids, bar
             wave *= 2
+
+    def _stale(self, ids: Tensor) -> Tensor:
+        return ids[self.seen[ids] < self.centres]
 
     def _tighten(self) -> None:
         """Bound every row by the triangle inequality through the middle: |x| + min |c|."""
         added = self._point_squares[self._tightened : self.centres]
         if len(added):
-            nearest = added.min().sqrt()
-            bound = (self._norms + nearest).square_().mul_(1 + _SLACK)
+            bound = (self._norms + added.min().sqrt()).square_().mul_(1 + _SLACK)
             torch.minimum(self.squared, bound, out=self.squared)
             self._tightened = self.centres
 
-    def _refresh(self, ids: Tensor, bar: float) -> None:
-        """Lower the bounds of `ids` until each is below the bar or exact."""
+    def _lower_roughly(self, ids: Tensor, bar: float) -> None:
+        """Lower the bounds of `ids` by products in float32 until below the bar or out of centres.
+
+        A product of d terms errs by less than (d + 3) 2^-24 |x| |c|, its inputs' rounding
+        included, so the squared distance by less than (d + 3) 2^-23 (|x|^2 + |c|^2), which is
+        added. The constant is for underflow.
+        """
+        share = (self.rows.width + 8) * 2.0**-23
         stop, size = self.centres, _SLICE
         while len(ids):
             start = max(0, stop - size)
+            squares = self._point_squares[start:stop]
+            points, offsets = self._points[start:stop].float().T, (squares * -0.5).float()
+            largest = squares.max()
+            for part in torch.split(ids, self.rows.chunk):
+                closest = torch.addmm(offsets, self.rows.take_float32(part), points).amax(1)
+                own = self.squares[part]
+                bound = own - 2 * closest + ((own + largest) * share + 2.0**-100)
+                self.squared[part] = torch.minimum(self.squared[part], bound)
+            ids = self._unfinished(ids, bar, start, self._seen_roughly)
+            stop, size = start, min(2 * size, _LONGEST_SLICE)
+
+    def _make_exact(self, ids: Tensor, bar: float) -> None:
+        """Lower the bounds of `ids` until each is below the bar or exact."""
+        stop = self.centres
+        while len(ids):
+            start = max(0, stop - _LONGEST_SLICE)
             points, squares = self._points[start:stop], self._point_squares[start:stop]
             for part in torch.split(ids, self.rows.chunk):
                 self.squared[part] = lower(
                     self.squared[part], self.rows.take(part), self.squares[part], points, squares
                 )
-            complete = self.seen[ids] >= start
-            self.seen[ids[complete]] = self.centres
-            ids = ids[~complete & (self.squared[ids] >= bar)]
-            stop, size = start, min(2 * size, _LONGEST_SLICE)
+            ids = self._unfinished(ids, bar, start, self.seen)
+            stop = start
+
+    def _unfinished(self, ids: Tensor, bar: float, start: int, seen: Tensor) -> Tensor:
+        """Note which rows are now compared with all centres; the others not below the bar.
+
+        Centres from `start` on have been done; the oldest `seen` had been.
+        """
+        complete = seen[ids] >= start
+        seen[ids[complete]] = self.centres
+        return ids[~complete & (self.squared[ids] >= bar)]
+
+
+def _float32_is_sound(rows: Rows, squares: Tensor, centre_squares: Tensor) -> bool:
+    """Whether float32 products are what they say, within range, and worth it (not on a GPU)."""
+    return (
+        rows.device.type == "cpu"
+        and torch.get_float32_matmul_precision() == "highest"
+        and not torch.is_autocast_enabled("cpu")
+        and all(len(s) == 0 or float(s.max()) < 2.0**100 for s in (squares, centre_squares))
+    )

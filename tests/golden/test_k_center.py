@@ -92,12 +92,35 @@ def test_every_row_can_be_picked() -> None:
     assert radius[-1] == 0
 
 
+@pytest.mark.parametrize("block", [4, 512])
 @pytest.mark.parametrize("name", ["continuous", "wide", "weighted"])
-def test_float32_covers_as_float64_does(name: str) -> None:
+def test_float32_covers_as_float64_does(name: str, block: int) -> None:
     x = DATA[name].to(torch.float32)
-    _, radius = k_center_greedy(x, 150)
-    torch.testing.assert_close(radius, textbook(x, 150)[1], rtol=1e-5, atol=0)
+    expected, expected_radius = textbook(x, 150)
+    picks, radius = k_center_greedy(x, 150, block=block)
+    assert picks.tolist() == expected
+    torch.testing.assert_close(radius, expected_radius, rtol=1e-12, atol=0)
     torch.testing.assert_close(radius, textbook(DATA[name], 150)[1], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e14, 1e100])
+def test_the_scale_of_the_data_does_not_matter(scale: float) -> None:
+    """Beyond the range of float32 nothing is computed in it."""
+    x = DATA["weighted"]
+    assert k_center_greedy(x * scale, 80)[0].tolist() == textbook(x * scale, 80)[0]
+
+
+def test_reduced_precision_products_are_not_trusted() -> None:
+    x = DATA["wide"].to(torch.float32)
+    expected = textbook(x, 60)[0]
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert k_center_greedy(x, 60)[0].tolist() == expected
+    finally:
+        torch.set_float32_matmul_precision(before)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert k_center_greedy(x, 60)[0].tolist() == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
