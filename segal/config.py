@@ -5,12 +5,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from segal.budget import Budget
 from segal.errors import SegalError, raise_all
 from segal.regions import RegionSize
 from segal.registry import nearest
+from segal.train import TrainSettings
 
 T = TypeVar("T")
 Raw = dict[str, Any]
@@ -102,6 +111,72 @@ class SelectConfig(Section):
     embedding_dtype: Literal["float32", "float16"] = "float32"
     skip_unreadable: bool = False
     overlays: Annotated[int, Field(ge=0, le=10_000)] = 20
+    machine: MachineConfig = MachineConfig()
+
+
+class DataConfig(Section):
+    """A labelled data set.
+
+    Attributes:
+        root: Its folder.
+        layout: `cityscapes`, `folder`, or `auto` to tell by its folders.
+        ignore_index: A raw label value that no class stands for; 255 is ignored always.
+        train: Split to train on.
+        validation: Split that picks the best weights; empty for none.
+        test: Split to evaluate the result on; empty for none.
+    """
+
+    root: Path
+    layout: Literal["auto", "cityscapes", "folder"] = "auto"
+    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
+    train: str = "train"
+    validation: str = ""
+    test: str = ""
+
+    @model_validator(mode="after")
+    def _apart(self) -> "DataConfig":
+        used = [split for split in (self.train, self.validation, self.test) if split]
+        if len(set(used)) < len(used):
+            raise ValueError(
+                f"three different splits, not {', '.join(used)}"
+                "|train, choose and report on different images"
+            )
+        return self
+
+
+class NetworkConfig(Section):
+    """The network to train, where no checkpoint is given to start from."""
+
+    architecture: str = "DeepLabV3Plus"
+    encoder: str = "resnet18"
+    encoder_weights: Path | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
+    input_scale: Annotated[float, Field(gt=0.0, le=4.0)] = 1.0
+
+
+class TrainConfig(Section):
+    """Configuration of `segal train`.
+
+    Attributes:
+        data: The data set.
+        labelled: Selections that are labelled; everything outside them is ignored. None: all of the
+            training split is labelled.
+        checkpoint: Weights to start from, as segal writes them; `model` is not used then.
+        model: The network to start from otherwise.
+        train: How to train.
+        out: The run's folder.
+        seed: Of every random draw.
+        machine: How to run; `batch_size` is of the evaluation.
+    """
+
+    data: DataConfig
+    labelled: Paths = ()
+    checkpoint: Path | None = None
+    model: NetworkConfig = NetworkConfig()
+    train: TrainSettings = TrainSettings()
+    out: Path
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     machine: MachineConfig = MachineConfig()
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from segal.candidates import TableWriter
 from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
+from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.evidence import Evidence, Units
 from segal.files import replacing
@@ -132,18 +133,7 @@ class Scan:
         return prefetch(self._read_batch, grouped, self.settings.workers)
 
     def _read_batch(self, batch: list[int]) -> tuple[list[int], Tensor]:
-        images = []
-        for i in batch:
-            image = self.pool.read(i)
-            if image.shape[:2] != self.pool.size(i):
-                raise SegalError(
-                    f"{self.pool.paths[i]}: changed while it was being scanned",
-                    expected="{} x {} pixels (height x width)".format(*self.pool.size(i)),
-                    got="{} x {}".format(*image.shape[:2]),
-                    remedy="run the command again when nothing else writes to the folder",
-                )
-            images.append(image)
-        return batch, torch.from_numpy(np.stack(images))
+        return batch, stack_images([self.pool.read(i) for i in batch])
 
     @torch.inference_mode()
     def _scan_batch(

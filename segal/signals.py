@@ -5,10 +5,12 @@ A signal is hashable by its parameters; the scan measures each one once per imag
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
+from pydantic import AfterValidator
 from torch import Tensor
 
+from segal.errors import SegalError
 from segal.evidence import Evidence, Reduction, Units
 from segal.functional import uncertainty
 from segal.functional.uncertainty import UncertaintyFunction
@@ -19,6 +21,18 @@ UNCERTAINTIES.register("entropy")(uncertainty.entropy)
 UNCERTAINTIES.register("least_confidence")(uncertainty.least_confidence)
 UNCERTAINTIES.register("margin")(uncertainty.margin)
 UNCERTAINTIES.register("bvsb")(uncertainty.bvsb)
+
+
+def _known(name: str) -> str:
+    try:
+        UNCERTAINTIES.get(name)
+    except SegalError as error:
+        raise ValueError(f"{error.expected}|{error.remedy}") from error
+    return name
+
+
+UncertaintyName = Annotated[str, AfterValidator(_known)]
+"""A name that `UNCERTAINTIES` knows, checked where a configuration is."""
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from segal.candidates import CandidateTable
-from segal.signals import MeanFeature, Signal, Value
+from segal.signals import MeanFeature, Signal, UncertaintyName, Value
 from segal.strategies._distance import Init, Selector, select_by_distance
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
 
@@ -39,7 +39,7 @@ class UncertaintyWeightedEmbeddings:
             are equal it is 1.
     """
 
-    uncertainty: str = "entropy"
+    uncertainty: UncertaintyName = "entropy"
     tau: Annotated[float, Field(ge=0.0)] = 1.0
     selector: Selector = "k_center"
     init: Init = "labelled"

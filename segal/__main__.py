@@ -1,0 +1,5 @@
+"""`python -m segal`, and so `torchrun -m segal`."""
+
+from segal.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""The command line: wires the subcommands, and turns a user's mistakes into exit code 2."""
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from segal import __version__
+from segal.commands import demo, select, strategies, train, validate
+from segal.errors import SegalError
+
+app = typer.Typer(
+    name="segal",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    select.select,
+    train.train,
+    validate.validate,
+    strategies.strategies,
+    demo.demo,
+):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"segal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def callback(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Chooses which regions of which images to annotate next."""
+
+
+def main() -> None:
+    """Runs the command line; exits with 2 for a mistake that the user can mend."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+        app()
+    except SegalError as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.secho("stopped; the same command goes on from the last whole stage", err=True)
+        sys.exit(130)
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """A warning as a line for a person, without where in the code it was raised."""
+    typer.secho(f"warning: {message}", fg="yellow", err=True)
+
+
+if __name__ == "__main__":
+    main()

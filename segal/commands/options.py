@@ -1,0 +1,35 @@
+"""Options that several commands share. Nothing here imports torch, so that help comes at once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Overrides of the configuration."),
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="A YAML file, as in configs/.")]
+Architecture = Annotated[
+    str | None,
+    typer.Option("--arch", help="Architecture, or package.module:name. [default: DeepLabV3Plus]"),
+]
+Encoder = Annotated[str | None, typer.Option(help="Encoder. [default: resnet18]")]
+NumClasses = Annotated[int | None, typer.Option(help="Classes of a plain state_dict.")]
+Mean = Annotated[str | None, typer.Option(help="Input mean as R,G,B on the scale 0 to 1.")]
+Std = Annotated[str | None, typer.Option(help="Input standard deviation, likewise.")]
+InputScale = Annotated[
+    float | None, typer.Option(help="Scale at which the network sees images. [default: 1]")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1. [default: auto]")]
+BatchSize = Annotated[int | None, typer.Option(help="Images at a time. [default: 1]")]
+Workers = Annotated[int | None, typer.Option(help="Threads that read ahead. [default: 1]")]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads that compute. [default: the available cores]")
+]
+Seed = Annotated[int | None, typer.Option(help="Of everything random. [default: 0]")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. [default: fp32]")]
+SkipUnreadable = Annotated[
+    bool | None,
+    typer.Option("--skip-unreadable", help="Go on without images that cannot be read."),
+]

@@ -1,0 +1,102 @@
+"""`segal select`: picks the regions of a pool of images to annotate next."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segal.commands import options as o
+
+
+def select(
+    overrides: o.Overrides = None,
+    config: o.ConfigFile = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images to select from.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The current network: .safetensors or .pth.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="512, HEIGHTxWIDTH or image. [default: 512]")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="500 (regions), 2% (of the pixels) or 10img.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="See `segal strategies`. [default: uwe]")
+    ] = None,
+    tau: Annotated[
+        float | None, typer.Option(help="Power of the uncertainty (uwe). [default: 1]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
+    labelled: Annotated[
+        list[Path] | None,
+        typer.Option(help="A selection.csv of regions that are labelled; may be repeated."),
+    ] = None,
+    arch: o.Architecture = None,
+    encoder: o.Encoder = None,
+    num_classes: o.NumClasses = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    input_scale: o.InputScale = None,
+    device: o.Device = None,
+    batch_size: o.BatchSize = None,
+    workers: o.Workers = None,
+    threads: o.Threads = None,
+    seed: o.Seed = None,
+    precision: o.Precision = None,
+    overlays: Annotated[
+        int | None, typer.Option(help="Images to draw overlays of, best first. [default: 20]")
+    ] = None,
+    skip_unreadable: o.SkipUnreadable = None,
+) -> None:
+    """Pick the regions of a pool of images that are worth annotating next.
+
+    Any key of the configuration can also be given as key.path=value, such as
+    strategy.uncertainty=bvsb or extra_regions=256,128.
+    """
+    from segal.config import SelectConfig, read_config, validate
+    from segal.console import say
+    from segal.errors import raise_all
+    from segal.jobs.select import SELECTION_FILE, run_selection
+    from segal.jobs.strategies import configure_strategy
+
+    raw = read_config(
+        config,
+        overrides or [],
+        {
+            "images": images,
+            "checkpoint": checkpoint,
+            "region": region,
+            "budget": budget,
+            "strategy": strategy,
+            "strategy.tau": tau,
+            "out": out,
+            "labelled": labelled or None,
+            "model.architecture": arch,
+            "model.encoder": encoder,
+            "model.num_classes": num_classes,
+            "model.mean": mean,
+            "model.std": std,
+            "model.input_scale": input_scale,
+            "machine.device": device,
+            "machine.batch_size": batch_size,
+            "machine.workers": workers,
+            "machine.threads": threads,
+            "seed": seed,
+            "precision": precision,
+            "overlays": overlays,
+            "skip_unreadable": skip_unreadable,
+        },
+    )
+    raw.setdefault("strategy", {"name": "uwe"})
+    resolved, errors = validate(SelectConfig, raw)
+    chosen, strategy_errors = configure_strategy(raw["strategy"])
+    raise_all([*errors, *strategy_errors])
+    assert resolved is not None and chosen is not None
+    result = run_selection(resolved, chosen)
+    for note in result.summary["notes"]:
+        say(note, style="yellow")
+    say(result.headline)
+    typer.echo(result.out / SELECTION_FILE)

@@ -1,0 +1,26 @@
+"""`segal strategies`: what there is to choose from."""
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def strategies(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs to read.")] = False,
+) -> None:
+    """List the strategies: what they do, which end they pick, their parameters and source."""
+    from segal.jobs.strategies import describe_strategies
+
+    found = describe_strategies()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for entry in found:
+        parameters = ", ".join(f"{k}={v}" for k, v in entry["parameters"].items())
+        typer.secho(entry["name"], bold=True)
+        typer.echo(f"  {entry['summary']}")
+        typer.echo(f"  picks:      {entry['direction'] or 'not by a score'}")
+        typer.echo(f"  measures:   {', '.join(entry['signals']) or 'nothing'}")
+        typer.echo(f"  parameters: {parameters}")
+        typer.echo(f"  source:     {entry['source']}")

@@ -1,0 +1,31 @@
+"""`segal validate`: looks at inputs before any work is done with them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segal.commands import options as o
+
+
+def validate(
+    path: Annotated[
+        Path,
+        typer.Argument(help="A run folder, a data set, a folder of images, or a configuration."),
+    ],
+    layout: Annotated[
+        str, typer.Option(help="Of a data set: cityscapes, folder or auto.")
+    ] = "auto",
+    ignore_index: Annotated[
+        int | None, typer.Option(help="A label value that stands for no class.")
+    ] = None,
+    workers: o.Workers = None,
+) -> None:
+    """Check a run folder, a data set, a folder of images or a configuration, and say what it is.
+
+    Every mistake is reported at once, with exit code 2.
+    """
+    from segal.jobs.validate import validate_path
+
+    for line in validate_path(path, layout, ignore_index, workers or 1):
+        typer.echo(line)

@@ -1,0 +1,1 @@
+"""What the commands do, without the command line: each may be called from Python."""

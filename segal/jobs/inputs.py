@@ -1,0 +1,53 @@
+"""What several jobs take in: digests of files, and the regions that are labelled already."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from segal.data.pool import ImagePool
+from segal.errors import SegalError
+from segal.masks import read_selection
+from segal.regions import Box
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, in hexadecimal digits.
+
+    Raises:
+        SegalError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SegalError(
+            f"{path}: cannot be read",
+            expected="a file",
+            got=error.strerror or str(error),
+            remedy="check the path",
+        ) from error
+
+
+def image_digests(pool: ImagePool) -> list[list[str]]:
+    """Path and digest of every image, for fingerprints."""
+    return [[path, info.digest] for path, info in zip(pool.paths, pool.infos, strict=True)]
+
+
+def image_sizes(pool: ImagePool) -> dict[str, tuple[int, int]]:
+    """(height, width) by path."""
+    return {path: pool.size(i) for i, path in enumerate(pool.paths)}
+
+
+def read_labelled(files: Sequence[Path], pool: ImagePool) -> dict[int, list[Box]]:
+    """Boxes of selections by image index, each once, by row and then by column.
+
+    Raises:
+        SegalError: If a file is no selection of these images.
+    """
+    positions = {path: i for i, path in enumerate(pool.paths)}
+    sizes = image_sizes(pool)
+    boxes: dict[int, set[Box]] = {}
+    for file in files:
+        for selected in read_selection(file, sizes):
+            boxes.setdefault(positions[selected.image], set()).add(selected.box)
+    return {i: sorted(boxes[i], key=lambda b: (b[1], b[0], b)) for i in sorted(boxes)}

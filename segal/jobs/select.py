@@ -1,0 +1,419 @@
+"""The main job: look at the pool once, pick regions, buy them, and write masks and pictures.
+
+Every stage is recorded in the run's ledger when what it made is in place, so that a run that was
+killed goes on where it stopped, and one that is done is not done again.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from segal import __version__
+from segal.budget import Budget
+from segal.candidates import CandidateTable
+from segal.config import SelectConfig
+from segal.console import bar, say
+from segal.data.pool import ImagePool, open_pool
+from segal.errors import SegalError
+from segal.files import write_bytes, write_json
+from segal.functional.coverage import remaining_pixels
+from segal.jobs.inputs import file_digest, image_digests, image_sizes, read_labelled
+from segal.ledger import Ledger, Purchase
+from segal.machine import describe, find_device, peak_memory_bytes, use_threads
+from segal.masks import Selected, read_selection, write_masks, write_selection
+from segal.models.checkpoint import CheckpointOptions, load_checkpoint
+from segal.models.segmentation import SegmentationModel
+from segal.regions import Box, RegionSize
+from segal.report import Pick, Picture, write_overlays
+from segal.run_folder import fingerprint
+from segal.scan import LABELLED_FOLDER, Scan, ScanSettings, autocast
+from segal.signals import Signal, Value
+from segal.strategies.base import PassContext, Strategy, choose
+from segal.tasks.segmentation import Segmentation
+
+SELECTION_FILE, SUMMARY_FILE, CONFIG_FILE = "selection.csv", "summary.json", "config.yaml"
+MASKS_FOLDER, OVERLAYS_FOLDER = "masks", "overlays"
+_CAPTIONS = {
+    "entropy": "entropy (nats)",
+    "least_confidence": "1 - p1",
+    "margin": "1 - (p1 - p2)",
+    "bvsb": "p2 / p1",
+}
+_ROUND = 0
+_SELECT_STREAM = 1  # of random numbers, in a round
+_RUN_KEYS = {"images", "out", "checkpoint", "labelled", "machine", "overlays"}
+
+
+@dataclass
+class _Clock:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+
+
+@dataclass(frozen=True)
+class SelectionResult:
+    """What a selection came to.
+
+    Attributes:
+        out: The run folder.
+        picks: In pick order.
+        summary: As in `summary.json`.
+    """
+
+    out: Path
+    picks: Sequence[Selected]
+    summary: Mapping[str, Any]
+
+    @property
+    def headline(self) -> str:
+        """The selection in a line."""
+        cost, counts = self.summary["cost"], self.summary["counts"]
+        return (
+            f"{counts['picks']} of {counts['offered']} regions, in "
+            f"{len({p.image for p in self.picks})} of {counts['images']} images: "
+            f"{100 * cost['share_of_pool']:.2f} % of the pixels, "
+            f"worth {cost['image_equivalents']:.1f} images"
+        )
+
+
+def run_selection(config: SelectConfig, strategy: Strategy) -> SelectionResult:
+    """Selects regions and writes the run folder `config.out`.
+
+    Args:
+        config: The configuration.
+        strategy: The strategy that `config.strategy` names.
+
+    Returns:
+        The selection; of a run that was done before, what it wrote then.
+
+    Raises:
+        SegalError: For anything that the user can mend.
+    """
+    device = find_device(config.machine.device)
+    use_threads(config.machine.threads)
+    needs = next(iter(strategy.passes(PassContext())), [])
+    if needs and config.checkpoint is None:
+        raise SegalError(
+            "checkpoint: missing",
+            expected=f"a network, which {config.strategy['name']} measures the pool with",
+            got="no --checkpoint",
+            remedy="give --checkpoint FILE, or --strategy random, which needs none",
+        )
+    model = _load_model(config)
+    with Ledger.open(config.out, "select", _identity(config)) as ledger:
+        return _Selection(config, strategy, ledger, model, device).run()
+
+
+def _load_model(config: SelectConfig) -> SegmentationModel | None:
+    if config.checkpoint is None:
+        return None
+    options = config.model
+    return load_checkpoint(
+        config.checkpoint,
+        CheckpointOptions(
+            architecture=options.architecture,
+            encoder=options.encoder,
+            num_classes=options.num_classes,
+            mean=options.mean,
+            std=options.std,
+            input_scale=options.input_scale,
+        ),
+    )
+
+
+def _identity(config: SelectConfig) -> dict[str, object]:
+    """What the result depends on, but for the images: no paths, no device, no workers."""
+    identity: dict[str, object] = config.model_dump(mode="json", exclude=_RUN_KEYS)
+    identity["checkpoint"] = file_digest(config.checkpoint) if config.checkpoint else None
+    identity["labelled"] = [file_digest(path) for path in config.labelled]
+    return identity
+
+
+class _Selection:
+    """One selection at work; its methods are its stages, in order."""
+
+    def __init__(
+        self,
+        config: SelectConfig,
+        strategy: Strategy,
+        ledger: Ledger,
+        model: SegmentationModel | None,
+        device: torch.device,
+    ) -> None:
+        self.config, self.strategy, self.ledger = config, strategy, ledger
+        self.model = None if model is None else model.to(device)
+        self.device = device
+        self.clock = _Clock()
+        self.notes: list[str] = []
+
+    def run(self) -> SelectionResult:
+        pool = self.open_pool()
+        labelled = read_labelled(self.config.labelled, pool)
+        inputs = fingerprint(image_digests(pool))
+        if self.ledger.finished("select", _ROUND, inputs):
+            say(f"{self.config.out} holds this selection already; nothing was done again.")
+            return self.read_result()
+        self.book_labelled(pool, labelled, inputs)
+        context = PassContext()
+        for number, signals in enumerate(self.strategy.passes(context)):
+            context.tables.append(self.scan(pool, labelled, signals, number, inputs))
+        if not context.tables:
+            context.tables.append(self.scan(pool, labelled, [], 0, inputs))
+        return self.write(pool, self.choose(pool, context.tables[-1]), inputs)
+
+    # Inputs
+
+    def open_pool(self) -> ImagePool:
+        config = self.config
+        if config.out.resolve().is_relative_to(config.images.resolve()):
+            raise SegalError(
+                "out: within the folder of images",
+                expected="a folder elsewhere, since its masks and overlays are images too",
+                got=str(config.out),
+                remedy="choose another folder with --out",
+            )
+        with bar("Checking images") as advance, self.clock("check"):
+            pool = open_pool(
+                config.images,
+                skip_unreadable=config.skip_unreadable,
+                known=self.ledger.known_images(),
+                workers=max(1, config.machine.workers),
+                progress=advance,
+            )
+        if pool.skipped:
+            self.notes.append(f"Skipped {len(pool.skipped)} unreadable images.")
+            say("Skipped: " + "; ".join(pool.skipped), style="yellow")
+        self.ledger.record_images(pool)
+        return pool
+
+    def book_labelled(
+        self, pool: ImagePool, labelled: Mapping[int, Sequence[Box]], inputs: str
+    ) -> None:
+        """What is labelled is bought: it is never offered again, nor charged."""
+        if not labelled or self.ledger.finished("labelled", _ROUND, inputs):
+            return
+        purchases: list[Purchase] = []
+        for image, boxes in labelled.items():
+            before: list[Box] = []
+            for box in boxes:
+                if remaining_pixels([box], before)[0]:
+                    rank = len(purchases) + 1
+                    purchases.append(Purchase(rank, "labelled", pool.paths[image], box, 0.0))
+                before.append(box)
+        self.ledger.finish("labelled", _ROUND, inputs, purchases=purchases)
+
+    # The pass over the pool
+
+    def scan(
+        self,
+        pool: ImagePool,
+        labelled: Mapping[int, Sequence[Box]],
+        signals: Sequence[Signal],
+        number: int,
+        inputs: str,
+    ) -> CandidateTable:
+        """One pass, unless it is done already; the table of the selection's region size."""
+        config = self.config
+        phase = f"scan-{number}"
+        folder = config.out / ("candidates" if number == 0 else f"candidates-{number}")
+        if not self.ledger.finished(phase, _ROUND, inputs):
+            sizes = dict.fromkeys([config.region, *config.extra_regions])
+            scan = Scan(
+                pool=pool,
+                task=Segmentation(),
+                regions=[RegionSize.parse(size) for size in sizes],
+                settings=ScanSettings(
+                    device=self.device,
+                    batch_size=config.machine.batch_size,
+                    workers=config.machine.workers,
+                    precision=config.precision,
+                    embedding_dtype=config.embedding_dtype,
+                ),
+                signals=signals,
+                model=self.model,
+                labelled=labelled,
+            )
+            with bar("Scanning the pool") as advance, self.clock(phase):
+                scan.run(folder, advance)
+            self.ledger.finish(
+                phase, _ROUND, inputs, artefacts=[folder], seconds=self.clock.seconds[phase]
+            )
+        self.labelled_table = CandidateTable.open(folder / LABELLED_FOLDER)
+        return CandidateTable.open(folder / config.region)
+
+    # The choice
+
+    def choose(self, pool: ImagePool, table: CandidateTable) -> list[Selected]:
+        offered = self.offered(table)
+        budget = Budget.parse(self.config.budget)
+        areas = np.array([h * w for h, w in image_sizes(pool).values()], np.int64)
+        allowance = budget.allowance(areas)
+        entropy = [self.config.seed, _ROUND, _SELECT_STREAM]
+        state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+        with self.clock("select"):
+            picks = choose(self.strategy, offered, self.labelled_table, allowance, generator)
+        if len(picks.rows) == len(offered):
+            self.notes.append(
+                f"The budget {budget} covers all {len(offered)} candidates; all are taken."
+            )
+        self.notes.extend(picks.notes)
+        self.counts = {
+            "images": len(pool),
+            "skipped": len(pool.skipped),
+            "candidates": len(table),
+            "labelled": len(self.labelled_table),
+            "offered": len(offered),
+            "picks": len(picks.rows),
+        }
+        return [
+            Selected(
+                rank=rank,
+                image=offered.images[offered.image[row]],
+                box=_as_box(offered.box[row]),
+                pixels=int(offered.pixels[row]),
+                score=float(score),
+            )
+            for rank, (row, score) in enumerate(zip(picks.rows, picks.scores, strict=True), 1)
+        ]
+
+    def offered(self, table: CandidateTable) -> CandidateTable:
+        """The candidates of which something is left to buy, at the price of what is left."""
+        pixels = table.pixels.copy()
+        positions = {path: i for i, path in enumerate(table.images)}
+        for path, boxes in self.bought_before().items():
+            image = positions[path]
+            start, stop = np.searchsorted(table.image, [image, image + 1])
+            pixels[start:stop] = remaining_pixels(table.box[start:stop], boxes)
+        rows = np.flatnonzero(pixels > 0)
+        if not len(rows):
+            raise SegalError(
+                f"{self.config.images}: nothing is left to select",
+                expected="pixels that are not labelled yet",
+                got=f"{len(table)} candidates, all of them labelled",
+                remedy="add images",
+            )
+        return table.view(rows, pixels[rows])
+
+    def bought_before(self) -> dict[str, list[Box]]:
+        """Boxes that were labelled before this selection, by image."""
+        boxes: dict[str, list[Box]] = {}
+        for purchase in self.ledger.purchases("labelled"):
+            boxes.setdefault(purchase.image, []).append(purchase.box)
+        return boxes
+
+    # What is written
+
+    def write(self, pool: ImagePool, selected: list[Selected], inputs: str) -> SelectionResult:
+        """Writes the artefacts, then books what was bought."""
+        out, config = self.config.out, self.config
+        with self.clock("write"):
+            write_selection(out / SELECTION_FILE, selected)
+            write_masks(out / MASKS_FOLDER, selected, image_sizes(pool), self.bought_before())
+        with self.clock("overlays"):
+            self.draw(pool, selected)
+        resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        write_bytes(out / CONFIG_FILE, resolved.encode())
+        summary = self.summarise(pool, selected)
+        write_json(out / SUMMARY_FILE, summary)
+        names = [SELECTION_FILE, MASKS_FOLDER, OVERLAYS_FOLDER, CONFIG_FILE, SUMMARY_FILE]
+        purchases = [
+            Purchase(s.rank, str(config.strategy["name"]), s.image, s.box, s.score)
+            for s in selected
+        ]
+        self.ledger.finish(
+            "select",
+            _ROUND,
+            inputs,
+            artefacts=[out / name for name in names],
+            seconds=self.clock.seconds["select"],
+            purchases=purchases,
+        )
+        return SelectionResult(out, selected, summary)
+
+    def draw(self, pool: ImagePool, selected: Sequence[Selected]) -> None:
+        """Overlays of the images with the best ranks."""
+        picks: dict[str, list[Pick]] = {}
+        for s in selected:
+            picks.setdefault(s.image, []).append(Pick(s.rank, s.box, s.score))
+        shown = list(picks)[: self.config.overlays]
+        bought = self.bought_before()
+        positions = {path: i for i, path in enumerate(pool.paths)}
+        value = self.shown_value()
+        with bar("Drawing overlays") as advance:
+
+            def pictures() -> Iterator[Picture]:
+                for done, image in enumerate(shown, 1):
+                    load = partial(self.load, pool, positions[image], value)
+                    yield Picture(image, picks[image], load, bought.get(image, ()))
+                    advance(done, len(shown))
+
+            caption = _CAPTIONS.get(value.name, value.name)
+            write_overlays(self.config.out / OVERLAYS_FOLDER, pictures(), caption=caption)
+
+    def shown_value(self) -> Value:
+        """The uncertainty that the strategy goes by; entropy for one that goes by none."""
+        signals = next(iter(self.strategy.passes(PassContext())), [])
+        return next((s for s in signals if isinstance(s, Value)), Value("entropy"))
+
+    @torch.inference_mode()
+    def load(
+        self, pool: ImagePool, image: int, value: Value
+    ) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+        """An image and its uncertainty map; no map without a network."""
+        pixels = pool.read(image)
+        if self.model is None:
+            return pixels, None
+        with autocast(self.device, self.config.precision):
+            batch = torch.from_numpy(pixels)[None].to(self.device)
+            evidence = Segmentation().evidence(self.model, self.model.normalise(batch))
+        return pixels, value.element_map(evidence)[0].float().cpu().numpy()
+
+    def summarise(self, pool: ImagePool, selected: Sequence[Selected]) -> dict[str, object]:
+        pixels = sum(s.pixels for s in selected)
+        total = sum(h * w for h, w in image_sizes(pool).values())
+        return {
+            "segal": __version__,
+            "configuration": self.config.model_dump(mode="json"),
+            "fingerprint": fingerprint(_identity(self.config)),
+            "counts": self.counts,
+            "cost": {
+                "regions": len(selected),
+                "pixels": pixels,
+                "share_of_pool": pixels / total,
+                "image_equivalents": pixels * len(pool) / total,
+            },
+            "seconds": self.clock.seconds,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "machine": describe(self.device),
+            "notes": self.notes,
+            "skipped": list(pool.skipped),
+        }
+
+    def read_result(self) -> SelectionResult:
+        """What this run folder was left with."""
+        out = self.config.out
+        summary = json.loads((out / SUMMARY_FILE).read_text())
+        return SelectionResult(out, read_selection(out / SELECTION_FILE), summary)
+
+
+def _as_box(row: NDArray[np.int32]) -> Box:
+    x0, y0, x1, y1 = (int(value) for value in row)
+    return x0, y0, x1, y1

@@ -1,0 +1,194 @@
+"""Trains a network on labelled regions, evaluates it, and writes the run folder."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from segal import __version__
+from segal.config import TrainConfig
+from segal.console import Advance, bar
+from segal.data.datasets import LabelledDataset, open_dataset
+from segal.files import remove, write_bytes, write_json
+from segal.jobs.inputs import file_digest, image_digests, read_labelled
+from segal.ledger import Ledger
+from segal.machine import describe, find_device, peak_memory_bytes, use_threads
+from segal.models.build import build_model, make_spec
+from segal.models.checkpoint import load_checkpoint, save_checkpoint
+from segal.models.segmentation import SegmentationModel
+from segal.regions import Box
+from segal.run_folder import fingerprint
+from segal.tasks.segmentation import Segmentation
+from segal.train import train
+
+MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
+_UNFINISHED_FILE = "unfinished.safetensors"
+_ROUND = 0
+_RUN_KEYS = {"out", "checkpoint", "labelled", "machine"}
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What a training came to.
+
+    Attributes:
+        model: Where the network is.
+        metrics: As in `metrics.json`.
+    """
+
+    model: Path
+    metrics: dict[str, Any]
+
+
+def run_training(config: TrainConfig) -> TrainingOutcome:
+    """Trains, evaluates, and writes the run folder `config.out`.
+
+    A training that was killed goes on from its last checkpoint; one that is done is not repeated.
+
+    Raises:
+        SegalError: For anything that the user can mend.
+    """
+    device = find_device(config.machine.device)
+    use_threads(config.machine.threads)
+    data = config.data
+    with bar("Checking images") as advance:
+        dataset = _open(config, data.train, advance)
+        validation = _open(config, data.validation, advance) if data.validation else None
+        test = _open(config, data.test, advance) if data.test else None
+    labelled = read_labelled(config.labelled, dataset.pool) if config.labelled else None
+    with bar("Checking labels") as advance:
+        dataset.check(None if labelled is None else labelled.keys(), advance)
+        for held_out in (validation, test):
+            if held_out is not None:
+                held_out.check(progress=advance)
+    model = _start(config, dataset).to(device)
+    with Ledger.open(config.out, "train", _identity(config)) as ledger:
+        inputs = fingerprint(
+            [image_digests(d.pool) for d in (dataset, validation, test) if d is not None]
+        )
+        if not ledger.finished("train", _ROUND, inputs):
+            _train(config, ledger, model, dataset, labelled, validation, inputs)
+        elif not ledger.finished("evaluate", _ROUND, inputs):
+            model = load_checkpoint(config.out / MODEL_FILE).to(device)
+        if not ledger.finished("evaluate", _ROUND, inputs):
+            _evaluate(config, ledger, model, validation, test, inputs)
+    return TrainingOutcome(
+        config.out / MODEL_FILE, json.loads((config.out / METRICS_FILE).read_text())
+    )
+
+
+def _open(config: TrainConfig, split: str, progress: Advance) -> LabelledDataset:
+    return open_dataset(
+        config.data.root,
+        split,
+        layout=config.data.layout,
+        ignore_index=config.data.ignore_index,
+        workers=max(1, config.machine.workers),
+        progress=progress,
+    )
+
+
+def _start(config: TrainConfig, dataset: LabelledDataset) -> SegmentationModel:
+    """The network to start from."""
+    if config.checkpoint is not None:
+        return load_checkpoint(config.checkpoint)
+    network = config.model
+    spec = make_spec(
+        network.architecture,
+        network.encoder,
+        tuple(dataset.classes.names),
+        mean=network.mean,
+        std=network.std,
+        input_scale=network.input_scale,
+    )
+    # Weights that no file gives are drawn by torch's own initialisers.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_model(spec, network.encoder_weights)
+
+
+def _identity(config: TrainConfig) -> dict[str, object]:
+    """What the result depends on, but for the images: no paths, no device, no workers."""
+    identity: dict[str, object] = config.model_dump(mode="json", exclude=_RUN_KEYS)
+    data, network = config.data.model_dump(mode="json"), config.model.model_dump(mode="json")
+    weights = config.model.encoder_weights
+    identity["data"] = {key: value for key, value in data.items() if key != "root"}
+    identity["model"] = network | {"encoder_weights": weights and file_digest(weights)}
+    identity["train"] = config.train.identity()
+    identity["checkpoint"] = config.checkpoint and file_digest(config.checkpoint)
+    identity["labelled"] = [file_digest(path) for path in config.labelled]
+    return identity
+
+
+def _train(
+    config: TrainConfig,
+    ledger: Ledger,
+    model: SegmentationModel,
+    dataset: LabelledDataset,
+    labelled: Mapping[int, Sequence[Box]] | None,
+    validation: LabelledDataset | None,
+    inputs: str,
+) -> None:
+    unfinished = config.out / _UNFINISHED_FILE
+    with bar("Training") as advance:
+        result = train(
+            model,
+            dataset,
+            config.train,
+            seed=config.seed,
+            labelled=labelled,
+            validation=validation,
+            device=model.device,
+            progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
+            checkpoint=unfinished,
+        )
+    history = {
+        "settings": config.train.model_dump(mode="json"),
+        "seed": config.seed,
+        "steps": result.steps,
+        "loss": result.loss,
+        "validations": result.validations,
+        "best_step": result.best_step,
+    }
+    save_checkpoint(model, config.out / MODEL_FILE, history)
+    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_bytes(config.out / "config.yaml", resolved.encode())
+    artefacts = [config.out / MODEL_FILE, config.out / "config.yaml"]
+    ledger.finish("train", _ROUND, inputs, artefacts, seconds=result.seconds)
+    remove(unfinished)
+
+
+def _evaluate(
+    config: TrainConfig,
+    ledger: Ledger,
+    model: SegmentationModel,
+    validation: LabelledDataset | None,
+    test: LabelledDataset | None,
+    inputs: str,
+) -> None:
+    start = time.perf_counter()
+    metrics: dict[str, object] = {"segal": __version__, "machine": describe(model.device)}
+    for name, dataset in (("validation", validation), ("test", test)):
+        if dataset is None:
+            continue
+        with bar(f"Evaluating on {name}") as advance:
+            measured = Segmentation().evaluate(
+                model,
+                dataset,
+                device=model.device,
+                batch_size=config.machine.batch_size,
+                workers=config.machine.workers,
+                progress=advance,
+            )
+        metrics[name] = measured.as_dict()
+    trained = next(phase for phase in ledger.phases() if phase.name == "train")
+    seconds = time.perf_counter() - start
+    metrics["seconds"] = {"train": round(trained.seconds, 1), "evaluate": round(seconds, 1)}
+    metrics["peak_memory_bytes"] = peak_memory_bytes(model.device)
+    write_json(config.out / METRICS_FILE, metrics)
+    ledger.finish("evaluate", _ROUND, inputs, [config.out / METRICS_FILE], seconds=seconds)
