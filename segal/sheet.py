@@ -1,0 +1,136 @@
+"""A figure laid out in pixels: one or two panels of an image, a colour bar, a header."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from numpy.typing import NDArray
+
+_DPI = 64  # a power of two keeps the conversion to inches exact
+POINTS = 72 / _DPI  # in a pixel
+_QUIET = "#5a5f66"
+_WIDTH, _HIGHEST_PANEL, _NARROWEST = 1400, 860, 720
+_MARGIN, _GAP, _HEADER, _CAPTION, _BAR, _BAR_LABELS = 20, 28, 62, 24, 16, 76
+_STACK_ABOVE = 1.8  # times as wide as high: one panel above the other
+
+
+def _is_stacked(height: int, width: int, panels: int) -> bool:
+    return panels == 2 and width > _STACK_ABOVE * height
+
+
+def panel_size(height: int, width: int, panels: int) -> tuple[int, int]:
+    """(height, width) in pixels at which an image of that size is shown in each of its panels."""
+    room = _WIDTH - 2 * _MARGIN
+    if panels == 2:
+        room -= _BAR + _BAR_LABELS
+        if not _is_stacked(height, width, panels):
+            room = (room - _GAP) // 2
+    scale = min(room / width, _HIGHEST_PANEL / height)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+@contextmanager
+def steady_style() -> Iterator[None]:
+    """Matplotlib as it comes, whatever the user's settings; names in any script are no warning."""
+    with style.context("default"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+class Sheet:
+    """A figure whose panels are shown dot for dot.
+
+    Args:
+        height: Of the image that is shown, in its own pixels.
+        width: Likewise.
+        panels: 1, or 2 with a colour bar right of the second.
+    """
+
+    def __init__(self, height: int, width: int, panels: int) -> None:
+        stacked = _is_stacked(height, width, panels)
+        self.panel_height, self.panel_width = height, width = panel_size(height, width, panels)
+        across, down = (1, panels) if stacked else (panels, 1)
+        self.step = (0, height + _CAPTION) if stacked else (width + _GAP, 0)
+        wide = 2 * _MARGIN + across * width + (across - 1) * _GAP
+        wide += _BAR + _BAR_LABELS if panels == 2 else 0
+        self.width = max(wide, _NARROWEST)
+        self.left = (self.width - wide) // 2 + _MARGIN
+        self.height = _HEADER + down * (height + _CAPTION) + _MARGIN
+        self.figure = Figure(figsize=(self.width / _DPI, self.height / _DPI), dpi=_DPI)
+        FigureCanvasAgg(self.figure)
+
+    def axes(self, place: int, caption: str) -> Axes:
+        """The first or the second panel, under its caption."""
+        x, y = self._corner(place)
+        self._text(x, y - 7, caption, color=_QUIET)
+        return self._axes(x, y, self.panel_width, self.panel_height)
+
+    def colour_bar(self, mappable: ScalarMappable, extend: str) -> None:
+        """The scale, right of the second panel."""
+        x, y = self._corner(1)
+        bar = self._axes(x + self.panel_width + 10, y, _BAR, self.panel_height)
+        self.figure.colorbar(mappable, cax=bar, extend=extend)
+        bar.tick_params(labelsize=13 * POINTS, colors=_QUIET)
+        bar.locator_params(axis="y", nbins=max(1, self.panel_height // 50))
+
+    def header(self, title: str, summary: str) -> None:
+        """The name of the image and what is to be said about it; long ones lose their middle."""
+        room = self.width - self.left - _MARGIN
+        self._fit(self._text(self.left, 26, title, size=17, weight="bold"), room)
+        self._fit(self._text(self.left, 46, summary, color=_QUIET), room)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The figure as (h, w, 3) RGB."""
+        buffer = BytesIO()
+        self.figure.savefig(buffer, format="rgba")
+        dots = np.frombuffer(buffer.getvalue(), np.uint8)
+        return dots.reshape(self.height, self.width, 4)[..., :3].copy()
+
+    def _corner(self, place: int) -> tuple[int, int]:
+        return self.left + place * self.step[0], _HEADER + _CAPTION + place * self.step[1]
+
+    def _axes(self, x: int, y: int, width: int, height: int) -> Axes:
+        bottom = self.height - y - height
+        place = (
+            x / self.width,
+            bottom / self.height,
+            width / self.width,
+            height / self.height,
+        )
+        return self.figure.add_axes(place)
+
+    def _text(
+        self,
+        x: int,
+        y: int,
+        text: str,
+        size: int = 13,
+        weight: str = "normal",
+        color: str = "black",
+    ) -> Text:
+        clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+        at = x / self.width, 1 - y / self.height
+        return self.figure.text(
+            *at,
+            clean,
+            parse_math=False,
+            va="baseline",
+            size=size * POINTS,
+            weight=weight,
+            color=color,
+        )
+
+    def _fit(self, text: Text, room: int) -> None:
+        whole = text.get_text()
+        kept = len(whole)
+        while kept > 2 and text.get_window_extent().width > room:
+            kept = int(kept * 0.95)
+            text.set_text(f"{whole[: kept // 2]}\N{HORIZONTAL ELLIPSIS}{whole[-(kept // 2) :]}")
