@@ -28,6 +28,7 @@ _DIMMED, _VEIL = 0.55, 34  # contrast of what was not picked, and grey laid over
 _TOP_SHARE = 0.005  # of the map's pixels may lie above the colour scale
 _INSET = 2  # of an outline and a number, from the edge of their region; in pixels of the picture
 _LABEL_PAD = 0.2  # around a number, of its size
+_MOST_NUMBERS = 200  # nobody reads more, and placing them takes its time
 _LABEL_SIZES = (15, 14, 13, 12, 11, 10)
 
 
@@ -276,8 +277,8 @@ def _number(axes: Axes, picks: Sequence[Pick], panels: _Panels) -> int:
     panel = np.array([0, 0, width, height], float)
     boxes = np.array([pick.box for pick in picks], float).reshape(-1, 4) * width / panels.width
     taken = boxes
-    left_out = 0
-    for pick, box in zip(picks, boxes, strict=True):
+    left_out = len(picks[_MOST_NUMBERS:])
+    for pick, box in zip(picks[:_MOST_NUMBERS], boxes, strict=False):
         for size in _LABEL_SIZES:
             text, place = _label(axes, pick, size, box[:2])
             if _within(place, box):
