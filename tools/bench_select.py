@@ -13,6 +13,8 @@ Every method starts from the row of largest norm. Data (float32, seed 0):
   nearer to a network's features, and the hardest of the three.
 """
 
+# ruff: noqa: PLC0415 (packages read their thread settings when first imported)
+
 from __future__ import annotations
 
 import argparse
@@ -121,7 +123,11 @@ def loop_of_differences(x: Tensor, k: int) -> Select:
 def ours(x: Tensor, k: int) -> Select:
     from segal.functional.k_center import k_center_greedy
 
-    return lambda: k_center_greedy(x, k)[0].tolist()
+    def run() -> list[int]:
+        picks, _ = k_center_greedy(x, k)
+        return picks.tolist()
+
+    return run
 
 
 def mundig(x: Tensor, k: int) -> Select:
@@ -135,7 +141,8 @@ def mundig(x: Tensor, k: int) -> Select:
 def fpsample(function: str, *more: int) -> Prepare:
     def prepare(x: Tensor, k: int) -> Select:
         sample = getattr(importlib.import_module("fpsample"), function)
-        return lambda: [int(i) for i in sample(x.numpy(), k, *more, start_idx=start(x))]
+        first = start(x)
+        return lambda: [int(i) for i in sample(x.numpy(), k, *more, start_idx=first)]
 
     return prepare
 
@@ -170,7 +177,9 @@ def cover_radius(x: Tensor, picks: list[int]) -> float:
     import torch
 
     centres = x[picks].double()
-    parts = [torch.cdist(part.double(), centres).min(1).values.max() for part in x.split(4096)]
+    parts = [
+        torch.cdist(part.double(), centres).min(1).values.max() for part in torch.split(x, 4096)
+    ]
     return float(torch.stack(parts).max())
 
 

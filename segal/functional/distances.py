@@ -37,7 +37,7 @@ class Rows:
         self.chunk = 512 if self.device.type == "cpu" else 16384
         self._x = x.detach() if isinstance(x, Tensor) else x
         self.middle = self._middle()
-        self._offset = bool((self.middle != 0).any())
+        self.offset = bool((self.middle != 0).any())
 
     def _middle(self) -> Tensor:
         sample = self._read(slice(None, None, max(1, self.count // 1024)), torch.float64)
@@ -72,7 +72,7 @@ class Rows:
 
     def take_float32(self, ids: Tensor) -> Tensor:
         """The rows `ids`, less the middle, rounded once to float32."""
-        return self.take(ids).float() if self._offset else self._read(ids, torch.float32)
+        return self.take(ids).float() if self.offset else self._read(ids, torch.float32)
 
 
 def lower(
@@ -99,15 +99,16 @@ def squared_norms(rows: Rows) -> tuple[Tensor, Tensor]:
     for part in rows.parts():
         values = rows.span(part)
         torch.linalg.vecdot(values, values, out=raw[part])
-        values = values - rows.middle
-        torch.linalg.vecdot(values, values, out=centred[part])
+        if rows.offset:
+            values = values - rows.middle
+            torch.linalg.vecdot(values, values, out=centred[part])
     bad = (~torch.isfinite(raw)).nonzero()
     if len(bad):
         raise ValueError(
             f"x: expected finite values (and squared norms), got {float(raw[bad[0, 0]])} "
             f"for the squared norm of row {int(bad[0, 0])}"
         )
-    return centred, raw
+    return (centred if rows.offset else raw), raw
 
 
 def as_centres(centers: Tensor | None, rows: Rows) -> Tensor:
