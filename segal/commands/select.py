@@ -59,7 +59,7 @@ def select(
     from segal.config import SelectConfig, read_config, validate
     from segal.console import say
     from segal.errors import raise_all
-    from segal.jobs.select import SELECTION_FILE, run_selection
+    from segal.jobs.select import run_selection
     from segal.jobs.strategies import configure_strategy
 
     raw = read_config(
@@ -99,4 +99,4 @@ def select(
     for note in result.summary["notes"]:
         say(note, style="yellow")
     say(result.headline)
-    typer.echo(result.out / SELECTION_FILE)
+    typer.echo(result.selection)

@@ -82,6 +82,11 @@ class SelectionResult:
     summary: Mapping[str, Any]
 
     @property
+    def selection(self) -> Path:
+        """The picks as a file, as `--labelled` takes it."""
+        return self.out / SELECTION_FILE
+
+    @property
     def headline(self) -> str:
         """The selection in a line."""
         cost, counts = self.summary["cost"], self.summary["counts"]
@@ -376,7 +381,7 @@ class _Selection:
     @torch.inference_mode()
     def load(
         self, pool: ImagePool, image: int, value: Value
-    ) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """An image and its uncertainty map; no map without a network."""
         pixels = pool.read(image)
         if self.model is None:

@@ -244,10 +244,10 @@ def test_labels_of_the_pool_are_never_opened(segal, image_folder, checkpoint, tm
     watching = [True]
 
     def hook(event, args):
-        if watching[0] and event in {"open", "os.listdir", "os.scandir"}:
-            if str(labels.parent.parent) in str(args[0]):
-                opened.append(args[0])
-                raise PermissionError(f"a label was touched: {args[0]}")
+        inside = event in {"open", "os.listdir", "os.scandir"}
+        if watching[0] and inside and str(labels.parent.parent) in str(args[0]):
+            opened.append(args[0])
+            raise PermissionError(f"a label was touched: {args[0]}")
 
     sys.addaudithook(hook)
     try:
