@@ -270,7 +270,7 @@ def check_path(root: Path, path: str, real_root: Path | None = None) -> None:
         SegalError: If the name is not UTF-8, or the file is missing, no plain file or folder, or
             outside the root.
     """
-    shown = path.encode(errors="backslashreplace").decode()
+    shown = os.fsencode(path).decode(errors="backslashreplace")
     if "\0" in path or shown != path:
         raise SegalError(
             f"{root}: a name is not valid UTF-8 or holds NUL",

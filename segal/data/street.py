@@ -6,7 +6,7 @@ relative to it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,6 +19,8 @@ Points = NDArray[np.float64]  # (N, 2): column, row
 Colour = NDArray[np.float64]  # (3,): RGB, 0 to 255
 
 NEAR, FAR = 2.0, 160.0  # metres
+BLACK = np.array([24.0, 24.0, 28.0])
+WHITE = np.array([225.0, 225.0, 220.0])
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,16 @@ class Canvas:
         kept, far = math.exp(-z / self.street.style.haze), self.street.style.sky_low
         return tuple([c * kept + f * (1 - kept) for c, f in zip(colour, far, strict=True)])
 
+    def along(self, x: float, low: float, high: float, z: tuple[float, float]) -> Points:
+        """A strip that stands along the road, (N, 2), following its bend."""
+        steps = np.linspace(max(z[0], NEAR), max(z[1], NEAR + 0.1), 5)
+        top, foot = self.project(x, high, steps), self.project(x, low, steps)
+        return np.concatenate([top, foot[::-1]])
+
+    def across(self, x: tuple[float, float], low: float, high: float, z: float) -> Points:
+        """A strip that stands across the road, (4, 2)."""
+        return self.project([x[0], x[1], x[1], x[0]], [low, low, high, high], z)
+
     def polygon(self, points: Points, colour: Colour, label: int | None, z: float) -> None:
         """Fills one polygon, (N, 2)."""
         self.polygons(points[None], colour, label, z)
@@ -190,6 +202,8 @@ class Canvas:
         cv2.fillPoly(mask, _fixed((points - low)[None]), (255,), shift=_SHIFT)
         cv2.copyTo(cv2.convertScaleAbs(part, alpha=1 - amount), mask, part)
 
+
+Draw = Callable[[Canvas, Thing, float, np.random.Generator], None]
 
 _SHIFT = 3  # fractional bits of the corners
 _LIMIT = 2.0**15  # OpenCV's fixed-point corners overflow far beyond the picture

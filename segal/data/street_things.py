@@ -1,20 +1,29 @@
 """Draws what stands and moves in a made-up street; label ids are those of Cityscapes."""
 
-from collections.abc import Callable
-
-import cv2
 import numpy as np
 
-from segal.data.street import FAR, NEAR, Canvas, Colour, Points, Thing, ellipse, from_hsv, rectangle
+from segal.data.street import (
+    BLACK,
+    FAR,
+    NEAR,
+    WHITE,
+    Canvas,
+    Colour,
+    Draw,
+    Points,
+    Thing,
+    ellipse,
+    from_hsv,
+    rectangle,
+)
+from segal.data.street_vehicles import VEHICLES
 
-BLACK = np.array([24.0, 24.0, 28.0])
-WHITE = np.array([225.0, 225.0, 220.0])
 SKIN = (np.array([205.0, 160.0, 130.0]), np.array([120.0, 85.0, 65.0]))
 
-(STATIC, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, PERSON, RIDER, CAR, TRUCK, BUS) = (
-    *(4, 11, 12, 13, 17, 19, 20, 21, 24, 25, 26, 27, 28),
-)
-TRAIN, MOTORCYCLE, BICYCLE = 31, 32, 33
+STATIC = 4
+BUILDING, WALL, FENCE = 11, 12, 13
+POLE, LIGHT, SIGN, VEGETATION = 17, 19, 20, 21
+PERSON, RIDER, MOTORCYCLE, BICYCLE = 24, 25, 32, 33
 
 
 def draw(canvas: Canvas, thing: Thing, z: float) -> None:
@@ -22,34 +31,22 @@ def draw(canvas: Canvas, thing: Thing, z: float) -> None:
     _DRAW[thing.kind](canvas, thing, z, np.random.default_rng(thing.seed))
 
 
-def _along(canvas: Canvas, x: float, low: float, high: float, z: tuple[float, float]) -> Points:
-    """A strip that stands along the road, (N, 2), following its bend."""
-    steps = np.linspace(max(z[0], NEAR), max(z[1], NEAR + 0.1), 5)
-    top, foot = canvas.project(x, high, steps), canvas.project(x, low, steps)
-    return np.concatenate([top, foot[::-1]])
-
-
-def _across(canvas: Canvas, x: tuple[float, float], low: float, high: float, z: float) -> Points:
-    """A strip that stands across the road, (4, 2)."""
-    return canvas.project([x[0], x[1], x[1], x[0]], [low, low, high, high], z)
-
-
 def _building(canvas: Canvas, thing: Thing, z: float, generator: np.random.Generator) -> None:
     side, x, end = np.sign(thing.x), thing.x, z + thing.length
     trim = thing.colour * generator.uniform(0.55, 1.25)
     if z > NEAR:
         front = (x, x + side * thing.width)
-        canvas.polygon(_across(canvas, front, 0, thing.height, z), thing.colour * 0.8, BUILDING, z)
+        canvas.polygon(canvas.across(front, 0, thing.height, z), thing.colour * 0.8, BUILDING, z)
         _windows_across(canvas, front, thing.height, z, generator)
     near = max(z, NEAR)
     canvas.polygon(
-        _along(canvas, x, 0, thing.height, (z, end)), thing.colour, BUILDING, (near + end) / 2
+        canvas.along(x, 0, thing.height, (z, end)), thing.colour, BUILDING, (near + end) / 2
     )
-    cornice = _along(canvas, x, thing.height - 0.5, thing.height, (z, end))
+    cornice = canvas.along(x, thing.height - 0.5, thing.height, (z, end))
     canvas.polygon(cornice, thing.colour * generator.uniform(0.6, 1.15), None, near)
     shop = generator.uniform(2.6, 3.6)
     if generator.random() < 0.7:
-        canvas.polygon(_along(canvas, x, 0, shop, (z, end)), trim, BUILDING, near)
+        canvas.polygon(canvas.along(x, 0, shop, (z, end)), trim, BUILDING, near)
     _windows_along(canvas, thing, z, shop, generator)
 
 
@@ -98,16 +95,16 @@ def _windows_across(
 
 def _wall(canvas: Canvas, thing: Thing, z: float, generator: np.random.Generator) -> None:
     ends = (z, z + thing.length)
-    canvas.polygon(_along(canvas, thing.x, 0, thing.height, ends), thing.colour, WALL, max(z, 5))
-    cap = _along(canvas, thing.x, thing.height * 0.92, thing.height, ends)
+    canvas.polygon(canvas.along(thing.x, 0, thing.height, ends), thing.colour, WALL, max(z, 5))
+    cap = canvas.along(thing.x, thing.height * 0.92, thing.height, ends)
     canvas.polygon(cap, thing.colour * generator.uniform(0.7, 1.2), None, max(z, 5))
 
 
 def _fence(canvas: Canvas, thing: Thing, z: float, generator: np.random.Generator) -> None:
     ends, height = (z, z + thing.length), thing.height
-    canvas.mark(_along(canvas, thing.x, 0, height, ends), FENCE)
+    canvas.mark(canvas.along(thing.x, 0, height, ends), FENCE)
     if generator.random() < 0.35:  # boards, else bars that one looks through
-        canvas.polygon(_along(canvas, thing.x, 0.05, height, ends), thing.colour, None, max(z, 5))
+        canvas.polygon(canvas.along(thing.x, 0.05, height, ends), thing.colour, None, max(z, 5))
     bars = np.arange(max(z, NEAR + 1), min(z + thing.length, 60), generator.uniform(0.25, 0.5))
     if len(bars):
         upright = np.stack([canvas.project(thing.x, y, bars) for y in (0.0, height)], axis=1)
@@ -122,7 +119,7 @@ def _tree(canvas: Canvas, thing: Thing, z: float, generator: np.random.Generator
     bark = np.array([78.0, 66.0, 54.0]) * generator.uniform(0.6, 1.3)
     foot = thing.height * generator.uniform(0.25, 0.4)
     x = (thing.x - trunk, thing.x + trunk)
-    canvas.polygon(_across(canvas, x, 0, foot * 1.3, z), bark, VEGETATION, z)
+    canvas.polygon(canvas.across(x, 0, foot * 1.3, z), bark, VEGETATION, z)
     _leaves(canvas, thing, z, (foot + thing.height) / 2, (thing.height - foot) / 2, generator)
 
 
@@ -161,16 +158,14 @@ def _leaves(
 
 def _pole(canvas: Canvas, thing: Thing, z: float, generator: np.random.Generator) -> None:
     x = (thing.x - thing.width / 2, thing.x + thing.width / 2)
-    canvas.polygon(_across(canvas, x, 0, thing.height, z), thing.colour, POLE, z)
+    canvas.polygon(canvas.across(x, 0, thing.height, z), thing.colour, POLE, z)
     shade = (thing.x + thing.width / 6, thing.x + thing.width / 2)
-    canvas.polygon(_across(canvas, shade, 0, thing.height, z), thing.colour * 0.7, None, z)
+    canvas.polygon(canvas.across(shade, 0, thing.height, z), thing.colour * 0.7, None, z)
     if thing.height > 5 and generator.random() < 0.8:  # a street lamp
         reach = -np.sign(thing.x) * generator.uniform(0.8, 2.0)
         arm = sorted((thing.x, thing.x + reach))
         low = thing.height - 0.12
-        canvas.polygon(
-            _across(canvas, (arm[0], arm[1]), low, thing.height, z), thing.colour, POLE, z
-        )
+        canvas.polygon(canvas.across((arm[0], arm[1]), low, thing.height, z), thing.colour, POLE, z)
 
 
 def _signpost(canvas: Canvas, thing: Thing, z: float, generator: np.random.Generator) -> None:
@@ -215,8 +210,8 @@ def _signal(canvas: Canvas, thing: Thing, z: float, generator: np.random.Generat
 
 def _bin(canvas: Canvas, thing: Thing, z: float, generator: np.random.Generator) -> None:
     x = (thing.x - thing.width / 2, thing.x + thing.width / 2)
-    canvas.polygon(_across(canvas, x, 0, thing.height, z), thing.colour, STATIC, z)
-    lid = _across(canvas, x, thing.height * 0.85, thing.height, z)
+    canvas.polygon(canvas.across(x, 0, thing.height, z), thing.colour, STATIC, z)
+    lid = canvas.across(x, thing.height * 0.85, thing.height, z)
     canvas.polygon(lid, thing.colour * generator.uniform(0.5, 0.8), None, z)
 
 
@@ -340,126 +335,12 @@ def _parked(canvas: Canvas, thing: Thing, z: float, generator: np.random.Generat
     _two_wheels(canvas, thing, z, generator)
 
 
-def _shadow_below(canvas: Canvas, thing: Thing, z: float) -> None:
-    x0, x1 = thing.x - thing.width * 0.58, thing.x + thing.width * 0.58
-    ends = [z - 0.2, z - 0.2, z + thing.length, z + thing.length]
-    canvas.darken(canvas.project([x0, x1, x1, x0], 0, ends), 0.55)
-
-
-def _car(canvas: Canvas, thing: Thing, z: float, generator: np.random.Generator) -> None:
-    """A body with a cabin on it: the side that is turned to us, then the end."""
-    _shadow_below(canvas, thing, z)
-    length, high = thing.length, thing.height
-    belt = high * generator.uniform(0.55, 0.66)
-    x0, x1 = thing.x - thing.width / 2, thing.x + thing.width / 2
-    side = x0 if thing.x > canvas.camera.x else x1
-    cabin = np.array([0.04, 0.14, 0.62, 0.80]) * length  # foot, roof, roof, foot
-    if thing.speed < 0 or generator.random() < 0.25:  # we see its front
-        cabin = length - cabin[::-1]
-    glass = BLACK * generator.uniform(1.2, 3.0) + 8
-    profile_y = [belt, high, high, belt]
-    _wheels(canvas, thing, z, side)
-    body = [(0, 0.22), (0, belt), (length, belt * 0.92), (length, 0.22)]
-    zs, ys = np.array(body).T
-    canvas.polygon(canvas.project(side, ys, z + zs), thing.colour * 0.82, CAR, z)
-    top = canvas.project(
-        [x0, x1, x1, x0], [belt, belt, belt * 0.92, belt * 0.92], [z, z, z + length, z + length]
-    )
-    canvas.polygon(top, thing.colour * 1.1, CAR, z)
-    inner, other = side * 0.93 + thing.x * 0.07, x0 + x1 - side
-    outline = canvas.project(
-        [[inner], [other * 0.93 + thing.x * 0.07]], profile_y, z + cabin
-    ).reshape(-1, 2)
-    hull = cv2.convexHull(outline.astype(np.float32))[:, 0].astype(np.float64)
-    canvas.polygon(hull, thing.colour * 0.7, CAR, z)
-    canvas.polygon(canvas.project(inner, profile_y, z + cabin), thing.colour * 0.8, CAR, z)
-    inset = [belt * 1.03, high * 0.95, high * 0.95, belt * 1.03]
-    pane = z + cabin + np.array([0.15, 0.06, -0.06, -0.15]) * length * 0.5
-    canvas.polygon(canvas.project(inner, inset, pane), glass, None, z)
-    roof_x = [x0 * 0.9 + thing.x * 0.1, x1 * 0.9 + thing.x * 0.1]
-    roof = canvas.project([*roof_x, *roof_x[::-1]], high, z + cabin[[1, 1, 2, 2]])
-    canvas.polygon(roof, thing.colour * 1.12, CAR, z)
-    _car_end(canvas, thing, z, (belt, float(cabin[0]), float(cabin[1])), glass)
-
-
-def _wheels(canvas: Canvas, thing: Thing, z: float, side: float) -> None:
-    r = 0.33 if thing.height < 2.2 else 0.5
-    angle = np.linspace(0, 2 * np.pi, 10, endpoint=False)
-    label = _LABEL_OF[thing.kind]
-    for share in (0.18, 0.8):
-        ring = canvas.project(
-            side, r + r * np.sin(angle), z + thing.length * share + r * np.cos(angle)
-        )
-        canvas.polygon(ring, BLACK, label, z)
-    for x in (thing.x - thing.width * 0.42, thing.x + thing.width * 0.3):
-        tyre = _across(canvas, (x, x + thing.width * 0.12), 0, r, z)
-        canvas.polygon(tyre, BLACK, label, z)
-
-
-def _car_end(
-    canvas: Canvas, thing: Thing, z: float, shape: tuple[float, float, float], glass: Colour
-) -> None:
-    belt, cabin_foot, cabin_roof = shape
-    w, high = thing.width / 2, thing.height
-    x = thing.x
-    canvas.polygon(_across(canvas, (x - w, x + w), 0.24, belt, z), thing.colour, CAR, z)
-    corners = [x - w * 0.95, x + w * 0.95, x + w * 0.78, x - w * 0.78]
-    zs = np.array([cabin_foot, cabin_foot, cabin_roof, cabin_roof]) + z
-    canvas.polygon(
-        canvas.project(corners, [belt, belt, high, high], zs), thing.colour * 0.95, CAR, z
-    )
-    inner = [x - w * 0.82, x + w * 0.82, x + w * 0.68, x - w * 0.68]
-    heights = [belt * 1.04, belt * 1.04, high * 0.95, high * 0.95]
-    canvas.polygon(canvas.project(inner, heights, zs), glass, None, z)
-    canvas.polygon(
-        _across(canvas, (x - w, x + w), 0.24, belt * 0.42, z), thing.colour * 0.5, None, z
-    )
-    lamp = np.array([235.0, 235, 215]) if thing.speed < 0 else np.array([170.0, 25, 25])
-    for edge in (-1, 1):
-        spot = (x + edge * w * 0.7, x + edge * w * 0.95)
-        canvas.polygon(_across(canvas, spot, belt * 0.66, belt * 0.88, z), lamp, None, z)
-    plate = _across(canvas, (x - 0.26, x + 0.26), belt * 0.48, belt * 0.6, z)
-    canvas.polygon(plate, WHITE, None, z)
-
-
-def _box(canvas: Canvas, thing: Thing, z: float, generator: np.random.Generator) -> None:
-    """A bus, a truck or a tram."""
-    _shadow_below(canvas, thing, z)
-    label, high = _LABEL_OF[thing.kind], thing.height
-    w, x, ends = thing.width / 2, thing.x, (z, z + thing.length)
-    side = x - w if x > canvas.camera.x else x + w
-    foot = 0.25 if thing.kind == "train" else 0.45
-    if thing.kind != "train":
-        _wheels(canvas, thing, z, side)
-    stripe = from_hsv(*generator.uniform((0, 0.2, 0.3), (360, 0.7, 0.9)))
-    canvas.polygon(_along(canvas, side, foot, high, ends), thing.colour * 0.8, label, z)
-    canvas.polygon(_across(canvas, (x - w, x + w), foot, high, z), thing.colour, label, z)
-    glass = BLACK * generator.uniform(1.3, 2.6)
-    if thing.kind == "truck":
-        canvas.polygon(_across(canvas, (x - w, x + w), foot, foot + 0.5, z), BLACK * 2, None, z)
-        seam = _across(canvas, (x - 0.04, x + 0.04), foot + 0.5, high, z)
-        canvas.polygon(seam, thing.colour * 0.6, None, z)
-        canvas.polygon(_along(canvas, side, foot, foot + 0.4, ends), BLACK * 1.5, None, z)
-    else:
-        canvas.polygon(_along(canvas, side, high * 0.48, high * 0.8, ends), glass, None, z)
-        canvas.polygon(_along(canvas, side, high * 0.32, high * 0.4, ends), stripe, None, z)
-        pane = _across(canvas, (x - w * 0.86, x + w * 0.86), high * 0.45, high * 0.82, z)
-        canvas.polygon(pane, glass, None, z)
-        band = _across(canvas, (x - w * 0.6, x + w * 0.6), high * 0.86, high * 0.95, z)
-        canvas.polygon(band, np.array([200.0, 160, 60]), None, z)
-    lamp = np.array([235.0, 235, 215]) if thing.speed < 0 else np.array([170.0, 25, 25])
-    for edge in (-1, 1):
-        spot = (x + edge * w * 0.72, x + edge * w * 0.94)
-        canvas.polygon(_across(canvas, spot, foot + 0.15, foot + 0.4, z), lamp, None, z)
-
-
 def farthest(kind: str) -> float:
     """The distance in metres beyond which a kind of thing is not drawn."""
     return FAR if kind in ("building", "wall", "tree", "fence") else 90.0
 
 
-_LABEL_OF = {"car": CAR, "truck": TRUCK, "bus": BUS, "train": TRAIN}
-_DRAW: dict[str, Callable[[Canvas, Thing, float, np.random.Generator], None]] = {
+_DRAW: dict[str, Draw] = {
     "building": _building,
     "wall": _wall,
     "fence": _fence,
@@ -474,8 +355,5 @@ _DRAW: dict[str, Callable[[Canvas, Thing, float, np.random.Generator], None]] = 
     "motorcycle": _parked,
     "rider": _ridden,
     "motorcyclist": _ridden,
-    "car": _car,
-    "truck": _box,
-    "bus": _box,
-    "train": _box,
+    **VEHICLES,
 }

@@ -10,6 +10,7 @@ this is no substitute for real pictures; no result on it says anything of real s
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,9 +38,7 @@ STEP = 2.6  # metres that the camera moves from one frame to the next
 MIN_SIDE = 32
 
 _EGO, _BORDER, _ROI = 1, 2, 3
-_ROAD, _SIDEWALK, _PARKING, _RAIL, _BUILDING, _VEGETATION, _TERRAIN, _SKY = (
-    *(7, 8, 9, 10, 11, 21, 22, 23),
-)
+_ROAD, _SIDEWALK, _BUILDING, _VEGETATION, _TERRAIN, _SKY = 7, 8, 11, 21, 22, 23
 # How strongly a surface is textured: grain from pixel to pixel, and patches.
 _GRAIN = np.full(256, 0.025, np.float32)
 _GRAIN[[_VEGETATION, _TERRAIN, _SKY, _ROAD, _BUILDING]] = (0.12, 0.09, 0.005, 0.03, 0.035)
@@ -327,7 +326,8 @@ def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
         temporary.write_bytes(encoded)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise SegalError(
             f"{path}: cannot be written",
             expected="a folder that can be written, with room on its disk",
