@@ -149,7 +149,7 @@ def train(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> TrainResult:
-    """Trains a network in place and leaves it in `eval()` mode.
+    """Trains a network in place and leaves it on `device`, in `eval()` mode.
 
     Args:
         model: The network.
@@ -174,7 +174,9 @@ def train(
         SegalError: If nothing is labelled, a box leaves its image, the network has other classes,
             the loss is not finite, or the checkpoint is damaged or belongs to another training.
     """
-    check_classes(model, dataset)
+    for checked in (dataset, validation):
+        if checked is not None:
+            check_classes(model, checked)
     run = _Run(
         model,
         _samples(dataset, labelled, settings, seed),

@@ -481,3 +481,12 @@ def test_settings_are_read_from_text():
     read = TrainSettings.model_validate({"crop": 256, "lr": "1e-3", "scale": ["0.5", "1"]})
     assert (read.crop, read.lr, read.scale) == ("256", 1e-3, (0.5, 1.0))
     assert TrainSettings.model_validate_json(read.model_dump_json()) == read
+
+
+@pytest.mark.parametrize("which", ["dataset", "validation"])
+def test_other_classes_are_refused_before_the_first_step(which):
+    other = Dataset()
+    other.classes = SimpleNamespace(names=("a", "b"))
+    arguments = {"dataset": Dataset(), "validation": Dataset(), which: other}
+    with pytest.raises(SegalError, match="different classes"):
+        train(make_model(), settings=settings(), seed=0, progress=kill_at(1), **arguments)
