@@ -258,6 +258,11 @@ class Ledger(RunFolder):
         path = file.resolve().relative_to(self.folder.resolve()).as_posix()
         return path, file.stat().st_size, _sha256(file)
 
+    def damage(self) -> list[str]:
+        """What is wrong with the artefacts of all stages: files that are missing or changed."""
+        keys = self._rows("SELECT id FROM phases ORDER BY id")
+        return [line for (key,) in keys for line in self._damage(int(key))]
+
     def _damage(self, key: int) -> Iterator[str]:
         rows = self._rows("SELECT path, bytes, sha256 FROM artefacts WHERE phase = ?", [key])
         for name, size, digest in rows:
