@@ -103,7 +103,7 @@ class SelectConfig(Section):
     region: RegionText = "512"
     extra_regions: Annotated[tuple[RegionText, ...], BeforeValidator(_split)] = ()
     budget: BudgetText
-    strategy: dict[str, Any] = Field(default_factory=lambda: {"name": "uwe"})
+    strategy: dict[str, Any]
     labelled: Paths = ()
     out: Path
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

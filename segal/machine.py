@@ -28,10 +28,14 @@ def available_cores() -> int:
 
 
 def use_threads(threads: int | None) -> int:
-    """Sets torch's threads (None: all available cores) and returns their number."""
-    count = threads or available_cores()
-    torch.set_num_threads(count)
-    return count
+    """Sets torch's threads and returns their number.
+
+    Args:
+        threads: None for `OMP_NUM_THREADS` where that is set, and else all available cores.
+    """
+    if threads is not None or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads or available_cores())
+    return torch.get_num_threads()
 
 
 def find_device(name: str) -> torch.device:

@@ -56,11 +56,10 @@ def select(
     Any key of the configuration can also be given as key.path=value, such as
     strategy.uncertainty=bvsb or extra_regions=256,128.
     """
-    from segal.config import SelectConfig, read_config, validate
+    from segal.config import read_config
     from segal.console import say
-    from segal.errors import raise_all
     from segal.jobs.select import run_selection
-    from segal.jobs.strategies import configure_strategy
+    from segal.jobs.strategies import configure_selection
 
     raw = read_config(
         config,
@@ -90,12 +89,7 @@ def select(
             "skip_unreadable": skip_unreadable,
         },
     )
-    raw.setdefault("strategy", {"name": "uwe"})
-    resolved, errors = validate(SelectConfig, raw)
-    chosen, strategy_errors = configure_strategy(raw["strategy"])
-    raise_all([*errors, *strategy_errors])
-    assert resolved is not None and chosen is not None
-    result = run_selection(resolved, chosen)
+    result = run_selection(*configure_selection(raw))
     for note in result.summary["notes"]:
         say(note, style="yellow")
     say(result.headline)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segal.config import DataConfig, MachineConfig, NetworkConfig, SelectConfig, TrainConfig
+from segal.config import DataConfig, MachineConfig, NetworkConfig, TrainConfig
 from segal.console import bar, say
 from segal.data.synthetic import make_scenes
 from segal.jobs.select import MASKS_FOLDER, OVERLAYS_FOLDER, SelectionResult, run_selection
-from segal.jobs.strategies import configure_strategy
+from segal.jobs.strategies import configure_selection
 from segal.jobs.train import TrainingOutcome, run_training
 from segal.train import TrainSettings
 
@@ -93,21 +93,19 @@ class _Demo:
         model: TrainingOutcome | None = None,
     ) -> SelectionResult:
         say(f"\n{name}: {budget} of the pixels, by {strategy}", style="bold")
-        config = SelectConfig(
-            images=self.scenes / "leftImg8bit" / "train",
-            checkpoint=model.model if model else None,
-            region=self.size.region,
-            budget=budget,
-            strategy={"name": strategy},
-            labelled=tuple(result.selection for result in labelled),
-            out=self.out / name,
+        raw = {
+            "images": self.scenes / "leftImg8bit" / "train",
+            "checkpoint": model.model if model else None,
+            "region": self.size.region,
+            "budget": budget,
+            "strategy": {"name": strategy},
+            "labelled": [result.selection for result in labelled],
+            "out": self.out / name,
             # The seed set and the random arm must not be drawn alike.
-            seed=self.seed + len(labelled),
-            machine=self.machine,
-        )
-        chosen, _ = configure_strategy(config.strategy)
-        assert chosen is not None
-        result = run_selection(config, chosen)
+            "seed": self.seed + len(labelled),
+            "machine": self.machine,
+        }
+        result = run_selection(*configure_selection(raw))
         say(result.headline)
         return result
 

@@ -5,36 +5,42 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from segal.config import validate
-from segal.errors import SegalError
+from segal.config import SelectConfig, validate
+from segal.errors import SegalError, raise_all
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 
+_DEFAULT = "uwe"
 
-def configure_strategy(raw: object) -> tuple[Strategy | None, list[SegalError]]:
-    """Makes the strategy that a configuration names.
+
+def configure_selection(raw: Mapping[str, Any]) -> tuple[SelectConfig, Strategy]:
+    """Validates a selection's configuration and makes the strategy that it names.
 
     Args:
-        raw: A mapping with `name` and the strategy's parameters.
+        raw: As `read_config` gives it; a strategy without a name is `uwe`.
 
-    Returns:
-        The strategy (None if there are mistakes), and the mistakes.
+    Raises:
+        SegalError: With all mistakes at once.
     """
-    if not isinstance(raw, Mapping) or not isinstance(raw.get("name"), str):
-        return None, [
-            SegalError(
-                "strategy: not valid",
-                expected="a name, or a mapping with name and parameters",
-                got=repr(raw),
-                remedy="give for example strategy: {name: uwe, tau: 1.0}",
-            )
-        ]
-    parameters: dict[str, Any] = {k: v for k, v in raw.items() if k != "name"}
+    named = raw.get("strategy", {})
+    if isinstance(named, Mapping):
+        named = {"name": _DEFAULT, **named}
+    config, errors = validate(SelectConfig, {**raw, "strategy": named})
+    strategy, strategy_errors = _make(named)
+    raise_all([*errors, *strategy_errors])
+    assert config is not None
+    assert strategy is not None
+    return config, strategy
+
+
+def _make(named: object) -> tuple[Strategy | None, list[SegalError]]:
+    if not isinstance(named, Mapping):
+        return None, []  # the configuration's own check says so
     try:
-        kind = STRATEGIES.get(raw["name"])
+        kind = STRATEGIES.get(str(named["name"]))
     except SegalError as error:
         return None, [error]
-    return validate(kind, parameters, "strategy")
+    return validate(kind, {k: v for k, v in named.items() if k != "name"}, "strategy")
 
 
 def describe_strategies() -> list[dict[str, Any]]:

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal, cast
 
-from segal.config import SelectConfig, TrainConfig, read_config, validate
+from segal.config import TrainConfig, read_config, validate
 from segal.console import bar
 from segal.data.datasets import LabelledDataset, open_dataset, splits
 from segal.data.pool import open_pool
 from segal.errors import SegalError, raise_all
-from segal.jobs.strategies import configure_strategy
+from segal.jobs.strategies import configure_selection
 from segal.ledger import Ledger
 from segal.run_folder import LEDGER_FILE
 
@@ -53,9 +53,7 @@ def _validate_config(path: Path) -> list[str]:
         _, errors = validate(TrainConfig, raw)
         raise_all(errors)
         return [f"{path}: a configuration of segal train, without mistakes"]
-    _, errors = validate(SelectConfig, raw)
-    strategy, strategy_errors = configure_strategy(raw.get("strategy", {"name": "uwe"}))
-    raise_all([*errors, *strategy_errors])
+    _, strategy = configure_selection(raw)
     return [f"{path}: a configuration of segal select, without mistakes", f"strategy: {strategy}"]
 
 

@@ -120,7 +120,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         SegalError: If the file is missing, damaged, or holds something else.
     """
     if not path.is_file():
-        raise SegalError(f"{path}: no such file", expected="a checkpoint", remedy="check the path")
+        raise SegalError(
+            f"{path}: no such file",
+            expected="a checkpoint",
+            got="nothing at that path",
+            remedy="check the path",
+        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
