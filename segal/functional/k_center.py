@@ -37,7 +37,10 @@ _WAVE = 16
 """Rows looked at in one go, in blocks."""
 
 _ENOUGH = 16
-"""A block may have this many times fewer rows than asked for."""
+"""A block may have this many times fewer rows than asked for ..."""
+
+_EARLY = 4
+"""... or than there are centres: early on one pick changes most distances."""
 
 _SLACK = 1e-9
 """By how much a triangle bound is raised so that rounding cannot put it below the distance."""
@@ -214,7 +217,7 @@ class _Cover:
                 stale = self._stale(ids[self.squared[ids] >= bar])
             self._make_exact(stale, bar)
             ids = ids[self.squared[ids] >= bar]
-            if len(ids) >= max(1, block // _ENOUGH):
+            if len(ids) >= max(1, min(block // _ENOUGH, self.centres // _EARLY)):
                 return ids, bar
             wave *= 2
 
