@@ -1,1 +1,35 @@
 """Pure tensor functions; nothing here imports from the rest of segal."""
+
+from segal.functional.coverage import remaining_pixels
+from segal.functional.k_center import k_center_greedy, k_center_order
+from segal.functional.kmeans_plusplus import k_means_plusplus
+from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
+from segal.functional.pooling import (
+    interpolation_matrix,
+    interval_weights,
+    pool_boxes,
+    pool_grid,
+)
+from segal.functional.ranking import rank, top_k
+from segal.functional.uncertainty import bvsb, entropy, least_confidence, margin
+
+__all__ = [
+    "bvsb",
+    "confusion_matrix",
+    "entropy",
+    "interpolation_matrix",
+    "interval_weights",
+    "iou",
+    "k_center_greedy",
+    "k_center_order",
+    "k_means_plusplus",
+    "least_confidence",
+    "margin",
+    "mean_iou",
+    "pixel_accuracy",
+    "pool_boxes",
+    "pool_grid",
+    "rank",
+    "remaining_pixels",
+    "top_k",
+]

@@ -1,0 +1,165 @@
+"""Training, validation and the demo through the command line."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from segal.data.synthetic import make_scenes
+from segal.jobs.demo import DemoSize, run_demo
+from segal.models.checkpoint import load_checkpoint, read_spec
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    make_scenes(root, splits={"train": 6, "val": 3, "test": 3}, size=(64, 128), seed=0)
+    return root
+
+
+QUICK = (
+    "train.iterations=4", "train.batch_size=2", "train.crop=64", "train.optimizer=adamw",
+    "train.lr=0.001", "train.workers=0",
+)  # fmt: skip
+
+
+def test_from_seed_set_to_second_selection(segal, scenes, tmp_path):
+    images = scenes / "leftImg8bit" / "train"
+    seed_set = tmp_path / "seed"
+    assert segal(
+        "select", "--images", images, "--region", 32, "--budget", "20%", "--strategy", "random",
+        "--out", seed_set, "--overlays", 0,
+    )[0] == 0  # fmt: skip
+    call = (
+        "train", "--data", scenes, "--labelled", seed_set / "selection.csv", "--validation", "val",
+        "--test", "test", "--out", tmp_path / "model", *QUICK,
+    )  # fmt: skip
+    code, stdout, stderr = segal(*call)
+    assert code == 0, stderr
+    assert "mIoU on test" in stderr
+    trained = tmp_path / "model" / "model.safetensors"
+    assert stdout.strip() == str(trained)
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert 0 <= metrics["test"]["miou"] <= 1
+    assert len(metrics["test"]["iou"]) == 19
+    spec = read_spec(trained)
+    assert spec is not None
+    assert spec.class_names[0] == "road"
+    code, _, stderr = segal(
+        "select", "--images", images, "--checkpoint", trained, "--region", 32, "--budget", "10%",
+        "--labelled", seed_set / "selection.csv", "--out", tmp_path / "second",
+    )  # fmt: skip
+    assert code == 0, stderr
+    # The same command again does nothing again; with other settings it is refused.
+    before = trained.stat().st_mtime_ns
+    assert segal(*call)[0] == 0
+    assert trained.stat().st_mtime_ns == before
+    code, _, stderr = segal(*call, "train.lr=0.002")
+    assert code == 2
+    assert "train.lr" in stderr
+    # A network goes on from another one's weights.
+    code, _, stderr = segal(
+        "train", "--data", scenes, "--checkpoint", trained, "--out", tmp_path / "on", *QUICK
+    )
+    assert code == 0, stderr
+    for path in (seed_set, tmp_path / "second", tmp_path / "model"):
+        code, stdout, stderr = segal("validate", path)
+        assert code == 0, stderr
+        assert "whole" in stdout
+
+
+def test_the_same_seed_gives_the_same_network(segal, scenes, tmp_path):
+    states = []
+    for name in "ab":
+        assert segal("train", "--data", scenes, "--out", tmp_path / name, *QUICK)[0] == 0
+        states.append(load_checkpoint(tmp_path / name / "model.safetensors").state_dict())
+    assert all(np.array_equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_mistakes_of_a_training_come_before_any_work(segal, scenes, tmp_path):
+    def refused(*extra):
+        code, _, stderr = segal("train", "--data", scenes, "--out", tmp_path / "run", *extra)
+        assert code == 2, stderr
+        assert "Traceback" not in stderr
+        return stderr
+
+    message = refused("train.lr=-1", "train.optimiser=sgd", "model.encoder_wieghts=x")
+    for part in ("train.lr: ", "did you mean 'optimizer'?", "did you mean 'encoder_weights'?"):
+        assert part in message
+    assert "did you mean" in refused("--encoder", "resnet81", *QUICK)
+    assert "did you mean" in refused("--arch", "DeepLabV3Plsu", *QUICK)
+    assert "three different splits" in refused("--test", "train", *QUICK)
+    assert "nosuch" in refused("--split", "nosuch", *QUICK)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_labels_that_do_not_fit_are_all_named(segal, scenes, tmp_path):
+    folder = tmp_path / "plain"
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for i in range(3):
+            image = np.full((40, 60, 3), 50 * i, np.uint8)
+            cv2.imwrite(str(folder / "images" / split / f"{i}.png"), image)
+            cv2.imwrite(str(folder / "labels" / split / f"{i}.png"), np.zeros((40, 60), np.uint8))
+    (folder / "classes.txt").write_text("road\nsky\n")
+    assert segal("validate", folder)[0] == 0
+    cv2.imwrite(str(folder / "labels/train/1.png"), np.zeros((40, 59), np.uint8))
+    cv2.imwrite(str(folder / "labels/val/2.png"), np.full((40, 60), 9, np.uint8))
+    code, _, stderr = segal("validate", folder)
+    assert code == 2
+    for part in ("train/1.png", "val/2.png", "40 x 59", "9 (2400 pixels)"):
+        assert part in stderr
+    code, _, stderr = segal("train", "--data", folder, "--out", tmp_path / "run", *QUICK)
+    assert code == 2
+    assert "train/1.png" in stderr
+
+
+def test_validate_takes_whatever_it_is_given(segal, scenes, image_folder, checkpoint, tmp_path):
+    code, stdout, _ = segal("validate", scenes)
+    assert code == 0
+    assert "train: 6 images" in stdout
+    code, stdout, _ = segal("validate", image_folder)
+    assert code == 0
+    assert "7 images" in stdout
+    config = tmp_path / "select.yaml"
+    config.write_text("images: x\nout: y\nbudget: 5\nstrategy: {name: uwe, tau: -1}\n")
+    code, _, stderr = segal("validate", config)
+    assert code == 2
+    assert "strategy.tau" in stderr
+    config.write_text("images: x\nout: y\nbudget: 5\nstrategy: uwe\n")
+    assert segal("validate", config)[0] == 0
+    assert segal("validate", tmp_path / "nowhere")[0] == 2
+    run = tmp_path / "run"
+    assert segal(
+        "select", "--images", image_folder, "--checkpoint", checkpoint, "--region", 32,
+        "--budget", 4, "--out", run, "--overlays", 0,
+    )[0] == 0  # fmt: skip
+    (run / "selection.csv").write_text("spoilt")
+    code, _, stderr = segal("validate", run)
+    assert code == 2
+    assert "selection.csv" in stderr
+
+
+def test_strategies_for_people_and_programs(segal):
+    code, stdout, _ = segal("strategies")
+    assert code == 0
+    assert "uwe" in stdout
+    code, stdout, _ = segal("strategies", "--json")
+    found = {entry["name"]: entry for entry in json.loads(stdout)}
+    assert found["uwe"]["parameters"]["tau"] == 1.0
+    assert found["entropy"]["direction"] == "higher"
+    assert found["random"]["signals"] == []
+
+
+def test_the_demo_at_a_small_size(tmp_path):
+    size = DemoSize(frames=8, height=64, first_iterations=3, iterations=2)
+    report = run_demo(tmp_path / "demo", seed=0, size=size)
+    for part in ("the seed set", "uwe", "random", "mIoU", "overlays", "masks"):
+        assert part in report
+    for line in report.splitlines():
+        if line.startswith("  /"):
+            path = line.split("  ")[1]
+            assert (tmp_path / path).exists(), path
+    assert run_demo(tmp_path / "demo", seed=0, size=size) == report
