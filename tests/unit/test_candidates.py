@@ -1,0 +1,86 @@
+"""The candidate table: what is written is read, row by row."""
+
+import numpy as np
+import pytest
+
+from segal.candidates import CandidateTable, TableWriter, box_pixels
+from segal.errors import SegalError
+
+
+def write(folder, images=3, dtype="float32"):
+    rng = np.random.default_rng(0)
+    boxes = np.array([[0, 0, 4, 3], [4, 0, 6, 3]], np.int32)
+    measured = []
+    with TableWriter(folder, [f"{i}.png" for i in range(images)], 2 * images, dtype) as writer:
+        for image in range(images):
+            rows = {"entropy": rng.random(2), "mean_feature": rng.random((2, 5))}
+            writer.append(image, boxes, rows)
+            measured.append(rows)
+    return measured
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_reads_what_was_written(tmp_path, dtype):
+    measured = write(tmp_path / "table", dtype=dtype)
+    table = CandidateTable.open(tmp_path / "table")
+    assert table.image.tolist() == [0, 0, 1, 1, 2, 2]
+    assert table.pixels.tolist() == [12, 6] * 3
+    np.testing.assert_array_equal(
+        table.values["entropy"], np.concatenate([m["entropy"] for m in measured])
+    )
+    expected = np.concatenate([m["mean_feature"] for m in measured]).astype(dtype)
+    np.testing.assert_array_equal(table.embeddings["mean_feature"], expected)
+    assert isinstance(table.embeddings["mean_feature"], np.memmap)
+    assert np.load(tmp_path / "table" / "box.npy", allow_pickle=False).shape == (6, 4)
+
+
+def test_views_of_views_show_the_right_rows_at_their_price(tmp_path):
+    write(tmp_path / "table")
+    table = CandidateTable.open(tmp_path / "table")
+    view = table.view(np.array([1, 3, 4]), np.array([5, 6, 7])).view(
+        np.array([0, 2]), np.array([1, 2])
+    )
+    assert len(view) == 2
+    assert view.pixels.tolist() == [1, 2]
+    assert view.image.tolist() == [0, 2]
+    np.testing.assert_array_equal(
+        view.embedding("mean_feature"), table.embedding("mean_feature")[[1, 4]]
+    )
+    view.embedding("mean_feature")[:] = 0  # a copy: the file stays as it is
+    assert (table.embedding("mean_feature") != 0).all()
+
+
+def test_too_many_or_too_few_rows_are_an_error(tmp_path):
+    box = np.array([[0, 0, 4, 3]], np.int32)
+    with (
+        pytest.raises(ValueError, match="fewer rows"),
+        TableWriter(tmp_path / "short", ["0.png"], 2) as writer,
+    ):
+        writer.append(0, box, {})
+    with (
+        pytest.raises(ValueError, match="more rows"),
+        TableWriter(tmp_path / "long", ["0.png"], 1) as writer,
+    ):
+        writer.append(0, box, {})
+        writer.append(0, box, {})
+
+
+@pytest.mark.parametrize("spoil", ["missing", "truncated", "pickle", "index"])
+def test_a_damaged_table_is_one_clear_error(tmp_path, spoil):
+    folder = tmp_path / "table"
+    write(folder)
+    column = folder / "value-entropy.npy"
+    if spoil == "missing":
+        column.unlink()
+    elif spoil == "truncated":
+        column.write_bytes(column.read_bytes()[:-8])
+    elif spoil == "pickle":
+        np.save(column, np.array([{}, {}], dtype=object), allow_pickle=True)
+    else:
+        (folder / "table.json").write_text("{")
+    with pytest.raises(SegalError, match="not a candidate table"):
+        CandidateTable.open(folder)
+
+
+def test_areas_do_not_overflow():
+    assert box_pixels(np.array([[0, 0, 10**5, 10**5]], np.int32)).tolist() == [10**10]

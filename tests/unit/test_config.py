@@ -1,0 +1,78 @@
+"""Configurations: merging, and mistakes with their keys."""
+
+import pytest
+
+from segal.config import SelectConfig, TrainConfig, read_config, validate
+from segal.errors import SegalError
+
+WHOLE = {"images": "a", "out": "b", "budget": "5", "strategy": {"name": "uwe"}}
+
+
+def test_flags_win_over_overrides_over_the_file(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("region: 1\nbudget: 1\nseed: 1\nmachine: {workers: 1, device: cpu}\n")
+    raw = read_config(
+        file, ["budget=2", "seed=2", "machine.workers=2"], {"seed": 3, "machine.device": None}
+    )
+    assert raw == {
+        "region": 1,
+        "budget": "2",
+        "seed": 3,
+        "machine": {"workers": "2", "device": "cpu"},
+    }
+
+
+def test_another_strategy_takes_none_of_the_files_parameters(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("strategy: {name: uwe, tau: 0.1}\n")
+    assert read_config(file, [], {"strategy": "entropy"})["strategy"] == {"name": "entropy"}
+    same = read_config(file, ["strategy.name=uwe"], {})
+    assert same["strategy"] == {"name": "uwe", "tau": 0.1}
+    set_too = read_config(file, ["strategy.selector=k_center", "strategy=coreset"], {})
+    assert set_too["strategy"] == {"name": "coreset", "selector": "k_center"}
+    file.write_text("strategy: margin\n")
+    assert read_config(file, [], {})["strategy"] == {"name": "margin"}
+
+
+@pytest.mark.parametrize("override", ["tau", "=1", "a..b=1", ".a=1"])
+def test_overrides_of_another_form_are_refused(override):
+    with pytest.raises(SegalError, match=r"strategy\.tau=0\.5"):
+        read_config(None, [override], {})
+
+
+def test_values_come_out_typed_and_in_normal_form():
+    config, errors = validate(
+        SelectConfig,
+        {**WHOLE, "region": "256x256", "extra_regions": "64,image", "labelled": "x.csv,y.csv"},
+    )
+    assert not errors
+    assert config is not None
+    assert config.region == "256"
+    assert config.extra_regions == ("64", "image")
+    assert [p.name for p in config.labelled] == ["x.csv", "y.csv"]
+
+
+def test_every_mistake_has_its_key_what_was_expected_and_what_was_got():
+    _, errors = validate(
+        SelectConfig,
+        {
+            **WHOLE,
+            "region": "0",
+            "seed": -1,
+            "machine": {"thread": 2, "workers": "x"},
+            "model": {"mean": "1,2"},
+            "precision": "fp8",
+        },
+    )
+    text = "\n".join(map(str, errors))
+    assert len(errors) == 6
+    for key in ("region", "seed", "machine.thread", "machine.workers", "precision", "model.mean"):
+        assert any(str(e).startswith(key) for e in errors), (key, text)
+    assert text.count("expected: ") == text.count("got: ") == text.count("remedy: ") == 6
+    assert "did you mean 'threads'?" in text
+
+
+def test_a_training_needs_its_splits_apart():
+    raw = {"data": {"root": "a", "train": "x", "test": "x"}, "out": "b"}
+    _, errors = validate(TrainConfig, raw)
+    assert "three different splits" in str(errors[0])
