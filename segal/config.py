@@ -44,6 +44,7 @@ def _parsed(parse: Any) -> Any:
     return check
 
 
+Range = Annotated[tuple[float, float], BeforeValidator(_split)]
 RegionText = Annotated[str, BeforeValidator(_parsed(RegionSize.parse))]
 BudgetText = Annotated[str, BeforeValidator(_parsed(Budget.parse))]
 Channels = Annotated[tuple[float, float, float], BeforeValidator(_split)]
@@ -93,6 +94,7 @@ class SelectConfig(Section):
         precision: Of the network's forward pass.
         embedding_dtype: Of the stored embeddings.
         skip_unreadable: Go on without images that cannot be read.
+        value_range: Values of 16-bit images that become 0 and 1; None: 0 and 65535.
         overlays: For how many images, by best rank, to draw a picture.
         machine: How to run.
     """
@@ -110,6 +112,7 @@ class SelectConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     embedding_dtype: Literal["float32", "float16"] = "float32"
     skip_unreadable: bool = False
+    value_range: Range | None = None
     overlays: Annotated[int, Field(ge=0, le=10_000)] = 20
     machine: MachineConfig = MachineConfig()
 
@@ -124,6 +127,7 @@ class DataConfig(Section):
         train: Split to train on.
         validation: Split that picks the best weights; empty for none.
         test: Split to evaluate the result on; empty for none.
+        value_range: As in `SelectConfig`.
     """
 
     root: Path
@@ -132,6 +136,7 @@ class DataConfig(Section):
     train: str = "train"
     validation: str = ""
     test: str = ""
+    value_range: Range | None = None
 
     @model_validator(mode="after")
     def _apart(self) -> "DataConfig":

@@ -186,14 +186,15 @@ def cover_radius(x: Tensor, picks: list[int]) -> float:
 
 def faster_loop(x: Tensor) -> tuple[Prepare, str]:
     """The faster way of writing the loop, tried on a few picks."""
-    times = {loop: math.inf, loop_of_differences: math.inf}
+    ways = (loop, loop_of_differences)
+    times = dict.fromkeys(ways, math.inf)
     for _ in range(3):
-        for prepare in times:
+        for prepare in ways:
             run = prepare(x, 12)
             began = time.perf_counter()
             run()
             times[prepare] = min(times[prepare], time.perf_counter() - began)
-    best = min(times, key=lambda prepare: times[prepare])
+    best = min(ways, key=lambda prepare: times[prepare])
     return best, "by matrix-vector products" if best is loop else "by differences"
 
 

@@ -198,6 +198,7 @@ class _Selection:
             pool = open_pool(
                 config.images,
                 skip_unreadable=config.skip_unreadable,
+                value_range=config.value_range,
                 known=self.ledger.known_images(),
                 workers=max(1, config.machine.workers),
                 progress=advance,

@@ -88,6 +88,7 @@ def _open(config: TrainConfig, split: str, progress: Advance) -> LabelledDataset
         split,
         layout=config.data.layout,
         ignore_index=config.data.ignore_index,
+        value_range=config.data.value_range,
         workers=max(1, config.machine.workers),
         progress=progress,
     )

@@ -43,11 +43,18 @@ def test_overrides_of_another_form_are_refused(override):
 def test_values_come_out_typed_and_in_normal_form():
     config, errors = validate(
         SelectConfig,
-        {**WHOLE, "region": "256x256", "extra_regions": "64,image", "labelled": "x.csv,y.csv"},
+        {
+            **WHOLE,
+            "region": "256x256",
+            "extra_regions": "64,image",
+            "labelled": "x.csv,y.csv",
+            "value_range": "0,4095",
+        },
     )
     assert not errors
     assert config is not None
     assert config.region == "256"
+    assert config.value_range == (0.0, 4095.0)
     assert config.extra_regions == ("64", "image")
     assert [p.name for p in config.labelled] == ["x.csv", "y.csv"]
 
