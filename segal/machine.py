@@ -4,12 +4,25 @@ import os
 import platform
 import resource
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any, Literal
 
 import psutil
 import torch
 
 from segal.errors import SegalError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """Where the network's products are taken in `precision`; nothing changes for `fp32`."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, _DTYPES[precision])
 
 
 def available_cores() -> int:

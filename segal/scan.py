@@ -6,7 +6,7 @@ What scores the pool gets images only; there is no label in anything that this m
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,12 +23,12 @@ from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.evidence import Evidence, Units
 from segal.files import replacing
+from segal.machine import Precision, autocast
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Box, Boxes, RegionSize
 from segal.signals import Signal
 from segal.tasks.base import Task
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Progress = Callable[[int, int], None]
 LABELLED_FOLDER = "labelled"
 
@@ -50,14 +50,6 @@ class ScanSettings:
     workers: int = 1
     precision: Precision = "fp32"
     embedding_dtype: Literal["float32", "float16"] = "float32"
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Mixed precision where it is asked for."""
-    if precision == "fp32":
-        return nullcontext()
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.type, dtype=dtype)
 
 
 def batches(pool: ImagePool, batch_size: int) -> Iterator[list[int]]:

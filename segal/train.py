@@ -24,9 +24,10 @@ from segal.data.prefetch import prefetch
 from segal.data.sampling import LabelledRegions, Samples
 from segal.data.transforms import TrainingTransform, stack_padded
 from segal.errors import SegalError
+from segal.machine import Precision, autocast
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Box, RegionSize
-from segal.tasks.segmentation import Precision, Segmentation, autocast, check_classes
+from segal.tasks.segmentation import Segmentation, check_classes
 from segal.training_state import TrainingState, copy_state, fingerprint
 
 Progress = Callable[[int, int, float], None]

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +27,21 @@ from segal.errors import SegalError
 from segal.files import write_bytes, write_json
 from segal.functional.coverage import remaining_pixels
 from segal.jobs.inputs import file_digest, image_digests, image_sizes, read_labelled
+from segal.jobs.overlays import Overlays
 from segal.ledger import Ledger, Purchase
 from segal.machine import describe, find_device, peak_memory_bytes, use_threads
 from segal.masks import Selected, read_selection, write_masks, write_selection
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Box, RegionSize
-from segal.report import Pick, Picture, write_overlays
 from segal.run_folder import fingerprint
-from segal.scan import LABELLED_FOLDER, Scan, ScanSettings, autocast
+from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import Signal, Value
 from segal.strategies.base import PassContext, Strategy, choose
 from segal.tasks.segmentation import Segmentation
 
 SELECTION_FILE, SUMMARY_FILE, CONFIG_FILE = "selection.csv", "summary.json", "config.yaml"
 MASKS_FOLDER, OVERLAYS_FOLDER = "masks", "overlays"
-_CAPTIONS = {
-    "entropy": "entropy (nats)",
-    "least_confidence": "1 - p1",
-    "margin": "1 - (p1 - p2)",
-    "bvsb": "p2 / p1",
-}
 _ROUND = 0
 _SELECT_STREAM = 1  # of random numbers, in a round
 _RUN_KEYS = {"images", "out", "checkpoint", "labelled", "machine", "overlays"}
@@ -333,8 +326,11 @@ class _Selection:
         with self.clock("write"):
             write_selection(out / SELECTION_FILE, selected)
             write_masks(out / MASKS_FOLDER, selected, image_sizes(pool), self.bought_before())
-        with self.clock("overlays"):
-            self.draw(pool, selected)
+        with self.clock("overlays"), bar("Drawing overlays") as advance:
+            overlays = Overlays(
+                pool, self.model, self.shown_value(), self.bought_before(), config.precision
+            )
+            overlays.write(out / OVERLAYS_FOLDER, selected, config.overlays, advance)
         resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_bytes(out / CONFIG_FILE, resolved.encode())
         summary = self.summarise(pool, selected)
@@ -354,43 +350,10 @@ class _Selection:
         )
         return SelectionResult(out, selected, summary)
 
-    def draw(self, pool: ImagePool, selected: Sequence[Selected]) -> None:
-        """Overlays of the images with the best ranks."""
-        picks: dict[str, list[Pick]] = {}
-        for s in selected:
-            picks.setdefault(s.image, []).append(Pick(s.rank, s.box, s.score))
-        shown = list(picks)[: self.config.overlays]
-        bought = self.bought_before()
-        positions = {path: i for i, path in enumerate(pool.paths)}
-        value = self.shown_value()
-        with bar("Drawing overlays") as advance:
-
-            def pictures() -> Iterator[Picture]:
-                for done, image in enumerate(shown, 1):
-                    load = partial(self.load, pool, positions[image], value)
-                    yield Picture(image, picks[image], load, bought.get(image, ()))
-                    advance(done, len(shown))
-
-            caption = _CAPTIONS.get(value.name, value.name)
-            write_overlays(self.config.out / OVERLAYS_FOLDER, pictures(), caption=caption)
-
     def shown_value(self) -> Value:
         """The uncertainty that the strategy goes by; entropy for one that goes by none."""
         signals = next(iter(self.strategy.passes(PassContext())), [])
         return next((s for s in signals if isinstance(s, Value)), Value("entropy"))
-
-    @torch.inference_mode()
-    def load(
-        self, pool: ImagePool, image: int, value: Value
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """An image and its uncertainty map; no map without a network."""
-        pixels = pool.read(image)
-        if self.model is None:
-            return pixels, None
-        with autocast(self.device, self.config.precision):
-            batch = torch.from_numpy(pixels)[None].to(self.device)
-            evidence = Segmentation().evidence(self.model, self.model.normalise(batch))
-        return pixels, value.element_map(evidence)[0].float().cpu().numpy()
 
     def summarise(self, pool: ImagePool, selected: Sequence[Selected]) -> dict[str, object]:
         pixels = sum(s.pixels for s in selected)

@@ -1,9 +1,8 @@
 """Semantic segmentation: every pixel is classified, rectangles of the image are bought."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +16,9 @@ from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.evidence import Evidence
 from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
+from segal.machine import Precision, autocast
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Grid, RegionSize
-
-Precision = Literal["fp32", "bf16", "fp16"]
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Where the network's products are taken in `precision`; nothing changes for `fp32`."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, _DTYPES[precision])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,77 @@
+"""Draws the pictures of a selection: each image again through the network, for its map."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from segal.console import Advance
+from segal.data.pool import ImagePool
+from segal.machine import Precision, autocast
+from segal.masks import Selected
+from segal.models.segmentation import SegmentationModel
+from segal.regions import Box
+from segal.report import Pick, Picture, write_overlays
+from segal.signals import Value
+from segal.tasks.segmentation import Segmentation
+
+_CAPTIONS = {
+    "entropy": "entropy (nats)",
+    "least_confidence": "1 - p1",
+    "margin": "1 - (p1 - p2)",
+    "bvsb": "p2 / p1",
+}
+
+
+@dataclass(frozen=True)
+class Overlays:
+    """What the pictures of a selection are drawn from.
+
+    Attributes:
+        pool: The images.
+        model: The network; None for pictures without a map.
+        value: The uncertainty to show.
+        bought: Boxes that were bought before, by image.
+        precision: Of the network's forward pass.
+    """
+
+    pool: ImagePool
+    model: SegmentationModel | None
+    value: Value
+    bought: Mapping[str, Sequence[Box]]
+    precision: Precision
+
+    def write(
+        self, folder: Path, selected: Sequence[Selected], count: int, progress: Advance
+    ) -> None:
+        """Writes a picture of each of the `count` images with the best ranks."""
+        picks: dict[str, list[Pick]] = {}
+        for s in selected:
+            picks.setdefault(s.image, []).append(Pick(s.rank, s.box, s.score))
+        shown = list(picks)[:count]
+        positions = {path: i for i, path in enumerate(self.pool.paths)}
+
+        def pictures() -> Iterator[Picture]:
+            for done, image in enumerate(shown, 1):
+                load = partial(self._load, positions[image])
+                yield Picture(image, picks[image], load, self.bought.get(image, ()))
+                progress(done, len(shown))
+
+        caption = _CAPTIONS.get(self.value.name, self.value.name)
+        write_overlays(folder, pictures(), caption=caption)
+
+    @torch.inference_mode()
+    def _load(self, image: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """An image and its uncertainty map."""
+        pixels = self.pool.read(image)
+        if self.model is None:
+            return pixels, None
+        device = self.model.device
+        with autocast(device, self.precision):
+            batch = torch.from_numpy(pixels)[None].to(device)
+            evidence = Segmentation().evidence(self.model, self.model.normalise(batch))
+        return pixels, self.value.element_map(evidence)[0].float().cpu().numpy()
