@@ -111,6 +111,7 @@ class Ledger(RunFolder):
     """A run folder's ledger; made by `open` or `read`, and closed as a context manager."""
 
     schema: ClassVar[tuple[str, ...]] = _SCHEMA
+    work: ClassVar[str] = "phases"
 
     def known_images(self) -> dict[str, tuple[int, int, ImageInfo]]:
         """By path: bytes, modification time in nanoseconds, and what was read of the image."""

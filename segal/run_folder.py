@@ -44,9 +44,13 @@ class RunFolder:
         folder: The run folder.
         command: The command that the folder belongs to.
         configuration: What it was configured with.
+        schema: Statements that make the tables, beside the one for what the folder belongs to.
+        work: The table with a row for whatever is done; until there is one, the folder may be
+            opened with another configuration.
     """
 
     schema: ClassVar[tuple[str, ...]] = ()
+    work: ClassVar[str] = "meta"
 
     def __init__(self, folder: Path, database: sqlite3.Connection, descriptor: int | None) -> None:
         self.folder, self.path = folder, folder / LEDGER_FILE
@@ -182,8 +186,13 @@ class RunFolder:
                 rows = {"command": command, "configuration": text, "created": now()}
                 database.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
             self._check_version()
-        if (self.command, canonical(self.configuration)) != (command, text):
-            self._refuse(command, json.loads(text))
+            there = (self.command, canonical(self.configuration))
+            if there != (command, text):
+                if database.execute(f"SELECT EXISTS (SELECT * FROM {self.work})").fetchone()[0]:
+                    self._refuse(command, json.loads(text))
+                # Nothing is done yet, such as after a mistake: the folder may still change.
+                rows = {"command": command, "configuration": text}
+                database.executemany("REPLACE INTO meta VALUES (?, ?)", rows.items())
 
     def _refuse(self, command: str, configuration: Mapping[str, object]) -> None:
         there = {"command": self.command, **_flat(self.configuration)}

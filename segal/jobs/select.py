@@ -18,7 +18,7 @@ import yaml
 from numpy.typing import NDArray
 
 from segal import __version__
-from segal.budget import Budget
+from segal.budget import Allowance, Budget
 from segal.candidates import CandidateTable
 from segal.config import SelectConfig
 from segal.console import bar, say
@@ -58,6 +58,21 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """What is on offer, known before the pool is scanned.
+
+    Attributes:
+        rows: (n,) positions in the candidate table.
+        prices: (n,) pixels that each costs.
+        allowance: What may be spent.
+    """
+
+    rows: NDArray[np.int64]
+    prices: NDArray[np.int64]
+    allowance: Allowance
 
 
 @dataclass(frozen=True)
@@ -169,12 +184,13 @@ class _Selection:
             say(f"{self.config.out} holds this selection already; nothing was done again.")
             return self.read_result()
         self.book_labelled(pool, labelled, inputs)
+        offer = self.make_offer(pool)
         context = PassContext()
         for number, signals in enumerate(self.strategy.passes(context)):
             context.tables.append(self.scan(pool, labelled, signals, number, inputs))
         if not context.tables:
             context.tables.append(self.scan(pool, labelled, [], 0, inputs))
-        return self.write(pool, self.choose(pool, context.tables[-1]), inputs)
+        return self.write(pool, self.choose(pool, context.tables[-1], offer), inputs)
 
     # Inputs
 
@@ -218,6 +234,35 @@ class _Selection:
                 before.append(box)
         self.ledger.finish("labelled", _ROUND, inputs, purchases=purchases)
 
+    def make_offer(self, pool: ImagePool) -> _Offer:
+        """The candidates of which something is left to buy, at the price of what is left."""
+        config, bought = self.config, self.bought_before()
+        region = RegionSize.parse(config.region)
+        prices = np.concatenate(
+            [
+                remaining_pixels(region.grid(*size).boxes(), bought.get(path, []))
+                for path, size in image_sizes(pool).items()
+            ]
+        )
+        rows = np.flatnonzero(prices)
+        if not len(rows):
+            raise SegalError(
+                f"{config.images}: nothing is left to select",
+                expected="pixels that are not labelled yet",
+                got=f"{len(prices)} candidates, all of them labelled",
+                remedy="add images",
+            )
+        areas = np.array([h * w for h, w in image_sizes(pool).values()], np.int64)
+        allowance = Budget.parse(config.budget).allowance(areas)
+        if allowance.most(prices[rows]) == 0:
+            raise SegalError(
+                f"budget: {config.budget} does not buy a single region",
+                expected=f"at least {prices[rows].min()} pixels, the cheapest region's price",
+                got=f"{allowance.limit} pixels",
+                remedy="give a larger --budget, or a smaller --region",
+            )
+        return _Offer(rows, prices[rows], allowance)
+
     # The pass over the pool
 
     def scan(
@@ -232,7 +277,10 @@ class _Selection:
         config = self.config
         phase = f"scan-{number}"
         folder = config.out / ("candidates" if number == 0 else f"candidates-{number}")
-        if not self.ledger.finished(phase, _ROUND, inputs):
+        if self.ledger.finished(phase, _ROUND, inputs):
+            done = next(p for p in self.ledger.phases() if p.name == phase)
+            self.clock.seconds[phase] = done.seconds
+        else:
             sizes = dict.fromkeys([config.region, *config.extra_regions])
             scan = Scan(
                 pool=pool,
@@ -259,19 +307,17 @@ class _Selection:
 
     # The choice
 
-    def choose(self, pool: ImagePool, table: CandidateTable) -> list[Selected]:
-        offered = self.offered(table)
-        budget = Budget.parse(self.config.budget)
-        areas = np.array([h * w for h, w in image_sizes(pool).values()], np.int64)
-        allowance = budget.allowance(areas)
+    def choose(self, pool: ImagePool, table: CandidateTable, offer: _Offer) -> list[Selected]:
+        offered = table.view(offer.rows, offer.prices)
         entropy = [self.config.seed, _ROUND, _SELECT_STREAM]
         state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
         with self.clock("select"):
-            picks = choose(self.strategy, offered, self.labelled_table, allowance, generator)
+            picks = choose(self.strategy, offered, self.labelled_table, offer.allowance, generator)
         if len(picks.rows) == len(offered):
             self.notes.append(
-                f"The budget {budget} covers all {len(offered)} candidates; all are taken."
+                f"The budget {self.config.budget} covers all {len(offered)} candidates, "
+                "so all are taken."
             )
         self.notes.extend(picks.notes)
         self.counts = {
@@ -292,24 +338,6 @@ class _Selection:
             )
             for rank, (row, score) in enumerate(zip(picks.rows, picks.scores, strict=True), 1)
         ]
-
-    def offered(self, table: CandidateTable) -> CandidateTable:
-        """The candidates of which something is left to buy, at the price of what is left."""
-        pixels = table.pixels.copy()
-        positions = {path: i for i, path in enumerate(table.images)}
-        for path, boxes in self.bought_before().items():
-            image = positions[path]
-            start, stop = np.searchsorted(table.image, [image, image + 1])
-            pixels[start:stop] = remaining_pixels(table.box[start:stop], boxes)
-        rows = np.flatnonzero(pixels > 0)
-        if not len(rows):
-            raise SegalError(
-                f"{self.config.images}: nothing is left to select",
-                expected="pixels that are not labelled yet",
-                got=f"{len(table)} candidates, all of them labelled",
-                remedy="add images",
-            )
-        return table.view(rows, pixels[rows])
 
     def bought_before(self) -> dict[str, list[Box]]:
         """Boxes that were labelled before this selection, by image."""

@@ -91,11 +91,11 @@ def choose(
     """Lets a strategy pick, and keeps the longest prefix of its picks that the budget allows.
 
     Raises:
-        ValueError: If the strategy broke its contract.
+        ValueError: If the budget buys no candidate, or the strategy broke its contract.
     """
     count = allowance.most(table.pixels)
     if count == 0:
-        return Picks(np.zeros(0, np.int64), np.zeros(0), ("The budget buys no candidate at all.",))
+        raise ValueError("expected a budget that buys a candidate, got one that buys none")
     picks = strategy.select(table, labelled, count, generator)
     if len(picks.rows) != count or len(np.unique(picks.rows)) != count:
         raise ValueError(f"expected {count} distinct picks, got {len(np.unique(picks.rows))}")

@@ -93,6 +93,12 @@ def test_budgets(refused, budget):
     assert repr(budget) in message
 
 
+def test_a_budget_that_buys_nothing_is_found_before_the_scan(refused, monkeypatch, tmp_path):
+    monkeypatch.setattr("segal.scan.Scan.run", lambda *_: pytest.fail("the pool was scanned"))
+    message = refused(budget="0.001%")
+    assert "does not buy a single region" in message
+
+
 def test_unknown_names_get_the_nearest(refused):
     assert "did you mean 'entropy'?" in refused(strategy="entrpy")
     assert "did you mean 'region'?" in refused("regoin=64")

@@ -129,7 +129,7 @@ def test_every_configuration_opens_with_its_command_and_is_valid(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_configuration_runs_on_made_data(segal, places, checkpoint, tmp_path, path):
     if "select" in path.read_text().splitlines()[0]:
-        extra = [f"images={places['DIR']}", f"checkpoint={checkpoint}", "overlays=0"]
+        extra = [f"images={places['DIR']}", f"checkpoint={checkpoint}", "region=16"]
         command = "select"
     else:
         extra = [

@@ -55,9 +55,19 @@ def test_a_new_folder_keeps_what_it_was_opened_with(tmp_path):
         assert ledger.cost().pixels == 0
 
 
-def test_another_configuration_is_refused_with_every_difference(tmp_path):
-    with _open(tmp_path):
+def test_a_folder_in_which_nothing_is_done_takes_another_configuration(tmp_path):
+    with Ledger.open(tmp_path, "select", {"skip": False}):
         pass
+    with Ledger.open(tmp_path, "select", {"skip": True}) as ledger:
+        assert ledger.configuration == {"skip": True}
+        ledger.finish("scan", 0, "fingerprint")
+    with pytest.raises(SegalError, match="another run"):
+        Ledger.open(tmp_path, "select", {"skip": False})
+
+
+def test_another_configuration_is_refused_with_every_difference(tmp_path):
+    with _open(tmp_path) as ledger:
+        ledger.finish("scan", 0, "fingerprint")
     with pytest.raises(SegalError) as caught:
         _open(tmp_path, seed=1, strategy={"name": "uwe", "init": "labelled"}).close()
     text = str(caught.value)
@@ -115,8 +125,8 @@ def test_a_second_process_is_refused_by_name_and_a_dead_one_is_not(tmp_path):
 
 
 def test_the_lock_is_freed_by_closing_and_by_a_refusal(tmp_path):
-    with _open(tmp_path):
-        pass
+    with _open(tmp_path) as ledger:
+        ledger.finish("scan", 0, "fingerprint")
     with pytest.raises(SegalError, match="another run"):
         _open(tmp_path, seed=5)
     with _open(tmp_path):
