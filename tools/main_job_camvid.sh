@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The main job on CamVid, for docs/results/main_job.md: a first model on 5 % of the training pixels in
-# random 128-pixel regions; 5 % more by each strategy; retrain; evaluate on the test split.
+# random 128-pixel regions; 5 % more by each strategy; retrain; evaluate on the test split. Random is
+# drawn twice: how far the two lie apart is the noise.
 #
 #   tools/main_job_camvid.sh CAMVID ENCODER_WEIGHTS OUT [SEED] [EXTRA TRAIN OVERRIDES...]
 #
@@ -22,10 +23,13 @@ first=$out/seed-set/selection.csv
 segal select --images "$images" --region 128 --budget 5% --strategy random --seed "$seed" \
     --out "$out/seed-set"
 fit first "$first"
-for choice in random:128 entropy:128 coreset:128 uwe:128 uwe:512; do
-    strategy=${choice%:*} region=${choice#*:} name=${choice/:/-}
+for arm in random-128:1000 entropy-128:1000 coreset-128:1000 uwe-128:1000 uwe-512:1000 \
+    random-128:2000; do
+    name=${arm%:*} draw=${arm#*:}
+    strategy=${name%-*} region=${name#*-}
+    if [ "$draw" = 2000 ]; then name=$name-again; fi
     segal select --images "$images" --checkpoint "$out/model-first/model.safetensors" \
         --region "$region" --budget 5% --strategy "$strategy" --labelled "$first" \
-        --seed "$((seed + 1000))" --out "$out/select-$name"
+        --seed "$((seed + draw))" --out "$out/select-$name"
     fit "$name" "$first" "$out/select-$name/selection.csv"
 done

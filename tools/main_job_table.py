@@ -7,7 +7,15 @@ import json
 import sys
 from pathlib import Path
 
-ARMS = ("first", "random-128", "entropy-128", "coreset-128", "uwe-128", "uwe-512")
+ARMS = (
+    "first",
+    "random-128",
+    "random-128-again",
+    "entropy-128",
+    "coreset-128",
+    "uwe-128",
+    "uwe-512",
+)
 RARE = ("Pole", "SignSymbol", "Fence", "Pedestrian", "Bicyclist")
 
 
