@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import Literal
 
@@ -37,9 +38,7 @@ class Budget:
         """
         match = re.fullmatch(r"(-?\d{1,12}(?:\.\d{1,12})?)(%|img)?", str(text).strip())
         amount = Fraction(match[1]) if match else Fraction(0)
-        unit: Unit = {"%": "share", "img": "images"}.get(
-            (match[2] or "") if match else "", "regions"
-        )  # type: ignore[assignment]
+        unit = _UNITS[match[2]] if match else "regions"
         if amount <= 0 or (unit == "regions" and amount.denominator != 1):
             raise SegalError(
                 "budget: not a budget",
@@ -50,8 +49,9 @@ class Budget:
         return cls(amount, unit)
 
     def __str__(self) -> str:
-        number = f"{float(self.amount):g}" if self.amount.denominator != 1 else str(self.amount)
-        return number + {"regions": "", "share": "%", "images": "img"}[self.unit]
+        # Exact: the denominator is a power of ten.
+        number = f"{Decimal(self.amount.numerator) / Decimal(self.amount.denominator):f}"
+        return number + next(suffix or "" for suffix, unit in _UNITS.items() if unit == self.unit)
 
     def allowance(self, image_pixels: NDArray[np.int64]) -> "Allowance":
         """What the budget comes to for a pool.

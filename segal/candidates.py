@@ -176,8 +176,15 @@ class TableWriter:
             if rows.ndim == 1:
                 self._column(f"{_VALUES}-{name}", (), "<f8").append(rows)
             else:
-                dtype = np.dtype(self.embedding_dtype).newbyteorder("<").str
-                self._column(f"{_EMBEDDINGS}-{name}", rows.shape[1:], dtype).append(rows)
+                dtype = np.dtype(self.embedding_dtype).newbyteorder("<")
+                if np.abs(rows).max(initial=0.0) > np.finfo(dtype).max:
+                    raise SegalError(
+                        f"{self.images[image]}: {name} does not fit into {dtype.name}",
+                        expected=f"values up to {np.finfo(dtype).max:g}",
+                        got=f"{np.abs(rows).max():g}",
+                        remedy="leave embedding_dtype at float32",
+                    )
+                self._column(f"{_EMBEDDINGS}-{name}", rows.shape[1:], dtype.str).append(rows)
 
     def __enter__(self) -> "TableWriter":
         return self

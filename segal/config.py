@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PositiveFloat,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -17,6 +18,7 @@ from pydantic import (
 
 from segal.budget import Budget
 from segal.errors import SegalError, raise_all
+from segal.models.build import MAX_SCALE, MIN_SCALE
 from segal.regions import RegionSize
 from segal.registry import nearest
 from segal.train import TrainSettings
@@ -48,6 +50,10 @@ Range = Annotated[tuple[float, float], BeforeValidator(_split)]
 RegionText = Annotated[str, BeforeValidator(_parsed(RegionSize.parse))]
 BudgetText = Annotated[str, BeforeValidator(_parsed(Budget.parse))]
 Channels = Annotated[tuple[float, float, float], BeforeValidator(_split)]
+PositiveChannels = Annotated[
+    tuple[PositiveFloat, PositiveFloat, PositiveFloat], BeforeValidator(_split)
+]
+Scale = Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_split)]
 
 
@@ -64,8 +70,8 @@ class ModelConfig(Section):
     encoder: str | None = None
     num_classes: Annotated[int, Field(ge=2, le=4096)] | None = None
     mean: Channels | None = None
-    std: Channels | None = None
-    input_scale: Annotated[float, Field(gt=0.0, le=4.0)] | None = None
+    std: PositiveChannels | None = None
+    input_scale: Scale | None = None
 
 
 class MachineConfig(Section):
@@ -150,14 +156,14 @@ class DataConfig(Section):
 
 
 class NetworkConfig(Section):
-    """The network to train, where no checkpoint is given to start from."""
+    """The network to train: DeepLabV3Plus with resnet18 at scale 1, or what a checkpoint says."""
 
-    architecture: str = "DeepLabV3Plus"
-    encoder: str = "resnet18"
+    architecture: str | None = None
+    encoder: str | None = None
     encoder_weights: Path | None = None
     mean: Channels | None = None
-    std: Channels | None = None
-    input_scale: Annotated[float, Field(gt=0.0, le=4.0)] = 1.0
+    std: PositiveChannels | None = None
+    input_scale: Scale | None = None
 
 
 class TrainConfig(Section):
@@ -258,7 +264,7 @@ def _read_yaml(file: Path) -> Raw:
         if len(text) > _MAX_CONFIG_BYTES:
             raise ValueError("larger than 1 MiB")
         loaded = yaml.load(text, _Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SegalError(
             f"{file}: cannot be read as a configuration",
             expected="a YAML file without aliases, of at most 1 MiB",

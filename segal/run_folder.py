@@ -88,7 +88,8 @@ class RunFolder:
             os.close(descriptor)
             raise
         try:
-            opened._begin(command, configuration, is_new=not others - _FILES_OF_SQLITE)
+            files = {name for name in others - _FILES_OF_SQLITE if not name.startswith(".")}
+            opened._begin(command, configuration, is_empty=not files)
         except BaseException:
             opened.close()
             raise
@@ -174,11 +175,11 @@ class RunFolder:
                 remedy="upgrade segal (pip install --upgrade segal-regions)",
             )
 
-    def _begin(self, command: str, configuration: Mapping[str, object], is_new: bool) -> None:
+    def _begin(self, command: str, configuration: Mapping[str, object], is_empty: bool) -> None:
         text = canonical(configuration)
         with transaction(self._database, self.path) as database:
             tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if is_new and not tables:  # also after a kill while it was being made
+            if is_empty and not tables:  # also after a kill while it was being made
                 for statement in (_META, *self.schema):
                     database.execute(statement)
                 database.execute(f"PRAGMA application_id = {_APPLICATION}")
@@ -188,7 +189,8 @@ class RunFolder:
             self._check_version()
             there = (self.command, canonical(self.configuration))
             if there != (command, text):
-                if database.execute(f"SELECT EXISTS (SELECT * FROM {self.work})").fetchone()[0]:
+                begun = database.execute(f"SELECT EXISTS (SELECT * FROM {self.work})").fetchone()[0]
+                if begun or not is_empty or self.command != command:
                     self._refuse(command, json.loads(text))
                 # Nothing is done yet, such as after a mistake: the folder may still change.
                 rows = {"command": command, "configuration": text}

@@ -150,9 +150,17 @@ class Scan:
     def _forward(self, images: Tensor) -> Evidence:
         if self.model is None:
             raise ValueError("a scan with signals needs a model")
-        with autocast(self.settings.device, self.settings.precision):
-            pixels = images.to(self.settings.device, non_blocking=True)
-            return self.task.evidence(self.model, self.model.normalise(pixels))
+        try:
+            with autocast(self.settings.device, self.settings.precision):
+                pixels = images.to(self.settings.device, non_blocking=True)
+                return self.task.evidence(self.model, self.model.normalise(pixels))
+        except RuntimeError as error:
+            raise SegalError(
+                "the network failed on {} images of {} x {} pixels".format(*images.shape[:3]),
+                expected="a network that takes images of that size, and memory for it",
+                got=str(error).split("\n")[0][:300],
+                remedy="try a smaller --batch-size or --input-scale, or another architecture",
+            ) from error
 
 
 def _measure(

@@ -72,18 +72,27 @@ def interval_weights(
     return torch.stack([matrix[start:stop].sum(0) for start, stop in intervals])
 
 
+def _sum_columns(x: Tensor, columns: Tensor) -> Tensor:
+    """(B, D, h, w) maps and (n, w) weights to (B, D, h, n) float64."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    # Mixed precision would take the product in half precision again, where sums overflow.
+    with torch.autocast(x.device.type, enabled=False):
+        return (wide @ columns.to(wide).T).double()
+
+
 def pool_grid(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Sums of a map over every cell of a grid of rectangles.
 
     Args:
-        x: (B, D, h, w) map. The first product runs in its dtype, the second in float64.
+        x: (B, D, h, w) map. The first product runs in its dtype, in float32 for a half precision
+            map; the second in float64.
         rows: (n_y, h) weights of `interval_weights`.
         columns: (n_x, w) weights of `interval_weights`.
 
     Returns:
         (B, n_y * n_x, D) float64, rectangles in row-major order.
     """
-    narrow = (x @ columns.to(x).T).double()  # (B, D, h, n_x)
+    narrow = _sum_columns(x, columns)
     sums = torch.einsum("yh,bdhx->byxd", rows.to(narrow), narrow)
     return sums.flatten(1, 2)
 
@@ -99,5 +108,5 @@ def pool_boxes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Returns:
         (B, n, D) float64.
     """
-    narrow = (x @ columns.to(x).T).double()  # (B, D, h, n)
+    narrow = _sum_columns(x, columns)
     return torch.einsum("nh,bdhn->bnd", rows.to(narrow), narrow)

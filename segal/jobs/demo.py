@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segal.config import DataConfig, MachineConfig, NetworkConfig, TrainConfig
+from segal.config import DataConfig, MachineConfig, NetworkConfig, TrainConfig, validate
 from segal.console import bar, say
 from segal.data.synthetic import make_scenes
+from segal.errors import raise_all
 from segal.jobs.select import MASKS_FOLDER, OVERLAYS_FOLDER, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
 from segal.jobs.train import TrainingOutcome, run_training
@@ -56,7 +57,10 @@ def run_demo(
     Raises:
         SegalError: If the folder cannot be written, or holds another demo.
     """
-    demo = _Demo(out, seed, MachineConfig(threads=threads, batch_size=4), size or DemoSize())
+    machine, errors = validate(MachineConfig, {"threads": threads, "batch_size": 4})
+    raise_all(errors)
+    assert machine is not None
+    demo = _Demo(out, seed, machine, size or DemoSize())
     demo.make_scenes()
     start = demo.select("random", "1-seed-set", demo.size.seed_budget, [])
     first = demo.train("2-first-model", [start], demo.size.first_iterations, None)

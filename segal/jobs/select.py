@@ -121,6 +121,13 @@ def run_selection(config: SelectConfig, strategy: Strategy) -> SelectionResult:
     """
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
+    if config.out.resolve().is_relative_to(config.images.resolve()):
+        raise SegalError(
+            "out: within the folder of images",
+            expected="a folder elsewhere, since its masks and overlays are images too",
+            got=str(config.out),
+            remedy="choose another folder with --out",
+        )
     needs = next(iter(strategy.passes(PassContext())), [])
     if needs and config.checkpoint is None:
         raise SegalError(
@@ -179,30 +186,39 @@ class _Selection:
     def run(self) -> SelectionResult:
         pool = self.open_pool()
         labelled = read_labelled(self.config.labelled, pool)
+        self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
         inputs = fingerprint(image_digests(pool))
-        if self.ledger.finished("select", _ROUND, inputs):
-            say(f"{self.config.out} holds this selection already; nothing was done again.")
-            return self.read_result()
-        self.book_labelled(pool, labelled, inputs)
         offer = self.make_offer(pool)
+        self.book_labelled(inputs)
         context = PassContext()
         for number, signals in enumerate(self.strategy.passes(context)):
             context.tables.append(self.scan(pool, labelled, signals, number, inputs))
         if not context.tables:
             context.tables.append(self.scan(pool, labelled, [], 0, inputs))
-        return self.write(pool, self.choose(pool, context.tables[-1], offer), inputs)
+        if self.ledger.finished("select", _ROUND, inputs):
+            say(f"{self.config.out} holds this selection already; nothing was done again.")
+            return self.read_result()
+        # What is bought stays bought, also where a file of it was lost.
+        selected = self.bought_already() or self.choose(context.tables[-1], offer)
+        self.counts = {
+            "images": len(pool),
+            "skipped": len(pool.skipped),
+            "candidates": len(context.tables[-1]),
+            "labelled": len(self.labelled_table),
+            "offered": len(offer.rows),
+            "picks": len(selected),
+        }
+        if len(selected) == len(offer.rows):
+            self.notes.append(
+                f"The budget {self.config.budget} covers all {len(selected)} candidates, "
+                "so all are taken."
+            )
+        return self.write(pool, selected, inputs)
 
     # Inputs
 
     def open_pool(self) -> ImagePool:
         config = self.config
-        if config.out.resolve().is_relative_to(config.images.resolve()):
-            raise SegalError(
-                "out: within the folder of images",
-                expected="a folder elsewhere, since its masks and overlays are images too",
-                got=str(config.out),
-                remedy="choose another folder with --out",
-            )
         with bar("Checking images") as advance, self.clock("check"):
             pool = open_pool(
                 config.images,
@@ -218,29 +234,25 @@ class _Selection:
         self.ledger.record_images(pool)
         return pool
 
-    def book_labelled(
-        self, pool: ImagePool, labelled: Mapping[int, Sequence[Box]], inputs: str
-    ) -> None:
+    def book_labelled(self, inputs: str) -> None:
         """What is labelled is bought: it is never offered again, nor charged."""
-        if not labelled or self.ledger.finished("labelled", _ROUND, inputs):
+        if not self.labelled or self.ledger.finished("labelled", _ROUND, inputs):
             return
         purchases: list[Purchase] = []
-        for image, boxes in labelled.items():
-            before: list[Box] = []
-            for box in boxes:
-                if remaining_pixels([box], before)[0]:
+        for image, boxes in self.labelled.items():
+            for i, box in enumerate(boxes):
+                if remaining_pixels([box], boxes[:i])[0]:
                     rank = len(purchases) + 1
-                    purchases.append(Purchase(rank, "labelled", pool.paths[image], box, 0.0))
-                before.append(box)
+                    purchases.append(Purchase(rank, "labelled", image, box, 0.0))
         self.ledger.finish("labelled", _ROUND, inputs, purchases=purchases)
 
     def make_offer(self, pool: ImagePool) -> _Offer:
         """The candidates of which something is left to buy, at the price of what is left."""
-        config, bought = self.config, self.bought_before()
+        config = self.config
         region = RegionSize.parse(config.region)
         prices = np.concatenate(
             [
-                remaining_pixels(region.grid(*size).boxes(), bought.get(path, []))
+                remaining_pixels(region.grid(*size).boxes(), self.labelled.get(path, []))
                 for path, size in image_sizes(pool).items()
             ]
         )
@@ -307,27 +319,14 @@ class _Selection:
 
     # The choice
 
-    def choose(self, pool: ImagePool, table: CandidateTable, offer: _Offer) -> list[Selected]:
+    def choose(self, table: CandidateTable, offer: _Offer) -> list[Selected]:
         offered = table.view(offer.rows, offer.prices)
         entropy = [self.config.seed, _ROUND, _SELECT_STREAM]
         state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
         with self.clock("select"):
             picks = choose(self.strategy, offered, self.labelled_table, offer.allowance, generator)
-        if len(picks.rows) == len(offered):
-            self.notes.append(
-                f"The budget {self.config.budget} covers all {len(offered)} candidates, "
-                "so all are taken."
-            )
         self.notes.extend(picks.notes)
-        self.counts = {
-            "images": len(pool),
-            "skipped": len(pool.skipped),
-            "candidates": len(table),
-            "labelled": len(self.labelled_table),
-            "offered": len(offered),
-            "picks": len(picks.rows),
-        }
         return [
             Selected(
                 rank=rank,
@@ -339,12 +338,12 @@ class _Selection:
             for rank, (row, score) in enumerate(zip(picks.rows, picks.scores, strict=True), 1)
         ]
 
-    def bought_before(self) -> dict[str, list[Box]]:
-        """Boxes that were labelled before this selection, by image."""
-        boxes: dict[str, list[Box]] = {}
-        for purchase in self.ledger.purchases("labelled"):
-            boxes.setdefault(purchase.image, []).append(purchase.box)
-        return boxes
+    def bought_already(self) -> list[Selected]:
+        """The selection as the ledger has it; empty before it is made."""
+        return [
+            Selected(rank=p.rank, image=p.image, box=p.box, pixels=p.pixels or 0, score=p.score)
+            for p in self.ledger.purchases("select", _ROUND)
+        ]
 
     # What is written
 
@@ -353,10 +352,10 @@ class _Selection:
         out, config = self.config.out, self.config
         with self.clock("write"):
             write_selection(out / SELECTION_FILE, selected)
-            write_masks(out / MASKS_FOLDER, selected, image_sizes(pool), self.bought_before())
+            write_masks(out / MASKS_FOLDER, selected, image_sizes(pool), self.labelled)
         with self.clock("overlays"), bar("Drawing overlays") as advance:
             overlays = Overlays(
-                pool, self.model, self.shown_value(), self.bought_before(), config.precision
+                pool, self.model, self.shown_value(), self.labelled, config.precision
             )
             overlays.write(out / OVERLAYS_FOLDER, selected, config.overlays, advance)
         resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -373,7 +372,7 @@ class _Selection:
             _ROUND,
             inputs,
             artefacts=[out / name for name in names],
-            seconds=self.clock.seconds["select"],
+            seconds=self.clock.seconds.get("select", 0.0),
             purchases=purchases,
         )
         return SelectionResult(out, selected, summary)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, cast
 
-from segal.config import TrainConfig, read_config, validate
+from segal.config import MachineConfig, TrainConfig, read_config, validate
 from segal.console import bar
 from segal.data.datasets import LabelledDataset, open_dataset, splits
 from segal.data.pool import open_pool
@@ -38,6 +38,7 @@ def validate_path(path: Path, layout: str, ignore_index: int | None, workers: in
             got=repr(layout),
             remedy="leave it out to tell by the folders",
         )
+    raise_all(validate(MachineConfig, {"workers": workers})[1])
     if path.suffix in {".yaml", ".yml"}:
         return _validate_config(path)
     if (path / LEDGER_FILE).is_file():

@@ -1,8 +1,10 @@
 """Builds networks by name, with encoder weights from a local file; nothing is ever downloaded."""
 
+import math
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ _NORMALISATION = {
     "dpn": _DPN,
     "tu-dpn": _DPN,
 }
+MIN_SCALE, MAX_SCALE = 0.05, 4.0  # at which a network may see its images
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "_fc.")
 
 
@@ -56,7 +59,8 @@ def make_spec(
     """A specification whose gaps are filled from the encoder's name.
 
     Raises:
-        SegalError: For fewer than two classes, or an unknown architecture or encoder.
+        SegalError: For fewer than two classes, an unknown architecture or encoder, or numbers that
+            make no sense. What a checkpoint's metadata say comes through here too.
     """
     if len(class_names) < 2:
         raise SegalError(
@@ -69,12 +73,25 @@ def make_spec(
     if not own:
         _check_names(architecture, encoder)
     table_mean, table_std = normalisation(encoder)
+    mean, std = mean or table_mean, std or table_std
+    for what, value, good, expected in (
+        ("mean", mean, all(map(math.isfinite, mean)), "three finite numbers"),
+        ("std", std, all(0 < s < math.inf for s in std), "three finite numbers above 0"),
+        ("input_scale", input_scale, MIN_SCALE <= input_scale <= MAX_SCALE, "0.05 to 4"),
+    ):
+        if not good:
+            raise SegalError(
+                f"{what}: cannot be used",
+                expected=expected,
+                got=str(value),
+                remedy="give others, or a checkpoint that segal wrote",
+            )
     return ModelSpec(
         architecture=architecture,
         encoder="" if own else encoder,
         class_names=class_names,
-        mean=mean or table_mean,
-        std=std or table_std,
+        mean=mean,
+        std=std,
         stride=16 if architecture in {"DeepLabV3Plus", "DeepLabV3"} else 32,
         input_scale=input_scale,
     )
@@ -91,26 +108,38 @@ def build_model(spec: ModelSpec, encoder_weights: Path | None = None) -> Segment
     Raises:
         SegalError: If the network cannot be built, or the weights do not fit the encoder.
     """
-    if ":" in spec.architecture:
-        make = import_object(spec.architecture)
-        network = make(num_classes=spec.num_classes)  # type: ignore[operator]
-        if not isinstance(network, nn.Module):
-            raise SegalError(
-                f"{spec.architecture}: did not return a network",
-                expected="a torch.nn.Module",
-                got=type(network).__name__,
-                remedy="name a function that takes num_classes and returns the network",
-            )
-    else:
-        network = smp.create_model(
-            spec.architecture,
-            encoder_name=spec.encoder,
-            encoder_weights=None,
-            classes=spec.num_classes,
-        )
+    network = _make_network(spec)
     if encoder_weights is not None:
         _load_encoder(network, spec, read_state_dict(encoder_weights), encoder_weights)
     return SegmentationModel(network, spec)
+
+
+def _make_network(spec: ModelSpec) -> nn.Module:
+    own = ":" in spec.architecture
+    try:
+        if own:
+            network = import_object(spec.architecture)(num_classes=spec.num_classes)  # type: ignore[operator]
+        else:
+            network = smp.create_model(
+                spec.architecture,
+                encoder_name=spec.encoder,
+                encoder_weights=None,
+                classes=spec.num_classes,
+            )
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"it returned {type(network).__name__}, not a torch.nn.Module")
+    except SegalError:
+        raise
+    except Exception as error:  # whatever the network's own code raises
+        raise SegalError(
+            f"{spec.architecture}{f' with {spec.encoder}' if not own else ''}: cannot be built",
+            expected="a function that takes num_classes and returns a network"
+            if own
+            else "an architecture and an encoder that go together",
+            got=f"{type(error).__name__}: {error}".split("\n")[0][:300],
+            remedy="check --arch and --encoder",
+        ) from error
+    return network
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -226,7 +255,9 @@ def _check_names(architecture: str, encoder: str) -> None:
             remedy=f"did you mean {near!r}?" if near else "choose one of these",
         )
     encoders = smp.encoders.get_encoder_names()
-    if encoder not in encoders and not encoder.startswith("tu-"):
+    # timm would take a hub's address for a name.
+    of_timm = encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))
+    if encoder not in encoders and not of_timm:
         near = nearest(encoder, encoders)
         raise SegalError(
             f"unknown encoder {encoder!r}",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -89,8 +89,24 @@ def read_spec(path: Path) -> ModelSpec | None:
     if metadata is None:
         return None
     try:
-        return TypeAdapter(ModelSpec).validate_python(json.loads(metadata)["spec"])
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        spec = TypeAdapter(ModelSpec).validate_python(json.loads(metadata)["spec"])
+        # The file may come from anyone: names and numbers are checked as a user's are.
+        return make_spec(
+            spec.architecture,
+            spec.encoder,
+            spec.class_names,
+            mean=spec.mean,
+            std=spec.std,
+            input_scale=spec.input_scale,
+        )
+    except SegalError as error:
+        raise SegalError(
+            f"{path}: its metadata are wrong: {error.problem}",
+            expected=error.expected,
+            got=error.got,
+            remedy="write the checkpoint again with segal train",
+        ) from error
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SegalError(
             f"{path}: its metadata are damaged",
             expected="the specification that segal writes with its checkpoints",
@@ -137,8 +153,10 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
             got="no --arch",
             remedy="give --arch if you trust that code",
         )
-    return replace(
-        stored,
+    return make_spec(
+        stored.architecture,
+        stored.encoder,
+        stored.class_names,
         mean=options.mean or stored.mean,
         std=options.std or stored.std,
         input_scale=options.input_scale or stored.input_scale,

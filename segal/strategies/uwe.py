@@ -31,8 +31,8 @@ class UncertaintyWeightedEmbeddings:
     Attributes:
         uncertainty: A registered uncertainty (`entropy` by default, as the paper's segmentation
             experiments use), or `package.module:function`.
-        tau: Power of the uncertainty, at least 0. The paper takes 1 at whole images and regions of
-            512 pixels, and 0.1 at 256 and below (section 5.2); 0 is CoreSet.
+        tau: Power of the uncertainty, from 0 to 100. The paper takes 1 at whole images and at
+            regions of 512 pixels, and 0.1 at 256 and below (section 5.2); 0 is CoreSet.
         selector: `k_center` (default) or `k_means_plusplus`.
         init: `labelled` (default; Algorithm 1, line 6) or `max_norm`.
         normalize: `none`, or `minmax` to bring u to [0, 1] over the candidates on offer; where all
@@ -40,7 +40,7 @@ class UncertaintyWeightedEmbeddings:
     """
 
     uncertainty: UncertaintyName = "entropy"
-    tau: Annotated[float, Field(ge=0.0)] = 1.0
+    tau: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0
     selector: Selector = "k_center"
     init: Init = "labelled"
     normalize: Literal["none", "minmax"] = "none"

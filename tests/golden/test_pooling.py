@@ -106,6 +106,17 @@ def test_coarse_regions_are_sums_of_the_fine_ones_they_hold():
     torch.testing.assert_close(coarse.reshape(3, 4, 2), nested, rtol=1e-12, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_features_are_pooled_in_single_precision(dtype):
+    x = torch.full((1, 3, 32, 128), 40.0, dtype=dtype)
+    upsampling = Upsampling((512, 2048), align_corners=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        sums, counts = RegionSize().grid(512, 2048).pool(x, upsampling)
+    torch.testing.assert_close(
+        sums[0, 0] / counts[0], torch.full((3,), 40.0).double(), rtol=1e-6, atol=0
+    )
+
+
 @pytest.mark.parametrize("interval", [(-1, 2), (3, 3), (0, 9)])
 def test_intervals_outside_the_axis_are_refused(interval):
     with pytest.raises(ValueError, match="expected 0 <= start < stop"):

@@ -1,18 +1,32 @@
 """Every mistake gives one clear error, exit code 2 and no traceback, and nothing is lost."""
 
 import errno
+import json
 import shutil
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
 
 CLASSES = ("road", "building", "sky", "car", "tree")
+OWN_NETWORK = """
+from torch import nn
+
+
+def make(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, num_classes, 1),
+        nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+    )
+"""
 
 
 @pytest.fixture
@@ -118,7 +132,9 @@ def test_all_mistakes_of_file_overrides_and_flags_at_once(refused, tmp_path):
         assert f"{key}: " in message, key
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", "a: &x [1]\nb: *x\n", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["- a\n- b\n", "a: [1\n", "a: &x [1]\nb: *x\n", "\x00", "[" * 5000]
+)
 def test_files_that_are_no_configuration(refused, tmp_path, text):
     config = tmp_path / "bad.yaml"
     config.write_text(text)
@@ -163,6 +179,98 @@ def test_checkpoints_of_something_else(refused, checkpoint, tmp_path):
     assert "not finite" in refused(*described, 5, checkpoint=plain)
 
 
+def rewrite_metadata(checkpoint, path, **changes):
+    with safe_open(checkpoint, framework="pt") as file:
+        metadata = json.loads(file.metadata()["segal"])
+    metadata["spec"].update(changes)
+    save_file(load_file(checkpoint), path, {"segal": json.dumps(metadata)})
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder": "tu-hf-hub:timm/resnet18.a1_in1k"},
+        {"encoder": "resnet"},
+        {"architecture": "Nothing"},
+        {"input_scale": -1.0},
+        {"input_scale": 1e9},
+        {"input_scale": float("nan")},
+        {"std": [0.0, 1.0, 1.0]},
+        {"mean": [float("inf"), 0.0, 0.0]},
+        {"class_names": ["one"]},
+        {"class_names": 5},
+        {"stride": "x"},
+    ],
+)
+def test_metadata_of_a_checkpoint_are_not_trusted(refused, checkpoint, tmp_path, changes):
+    path = rewrite_metadata(checkpoint, tmp_path / "wrong.safetensors", **changes)
+    assert "wrong.safetensors" in refused(checkpoint=path)
+
+
+@pytest.mark.parametrize("stride", [0, -16, 7, 10**7])
+def test_the_stride_of_a_checkpoint_is_not_its_own_to_say(
+    segal, image_folder, checkpoint, tmp_path, stride
+):
+    path = rewrite_metadata(checkpoint, tmp_path / "c.safetensors", stride=stride)
+    call = ("--region", 32, "--budget", 3, "--out", tmp_path / "run", "--overlays", 0)
+    assert segal("select", "--images", image_folder, "--checkpoint", path, *call)[0] == 0
+
+
+def test_code_that_metadata_name_is_not_imported(refused, checkpoint, tmp_path):
+    path = rewrite_metadata(checkpoint, tmp_path / "evil.safetensors", architecture="os:system")
+    assert "no --arch" in refused(checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [
+        ("DeepLabV3Plus", "tu-nonexistent"),
+        ("DeepLabV3Plus", "tu-hf-hub:timm/resnet18"),
+        ("DPT", "resnet18"),
+        ("json:loads", None),
+        ("json:nothing", None),
+        ("no_such_module:net", None),
+    ],
+)
+def test_networks_that_cannot_be_built(refused, checkpoint, tmp_path, architecture, encoder):
+    plain = tmp_path / "plain.safetensors"
+    save_file(load_file(checkpoint), plain)
+    chosen = [] if encoder is None else ["--encoder", encoder]
+    refused("--arch", architecture, *chosen, "--num-classes", 5, checkpoint=plain)
+
+
+def test_numbers_that_make_no_sense(refused):
+    message = refused("--input-scale", 1e-9, "--std=-1,1,1", "strategy.tau=1e308")
+    for key in ("model.input_scale", "model.std", "strategy.tau"):
+        assert f"{key}" in message, key
+
+
+def test_mistakes_of_the_other_commands(segal, image_folder, tmp_path):
+    for call in (
+        ("demo", "--threads", 0, "--out", tmp_path / "demo"),
+        ("validate", image_folder, "--workers", -1),
+        ("validate", image_folder, "--layout", "no"),
+    ):
+        code, _, stderr = segal(*call)
+        assert code == 2
+        assert "expected: " in stderr
+
+
+def test_a_network_of_ones_own_by_its_import_path(segal, image_folder, tmp_path, monkeypatch):
+    (tmp_path / "my_network.py").write_text(OWN_NETWORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "own.safetensors"
+    names = tuple(f"class {i}" for i in range(5))
+    save_checkpoint(build_model(make_spec("my_network:make", class_names=names)), path)
+    call = ("--images", image_folder, "--checkpoint", path, "--region", 32, "--budget", 3)
+    code, _, stderr = segal("select", *call, "--out", tmp_path / "a")
+    assert code == 2
+    assert "--arch my_network:make" in stderr
+    code, _, stderr = segal("select", *call, "--arch", "my_network:make", "--out", tmp_path / "b")
+    assert code == 0, stderr
+
+
 def test_a_plain_state_dict_is_taken_when_it_is_described(
     segal, image_folder, checkpoint, tmp_path
 ):
@@ -191,6 +299,20 @@ def test_output_folders_of_something_else(refused, segal, image_folder, checkpoi
     assert "thesis.tex" in refused(out=foreign)
     assert (foreign / "thesis.tex").read_text() == "work of years"
     assert "within the folder of images" in refused(out=image_folder / "run")
+    assert not (image_folder / "run").exists()
+
+
+def test_a_larger_budget_goes_on_in_the_same_folder(segal, image_folder, checkpoint, tmp_path):
+    seed_set, run = tmp_path / "seed", tmp_path / "run"
+    call = ("--images", image_folder, "--region", 32, "--overlays", 0)
+    random = ("--strategy", "random", "--budget", 4, "--out", seed_set)
+    assert segal("select", *call, *random)[0] == 0
+    call = ("select", *call, "--checkpoint", checkpoint, "--out", run)
+    labelled = ("--labelled", seed_set / "selection.csv")
+    code, _, stderr = segal(*call, *labelled, "--budget", "0.001%")
+    assert code == 2
+    assert "larger --budget" in stderr
+    assert segal(*call, *labelled, "--budget", "5%")[0] == 0
 
 
 def test_images_that_changed_since_the_run_began(segal, image_folder, checkpoint, tmp_path):

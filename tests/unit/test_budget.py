@@ -11,7 +11,17 @@ from segal.errors import SegalError
 
 @pytest.mark.parametrize(
     ("text", "normal"),
-    [("500", "500"), ("2%", "2%"), ("0.5%", "0.5%"), ("10img", "10img"), ("150%", "150%")],
+    [
+        ("500", "500"),
+        ("2%", "2%"),
+        ("0.5%", "0.5%"),
+        ("10img", "10img"),
+        ("150%", "150%"),
+        ("12.3456789%", "12.3456789%"),
+        ("0.00001%", "0.00001%"),
+        ("1234567.5img", "1234567.5img"),
+        ("2.50%", "2.5%"),
+    ],
 )
 def test_reads_its_forms(text, normal):
     assert str(Budget.parse(text)) == normal
@@ -29,6 +39,7 @@ def test_counts_in_pixels_exactly():
     assert Budget.parse("2%").allowance(images) == Allowance(12, "pixels")
     assert Budget.parse("2img").allowance(images) == Allowance(400, "pixels")
     assert Budget.parse("7").allowance(images) == Allowance(7, "regions")
+    assert Budget.parse(str(Budget.parse("12.3456789%"))) == Budget.parse("12.3456789%")
     assert Budget.parse("0.1%").allowance(np.array([1000])) == Allowance(1, "pixels")
 
 

@@ -65,6 +65,14 @@ def test_too_many_or_too_few_rows_are_an_error(tmp_path):
         writer.append(0, box, {})
 
 
+def test_what_half_precision_cannot_hold_is_refused(tmp_path):
+    with (
+        pytest.raises(SegalError, match=r"0\.png: mean_feature does not fit into float16"),
+        TableWriter(tmp_path / "table", ["0.png"], 1, "float16") as writer,
+    ):
+        writer.append(0, np.array([[0, 0, 4, 3]], np.int32), {"mean_feature": np.array([[7e4]])})
+
+
 @pytest.mark.parametrize("spoil", ["missing", "truncated", "pickle", "index"])
 def test_a_damaged_table_is_one_clear_error(tmp_path, spoil):
     folder = tmp_path / "table"

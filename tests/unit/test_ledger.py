@@ -65,6 +65,16 @@ def test_a_folder_in_which_nothing_is_done_takes_another_configuration(tmp_path)
         Ledger.open(tmp_path, "select", {"skip": False})
 
 
+def test_a_folder_of_another_command_or_with_files_in_it_is_never_taken_over(tmp_path):
+    with Ledger.open(tmp_path, "train", {"a": 1}):
+        pass
+    with pytest.raises(SegalError, match="another run"):
+        Ledger.open(tmp_path, "select", {"a": 1})
+    (tmp_path / "unfinished.safetensors").write_bytes(b"half a training")
+    with pytest.raises(SegalError, match="another run"):
+        Ledger.open(tmp_path, "train", {"a": 2})
+
+
 def test_another_configuration_is_refused_with_every_difference(tmp_path):
     with _open(tmp_path) as ledger:
         ledger.finish("scan", 0, "fingerprint")

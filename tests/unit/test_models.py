@@ -159,7 +159,7 @@ def test_own_network_by_import_path(own_module):
     ("name", "message"),
     [
         ("headless_network", "no last layer was found"),
-        ("not_a_network", "did not return a network"),
+        ("not_a_network", "it returned int, not a torch.nn.Module"),
     ],
 )
 def test_own_network_that_does_not_fit(own_module, name, message):
