@@ -3,7 +3,7 @@
     python tools/bench_scan.py --threads 1 --json scan.json
 
 Both run in one process, in turns, on the same images, decoded in memory beforehand; the table of
-the scan goes to disk. Peak memory is taken in processes of their own, at 50 and at 500 images.
+the scan goes to disk. Peak memory is that of `segal select` on 50 and on 500 image files.
 """
 
 import argparse
@@ -15,13 +15,15 @@ import time
 from pathlib import Path
 from statistics import median
 
+import cv2
 import numpy as np
 import torch
 
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
-from segal.machine import describe, find_device, peak_memory_bytes, use_threads
+from segal.machine import describe, find_device, use_threads
 from segal.models.build import build_model, make_spec
+from segal.models.checkpoint import save_checkpoint
 from segal.regions import RegionSize
 from segal.scan import Scan, ScanSettings
 from segal.signals import MeanFeature, Value
@@ -106,9 +108,23 @@ def measure_time(size, images: int, repeats: int, device: torch.device) -> dict[
 
 
 def measure_memory(count: int, args) -> dict[str, int]:
-    command = [sys.executable, __file__, "--peak", str(count), "--device", args.device]
-    command += ["--threads", str(args.threads)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    """Peak memory of `segal select` on so many image files, in a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_checkpoint(make_model(torch.device("cpu")), folder / "model.safetensors")
+        (folder / "images").mkdir()
+        rng = np.random.default_rng(0)
+        for i in range(count):
+            coarse = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            image = cv2.resize(coarse, SIZES[0], interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(folder / "images" / f"{i:06}.jpg"), image)
+        command = f"""{sys.executable} -m segal select --images {folder / "images"}
+            --checkpoint {folder / "model.safetensors"} --region 512 extra_regions=256,128
+            --budget 10% --strategy uwe --out {folder / "run"} --overlays 0
+            --device {args.device} --threads {args.threads}"""
+        subprocess.run(command.split(), check=True, capture_output=True)
+        summary = json.loads((folder / "run" / "summary.json").read_text())
+        return summary["peak_memory_bytes"]
 
 
 def main() -> None:
@@ -119,14 +135,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs=2, default=(40, 4), help="at either size")
     parser.add_argument("--skip-memory", action="store_true")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     use_threads(args.threads)
     device = find_device(args.device)
-    if args.peak:
-        scan_once(make_model(device), make_pool(args.peak, SIZES[0]), device)
-        print(json.dumps(peak_memory_bytes(device)))
-        return
     result: dict[str, object] = {"machine": describe(device), "regions": REGIONS, "time": []}
     print(result["machine"])
     print(f"{'size':>10} {'forward ms':>11} {'scan ms':>9} {'ratio':>6}   (aim: at most 1.10)")

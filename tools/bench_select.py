@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--d", type=int, default=256, help="columns")
     parser.add_argument("--k", type=int, default=1000, help="picks")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each method")
-    parser.add_argument("--slow-repeats", type=int, default=1, help="runs of the slow packages")
+    parser.add_argument("--slow-repeats", type=int, default=5, help="runs of the slow packages")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--data", nargs="+", default=["gaussian", "weighted", "correlated"], metavar="NAME"
