@@ -42,6 +42,11 @@ def _crop_text(value: object) -> str:
         raise ValueError(f"expected {error.expected}") from error
 
 
+def _split(value: object) -> object:
+    """Lets `a,b` on the command line stand for a pair."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
 class TrainSettings(BaseModel):
     """How to train. The defaults are UWE's (section 5.2), but for fewer iterations.
 
@@ -87,7 +92,7 @@ class TrainSettings(BaseModel):
     weight_decay: float = Field(default=5e-4, ge=0)
     grad_clip: float | None = Field(default=None, gt=0)
     crop: Annotated[str, BeforeValidator(_crop_text)] = "512"
-    scale: tuple[float, float] = (0.5, 2.0)
+    scale: Annotated[tuple[float, float], BeforeValidator(_split)] = (0.5, 2.0)
     flip: float = Field(default=0.5, ge=0, le=1)
     colour_jitter: float = Field(default=0.2, ge=0, le=1)
     batchnorm: Literal["train", "frozen"] = "train"
@@ -227,8 +232,10 @@ class _Run:
             "settings": fingerprint(settings.identity()),
             "class weights": fingerprint(task.class_weights),
             "images": _fingerprint_images(samples.dataset),
+            "labels": samples.dataset.digest(np.unique(samples.regions.images).tolist()),
             "labelled regions": fingerprint(samples.regions.images, samples.regions.boxes),
             "validation images": _fingerprint_images(validation),
+            "validation labels": "" if validation is None else validation.digest(),
             "network": fingerprint(model.spec.as_dict(), *model.network.state_dict().values()),
         }
         model.to(device)

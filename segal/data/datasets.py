@@ -1,5 +1,7 @@
 """Labelled data sets: a pool of images, and where their labels are."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.data import cityscapes, folder
-from segal.data.images import ImageInfo, read_label
+from segal.data.images import ImageInfo, read_bytes, read_label
 from segal.data.layout import IGNORE_INDEX, Classes, LayoutModule
 from segal.data.pool import ImagePool, Progress, check_path, open_pool, real_path, shortened
 from segal.errors import SegalError, raise_all
@@ -89,6 +91,26 @@ class LabelledDataset:
                 progress(done, len(chosen))
         raise_all(shortened(errors))
 
+    def digest(self, indices: Iterable[int] | None = None) -> str:
+        """A fingerprint of labels, all by default: of their files' bytes and of the classes.
+
+        Args:
+            indices: Images whose labels count; no other label is read.
+
+        Returns:
+            A sha256 in hexadecimal digits.
+
+        Raises:
+            SegalError: If a label cannot be read.
+        """
+        chosen = range(len(self)) if indices is None else indices
+        files = [
+            [self.pool.paths[i], hashlib.sha256(read_bytes(self.label_paths[i])).hexdigest()]
+            for i in chosen
+        ]
+        text = json.dumps([self.classes.names, self.classes.lookup.tolist(), files])
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def subset(self, indices: Iterable[int]) -> "LabelledDataset":
         """The data set of some of the images, in the order given."""
         chosen = list(indices)
@@ -132,7 +154,8 @@ def open_dataset(
         value_range: Lowest and highest value of 16-bit images.
 
     Raises:
-        SegalError: If layout or split is not there, an image cannot be read, or has no label.
+        SegalError: If layout or split is not there, a link leads out of the root, an image cannot
+            be read, or has no label.
     """
     name = _detect(root, layout)
     there = _LAYOUTS[name].splits(root)
@@ -144,6 +167,7 @@ def open_dataset(
             remedy="choose one that is there, or check the path",
         )
     source = _LAYOUTS[name].source(root, split, ignore_index)
+    check_path(root, source.images.relative_to(root).as_posix(), real_path(root))
     pool = open_pool(
         source.images,
         source.paths,

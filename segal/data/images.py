@@ -64,7 +64,7 @@ def inspect_image(path: Path) -> ImageInfo:
         SegalError: If the file cannot be read, is empty, truncated, no image, of a kind that is not
             supported, a decompression bomb, or smaller than 16 pixels on a side.
     """
-    data = _read_bytes(path)
+    data = read_bytes(path)
     image = _decode(path, data)
     if image.mode not in _MODES | _MODES_16_BIT and (image.mode, image.format) != ("I", "PNG"):
         raise SegalError(
@@ -101,7 +101,7 @@ def read_image(path: Path, value_range: tuple[float, float] | None = None) -> ND
     Raises:
         SegalError: If the file cannot be decoded.
     """
-    data = _read_bytes(path)
+    data = read_bytes(path)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise SegalError(
@@ -137,7 +137,7 @@ def read_label(path: Path) -> NDArray[np.uint8]:
     Raises:
         SegalError: If the file cannot be read, has colours or alpha, or values above 255.
     """
-    data = _read_bytes(path)
+    data = read_bytes(path)
     step = _grey_step(_open(path, data))
     image = _decode(path, data)
     orientation = _orientation(image)
@@ -166,7 +166,12 @@ def _grey_step(image: ImageFile) -> int:
     return {"L;2": 85, "L;4": 17}.get(str(raw_mode), 1)
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Reads a file of at most `MAX_BYTES`.
+
+    Raises:
+        SegalError: If it cannot be read or is larger.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -3,24 +3,26 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from segal import __version__
 from segal.config import TrainConfig
 from segal.console import Advance, bar
 from segal.data.datasets import LabelledDataset, open_dataset
+from segal.errors import SegalError
 from segal.files import remove, write_bytes, write_json
 from segal.jobs.inputs import file_digest, image_digests, read_labelled
 from segal.ledger import Ledger
 from segal.machine import describe, find_device, peak_memory_bytes, use_threads
 from segal.models.build import build_model, make_spec
-from segal.models.checkpoint import load_checkpoint, save_checkpoint
-from segal.models.segmentation import SegmentationModel
+from segal.models.checkpoint import CheckpointOptions, load_checkpoint, read_spec, save_checkpoint
+from segal.models.segmentation import ModelSpec, SegmentationModel
 from segal.regions import Box
 from segal.run_folder import fingerprint
 from segal.tasks.segmentation import Segmentation
@@ -53,6 +55,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     Raises:
         SegalError: For anything that the user can mend.
     """
+    _refuse_two_sources(config)
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
     data = config.data
@@ -61,20 +64,28 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
         validation = _open(config, data.validation, advance) if data.validation else None
         test = _open(config, data.test, advance) if data.test else None
     labelled = read_labelled(config.labelled, dataset.pool) if config.labelled else None
+    # What was not bought is never read, not even for a fingerprint.
+    bought = None if labelled is None else list(labelled)
     with bar("Checking labels") as advance:
-        dataset.check(None if labelled is None else labelled.keys(), advance)
+        dataset.check(bought, advance)
         for held_out in (validation, test):
             if held_out is not None:
                 held_out.check(progress=advance)
-    model = _start(config, dataset).to(device)
+    model = _start(config, dataset.classes.names).to(device)
+    config = _resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config)) as ledger:
         inputs = fingerprint(
-            [image_digests(d.pool) for d in (dataset, validation, test) if d is not None]
+            [
+                [image_digests(used.pool), used.digest(images)]
+                for used, images in ((dataset, bought), (validation, None), (test, None))
+                if used is not None
+            ]
         )
         if not ledger.finished("train", _ROUND, inputs):
             _train(config, ledger, model, dataset, labelled, validation, inputs)
         elif not ledger.finished("evaluate", _ROUND, inputs):
-            model = load_checkpoint(config.out / MODEL_FILE).to(device)
+            own = CheckpointOptions(architecture=config.model.architecture)
+            model = load_checkpoint(config.out / MODEL_FILE, own).to(device)
         if not ledger.finished("evaluate", _ROUND, inputs):
             _evaluate(config, ledger, model, validation, test, inputs)
     return TrainingOutcome(
@@ -94,23 +105,60 @@ def _open(config: TrainConfig, split: str, progress: Advance) -> LabelledDataset
     )
 
 
-def _start(config: TrainConfig, dataset: LabelledDataset) -> SegmentationModel:
+def _refuse_two_sources(config: TrainConfig) -> None:
+    if config.checkpoint is not None and config.model.encoder_weights is not None:
+        raise SegalError(
+            "the encoder's weights are given twice",
+            expected="checkpoint or model.encoder_weights",
+            got=f"{config.checkpoint} and {config.model.encoder_weights}",
+            remedy="leave the encoder weights out: a checkpoint holds the encoder's too",
+        )
+
+
+def _start(config: TrainConfig, class_names: tuple[str, ...]) -> SegmentationModel:
     """The network to start from."""
-    if config.checkpoint is not None:
-        return load_checkpoint(config.checkpoint)
     network = config.model
+    if config.checkpoint is not None:
+        plain = _is_plain(config.checkpoint)
+        options = CheckpointOptions(
+            architecture=network.architecture,
+            encoder=network.encoder,
+            num_classes=len(class_names) if plain else None,
+            mean=network.mean,
+            std=network.std,
+            input_scale=network.input_scale,
+        )
+        model = load_checkpoint(config.checkpoint, options)
+        if plain:
+            model.spec = replace(model.spec, class_names=class_names)
+        return model
     spec = make_spec(
-        network.architecture,
-        network.encoder,
-        tuple(dataset.classes.names),
+        network.architecture or "DeepLabV3Plus",
+        network.encoder or "resnet18",
+        class_names,
         mean=network.mean,
         std=network.std,
-        input_scale=network.input_scale,
+        input_scale=network.input_scale or 1.0,
     )
     # Weights that no file gives are drawn by torch's own initialisers.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return build_model(spec, network.encoder_weights)
+
+
+def _is_plain(checkpoint: Path) -> bool:
+    """Whether a checkpoint is a plain state_dict; its classes are then those of the data set."""
+    try:
+        return read_spec(checkpoint) is None
+    except (OSError, SafetensorError):
+        return False  # `load_checkpoint` says what is wrong with it
+
+
+def _resolved(config: TrainConfig, spec: ModelSpec) -> TrainConfig:
+    """The configuration with what was left to the defaults or to the checkpoint."""
+    keys = ("architecture", "encoder", "mean", "std", "input_scale")
+    network = config.model.model_copy(update={key: getattr(spec, key) for key in keys})
+    return config.model_copy(update={"model": network})
 
 
 def _identity(config: TrainConfig) -> dict[str, object]:

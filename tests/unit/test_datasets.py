@@ -225,6 +225,31 @@ def test_a_label_outside_the_root_is_refused(tmp_path: Path) -> None:
     assert "leads out of" in message(root)
 
 
+@pytest.mark.parametrize("link", ["images/train", "images"])
+def test_images_outside_the_root_are_refused(tmp_path: Path, link: str) -> None:
+    root = make_folder(tmp_path / "root")
+    (root / link).rename(tmp_path / "elsewhere")
+    (root / link).symlink_to(tmp_path / "elsewhere")
+    text = message(root)
+    assert f"{root / 'images' / 'train'}: this leads out of the folder" in text
+    assert f"expected: files inside {root}\n" in text
+    # A link that stays inside is followed.
+    (root / link).unlink()
+    (tmp_path / "elsewhere").rename(root / "store")
+    (root / link).symlink_to(root / "store")
+    assert len(open_dataset(root, "train")) == 3
+
+
+def test_images_of_a_split_by_hash_outside_the_root_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for i in range(8):
+        write(tmp_path / "elsewhere" / f"{i}.png", np.zeros((*SIZE, 3), np.uint8))
+        write(root / "labels" / f"{i}.png", label(i))
+    (root / "classes.txt").write_text("sky\nroad\ncar\n")
+    (root / "images").symlink_to(tmp_path / "elsewhere")
+    assert f"{root / 'images'}: this leads out of the folder" in message(root)
+
+
 def spoil(data: LabelledDataset) -> None:
     write(data.label_paths[0], label(0, size=(18, 25)))
     wrong = label(1)
@@ -253,6 +278,25 @@ def test_check_raises_all_mistakes_at_once(tmp_path: Path) -> None:
         data.check()
     assert len(caught.value.errors) == 2
     data.check([2])
+
+
+def test_digest_is_of_the_chosen_labels_and_the_classes(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "a")
+    data = open_dataset(root, "train")
+    every, some = data.digest(), data.digest([0, 2])
+    assert len({every, some, data.digest([2]), open_dataset(root, "val").digest()}) == 4
+    assert open_dataset(make_folder(tmp_path / "b"), "train").digest() == every
+    write(data.label_paths[1], label(9))
+    assert data.digest() != every
+    assert data.digest([0, 2]) == some
+    data.label_paths[1].unlink()
+    assert data.digest([0, 2]) == some
+    with pytest.raises(SegalError, match="cannot be read"):
+        data.digest()
+    for classes in ("sky\nroad\nbus\n", "1 sky\n0 road\n2 car\n", "2 car\n1 road\n"):
+        (root / "classes.txt").write_text(classes)
+        write(data.label_paths[1], label(1))
+        assert open_dataset(root, "train").digest() != every
 
 
 def test_unreadable_images_can_be_skipped(tmp_path: Path) -> None:

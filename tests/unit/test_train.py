@@ -59,6 +59,13 @@ class Pool:
         return self.images[index]
 
 
+def relabelled(image, **options):
+    """A data set with another label for one image."""
+    dataset = Dataset(**options)
+    dataset.labels[image] = 2 - dataset.labels[image]
+    return dataset
+
+
 class Dataset:
     """Patches of three colours, with noise; the labels are the colours."""
 
@@ -79,6 +86,10 @@ class Dataset:
 
     def read_label(self, index):
         return self.labels[index]
+
+    def digest(self, indices=None):
+        chosen = range(len(self.labels)) if indices is None else indices
+        return hashlib.sha256(b"".join(self.labels[i].tobytes() for i in chosen)).hexdigest()
 
 
 def settings(**changes):
@@ -265,9 +276,10 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path, changes):
     [
         ("seed", {"seed": 2}),
         ("settings", {"settings": settings(checkpoint_every=3, lr=0.04)}),
-        ("labelled regions", {"labelled": {0: BOXES[0]}}),
+        ("labelled regions", {"labelled": {**BOXES, 0: BOXES[0][:1]}}),
         ("images", {"dataset": Dataset(count=7)}),
-        ("validation images", {"validation": Dataset(count=2)}),
+        ("labels", {"dataset": relabelled(3)}),
+        ("validation images, another validation labels", {"validation": Dataset(count=2)}),
         ("class weights", {"task": Segmentation([1.0, 1.0, 2.0])}),
         ("network", {"model": make_model(seed=1)}),
     ],
@@ -286,6 +298,21 @@ def test_checkpoint_of_another_training_is_refused(tmp_path, what, change):
     arguments["model"] = make_model()
     with pytest.raises(SegalError, match=f"got: another {what}\n"):
         train(**{**arguments, **change})
+
+
+def test_a_training_goes_on_only_with_the_labels_it_used(tmp_path):
+    path = tmp_path / "state.safetensors"
+    arguments = {
+        "settings": settings(checkpoint_every=3), "seed": 1, "labelled": BOXES, "checkpoint": path,
+    }  # fmt: skip
+    with pytest.raises(Killed):
+        train(
+            make_model(), Dataset(), **arguments, validation=Dataset(count=2), progress=kill_at(4)
+        )
+    with pytest.raises(SegalError, match="got: another validation labels\n"):
+        train(make_model(), Dataset(), **arguments, validation=relabelled(1, count=2))
+    # Image 1 has no labelled region.
+    train(make_model(), relabelled(1), **arguments, validation=Dataset(count=2))
 
 
 def test_settings_that_only_change_speed_may_differ(tmp_path):
@@ -467,6 +494,9 @@ def test_regions_of_equal_size_are_drawn_once_a_lap():
         {"batch_size": 1},
         {"scale": (2, 0.5)},
         {"scale": (0, 1)},
+        {"scale": "1"},
+        {"scale": "0.5,1,2"},
+        {"scale": "a,b"},
         {"optimiser": "sgd"},
         {"precision": "int8"},
         {"patience": 0},
@@ -480,6 +510,7 @@ def test_bad_settings(changes):
 def test_settings_are_read_from_text():
     read = TrainSettings.model_validate({"crop": 256, "lr": "1e-3", "scale": ["0.5", "1"]})
     assert (read.crop, read.lr, read.scale) == ("256", 1e-3, (0.5, 1.0))
+    assert TrainSettings.model_validate({"scale": "0.5, 2"}).scale == (0.5, 2.0)
     assert TrainSettings.model_validate_json(read.model_dump_json()) == read
 
 
