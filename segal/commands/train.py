@@ -29,9 +29,7 @@ def train(
         list[Path] | None,
         typer.Option(help="A selection.csv of what is labelled; may be repeated."),
     ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights to start from, as segal writes them.")
-    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
     arch: o.Architecture = None,
     encoder: o.Encoder = None,
     encoder_weights: Annotated[
@@ -91,5 +89,7 @@ def train(
     outcome = run_training(resolved)
     for name in ("validation", "test"):
         if name in outcome.metrics:
-            say(f"mIoU on {name}: {100 * outcome.metrics[name]['miou']:.2f} %")
+            miou = outcome.metrics[name]["miou"]
+            shown = "no labelled pixel" if miou is None else f"{100 * miou:.2f} %"
+            say(f"mIoU on {name}: {shown}")
     typer.echo(outcome.model)

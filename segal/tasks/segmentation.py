@@ -28,7 +28,7 @@ class Metrics:
     Attributes:
         miou: Mean IoU in [0, 1] over the classes that are not absent; NaN if all are.
         iou: IoU by class name; NaN for an absent class.
-        accuracy: Share of the labelled pixels that are right.
+        accuracy: Share of the labelled pixels that are right; NaN if none is labelled.
         absent: Number of classes that are neither in the labels nor predicted.
         confusion: (C, C) pixel counts, rows are the truth.
     """

@@ -1,14 +1,19 @@
 """Training, validation and the demo through the command line."""
 
 import json
+import re
 
 import cv2
 import numpy as np
 import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
 
 from segal.data.synthetic import make_scenes
 from segal.jobs.demo import DemoSize, run_demo
-from segal.models.checkpoint import load_checkpoint, read_spec
+from segal.models.build import build_model, make_spec
+from segal.models.checkpoint import load_checkpoint, read_spec, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +119,186 @@ def test_labels_that_do_not_fit_are_all_named(segal, scenes, tmp_path):
     code, _, stderr = segal("train", "--data", folder, "--out", tmp_path / "run", *QUICK)
     assert code == 2
     assert "train/1.png" in stderr
+
+
+NETWORK = """
+import torch
+
+class Half(torch.nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.body = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.head = torch.nn.Conv2d(4, num_classes, 1)
+
+    def forward(self, images):
+        low = self.head(self.norm(self.body(images)).relu())
+        return torch.nn.functional.interpolate(
+            low, images.shape[-2:], mode="bilinear", align_corners=False
+        )
+
+def make(num_classes):
+    return Half(num_classes)
+"""
+OWN = ("--arch", "network_for_training:make")
+
+
+@pytest.fixture
+def plain(tmp_path, monkeypatch):
+    """Three splits of four images in the plain layout, and an importable network."""
+    (tmp_path / "network_for_training.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "plain"
+    for split in ("train", "val", "test"):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for i in range(4):
+            image = rng.integers(0, 256, (40, 60, 3), np.uint8)
+            write_picture(folder / "labels" / split / f"{i}.png", image[..., 0] // 128)
+            write_picture(folder / "images" / split / f"{i}.png", image)
+    (folder / "classes.txt").write_text("road\nsky\n")
+    return folder
+
+
+def write_picture(path, pixels):
+    cv2.imwrite(str(path), pixels)
+
+
+def test_only_labels_that_were_bought_are_read_and_they_are_inputs(segal, plain, tmp_path):
+    labels = plain / "labels"
+    assert segal(
+        "select", "--images", plain / "images" / "train", "--region", 20, "--budget", 1,
+        "--strategy", "random", "--out", tmp_path / "bought", "--overlays", 0,
+    )[0] == 0  # fmt: skip
+    selection = tmp_path / "bought" / "selection.csv"
+    (bought,) = {path.name for path in (tmp_path / "bought" / "masks").rglob("*.png")}
+    unlabelled = [path for path in (labels / "train").iterdir() if path.name != bought]
+    assert len(unlabelled) == 3
+    for path in unlabelled:
+        path.write_bytes(b"no image")
+    call = (
+        "train", "--data", plain, "--labelled", selection, "--validation", "val", "--test", "test",
+        "--out", tmp_path / "run", *OWN, *QUICK,
+    )  # fmt: skip
+    code, _, stderr = segal(*call)
+    assert code == 0, stderr
+    trained = tmp_path / "run" / "model.safetensors"
+    before = trained.read_bytes()
+    for path in unlabelled:
+        path.write_bytes(b"another text")
+    assert segal(*call)[0] == 0
+    for changed in (labels / "train" / bought, labels / "val" / "2.png", labels / "test" / "3.png"):
+        kept = changed.read_bytes()
+        write_picture(changed, np.zeros((40, 60), np.uint8))
+        code, _, stderr = segal(*call)
+        assert code == 2
+        assert "was done with other inputs" in stderr
+        changed.write_bytes(kept)
+    assert segal(*call)[0] == 0
+    assert trained.read_bytes() == before
+    # Without a selection all labels are read.
+    code, _, stderr = segal("train", "--data", plain, "--out", tmp_path / "all", *OWN, *QUICK)
+    assert code == 2
+    assert all(str(path) in stderr for path in unlabelled)
+
+
+def test_networks_of_the_users_own_code(segal, plain, tmp_path):
+    call = ("train", "--data", plain, "--test", "test", *QUICK)
+    first = tmp_path / "first"
+    code, _, stderr = segal(*call, *OWN, "--out", first)
+    assert code == 0, stderr
+    # The evaluation alone is done again.
+    before = (first / "model.safetensors").stat().st_mtime_ns
+    measured = json.loads((first / "metrics.json").read_text())["test"]
+    (first / "metrics.json").unlink()
+    code, _, stderr = segal(*call, *OWN, "--out", first)
+    assert code == 0, stderr
+    assert (first / "model.safetensors").stat().st_mtime_ns == before
+    assert json.loads((first / "metrics.json").read_text())["test"] == measured
+    # Another training starts from it, if the user names the code.
+    start = ("--checkpoint", first / "model.safetensors")
+    code, _, stderr = segal(*call, *start, "--out", tmp_path / "second")
+    assert code == 2
+    assert "give --arch if you trust that code" in stderr
+    code, _, stderr = segal(*call, *start, *OWN, "--out", tmp_path / "second")
+    assert code == 0, stderr
+    (tmp_path / "second" / "metrics.json").unlink()
+    assert segal(*call, *start, *OWN, "--out", tmp_path / "second")[0] == 0
+
+
+def test_options_beside_a_checkpoint_count(segal, scenes, plain, tmp_path):
+    call = ("train", "--data", plain, "--out", tmp_path / "run", *QUICK)
+    path = tmp_path / "start.safetensors"
+    save_checkpoint(build_model(make_spec(OWN[1], class_names=("road", "sky"))), path)
+
+    def refused(*extra):
+        code, _, stderr = segal(*call, "--checkpoint", path, *extra)
+        assert code == 2, stderr
+        return stderr
+
+    assert "another architecture" in refused("--arch", "Unet")
+    assert "another encoder" in refused(*OWN, "--encoder", "resnet34")
+    assert "given twice" in refused(*OWN, "--encoder-weights", path)
+    code, _, stderr = segal(
+        "train", "--data", scenes, "--checkpoint", path, *OWN, "--out", tmp_path / "other", *QUICK
+    )
+    assert code == 2
+    assert "the network and the data set have different classes" in stderr
+    code, _, stderr = segal(
+        *call, "--checkpoint", path, *OWN, "--input-scale", 0.5, "--mean", "0.1,0.2,0.3"
+    )
+    assert code == 0, stderr
+    spec = read_spec(tmp_path / "run" / "model.safetensors")
+    assert (spec.input_scale, spec.mean) == (0.5, (0.1, 0.2, 0.3))
+
+
+def test_defaults_may_be_given_or_left_out(segal, scenes, tmp_path):
+    call = ("train", "--data", scenes, "--out", tmp_path / "run", *QUICK)
+    assert segal(*call)[0] == 0
+    code, _, stderr = segal(*call, "--arch", "DeepLabV3Plus", "--input-scale", 1)
+    assert code == 0, stderr
+    assert segal(*call, "--encoder", "resnet34")[0] == 2
+    resolved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]
+    assert (resolved["architecture"], resolved["encoder"]) == ("DeepLabV3Plus", "resnet18")
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_plain_state_dict_takes_the_classes_of_the_data_set(segal, plain, tmp_path, name):
+    state = build_model(make_spec(OWN[1], class_names=("a", "b"))).network.state_dict()
+    path = tmp_path / name
+    call = ("train", "--data", plain, "--checkpoint", path, "--out", tmp_path / "run", *QUICK)
+    for text in (None, "damaged"):
+        if text is not None:
+            path.write_text(text)
+        code, _, stderr = segal(*call, *OWN)
+        assert code == 2
+        assert f"{path}: " in stderr
+        assert "Traceback" not in stderr
+    if path.suffix == ".pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    code, _, stderr = segal(*call, *OWN)
+    assert code == 0, stderr
+    spec = read_spec(tmp_path / "run" / "model.safetensors")
+    assert spec.class_names == ("road", "sky")
+
+
+def test_a_split_without_a_labelled_pixel_has_no_miou(segal, plain, tmp_path):
+    for path in (plain / "labels" / "test").iterdir():
+        write_picture(path, np.full((40, 60), 255, np.uint8))
+    code, _, stderr = segal(
+        "train", "--data", plain, "--validation", "val", "--test", "test", *OWN, "--out",
+        tmp_path / "run", *QUICK, "train.scale=0.5,2",
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert "mIoU on test: no labelled pixel" in stderr
+    assert re.search(r"mIoU on validation: \d+\.\d\d %", stderr)
+    metrics = json.loads(
+        (tmp_path / "run" / "metrics.json").read_text(), parse_constant=pytest.fail
+    )
+    assert metrics["test"]["miou"] is metrics["test"]["accuracy"] is None
 
 
 def test_validate_takes_whatever_it_is_given(segal, scenes, image_folder, checkpoint, tmp_path):
