@@ -94,8 +94,8 @@ def find_images(root: Path) -> list[str]:
 
     Raises:
         SegalError: If there is no such folder or no image in it; if a link leaves the root, a name
-            is not UTF-8, or two images of one folder differ in their suffix only, since their masks
-            would be one file.
+            is not UTF-8, two images of one folder differ in their suffix only, or an image's mask
+            would have the path of a folder, as that of `a.jpg` beside a folder `a.png`.
     """
     paths, refused = _walk(root)
     raise_all(shortened(refused))
@@ -324,20 +324,28 @@ def _refuse_same_stems(root: Path, paths: Sequence[str]) -> None:
     by_stem: dict[PurePosixPath, list[str]] = defaultdict(list)
     for path in paths:
         by_stem[PurePosixPath(path).with_suffix("")].append(path)
-    raise_all(
-        shortened(
-            [
-                SegalError(
-                    f"{root}: {' and '.join(same)} differ in their suffix only",
-                    expected="one image a name, since its mask is named after it with .png",
-                    got=f"{len(same)} images",
-                    remedy="rename or remove one",
-                )
-                for same in by_stem.values()
-                if len(same) > 1
-            ]
+    errors = [
+        SegalError(
+            f"{root}: {' and '.join(same)} differ in their suffix only",
+            expected="one image a name, since its mask is named after it with .png",
+            got=f"{len(same)} images",
+            remedy="rename or remove one",
         )
-    )
+        for same in by_stem.values()
+        if len(same) > 1
+    ]
+    folders = {folder for path in paths for folder in PurePosixPath(path).parents}
+    errors += [
+        SegalError(
+            f"{root}: the mask of {path} would have the name of the folder {folder}",
+            expected="no folder that is named as an image with .png for its suffix",
+            got=f"the image {path} beside the folder {folder}",
+            remedy="rename one",
+        )
+        for path in paths
+        if (folder := PurePosixPath(path).with_suffix(".png")) in folders
+    ]
+    raise_all(shortened(errors))
 
 
 def _no_image(root: Path) -> SegalError:

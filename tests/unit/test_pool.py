@@ -144,6 +144,18 @@ def test_same_stems_are_refused(tmp_path: Path) -> None:
         assert "x.y.jpg" not in text
 
 
+def test_a_mask_that_would_be_a_folder_is_refused(tmp_path: Path) -> None:
+    for name in ("d/a.jpg", "d/a.png/x.jpg", "d/a.png/e/y.jpg", "b.jpg", "c/b.png/z.jpg"):
+        write(tmp_path / name)
+    (tmp_path / "b.png").mkdir()  # holds no image, so no mask either
+    for call in (find_images, open_pool):
+        text = message(call, tmp_path)
+        assert "the mask of d/a.jpg would have the name of the folder d/a.png\n" in text
+        assert "b.jpg" not in text
+    assert "d/a.png" in message(open_pool, tmp_path, ["d/a.jpg", "d/a.png/x.jpg"])
+    assert len(open_pool(tmp_path, ["d/a.jpg", "b.jpg"])) == 2
+
+
 def test_links_inside_are_followed_once(tmp_path: Path) -> None:
     root = tmp_path / "root"
     write(root / "z" / "a.png")
