@@ -21,17 +21,12 @@ from segal.errors import SegalError, raise_all
 from segal.models.build import MAX_SCALE, MIN_SCALE
 from segal.regions import RegionSize
 from segal.registry import nearest
-from segal.train import TrainSettings
+from segal.train import TrainSettings, split_commas
 
 T = TypeVar("T")
 Raw = dict[str, Any]
 
 _MAX_CONFIG_BYTES = 1 << 20
-
-
-def _split(value: object) -> object:
-    """Lets `a,b` on the command line stand for a list."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def _parsed(parse: Any) -> Any:
@@ -46,15 +41,15 @@ def _parsed(parse: Any) -> Any:
     return check
 
 
-Range = Annotated[tuple[float, float], BeforeValidator(_split)]
+Range = Annotated[tuple[float, float], BeforeValidator(split_commas)]
 RegionText = Annotated[str, BeforeValidator(_parsed(RegionSize.parse))]
 BudgetText = Annotated[str, BeforeValidator(_parsed(Budget.parse))]
-Channels = Annotated[tuple[float, float, float], BeforeValidator(_split)]
+Channels = Annotated[tuple[float, float, float], BeforeValidator(split_commas)]
 PositiveChannels = Annotated[
-    tuple[PositiveFloat, PositiveFloat, PositiveFloat], BeforeValidator(_split)
+    tuple[PositiveFloat, PositiveFloat, PositiveFloat], BeforeValidator(split_commas)
 ]
 Scale = Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
-Paths = Annotated[tuple[Path, ...], BeforeValidator(_split)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
 
 
 class Section(BaseModel):
@@ -109,7 +104,7 @@ class SelectConfig(Section):
     checkpoint: Path | None = None
     model: ModelConfig = ModelConfig()
     region: RegionText = "512"
-    extra_regions: Annotated[tuple[RegionText, ...], BeforeValidator(_split)] = ()
+    extra_regions: Annotated[tuple[RegionText, ...], BeforeValidator(split_commas)] = ()
     budget: BudgetText
     strategy: dict[str, Any]
     labelled: Paths = ()
@@ -173,8 +168,8 @@ class TrainConfig(Section):
         data: The data set.
         labelled: Selections that are labelled; everything outside them is ignored. None: all of the
             training split is labelled.
-        checkpoint: Weights to start from, as segal writes them; `model` is not used then.
-        model: The network to start from otherwise.
+        checkpoint: Weights to start from.
+        model: The network to start from otherwise; with a checkpoint, what must agree with it.
         train: How to train.
         out: The run's folder.
         seed: Of every random draw.

@@ -42,8 +42,8 @@ def _crop_text(value: object) -> str:
         raise ValueError(f"expected {error.expected}") from error
 
 
-def _split(value: object) -> object:
-    """Lets `a,b` on the command line stand for a pair."""
+def split_commas(value: object) -> object:
+    """Lets `a,b` on the command line stand for a list."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
@@ -92,7 +92,7 @@ class TrainSettings(BaseModel):
     weight_decay: float = Field(default=5e-4, ge=0)
     grad_clip: float | None = Field(default=None, gt=0)
     crop: Annotated[str, BeforeValidator(_crop_text)] = "512"
-    scale: Annotated[tuple[float, float], BeforeValidator(_split)] = (0.5, 2.0)
+    scale: Annotated[tuple[float, float], BeforeValidator(split_commas)] = (0.5, 2.0)
     flip: float = Field(default=0.5, ge=0, le=1)
     colour_jitter: float = Field(default=0.2, ge=0, le=1)
     batchnorm: Literal["train", "frozen"] = "train"

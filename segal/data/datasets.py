@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -138,6 +138,7 @@ def open_dataset(
     known: Mapping[str, tuple[int, int, ImageInfo]] | None = None,
     progress: Progress | None = None,
     value_range: tuple[float, float] | None = None,
+    only: Collection[str] | None = None,
 ) -> LabelledDataset:
     """Opens one split of a data set. Labels are found, but not read.
 
@@ -152,10 +153,11 @@ def open_dataset(
         known: Earlier inspections.
         progress: Called with (images done, all images).
         value_range: Lowest and highest value of 16-bit images.
+        only: Images to open, by their paths below the split's folder; the others need no label.
 
     Raises:
-        SegalError: If layout or split is not there, a link leads out of the root, an image cannot
-            be read, or has no label.
+        SegalError: If layout or split is not there, an image of `only` is not, a link leads out of
+            the root, or an image cannot be read or has no label.
     """
     name = _detect(root, layout)
     there = _LAYOUTS[name].splits(root)
@@ -170,7 +172,7 @@ def open_dataset(
     check_path(root, source.images.relative_to(root).as_posix(), real_path(root))
     pool = open_pool(
         source.images,
-        source.paths,
+        source.paths if only is None else _chosen(root, split, only, source.paths),
         skip_unreadable=skip_unreadable,
         known=known,
         workers=workers,
@@ -179,6 +181,21 @@ def open_dataset(
     )
     labels = _find_labels(root, pool, source.label_of)
     return LabelledDataset(pool, labels, source.classes)
+
+
+def _chosen(
+    root: Path, split: str, only: Collection[str], there: Sequence[str] | None
+) -> list[str]:
+    """The images of `only`, each of which must be one of the split's."""
+    foreign = sorted(set(only) - set(there)) if there is not None else []
+    if foreign:
+        raise SegalError(
+            f"{root}: images that are not of split {split!r}",
+            expected="images of that split",
+            got=", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else ""),
+            remedy="choose the split that they were selected from",
+        )
+    return list(only)
 
 
 def _find_labels(root: Path, pool: ImagePool, label_of: Callable[[str], Path]) -> tuple[Path, ...]:

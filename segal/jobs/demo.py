@@ -139,8 +139,13 @@ class _Demo:
             machine=self.machine,
         )
         outcome = run_training(config)
-        say(f"mIoU {100 * outcome.metrics['test']['miou']:.1f} %")
+        say(f"mIoU {_percent(outcome.metrics['test']['miou'])}")
         return outcome
+
+
+def _percent(share: float | None) -> str:
+    """None stands for a metric of no labelled pixel."""
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _report(
@@ -152,7 +157,8 @@ def _report(
 
     def row(name: str, metrics: dict[str, Any], cost: str) -> str:
         test = metrics["test"]
-        return f"{name:<28}{100 * test['miou']:>8.1f} %{100 * test['accuracy']:>10.1f} %   {cost}"
+        miou, accuracy = _percent(test["miou"]), _percent(test["accuracy"])
+        return f"{name:<28}{miou:>10}{accuracy:>12}   {cost}"
 
     lines = ["", f"{'after':<28}{'mIoU':>10}{'accuracy':>12}   bought"]
     lines.append(row("the seed set", first.metrics, "-"))

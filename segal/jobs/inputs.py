@@ -38,6 +38,15 @@ def image_sizes(pool: ImagePool) -> dict[str, tuple[int, int]]:
     return {path: pool.size(i) for i, path in enumerate(pool.paths)}
 
 
+def read_images(files: Sequence[Path]) -> set[str]:
+    """Paths of the images that selections name.
+
+    Raises:
+        SegalError: If a file is no selection.
+    """
+    return {selected.image for file in files for selected in read_selection(file)}
+
+
 def read_labelled(files: Sequence[Path], pool: ImagePool) -> dict[int, list[Box]]:
     """Boxes of selections by image index, each once, by row and then by column.
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from segal.console import Advance, bar
 from segal.data.datasets import LabelledDataset, open_dataset
 from segal.errors import SegalError
 from segal.files import remove, write_bytes, write_json
-from segal.jobs.inputs import file_digest, image_digests, read_labelled
+from segal.jobs.inputs import file_digest, image_digests, read_images, read_labelled
 from segal.ledger import Ledger
 from segal.machine import describe, find_device, peak_memory_bytes, use_threads
 from segal.models.build import build_model, make_spec
@@ -60,7 +60,9 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     use_threads(config.machine.threads)
     data = config.data
     with bar("Checking images") as advance:
-        dataset = _open(config, data.train, advance)
+        # Images of which nothing is labelled need no label, and are not looked at.
+        only = read_images(config.labelled) if config.labelled else None
+        dataset = _open(config, data.train, advance, only)
         validation = _open(config, data.validation, advance) if data.validation else None
         test = _open(config, data.test, advance) if data.test else None
     labelled = read_labelled(config.labelled, dataset.pool) if config.labelled else None
@@ -93,7 +95,9 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     )
 
 
-def _open(config: TrainConfig, split: str, progress: Advance) -> LabelledDataset:
+def _open(
+    config: TrainConfig, split: str, progress: Advance, only: Collection[str] | None = None
+) -> LabelledDataset:
     return open_dataset(
         config.data.root,
         split,
@@ -102,6 +106,7 @@ def _open(config: TrainConfig, split: str, progress: Advance) -> LabelledDataset
         value_range=config.data.value_range,
         workers=max(1, config.machine.workers),
         progress=progress,
+        only=only,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -72,6 +73,30 @@ def test_from_seed_set_to_second_selection(segal, scenes, tmp_path):
         code, stdout, stderr = segal("validate", path)
         assert code == 0, stderr
         assert "whole" in stdout
+
+
+def test_images_of_which_nothing_is_bought_need_no_label(segal, scenes, tmp_path):
+    """What a team has after its first selection: labels of some images, and no others."""
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    labelled = tmp_path / "labelled.csv"
+    images = sorted((root / "leftImg8bit" / "train").rglob("*.png"))
+    names = [p.relative_to(root / "leftImg8bit" / "train").as_posix() for p in images[:2]]
+    rows = [f"{i + 1},{name},0,0,32,32,1024,1.0" for i, name in enumerate(names)]
+    labelled.write_text("\n".join(["rank,image,x,y,width,height,pixels,score", *rows, ""]))
+    for image in images[2:]:
+        label = image.name.replace("_leftImg8bit", "_gtFine_labelIds")
+        (root / "gtFine" / "train" / image.parent.name / label).unlink()
+    call = ("train", "--data", root, "--out", tmp_path / "run", *QUICK)
+    code, _, stderr = segal(*call)
+    assert code == 2
+    assert "has no label" in stderr
+    code, _, stderr = segal(*call, "--labelled", labelled)
+    assert code == 0, stderr
+    labelled.write_text(labelled.read_text().replace(names[0], "nowhere.png"))
+    code, _, stderr = segal(*call[:3], "--out", tmp_path / "other", "--labelled", labelled, *QUICK)
+    assert code == 2
+    assert "nowhere.png" in stderr
 
 
 def test_the_same_seed_gives_the_same_network(segal, scenes, tmp_path):
