@@ -29,10 +29,10 @@ class DemoSize:
 
     frames: int = 80
     height: int = 192
-    seed_budget: str = "5%"
-    budget: str = "5%"
-    first_iterations: int = 200
-    iterations: int = 150
+    seed_budget: str = "8%"
+    budget: str = "8%"
+    first_iterations: int = 250
+    iterations: int = 200
 
     @property
     def region(self) -> str:
