@@ -324,8 +324,9 @@ class _Selection:
         entropy = [self.config.seed, _ROUND, _SELECT_STREAM]
         state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        with self.clock("select"):
+        with bar("Choosing regions") as advance, self.clock("select"):
             picks = choose(self.strategy, offered, self.labelled_table, offer.allowance, generator)
+            advance(len(picks.rows), len(picks.rows))
         self.notes.extend(picks.notes)
         return [
             Selected(
