@@ -144,18 +144,7 @@ def run_selection(config: SelectConfig, strategy: Strategy) -> SelectionResult:
 def _load_model(config: SelectConfig) -> SegmentationModel | None:
     if config.checkpoint is None:
         return None
-    options = config.model
-    return load_checkpoint(
-        config.checkpoint,
-        CheckpointOptions(
-            architecture=options.architecture,
-            encoder=options.encoder,
-            num_classes=options.num_classes,
-            mean=options.mean,
-            std=options.std,
-            input_scale=options.input_scale,
-        ),
-    )
+    return load_checkpoint(config.checkpoint, CheckpointOptions(**config.model.model_dump()))
 
 
 def _identity(config: SelectConfig) -> dict[str, object]:
