@@ -48,7 +48,7 @@ def split_commas(value: object) -> object:
 
 
 class TrainSettings(BaseModel):
-    """How to train. The defaults are UWE's (section 5.2), but for fewer iterations.
+    """How to train. The defaults are UWE's (section 4.2), but for fewer iterations.
 
     | setting | here | UWE |
     |---|---|---|
