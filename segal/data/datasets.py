@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from segal.data import cityscapes, folder
 from segal.data.images import ImageInfo, read_bytes, read_label
-from segal.data.layout import IGNORE_INDEX, Classes, LayoutModule
-from segal.data.pool import ImagePool, Progress, check_path, open_pool, real_path, shortened
+from segal.data.layout import IGNORE_INDEX, Classes, LayoutModule, Source
+from segal.data.pool import (
+    ImagePool,
+    Progress,
+    check_path,
+    find_images,
+    open_pool,
+    real_path,
+    shortened,
+)
 from segal.errors import SegalError, raise_all
 
 __all__ = ["IGNORE_INDEX", "Classes", "LabelledDataset", "Layout", "open_dataset", "splits"]
@@ -172,7 +180,7 @@ def open_dataset(
     check_path(root, source.images.relative_to(root).as_posix(), real_path(root))
     pool = open_pool(
         source.images,
-        source.paths if only is None else _chosen(root, split, only, source.paths),
+        source.paths if only is None else _chosen(root, split, only, source),
         skip_unreadable=skip_unreadable,
         known=known,
         workers=workers,
@@ -183,17 +191,17 @@ def open_dataset(
     return LabelledDataset(pool, labels, source.classes)
 
 
-def _chosen(
-    root: Path, split: str, only: Collection[str], there: Sequence[str] | None
-) -> list[str]:
+def _chosen(root: Path, split: str, only: Collection[str], source: Source) -> list[str]:
     """The images of `only`, each of which must be one of the split's."""
-    foreign = sorted(set(only) - set(there)) if there is not None else []
+    there = find_images(source.images) if source.paths is None else source.paths
+    foreign = sorted(set(only) - set(there))
     if foreign:
         raise SegalError(
             f"{root}: images that are not of split {split!r}",
-            expected="images of that split",
+            expected=f"paths relative to {source.images}",
             got=", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else ""),
-            remedy="choose the split that they were selected from",
+            remedy="choose the split that they were selected from, and select with that folder "
+            "as --images",
         )
     return list(only)
 

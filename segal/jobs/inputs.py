@@ -42,9 +42,17 @@ def read_images(files: Sequence[Path]) -> set[str]:
     """Paths of the images that selections name.
 
     Raises:
-        SegalError: If a file is no selection.
+        SegalError: If a file is no selection, or they name no image at all.
     """
-    return {selected.image for file in files for selected in read_selection(file)}
+    images = {selected.image for file in files for selected in read_selection(file)}
+    if not images:
+        raise SegalError(
+            f"{', '.join(map(str, files))}: no region at all",
+            expected="at least one region that is labelled",
+            got="none",
+            remedy="give the selection that was labelled",
+        )
+    return images
 
 
 def read_labelled(files: Sequence[Path], pool: ImagePool) -> dict[int, list[Box]]:

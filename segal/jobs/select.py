@@ -178,12 +178,12 @@ class _Selection:
         self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
         inputs = fingerprint(image_digests(pool))
         offer = self.make_offer(pool)
-        self.book_labelled(inputs)
         context = PassContext()
         for number, signals in enumerate(self.strategy.passes(context)):
             context.tables.append(self.scan(pool, labelled, signals, number, inputs))
         if not context.tables:
             context.tables.append(self.scan(pool, labelled, [], 0, inputs))
+        self.book_labelled(inputs)
         if self.ledger.finished("select", _ROUND, inputs):
             say(f"{self.config.out} holds this selection already; nothing was done again.")
             return self.read_result()

@@ -83,12 +83,15 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
                 if used is not None
             ]
         )
-        if not ledger.finished("train", _ROUND, inputs):
+        trained = ledger.finished("train", _ROUND, inputs)
+        evaluated = trained and ledger.finished("evaluate", _ROUND, inputs)
+        if not trained:
             _train(config, ledger, model, dataset, labelled, validation, inputs)
-        elif not ledger.finished("evaluate", _ROUND, inputs):
+        elif not evaluated:
             own = CheckpointOptions(architecture=config.model.architecture)
             model = load_checkpoint(config.out / MODEL_FILE, own).to(device)
-        if not ledger.finished("evaluate", _ROUND, inputs):
+        remove(config.out / _UNFINISHED_FILE)
+        if not evaluated:
             _evaluate(config, ledger, model, validation, test, inputs)
     return TrainingOutcome(
         config.out / MODEL_FILE, json.loads((config.out / METRICS_FILE).read_text())
@@ -214,7 +217,6 @@ def _train(
     write_bytes(config.out / "config.yaml", resolved.encode())
     artefacts = [config.out / MODEL_FILE, config.out / "config.yaml"]
     ledger.finish("train", _ROUND, inputs, artefacts, seconds=result.seconds)
-    remove(unfinished)
 
 
 def _evaluate(

@@ -11,6 +11,7 @@ from pydantic import ConfigDict
 
 from segal.budget import Allowance
 from segal.candidates import CandidateTable
+from segal.errors import SegalError
 from segal.signals import Signal
 
 Direction = Literal["higher", "lower"]
@@ -91,6 +92,7 @@ def choose(
     """Lets a strategy pick, and keeps the longest prefix of its picks that the budget allows.
 
     Raises:
+        SegalError: If the budget does not buy the first pick.
         ValueError: If the budget buys no candidate, or the strategy broke its contract.
     """
     count = allowance.most(table.pixels)
@@ -102,4 +104,11 @@ def choose(
     if not np.isfinite(picks.scores).all():
         raise ValueError("expected finite scores, got NaN or infinity")
     fits = allowance.fits(table.pixels[picks.rows])
+    if fits == 0:
+        raise SegalError(
+            "budget: it does not buy the first pick",
+            expected=f"at least {table.pixels[picks.rows[0]]} pixels, its price",
+            got=f"{allowance.limit} pixels",
+            remedy="give a larger --budget, or a smaller --region",
+        )
     return Picks(picks.rows[:fits], picks.scores[:fits], picks.notes)

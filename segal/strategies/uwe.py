@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from segal.candidates import CandidateTable
+from segal.errors import SegalError
 from segal.signals import MeanFeature, Signal, UncertaintyName, Value
 from segal.strategies._distance import Init, Selector, select_by_distance
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
@@ -87,5 +88,13 @@ class UncertaintyWeightedEmbeddings:
             u = np.clip((u - low) / span, 0.0, 1.0) if span > 0 else np.ones_like(u)
         if (u < 0).any():
             raise ValueError(f"{self.uncertainty}: expected an uncertainty of at least 0")
-        features *= (u**self.tau).astype(np.float32)[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            features *= (u**self.tau).astype(np.float32)[:, None]
+        if not np.isfinite(features).all():
+            raise SegalError(
+                f"strategy.tau: {self.tau:g} takes the embeddings out of range",
+                expected="embeddings that float32 can hold",
+                got=f"uncertainties up to {u.max():g}",
+                remedy="give a smaller --tau, or strategy.normalize=minmax",
+            )
         return features

@@ -271,6 +271,22 @@ def test_a_network_of_ones_own_by_its_import_path(segal, image_folder, tmp_path,
     assert code == 0, stderr
 
 
+def test_a_tau_that_leaves_the_range_of_float32(refused):
+    assert "smaller --tau" in refused("--tau", 100, "strategy.uncertainty=my_big:big")
+
+
+@pytest.fixture(autouse=True)
+def big_uncertainty(tmp_path, monkeypatch):
+    (tmp_path / "my_big.py").write_text("def big(z):\n    return z.amax(1) * 0 + 1e5\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_a_budget_that_does_not_buy_the_first_pick(refused, image_folder):
+    # Clipped regions are cheap, but random draws a whole one first.
+    message = refused(strategy="random", budget="0.1%")
+    assert "does not buy the first pick" in message
+
+
 def test_a_plain_state_dict_is_taken_when_it_is_described(
     segal, image_folder, checkpoint, tmp_path
 ):

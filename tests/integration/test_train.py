@@ -97,6 +97,11 @@ def test_images_of_which_nothing_is_bought_need_no_label(segal, scenes, tmp_path
     code, _, stderr = segal(*call[:3], "--out", tmp_path / "other", "--labelled", labelled, *QUICK)
     assert code == 2
     assert "nowhere.png" in stderr
+    assert "not of split 'train'" in stderr
+    labelled.write_text(labelled.read_text().splitlines()[0] + "\n")
+    code, _, stderr = segal(*call[:3], "--out", tmp_path / "other", "--labelled", labelled, *QUICK)
+    assert code == 2
+    assert "no region at all" in stderr
 
 
 def test_the_same_seed_gives_the_same_network(segal, scenes, tmp_path):
