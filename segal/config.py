@@ -314,7 +314,12 @@ def _translate(kind: object, error: Raw, prefix: str) -> SegalError:
         )
     if error["type"] == "value_error":
         expected, _, remedy = str(error["ctx"]["error"]).partition("|")
-        return SegalError(f"{key}: not valid", expected=expected, got=got, remedy=remedy)
+        return SegalError(
+            f"{key}: not valid",
+            expected=expected.removeprefix("expected "),
+            got=got,
+            remedy=remedy or f"give {key} such a value",
+        )
     message = error["msg"].removeprefix("Input should be ")
     return SegalError(
         f"{key}: not valid", expected=message, got=got, remedy=f"give {key} such a value"

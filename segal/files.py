@@ -33,6 +33,16 @@ def write_error(path: Path, error: OSError) -> SegalError:
     )
 
 
+def read_error(path: Path, error: OSError, expected: str) -> SegalError:
+    """The error to raise where reading `path` failed."""
+    return SegalError(
+        f"{path}: cannot be read",
+        expected=expected,
+        got=error.strerror or str(error),
+        remedy="check the path, and that you may read it",
+    )
+
+
 def sync(path: Path) -> None:
     """Asks the disk to keep a file's bytes or a folder's names."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from segal.errors import SegalError, raise_all
-from segal.files import replacing, write_bytes
+from segal.files import read_error, replacing, write_bytes
 from segal.regions import Box
 from segal.registry import nearest
 
@@ -156,12 +156,7 @@ def _read_text(path: Path) -> str:
             )
         data = path.read_bytes()
     except OSError as error:
-        raise SegalError(
-            f"{path}: cannot be read",
-            expected="a selection.csv",
-            got=error.strerror or str(error),
-            remedy="check the path",
-        ) from error
+        raise read_error(path, error, "a selection.csv") from error
     try:
         return data.decode("utf-8-sig")  # spreadsheets put a byte order mark first
     except UnicodeDecodeError as error:

@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from segal.errors import SegalError
+from segal.files import read_error
 
 # Readers run in our own threads; OpenCV's would only compete with them and with the network.
 cv2.setNumThreads(0)
@@ -176,12 +177,7 @@ def read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise SegalError(
-            f"{path}: cannot be read",
-            expected="a file that may be read",
-            got=error.strerror or str(error),
-            remedy="check the file and its permissions",
-        ) from error
+        raise read_error(path, error, "a file that may be read") from error
     if len(data) > MAX_BYTES:
         raise SegalError(
             f"{path}: the file is too large",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
+from segal.files import read_error
 from segal.masks import read_selection
 from segal.regions import Box
 
@@ -20,12 +21,7 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise SegalError(
-            f"{path}: cannot be read",
-            expected="a file",
-            got=error.strerror or str(error),
-            remedy="check the path",
-        ) from error
+        raise read_error(path, error, "a file") from error
 
 
 def image_digests(pool: ImagePool) -> list[list[str]]:

@@ -79,6 +79,17 @@ def test_every_mistake_has_its_key_what_was_expected_and_what_was_got():
     assert "did you mean 'threads'?" in text
 
 
+def test_settings_of_a_training_get_a_remedy_too():
+    _, errors = validate(TrainConfig, {"data": {"root": "a"}, "out": "b", "train": {"crop": "0"}})
+    assert [e.problem for e in errors] == ["train.crop: not valid"]
+    assert errors[0].expected.startswith("a side in pixels")
+    assert errors[0].remedy
+    train = {"lr": 0.1, "min_lr": 0.5}
+    _, errors = validate(TrainConfig, {"data": {"root": "a"}, "out": "b", "train": train})
+    assert "min_lr" in str(errors[0])
+    assert errors[0].remedy
+
+
 def test_a_training_needs_its_splits_apart():
     raw = {"data": {"root": "a", "train": "x", "test": "x"}, "out": "b"}
     _, errors = validate(TrainConfig, raw)
