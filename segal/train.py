@@ -74,7 +74,8 @@ class TrainSettings(BaseModel):
         colour_jitter: Strength, from 0 (none) to 1.
         batchnorm: `train`, or `frozen`: running statistics and affine parameters stay as they are.
         precision: Of the network's products; parameters are always float32.
-        validate_every: Steps between validations; None for a tenth of the training.
+        validate_every: Steps between validations; None for a tenth of the training, 0 for none, so
+            that the last weights are kept.
         patience: Stop after so many validations in a row without a better mIoU; None for never.
         checkpoint_every: Steps between mid-training checkpoints.
         workers: Threads that read and transform; they do not change the result.
@@ -97,7 +98,7 @@ class TrainSettings(BaseModel):
     colour_jitter: float = Field(default=0.2, ge=0, le=1)
     batchnorm: Literal["train", "frozen"] = "train"
     precision: Precision = "fp32"
-    validate_every: int | None = Field(default=None, ge=1)
+    validate_every: int | None = Field(default=None, ge=0)
     patience: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
     workers: int = Field(default=2, ge=0)
@@ -310,7 +311,10 @@ class _Run:
         return value
 
     def _validation_is_due(self) -> bool:
-        every = self.settings.validate_every or math.ceil(self.settings.iterations / 10)
+        every = self.settings.validate_every
+        if every == 0:
+            return False
+        every = every or math.ceil(self.settings.iterations / 10)
         return self.state.step % every == 0 or self.state.step == self.settings.iterations
 
     def _validate(self, validation: LabelledDataset) -> None:

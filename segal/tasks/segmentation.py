@@ -140,31 +140,61 @@ class Segmentation:
         Raises:
             SegalError: If the network and the data set have different classes, or a file is bad.
         """
+        num_classes = model.spec.num_classes
+        confusion = np.zeros((num_classes, num_classes), np.int64)
+        for _, predicted, target in self.predictions(
+            model,
+            dataset,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            precision=precision,
+            progress=progress,
+        ):
+            confusion += confusion_matrix(predicted, target, num_classes).cpu().numpy()
+        return Metrics.of(confusion, dataset.classes.names)
+
+    def predictions(
+        self,
+        model: SegmentationModel,
+        dataset: LabelledDataset,
+        *,
+        device: torch.device | str = "cpu",
+        batch_size: int = 8,
+        workers: int = 2,
+        precision: Precision = "fp32",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """What the network says of whole images; the arguments are those of `evaluate`.
+
+        Yields:
+            Index of an image, its predicted classes (H, W) int64, and its label (H, W) uint8, both
+            on the device. Images of one size follow each other.
+
+        Raises:
+            SegalError: If the network and the data set have different classes, or a file is bad.
+        """
         check_classes(model, dataset)
-        device, num_classes = torch.device(device), model.spec.num_classes
+        device = torch.device(device)
         was_training = model.training
         model.to(device).eval()
-        confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
         done = 0
         try:
-            with torch.inference_mode():
-                for images, labels in _whole_images(dataset, batch_size, workers):
-                    with autocast(device, precision):
-                        logits = model(model.normalise(images.to(device))).logits
-                    target = labels.to(device)
-                    confusion += confusion_matrix(logits.argmax(1), target, num_classes)
-                    done += len(images)
-                    if progress is not None:
-                        progress(done, len(dataset.pool))
+            for indices, images, labels in _whole_images(dataset, batch_size, workers):
+                with torch.inference_mode(), autocast(device, precision):
+                    logits = model(model.normalise(images.to(device))).logits
+                yield from zip(indices, logits.argmax(1), labels.to(device), strict=True)
+                done += len(images)
+                if progress is not None:
+                    progress(done, len(dataset.pool))
         finally:
             model.train(was_training)
-        return Metrics.of(confusion.cpu().numpy(), dataset.classes.names)
 
 
 def _whole_images(
     dataset: LabelledDataset, batch_size: int, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (B, H, W, 3) and (B, H, W) of images of equal size."""
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Indices and batches (B, H, W, 3) and (B, H, W) of images of equal size."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for index in range(len(dataset.pool)):
         by_size.setdefault(dataset.pool.size(index), []).append(index)
@@ -181,7 +211,7 @@ def _whole_images(
     pairs = prefetch(read, indices, workers, depth=batch_size)
     for batch in batches:
         images, labels = zip(*(next(pairs) for _ in batch), strict=True)
-        yield stack_images(images), torch.from_numpy(np.stack(labels))
+        yield batch, stack_images(images), torch.from_numpy(np.stack(labels))
 
 
 def check_classes(model: SegmentationModel, dataset: LabelledDataset) -> None:

@@ -1,0 +1,303 @@
+"""What can be configured: one class a command, made of sections that commands share."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    model_validator,
+)
+
+from segal.budget import Budget
+from segal.errors import SegalError
+from segal.models.build import MAX_SCALE, MIN_SCALE
+from segal.regions import RegionSize
+from segal.train import TrainSettings, split_commas
+
+
+def _parsed(parse: Any) -> Any:
+    """A validator that keeps the text of what `parse` accepts, in its normal form."""
+
+    def check(value: object) -> str:
+        try:
+            return str(parse(str(value)))
+        except SegalError as error:
+            raise ValueError(f"{error.expected}|{error.remedy}") from error
+
+    return check
+
+
+Range = Annotated[tuple[float, float], BeforeValidator(split_commas)]
+RegionText = Annotated[str, BeforeValidator(_parsed(RegionSize.parse))]
+BudgetText = Annotated[str, BeforeValidator(_parsed(Budget.parse))]
+Channels = Annotated[tuple[float, float, float], BeforeValidator(split_commas)]
+PositiveChannels = Annotated[
+    tuple[PositiveFloat, PositiveFloat, PositiveFloat], BeforeValidator(split_commas)
+]
+Scale = Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
+Axis = Literal["share", "regions", "pixels", "images", "clicks"]
+"""What a cost is counted in; `share` is of the pool's pixels, `images` are image equivalents."""
+
+
+class Section(BaseModel):
+    """A part of a configuration; a key that it does not know is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """What a checkpoint does not say of its network; None leaves it to the checkpoint."""
+
+    architecture: str | None = None
+    encoder: str | None = None
+    num_classes: Annotated[int, Field(ge=2, le=4096)] | None = None
+    mean: Channels | None = None
+    std: PositiveChannels | None = None
+    input_scale: Scale | None = None
+
+
+class MachineConfig(Section):
+    """How the work is run; none of it changes results beyond rounding."""
+
+    device: str = "auto"
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class SelectConfig(Section):
+    """Configuration of `segal select`.
+
+    Attributes:
+        images: Folder of the pool's images.
+        checkpoint: The network; not needed by strategies that ask for no signal.
+        model: What the checkpoint does not say.
+        region: Region size.
+        extra_regions: Further sizes to measure in the same pass, kept in the candidate tables.
+        budget: How much to buy.
+        strategy: Its name and parameters.
+        labelled: Selections that are labelled already.
+        out: The run's folder.
+        seed: Of every random draw.
+        precision: Of the network's forward pass.
+        embedding_dtype: Of the stored embeddings.
+        skip_unreadable: Go on without images that cannot be read.
+        value_range: Values of 16-bit images that become 0 and 1; None: 0 and 65535.
+        overlays: For how many images, by best rank, to draw a picture.
+        machine: How to run.
+    """
+
+    images: Path
+    checkpoint: Path | None = None
+    model: ModelConfig = ModelConfig()
+    region: RegionText = "512"
+    extra_regions: Annotated[tuple[RegionText, ...], BeforeValidator(split_commas)] = ()
+    budget: BudgetText
+    strategy: dict[str, Any]
+    labelled: Paths = ()
+    out: Path
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    embedding_dtype: Literal["float32", "float16"] = "float32"
+    skip_unreadable: bool = False
+    value_range: Range | None = None
+    overlays: Annotated[int, Field(ge=0, le=10_000)] = 20
+    machine: MachineConfig = MachineConfig()
+
+
+class DataConfig(Section):
+    """A labelled data set.
+
+    Attributes:
+        root: Its folder.
+        layout: `cityscapes`, `folder`, or `auto` to tell by its folders.
+        ignore_index: A raw label value that no class stands for; 255 is ignored always.
+        train: Split to train on.
+        validation: Split that picks the best weights; empty for none.
+        test: Split to evaluate the result on; empty for none.
+        value_range: As in `SelectConfig`.
+    """
+
+    root: Path
+    layout: Literal["auto", "cityscapes", "folder"] = "auto"
+    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
+    train: str = "train"
+    validation: str = ""
+    test: str = ""
+    value_range: Range | None = None
+
+    @model_validator(mode="after")
+    def _apart(self) -> "DataConfig":
+        used = [split for split in (self.train, self.validation, self.test) if split]
+        if len(set(used)) < len(used):
+            raise ValueError(
+                f"three different splits, not {', '.join(used)}"
+                "|train, choose and report on different images"
+            )
+        return self
+
+
+class NetworkConfig(Section):
+    """The network to train: DeepLabV3Plus with resnet18 at scale 1, or what a checkpoint says."""
+
+    architecture: str | None = None
+    encoder: str | None = None
+    encoder_weights: Path | None = None
+    mean: Channels | None = None
+    std: PositiveChannels | None = None
+    input_scale: Scale | None = None
+
+
+class TrainConfig(Section):
+    """Configuration of `segal train`.
+
+    Attributes:
+        data: The data set.
+        labelled: Selections that are labelled; everything outside them is ignored. None: all of the
+            training split is labelled.
+        checkpoint: Weights to start from.
+        model: The network to start from otherwise; with a checkpoint, what must agree with it.
+        train: How to train.
+        out: The run's folder.
+        seed: Of every random draw.
+        machine: How to run; `batch_size` is of the evaluation.
+    """
+
+    data: DataConfig
+    labelled: Paths = ()
+    checkpoint: Path | None = None
+    model: NetworkConfig = NetworkConfig()
+    train: TrainSettings = TrainSettings()
+    out: Path
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    machine: MachineConfig = MachineConfig()
+
+
+class RunConfig(Section):
+    """Configuration of `segal run`: rounds of train, evaluate, scan, select and buy.
+
+    Attributes:
+        data: The data set. `train` is the pool, whose labels the oracle reveals where regions are
+            bought; `test` is what results are reported on, or `validation` where there is no test.
+            `validation` is what a `target` is measured on, and picks the best weights unless
+            `train.validate_every` is 0.
+        checkpoint: Weights that the first round, or every round from scratch, starts from.
+        model: As in `TrainConfig`.
+        train: How to train in a round.
+        steps: `fixed`: `train.iterations` in every round. `proportional`: so many in the first
+            round, and more in later ones, in proportion to the labelled pixels.
+        start: Where a round's training starts: `scratch` from the initial weights, `warm` from the
+            last round's network; the optimizer is new in either case.
+        seed_set: What is labelled at the start, at random.
+        seed_region: In regions of this size; whole images by default, so that arms of any region
+            size can share the seed set.
+        region: Region size of what is selected.
+        budgets: What is bought after each round but the last. What pixels a budget leaves are added
+            to the next.
+        strategy: Its name and parameters.
+        target: Stop once the mIoU on `data.validation` reaches this, in [0, 1].
+        measure_picks: Measure the entropy and the features of every strategy's picks, also of
+            those that do not go by them; this costs `random` a scan a round.
+        precision: Of the network's forward pass in evaluation and scan.
+        embedding_dtype: Of the stored embeddings.
+        overlays: For how many images to draw a picture each round.
+        out: The run's folder.
+        seed: Of every random draw.
+        machine: How to run.
+    """
+
+    data: DataConfig
+    checkpoint: Path | None = None
+    model: NetworkConfig = NetworkConfig()
+    train: TrainSettings = TrainSettings()
+    steps: Literal["fixed", "proportional"] = "fixed"
+    start: Literal["scratch", "warm"] = "scratch"
+    seed_set: BudgetText
+    seed_region: RegionText = "image"
+    region: RegionText = "512"
+    budgets: Annotated[tuple[BudgetText, ...], BeforeValidator(split_commas)] = ()
+    strategy: dict[str, Any]
+    target: Annotated[float, Field(gt=0, le=1)] | None = None
+    measure_picks: bool = True
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    embedding_dtype: Literal["float32", "float16"] = "float32"
+    overlays: Annotated[int, Field(ge=0, le=10_000)] = 4
+    out: Path
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    machine: MachineConfig = MachineConfig()
+
+    @model_validator(mode="after")
+    def _evaluated(self) -> "RunConfig":
+        if not (self.data.test or self.data.validation):
+            raise ValueError("a split to evaluate on|give data.test, or data.validation")
+        if self.target is not None and not self.data.validation:
+            raise ValueError(
+                "data.validation, which the target is measured on|give it, or leave target out"
+            )
+        return self
+
+
+class ArmConfig(Section):
+    """An arm of a comparison.
+
+    Attributes:
+        name: Letters, digits, `.`, `_` and `-`; names its folder.
+        set: What differs from the comparison's `run`, as a nested mapping of its keys, such as
+            `{strategy: {name: uwe, tau: 0.1}, region: 64}`.
+        full: The fully supervised arm: all of the pool is labelled at the start, nothing is bought,
+            and it takes as many optimizer steps as the other arms take together over their rounds
+            when these start warm, and as many as one round's when these start from scratch.
+        seeds: Instead of the comparison's, such as more of them for the primary contrast.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    set: dict[str, Any] = {}
+    full: bool = False
+    seeds: Annotated[tuple[int, ...], BeforeValidator(split_commas)] | None = None
+
+
+class ContrastConfig(Section):
+    """A contrast that is written down before the comparison is run.
+
+    Attributes:
+        arm: Name of an arm.
+        against: Name of another.
+    """
+
+    arm: str
+    against: str
+
+
+class CompareConfig(Section):
+    """Configuration of `segal compare`.
+
+    Attributes:
+        run: Keys of `RunConfig` that all arms share; no `out` and no `seed`.
+        arms: What is compared.
+        seeds: Each arm runs once with each.
+        baseline: The arm that savings and areas are measured against.
+        primary: The one contrast that is not exploratory, on the area under the curve.
+        target: mIoU in [0, 1] that annotation saving is measured at; None: the baseline's final.
+        axis: What the cost is drawn in.
+        permutations: Of the tests.
+        label_permutation: Also report RALIF's test, which is anti-conservative.
+        out: The comparison's folder.
+        machine: How to run every arm.
+    """
+
+    run: dict[str, Any]
+    arms: Annotated[tuple[ArmConfig, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], BeforeValidator(split_commas), Field(min_length=1)]
+    baseline: str = "random"
+    primary: ContrastConfig | None = None
+    target: Annotated[float, Field(gt=0, le=1)] | None = None
+    axis: Axis = "share"
+    permutations: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    label_permutation: bool = False
+    out: Path
+    machine: MachineConfig = MachineConfig()
