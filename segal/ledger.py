@@ -6,7 +6,7 @@ place and then adds its row, so that a run killed at any moment goes on from who
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +40,11 @@ _SCHEMA = (
         x0 INTEGER NOT NULL CHECK (x0 >= 0), y0 INTEGER NOT NULL CHECK (y0 >= 0),
         x1 INTEGER NOT NULL CHECK (x1 > x0), y1 INTEGER NOT NULL CHECK (y1 > y0),
         pixels INTEGER NOT NULL CHECK (pixels > 0), score REAL NOT NULL,
+        clicks INTEGER CHECK (clicks >= 0),
         PRIMARY KEY (phase, rank), UNIQUE (image, x0, y0, x1, y1))""",
 )
-_PURCHASES = """SELECT rank, strategy, path, x0, y0, x1, y1, score, pixels, round
-    FROM purchases JOIN images ON image = images.id JOIN phases ON phase = phases.id"""
+_PHASES = "SELECT name, round, fingerprint, finished, seconds FROM phases"
+_UPGRADES = {1: ("ALTER TABLE purchases ADD COLUMN clicks INTEGER CHECK (clicks >= 0)",)}
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Purchase:
         score: The value that decided the pick; finite.
         pixels: What it was charged: its pixels that were not bought before. Set by the ledger.
         round: When it was bought. Set by the ledger.
+        clicks: What it cost in polygon clicks (see `segal.functional.polygon_clicks`); None where
+            that is not known, such as where people label.
     """
 
     rank: int
@@ -67,6 +70,7 @@ class Purchase:
     score: float
     pixels: int | None = None
     round: int | None = None
+    clicks: int | None = None
 
     @property
     def _wanted(self) -> tuple[object, ...]:
@@ -81,11 +85,13 @@ class Cost:
         regions: Number of purchases.
         pixels: Pixels charged; none is charged twice.
         images: The same in image equivalents: multiples of the mean image of the pool.
+        clicks: Polygon clicks; None if those of any purchase are not known.
     """
 
     regions: int
     pixels: int
     images: float
+    clicks: int | None
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,7 @@ class Ledger(RunFolder):
     """A run folder's ledger; made by `open` or `read`, and closed as a context manager."""
 
     schema: ClassVar[tuple[str, ...]] = _SCHEMA
+    upgrades: ClassVar[Mapping[int, Sequence[str]]] = _UPGRADES
     work: ClassVar[str] = "phases"
 
     def known_images(self) -> dict[str, tuple[int, int, ImageInfo]]:
@@ -184,7 +191,8 @@ class Ledger(RunFolder):
         """Records a stage whose files are in place, and what it bought, in one transaction.
 
         A purchase that overlaps what is bought is charged the rest only. Recording a stage again
-        renews its files; what it bought must be the same, or left out.
+        renews its files; what it bought must be the same, or left out. Clicks that are booked
+        stay, and those that were not known are filled in.
 
         Args:
             phase: Name of the stage.
@@ -223,6 +231,11 @@ class Ledger(RunFolder):
                 bought = [p._wanted for p in self.purchases(phase, round)]
                 if purchases and sorted(bought) != sorted(p._wanted for p in purchases):
                     raise ValueError(f"{phase} of round {round} has bought something else already")
+                database.executemany(
+                    "UPDATE purchases SET clicks = coalesce(clicks, ?) "
+                    "WHERE phase = ? AND rank = ?",
+                    ((_whole(p.clicks), key, int(p.rank)) for p in purchases),
+                )
                 database.execute(
                     "UPDATE phases SET finished = ?, seconds = ? WHERE id = ?",
                     (now(), seconds, key),
@@ -235,10 +248,23 @@ class Ledger(RunFolder):
 
     def phases(self) -> list[Phase]:
         """What is done, in the order in which it was first recorded."""
-        rows = self._rows(
-            "SELECT name, round, fingerprint, finished, seconds FROM phases ORDER BY id"
-        )
+        rows = self._rows(f"{_PHASES} ORDER BY id")
         return [Phase(*row) for row in rows]
+
+    def phase(self, name: str, round: int) -> Phase | None:
+        """A stage that is recorded, whatever became of its files; None if it is not."""
+        rows = self._rows(f"{_PHASES} WHERE name = ? AND round = ?", [name, round])
+        return Phase(*rows[0]) if rows else None
+
+    def artefacts(self, name: str, round: int) -> list[tuple[str, int, str]]:
+        """A stage's files as it left them: path within the folder, bytes, sha256; by path."""
+        found = self._find(name, round)
+        return self._artefacts(found[0]) if found else []
+
+    def _artefacts(self, key: int) -> list[tuple[str, int, str]]:
+        return self._rows(
+            "SELECT path, bytes, sha256 FROM artefacts WHERE phase = ? ORDER BY path", [key]
+        )
 
     def _find(self, phase: str, round: int) -> tuple[int, str] | None:
         rows = self._rows(
@@ -265,8 +291,7 @@ class Ledger(RunFolder):
         return [line for (key,) in keys for line in self._damage(int(key))]
 
     def _damage(self, key: int) -> Iterator[str]:
-        rows = self._rows("SELECT path, bytes, sha256 FROM artefacts WHERE phase = ?", [key])
-        for name, size, digest in rows:
+        for name, size, digest in self._artefacts(key):
             path = self.folder / name
             found: int | None = None
             with suppress(OSError):
@@ -279,14 +304,20 @@ class Ledger(RunFolder):
     def purchases(self, phase: str | None = None, round: int | None = None) -> list[Purchase]:
         """What was bought, by round and rank; of one stage or one round where asked for."""
         rows = self._rows(
-            f"{_PURCHASES} WHERE (:phase IS NULL OR name = :phase) "
-            "AND (:round IS NULL OR round = :round) ORDER BY round, phase, rank",
+            f"SELECT rank, strategy, path, x0, y0, x1, y1, score, pixels, round, {self._clicks()} "
+            "FROM purchases JOIN images ON image = images.id JOIN phases ON phase = phases.id "
+            "WHERE (:phase IS NULL OR name = :phase) AND (:round IS NULL OR round = :round) "
+            "ORDER BY round, phase, rank",
             {"phase": phase, "round": round},
         )
         return [
-            Purchase(rank, strategy, image, (x0, y0, x1, y1), score, pixels, when)
-            for rank, strategy, image, x0, y0, x1, y1, score, pixels, when in rows
+            Purchase(rank, strategy, image, (x0, y0, x1, y1), *rest)
+            for rank, strategy, image, x0, y0, x1, y1, *rest in rows
         ]
+
+    def _clicks(self) -> str:
+        """The column of clicks; a ledger that is only read may be of before there was one."""
+        return "clicks" if self.version > 1 else "NULL"
 
     def bought(self, image: str | None = None) -> dict[str, list[Box]]:
         """Boxes that are bought, by image, in the order of purchase; of one image if named."""
@@ -302,15 +333,15 @@ class Ledger(RunFolder):
 
     def cost(self, through_round: int | None = None) -> Cost:
         """What was spent, up to and including a round where one is given."""
-        regions, pixels = self._rows(
-            "SELECT count(*), coalesce(sum(pixels), 0) FROM purchases "
-            "JOIN phases ON phase = phases.id WHERE :last IS NULL OR round <= :last",
+        regions, pixels, known, clicks = self._rows(
+            "SELECT count(*), coalesce(sum(pixels), 0), count(clicks), coalesce(sum(clicks), 0) "
+            f"FROM (SELECT pixels, round, {self._clicks()} AS clicks FROM purchases "
+            "JOIN phases ON phase = phases.id) WHERE :last IS NULL OR round <= :last",
             {"last": through_round},
         )[0]
-        area, images = self._rows("SELECT coalesce(sum(height * width), 0), count(*) FROM images")[
-            0
-        ]
-        return Cost(regions, pixels, pixels * images / area if area else 0.0)
+        rows = self._rows("SELECT coalesce(sum(height * width), 1), count(*) FROM images")
+        area, images = rows[0]
+        return Cost(regions, pixels, pixels * images / area, clicks if known == regions else None)
 
     def _buy(self, key: int, purchases: Sequence[Purchase]) -> None:
         sizes = {
@@ -344,10 +375,10 @@ class Ledger(RunFolder):
                 )
             boxes.append(box)
             self._database.execute(
-                "INSERT INTO purchases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO purchases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(key, int(purchase.rank), purchase.strategy, number, *box, pixels),
-                    float(purchase.score),
+                    *(float(purchase.score), _whole(purchase.clicks)),
                 ),
             )
 
@@ -356,6 +387,10 @@ def _plain(box: Box) -> Box:
     """The box in Python's integers; SQLite would take NumPy's for bytes."""
     x0, y0, x1, y1 = map(int, box)
     return x0, y0, x1, y1
+
+
+def _whole(count: int | None) -> int | None:
+    return None if count is None else int(count)
 
 
 def _price(box: Box, bought: Iterable[Box]) -> int:

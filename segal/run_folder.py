@@ -15,7 +15,7 @@ from segal.errors import SegalError
 from segal.files import write_error
 
 LEDGER_FILE = "ledger.sqlite"
-_APPLICATION, _VERSION = 0x5E6A1000, 1  # marks the file as segal's; the version of its tables
+_APPLICATION, _VERSION = 0x5E6A1000, 2  # marks the file as segal's; the version of its tables
 _META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
 _FILES_OF_SQLITE = {LEDGER_FILE + suffix for suffix in ("", "-wal", "-shm", "-journal")}
 _SHOWN_CHARACTERS = 100
@@ -45,11 +45,13 @@ class RunFolder:
         command: The command that the folder belongs to.
         configuration: What it was configured with.
         schema: Statements that make the tables, beside the one for what the folder belongs to.
+        upgrades: By version, the statements that bring its tables to the next one.
         work: The table with a row for whatever is done; until there is one, the folder may be
             opened with another configuration.
     """
 
     schema: ClassVar[tuple[str, ...]] = ()
+    upgrades: ClassVar[Mapping[int, Sequence[str]]] = {}
     work: ClassVar[str] = "meta"
 
     def __init__(self, folder: Path, database: sqlite3.Connection, descriptor: int | None) -> None:
@@ -148,6 +150,11 @@ class RunFolder:
         configuration: dict[str, object] = json.loads(self._meta("configuration"))
         return configuration
 
+    @property
+    def version(self) -> int:
+        """Of the tables; older ones are brought up to date by `open`, and only read by `read`."""
+        return int(self._rows("PRAGMA user_version")[0][0])
+
     def _meta(self, key: str) -> str:
         return str(self._rows("SELECT value FROM meta WHERE key = ?", [key])[0][0])
 
@@ -159,7 +166,6 @@ class RunFolder:
 
     def _check_version(self) -> None:
         application = self._database.execute("PRAGMA application_id").fetchone()[0]
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
         if application != _APPLICATION:
             raise SegalError(
                 f"{self.path}: not a ledger of segal",
@@ -167,11 +173,11 @@ class RunFolder:
                 got="an empty database" if not application else "another program's database",
                 remedy="choose another folder with --out",
             )
-        if version > _VERSION:
+        if self.version > _VERSION:
             raise SegalError(
                 f"{self.path}: made by a newer segal",
                 expected=f"a ledger of version {_VERSION}",
-                got=f"version {version}",
+                got=f"version {self.version}",
                 remedy="upgrade segal (pip install --upgrade segal-regions)",
             )
 
@@ -187,6 +193,10 @@ class RunFolder:
                 rows = {"command": command, "configuration": text, "created": now()}
                 database.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
             self._check_version()
+            for version in range(self.version, _VERSION):
+                for statement in self.upgrades.get(version, ()):
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {version + 1}")
             there = (self.command, canonical(self.configuration))
             if there != (command, text):
                 begun = database.execute(f"SELECT EXISTS (SELECT * FROM {self.work})").fetchone()[0]

@@ -32,7 +32,7 @@ def test_cost_is_the_painted_area(rounds):
         infos=(ImageInfo(_SIDE, _SIDE, ""),) * 2,
         stats=((0, 0),) * 2,
     )
-    painted = {path: np.zeros((_SIDE, _SIDE), bool) for path in pool.paths}
+    painted, spent = {path: np.zeros((_SIDE, _SIDE), bool) for path in pool.paths}, 0
     with TemporaryDirectory() as folder, Ledger.open(Path(folder), "run", {}) as ledger:
         ledger.record_images(pool)
         for number, wanted in enumerate(rounds):
@@ -42,7 +42,7 @@ def test_cost_is_the_painted_area(rounds):
                 charges.append(int((~trial[path][y0:y1, x0:x1]).sum()))
                 trial[path][y0:y1, x0:x1] = True
             purchases = [
-                Purchase(rank, "random", path, box, 0.0)
+                Purchase(rank, "random", path, box, 0.0, clicks=rank * (box[0] + 1))
                 for rank, (path, box) in enumerate(wanted, 1)
             ]
             if 0 in charges:
@@ -51,5 +51,7 @@ def test_cost_is_the_painted_area(rounds):
                 continue
             bought = ledger.finish("select", number, "f", purchases=purchases)
             assert [p.pixels for p in bought] == charges
+            spent += sum(p.clicks or 0 for p in purchases)
+            assert ledger.cost().clicks == spent
             painted = trial
             assert ledger.cost().pixels == sum(int(mask.sum()) for mask in painted.values())

@@ -1,6 +1,7 @@
 """The ledger: one run a folder, whole stages, nothing bought twice."""
 
 import errno
+import hashlib
 import os
 import random
 import signal
@@ -8,7 +9,9 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,8 +21,8 @@ from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.files import replacing, write_bytes
-from segal.ledger import Ledger, Purchase
-from segal.run_folder import fingerprint
+from segal.ledger import Cost, Ledger, Purchase
+from segal.run_folder import canonical, fingerprint
 
 _CONFIGURATION = {"region": "8", "strategy": {"name": "uwe", "tau": 1.0}, "seed": 0}
 
@@ -304,6 +307,24 @@ def test_a_stage_is_finished_only_with_its_files_as_they_were(tmp_path):
         assert ledger.finished("select", 0, "f")
 
 
+def test_a_stage_and_its_files_are_told_by_name(tmp_path):
+    with _open(tmp_path) as ledger:
+        write_bytes(tmp_path / "model" / "b.bin", b"weights")
+        write_bytes(tmp_path / "model" / "a.json", b"")
+        write_bytes(tmp_path / "log", b"log")
+        ledger.finish("train", 3, "f", [tmp_path / "model", tmp_path / "log"], seconds=1.5)
+        ledger.finish("train", 4, "g")
+        assert ledger.artefacts("train", 3) == [
+            ("log", 3, hashlib.sha256(b"log").hexdigest()),
+            ("model/a.json", 0, hashlib.sha256(b"").hexdigest()),
+            ("model/b.bin", 7, hashlib.sha256(b"weights").hexdigest()),
+        ]
+        assert ledger.artefacts("train", 4) == [] == ledger.artefacts("train", 5)
+        assert ledger.phase("train", 3) == ledger.phases()[0]
+        assert ledger.phase("train", 4) == ledger.phases()[1]
+        assert ledger.phase("train", 5) is None and ledger.phase("scan", 3) is None
+
+
 def test_another_fingerprint_is_refused_with_both(tmp_path):
     with _open(tmp_path) as ledger:
         ledger.finish("scan", 0, "a" * 64)
@@ -390,6 +411,126 @@ def test_doing_a_stage_again_keeps_what_it_bought(tmp_path):
         with pytest.raises(ValueError, match="something else"):
             ledger.finish("select", 0, "f", purchases=purchases[:1])
         assert ledger.purchases() == first
+
+
+def test_clicks_are_booked_and_known_only_if_all_are(tmp_path):
+    def buy(rank: int, clicks: int | None) -> Purchase:
+        return Purchase(rank, "uwe", "a.png", (8 * rank - 8, 0, 8 * rank, 8), 0.1, clicks=clicks)
+
+    with _open(tmp_path) as ledger:
+        ledger.record_images(_pool("a.png"))
+        assert ledger.cost().clicks == 0
+        ledger.finish("select", 0, "f", purchases=[buy(1, np.int64(7)), buy(2, 0)])
+        ledger.finish("select", 1, "f", purchases=[buy(3, None)])
+        assert [p.clicks for p in ledger.purchases()] == [7, 0, None]
+        assert (ledger.cost(0).clicks, ledger.cost().clicks) == (7, None)
+        # Recorded again: what was not known is filled in, what was booked stays.
+        ledger.finish("select", 1, "f", purchases=[buy(3, 5)])
+        assert (ledger.cost(0).clicks, ledger.cost().clicks) == (7, 12)
+        ledger.finish("select", 0, "f", purchases=[buy(1, 100), buy(2, None)])
+        ledger.finish("select", 0, "f")
+        assert [p.clicks for p in ledger.purchases()] == [7, 0, 5]
+        with pytest.raises(sqlite3.IntegrityError, match="clicks"):
+            wrong = Purchase(1, "uwe", "a.png", (0, 8, 8, 16), 0.1, clicks=-1)
+            ledger.finish("select", 2, "f", purchases=[wrong])
+        assert ledger.cost().clicks == 12 and ledger.phase("select", 2) is None
+
+
+# A folder of version 1, as segal 0.1.0 made it
+
+_VERSION_1 = f"""
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+    CREATE TABLE images (
+        id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE,
+        height INTEGER NOT NULL CHECK (height > 0), width INTEGER NOT NULL CHECK (width > 0),
+        digest TEXT NOT NULL, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL);
+    CREATE TABLE phases (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL, round INTEGER NOT NULL,
+        fingerprint TEXT NOT NULL, finished TEXT NOT NULL, seconds REAL NOT NULL,
+        UNIQUE (name, round));
+    CREATE TABLE artefacts (
+        phase INTEGER NOT NULL REFERENCES phases (id), path TEXT NOT NULL,
+        bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (phase, path));
+    CREATE TABLE purchases (
+        phase INTEGER NOT NULL REFERENCES phases (id), rank INTEGER NOT NULL CHECK (rank > 0),
+        strategy TEXT NOT NULL, image INTEGER NOT NULL REFERENCES images (id),
+        x0 INTEGER NOT NULL CHECK (x0 >= 0), y0 INTEGER NOT NULL CHECK (y0 >= 0),
+        x1 INTEGER NOT NULL CHECK (x1 > x0), y1 INTEGER NOT NULL CHECK (y1 > y0),
+        pixels INTEGER NOT NULL CHECK (pixels > 0), score REAL NOT NULL,
+        PRIMARY KEY (phase, rank), UNIQUE (image, x0, y0, x1, y1));
+    PRAGMA application_id = {0x5E6A1000};
+    PRAGMA user_version = 1;
+    INSERT INTO meta VALUES ('command', 'select'), ('created', '2025-01-01T00:00:00+00:00'),
+        ('configuration', '{canonical(_CONFIGURATION)}');
+    INSERT INTO images VALUES (1, 'a.png', 16, 24, 'd', 100, 1000000000000000001);
+    INSERT INTO phases VALUES (1, 'select', 0, 'f', '2025-01-01T00:00:01+00:00', 2.5);
+    INSERT INTO purchases VALUES (1, 1, 'uwe', 1, 0, 0, 8, 8, 64, 0.1);
+"""
+_BOUGHT_IN_VERSION_1 = [Purchase(1, "uwe", "a.png", (0, 0, 8, 8), 0.1, 64, 0, None)]
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    connection = sqlite3.connect(tmp_path / "ledger.sqlite")
+    connection.executescript(_VERSION_1)
+    connection.close()
+    return tmp_path
+
+
+def _version(folder: Path) -> int:
+    with Ledger.read(folder) as ledger:
+        return ledger.version
+
+
+def test_an_old_ledger_is_read_as_it_is(old):
+    before = (old / "ledger.sqlite").read_bytes()
+    with Ledger.read(old) as ledger:
+        assert ledger.purchases() == _BOUGHT_IN_VERSION_1
+        assert ledger.cost() == Cost(1, 64, pytest.approx(64 / 384), None)
+        assert ledger.configuration == _CONFIGURATION and ledger.version == 1
+    assert (old / "ledger.sqlite").read_bytes() == before
+
+
+def test_an_old_ledger_is_upgraded_where_work_goes_on(old):
+    with _open(old) as ledger:
+        assert ledger.version == 2 and ledger.purchases() == _BOUGHT_IN_VERSION_1
+        ledger.record_images(_pool("a.png"))
+        more = Purchase(1, "uwe", "a.png", (8, 0, 16, 8), 0.2, clicks=9)
+        ledger.finish("select", 1, "f", purchases=[more])
+        assert [p.clicks for p in ledger.purchases()] == [None, 9]
+        assert ledger.cost().clicks is None
+        ledger.finish("select", 0, "f", purchases=[replace(_BOUGHT_IN_VERSION_1[0], clicks=3)])
+        assert ledger.cost().clicks == 12
+    with _open(old / "new") as new, _open(old) as upgraded:
+        columns = "SELECT name, type, \"notnull\" FROM pragma_table_info('purchases')"
+        assert upgraded._rows(columns) == new._rows(columns)
+        with pytest.raises(sqlite3.IntegrityError):  # the check came along
+            upgraded._database.execute("UPDATE purchases SET clicks = -1")
+
+
+def test_a_refused_or_killed_upgrade_leaves_the_old_ledger(old):
+    with pytest.raises(SegalError, match="another run"):
+        _open(old, seed=1)
+    assert _version(old) == 1
+
+    class Killed(Ledger):
+        upgrades: ClassVar = {1: (*Ledger.upgrades[1], "SELECT kill()")}
+
+    def die() -> None:
+        connect = sqlite3.connect
+
+        def deadly(*arguments: object, **named: object) -> sqlite3.Connection:
+            connection = connect(*arguments, **named)
+            connection.create_function("kill", 0, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            return connection
+
+        sqlite3.connect = deadly
+        Killed.open(old, "select", _CONFIGURATION)
+
+    _killed(die, after=None)
+    assert _version(old) == 1
+    with _open(old) as ledger:
+        assert ledger.version == 2 and ledger.purchases() == _BOUGHT_IN_VERSION_1
 
 
 # A kill at any moment
