@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
 
 from segal import __version__
+from segal.acquisition import SELECT, Offer, acquire, derive_generator
 from segal.budget import Allowance, Budget
 from segal.candidates import CandidateTable
 from segal.config import SelectConfig
@@ -37,13 +37,12 @@ from segal.regions import Box, RegionSize
 from segal.run_folder import fingerprint
 from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import Signal, Value
-from segal.strategies.base import PassContext, Strategy, choose
+from segal.strategies.base import PassContext, Strategy
 from segal.tasks.segmentation import Segmentation
 
 SELECTION_FILE, SUMMARY_FILE, CONFIG_FILE = "selection.csv", "summary.json", "config.yaml"
 MASKS_FOLDER, OVERLAYS_FOLDER = "masks", "overlays"
 _ROUND = 0
-_SELECT_STREAM = 1  # of random numbers, in a round
 _RUN_KEYS = {"images", "out", "checkpoint", "labelled", "machine", "overlays"}
 
 
@@ -58,21 +57,6 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
-
-
-@dataclass(frozen=True)
-class _Offer:
-    """What is on offer, known before the pool is scanned.
-
-    Attributes:
-        rows: (n,) positions in the candidate table.
-        prices: (n,) pixels that each costs.
-        allowance: What may be spent.
-    """
-
-    rows: NDArray[np.int64]
-    prices: NDArray[np.int64]
-    allowance: Allowance
 
 
 @dataclass(frozen=True)
@@ -177,7 +161,7 @@ class _Selection:
         labelled = read_labelled(self.config.labelled, pool)
         self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
         inputs = fingerprint(image_digests(pool))
-        offer = self.make_offer(pool)
+        offer, allowance = self.make_offer(pool)
         context = PassContext()
         for number, signals in enumerate(self.strategy.passes(context)):
             context.tables.append(self.scan(pool, labelled, signals, number, inputs))
@@ -188,16 +172,16 @@ class _Selection:
             say(f"{self.config.out} holds this selection already; nothing was done again.")
             return self.read_result()
         # What is bought stays bought, also where a file of it was lost.
-        selected = self.bought_already() or self.choose(context.tables[-1], offer)
+        selected = self.bought_already() or self.choose(context.tables[-1], offer, allowance)
         self.counts = {
             "images": len(pool),
             "skipped": len(pool.skipped),
             "candidates": len(context.tables[-1]),
             "labelled": len(self.labelled_table),
-            "offered": len(offer.rows),
+            "offered": len(offer),
             "picks": len(selected),
         }
-        if len(selected) == len(offer.rows):
+        if len(selected) == len(offer):
             self.notes.append(
                 f"The budget {self.config.budget} covers all {len(selected)} candidates, "
                 "so all are taken."
@@ -235,34 +219,27 @@ class _Selection:
                     purchases.append(Purchase(rank, "labelled", image, box, 0.0))
         self.ledger.finish("labelled", _ROUND, inputs, purchases=purchases)
 
-    def make_offer(self, pool: ImagePool) -> _Offer:
-        """The candidates of which something is left to buy, at the price of what is left."""
-        config = self.config
-        region = RegionSize.parse(config.region)
-        prices = np.concatenate(
-            [
-                remaining_pixels(region.grid(*size).boxes(), self.labelled.get(path, []))
-                for path, size in image_sizes(pool).items()
-            ]
-        )
-        rows = np.flatnonzero(prices)
-        if not len(rows):
+    def make_offer(self, pool: ImagePool) -> tuple[Offer, Allowance]:
+        """The candidates of which something is left to buy, and what may be spent."""
+        config, sizes = self.config, image_sizes(pool)
+        offer = Offer.of(sizes, RegionSize.parse(config.region), self.labelled)
+        if not len(offer):
             raise SegalError(
                 f"{config.images}: nothing is left to select",
                 expected="pixels that are not labelled yet",
-                got=f"{len(prices)} candidates, all of them labelled",
+                got="candidates that are all labelled",
                 remedy="add images",
             )
-        areas = np.array([h * w for h, w in image_sizes(pool).values()], np.int64)
+        areas = np.array([h * w for h, w in sizes.values()], np.int64)
         allowance = Budget.parse(config.budget).allowance(areas)
-        if allowance.most(prices[rows]) == 0:
+        if allowance.most(offer.prices) == 0:
             raise SegalError(
                 f"budget: {config.budget} does not buy a single region",
-                expected=f"at least {prices[rows].min()} pixels, the cheapest region's price",
+                expected=f"at least {offer.prices.min()} pixels, the cheapest region's price",
                 got=f"{allowance.limit} pixels",
                 remedy="give a larger --budget, or a smaller --region",
             )
-        return _Offer(rows, prices[rows], allowance)
+        return offer, allowance
 
     # The pass over the pool
 
@@ -308,25 +285,15 @@ class _Selection:
 
     # The choice
 
-    def choose(self, table: CandidateTable, offer: _Offer) -> list[Selected]:
-        offered = table.view(offer.rows, offer.prices)
-        entropy = [self.config.seed, _ROUND, _SELECT_STREAM]
-        state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    def choose(self, table: CandidateTable, offer: Offer, allowance: Allowance) -> list[Selected]:
+        generator = derive_generator(self.config.seed, _ROUND, SELECT)
         with bar("Choosing regions") as advance, self.clock("select"):
-            picks = choose(self.strategy, offered, self.labelled_table, offer.allowance, generator)
-            advance(len(picks.rows), len(picks.rows))
-        self.notes.extend(picks.notes)
-        return [
-            Selected(
-                rank=rank,
-                image=offered.images[offered.image[row]],
-                box=_as_box(offered.box[row]),
-                pixels=int(offered.pixels[row]),
-                score=float(score),
+            selected, _, notes = acquire(
+                self.strategy, table, self.labelled_table, offer, allowance, generator
             )
-            for rank, (row, score) in enumerate(zip(picks.rows, picks.scores, strict=True), 1)
-        ]
+            advance(len(selected), len(selected))
+        self.notes.extend(notes)
+        return selected
 
     def bought_already(self) -> list[Selected]:
         """The selection as the ledger has it; empty before it is made."""
@@ -398,8 +365,3 @@ class _Selection:
         out = self.config.out
         summary = json.loads((out / SUMMARY_FILE).read_text())
         return SelectionResult(out, read_selection(out / SELECTION_FILE), summary)
-
-
-def _as_box(row: NDArray[np.int32]) -> Box:
-    x0, y0, x1, y1 = (int(value) for value in row)
-    return x0, y0, x1, y1

@@ -163,7 +163,7 @@ def test_a_lost_artefact_is_made_again_as_it_was(
     else:
         path.write_text("spoilt")
     # What was bought is not chosen again, even where it would come out otherwise.
-    monkeypatch.setattr("segal.jobs.select.choose", lambda *_: pytest.fail("chosen again"))
+    monkeypatch.setattr("segal.jobs.select.acquire", lambda *_: pytest.fail("chosen again"))
     code, _, stderr = segal(*call)
     assert code == 0
     assert "is done again" in stderr

@@ -15,7 +15,7 @@ FLOORS = [
     {"candidates", "budget", "sheet"},
     {"tasks", "strategies", "run_folder", "ledger"},
     {"scan", "masks", "report", "evaluation"},
-    {"train", "training_state", "history"},
+    {"train", "training_state", "history", "acquisition"},
     {"config"},
     {"jobs"},
     {"cli", "commands", "__main__"},
