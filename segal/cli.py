@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from segal import __version__
-from segal.commands import demo, select, strategies, train, validate
+from segal.commands import demo, run, select, strategies, train, validate
 from segal.errors import SegalError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 for command in (
     select.select,
     train.train,
+    run.run,
     validate.validate,
     strategies.strategies,
     demo.demo,

@@ -110,11 +110,28 @@ class SelectConfig(Section):
     machine: MachineConfig = MachineConfig()
 
 
+class ScenesConfig(Section):
+    """Made-up street scenes in the layout of Cityscapes, to try things out on.
+
+    Attributes:
+        train: Frames of the split `train`.
+        val: Frames of the split `val`.
+        height: In pixels; they are twice as wide.
+        seed: Of what they show.
+    """
+
+    train: Annotated[int, Field(ge=1, le=100_000)] = 60
+    val: Annotated[int, Field(ge=1, le=100_000)] = 30
+    height: Annotated[int, Field(ge=32, le=2048)] = 128
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
 class DataConfig(Section):
     """A labelled data set.
 
     Attributes:
         root: Its folder.
+        scenes: Draw made-up scenes there first, unless they are there.
         layout: `cityscapes`, `folder`, or `auto` to tell by its folders.
         ignore_index: A raw label value that no class stands for; 255 is ignored always.
         train: Split to train on.
@@ -124,6 +141,7 @@ class DataConfig(Section):
     """
 
     root: Path
+    scenes: ScenesConfig | None = None
     layout: Literal["auto", "cityscapes", "folder"] = "auto"
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
     train: str = "train"

@@ -3,12 +3,14 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
-from segal.config import SelectConfig, validate
+from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, raise_all
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
+
+Config = TypeVar("Config", SelectConfig, RunConfig)
 
 _DEFAULT = "uwe"
 
@@ -22,15 +24,24 @@ def configure_selection(raw: Mapping[str, Any]) -> tuple[SelectConfig, Strategy]
     Raises:
         SegalError: With all mistakes at once.
     """
+    return _configure(SelectConfig, raw)
+
+
+def configure_run(raw: Mapping[str, Any]) -> tuple[RunConfig, Strategy]:
+    """Validates the configuration of rounds, likewise."""
+    return _configure(RunConfig, raw)
+
+
+def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Strategy]:
     named = raw.get("strategy", {})
     if isinstance(named, Mapping):
         named = {"name": _DEFAULT, **named}
-    config, errors = validate(SelectConfig, {**raw, "strategy": named})
-    strategy, strategy_errors = _make(named)
-    raise_all([*errors, *strategy_errors])
-    assert config is not None
-    assert strategy is not None
-    return config, strategy
+    checked = validate(kind, {**raw, "strategy": named})
+    made = _make(named)
+    raise_all([*checked[1], *made[1]])
+    assert checked[0] is not None
+    assert made[0] is not None
+    return checked[0], made[0]
 
 
 def _make(named: object) -> tuple[Strategy | None, list[SegalError]]:

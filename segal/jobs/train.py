@@ -2,27 +2,31 @@
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from safetensors import SafetensorError
 
 from segal import __version__
 from segal.config import TrainConfig
-from segal.console import Advance, bar
-from segal.data.datasets import LabelledDataset, open_dataset
-from segal.errors import SegalError
+from segal.console import bar
+from segal.data.datasets import LabelledDataset
 from segal.files import remove, write_bytes, write_json
 from segal.jobs.inputs import file_digest, image_digests, read_images, read_labelled
+from segal.jobs.network import (
+    draw_scenes,
+    identity,
+    initial_model,
+    open_split,
+    refuse_two_sources,
+    resolved,
+)
 from segal.ledger import Ledger
 from segal.machine import describe, find_device, peak_memory_bytes, use_threads
-from segal.models.build import build_model, make_spec
-from segal.models.checkpoint import CheckpointOptions, load_checkpoint, read_spec, save_checkpoint
-from segal.models.segmentation import ModelSpec, SegmentationModel
+from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
+from segal.models.segmentation import SegmentationModel
 from segal.regions import Box
 from segal.run_folder import fingerprint
 from segal.tasks.segmentation import Segmentation
@@ -31,7 +35,6 @@ from segal.train import train
 MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
 _UNFINISHED_FILE = "unfinished.safetensors"
 _ROUND = 0
-_RUN_KEYS = {"out", "checkpoint", "labelled", "machine"}
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,19 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     Raises:
         SegalError: For anything that the user can mend.
     """
-    _refuse_two_sources(config)
+    refuse_two_sources(config)
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
     data = config.data
+    draw_scenes(data)
     with bar("Checking images") as advance:
         # Images of which nothing is labelled need no label, and are not looked at.
         only = read_images(config.labelled) if config.labelled else None
-        dataset = _open(config, data.train, advance, only)
-        validation = _open(config, data.validation, advance) if data.validation else None
-        test = _open(config, data.test, advance) if data.test else None
+        dataset = open_split(data, data.train, config.machine, advance, only)
+        validation, test = (
+            open_split(data, split, config.machine, advance) if split else None
+            for split in (data.validation, data.test)
+        )
     labelled = read_labelled(config.labelled, dataset.pool) if config.labelled else None
     # What was not bought is never read, not even for a fingerprint.
     bought = None if labelled is None else list(labelled)
@@ -73,8 +79,8 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
         for held_out in (validation, test):
             if held_out is not None:
                 held_out.check(progress=advance)
-    model = _start(config, dataset.classes.names).to(device)
-    config = _resolved(config, model.spec)
+    model = initial_model(config, dataset.classes.names).to(device)
+    config = resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config)) as ledger:
         inputs = fingerprint(
             [
@@ -98,88 +104,10 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     )
 
 
-def _open(
-    config: TrainConfig, split: str, progress: Advance, only: Collection[str] | None = None
-) -> LabelledDataset:
-    return open_dataset(
-        config.data.root,
-        split,
-        layout=config.data.layout,
-        ignore_index=config.data.ignore_index,
-        value_range=config.data.value_range,
-        workers=max(1, config.machine.workers),
-        progress=progress,
-        only=only,
-    )
-
-
-def _refuse_two_sources(config: TrainConfig) -> None:
-    if config.checkpoint is not None and config.model.encoder_weights is not None:
-        raise SegalError(
-            "the encoder's weights are given twice",
-            expected="checkpoint or model.encoder_weights",
-            got=f"{config.checkpoint} and {config.model.encoder_weights}",
-            remedy="leave the encoder weights out: a checkpoint holds the encoder's too",
-        )
-
-
-def _start(config: TrainConfig, class_names: tuple[str, ...]) -> SegmentationModel:
-    """The network to start from."""
-    network = config.model
-    if config.checkpoint is not None:
-        plain = _is_plain(config.checkpoint)
-        options = CheckpointOptions(
-            architecture=network.architecture,
-            encoder=network.encoder,
-            num_classes=len(class_names) if plain else None,
-            mean=network.mean,
-            std=network.std,
-            input_scale=network.input_scale,
-        )
-        model = load_checkpoint(config.checkpoint, options)
-        if plain:
-            model.spec = replace(model.spec, class_names=class_names)
-        return model
-    spec = make_spec(
-        network.architecture or "DeepLabV3Plus",
-        network.encoder or "resnet18",
-        class_names,
-        mean=network.mean,
-        std=network.std,
-        input_scale=network.input_scale or 1.0,
-    )
-    # Weights that no file gives are drawn by torch's own initialisers.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return build_model(spec, network.encoder_weights)
-
-
-def _is_plain(checkpoint: Path) -> bool:
-    """Whether a checkpoint is a plain state_dict; its classes are then those of the data set."""
-    try:
-        return read_spec(checkpoint) is None
-    except (OSError, SafetensorError):
-        return False  # `load_checkpoint` says what is wrong with it
-
-
-def _resolved(config: TrainConfig, spec: ModelSpec) -> TrainConfig:
-    """The configuration with what was left to the defaults or to the checkpoint."""
-    keys = ("architecture", "encoder", "mean", "std", "input_scale")
-    network = config.model.model_copy(update={key: getattr(spec, key) for key in keys})
-    return config.model_copy(update={"model": network})
-
-
 def _identity(config: TrainConfig) -> dict[str, object]:
-    """What the result depends on, but for the images: no paths, no device, no workers."""
-    identity: dict[str, object] = config.model_dump(mode="json", exclude=_RUN_KEYS)
-    data, network = config.data.model_dump(mode="json"), config.model.model_dump(mode="json")
-    weights = config.model.encoder_weights
-    identity["data"] = {key: value for key, value in data.items() if key != "root"}
-    identity["model"] = network | {"encoder_weights": weights and file_digest(weights)}
-    identity["train"] = config.train.identity()
-    identity["checkpoint"] = config.checkpoint and file_digest(config.checkpoint)
-    identity["labelled"] = [file_digest(path) for path in config.labelled]
-    return identity
+    """What the result depends on, but for the images."""
+    labelled = [file_digest(path) for path in config.labelled]
+    return identity(config, {"labelled"}) | {"labelled": labelled}
 
 
 def _train(

@@ -12,7 +12,7 @@ FLOORS = [
     {"functional", "errors", "evidence", "files", "machine", "console"},
     {"regions", "registry", "database"},
     {"signals", "models", "data"},
-    {"candidates", "budget", "sheet"},
+    {"candidates", "budget", "sheet", "oracle"},
     {"tasks", "strategies", "run_folder", "ledger"},
     {"scan", "masks", "report", "evaluation"},
     {"train", "training_state", "history", "acquisition"},

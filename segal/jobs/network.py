@@ -1,0 +1,141 @@
+"""The network that a training starts from, and what identifies a training; for all that train."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+
+from segal.config import DataConfig, MachineConfig, RunConfig, TrainConfig
+from segal.console import Advance, bar
+from segal.data.datasets import LabelledDataset, open_dataset
+from segal.data.images import ImageInfo
+from segal.data.synthetic import make_scenes
+from segal.errors import SegalError
+from segal.jobs.inputs import file_digest
+from segal.models.build import build_model, make_spec
+from segal.models.checkpoint import CheckpointOptions, load_checkpoint, read_spec
+from segal.models.segmentation import ModelSpec, SegmentationModel
+
+Config = TypeVar("Config", TrainConfig, RunConfig)
+
+
+def draw_scenes(data: DataConfig) -> None:
+    """Draws the made-up scenes that a data set is configured to consist of, if it is."""
+    if data.scenes is None:
+        return
+    scenes = data.scenes
+    with bar("Drawing street scenes") as advance:
+        make_scenes(
+            data.root,
+            splits={"train": scenes.train, "val": scenes.val},
+            size=(scenes.height, 2 * scenes.height),
+            seed=scenes.seed,
+            progress=advance,
+        )
+
+
+def open_split(
+    data: DataConfig,
+    split: str,
+    machine: MachineConfig,
+    progress: Advance,
+    only: Collection[str] | None = None,
+    known: Mapping[str, tuple[int, int, ImageInfo]] | None = None,
+) -> LabelledDataset:
+    """Opens a split of a configured data set; `only` and `known` are as in `open_dataset`."""
+    return open_dataset(
+        data.root,
+        split,
+        layout=data.layout,
+        ignore_index=data.ignore_index,
+        value_range=data.value_range,
+        workers=max(1, machine.workers),
+        known=known,
+        progress=progress,
+        only=only,
+    )
+
+
+def refuse_two_sources(config: TrainConfig | RunConfig) -> None:
+    """Raises a SegalError if the encoder's weights are given twice."""
+    if config.checkpoint is not None and config.model.encoder_weights is not None:
+        raise SegalError(
+            "the encoder's weights are given twice",
+            expected="checkpoint or model.encoder_weights",
+            got=f"{config.checkpoint} and {config.model.encoder_weights}",
+            remedy="leave the encoder weights out: a checkpoint holds the encoder's too",
+        )
+
+
+def initial_model(
+    config: TrainConfig | RunConfig, class_names: tuple[str, ...]
+) -> SegmentationModel:
+    """The network to start from: a checkpoint's, or a new one.
+
+    Raises:
+        SegalError: If a file cannot be used.
+    """
+    network = config.model
+    if config.checkpoint is not None:
+        plain = _is_plain(config.checkpoint)
+        options = CheckpointOptions(
+            architecture=network.architecture,
+            encoder=network.encoder,
+            num_classes=len(class_names) if plain else None,
+            mean=network.mean,
+            std=network.std,
+            input_scale=network.input_scale,
+        )
+        model = load_checkpoint(config.checkpoint, options)
+        if plain:
+            model.spec = replace(model.spec, class_names=class_names)
+        return model
+    spec = make_spec(
+        network.architecture or "DeepLabV3Plus",
+        network.encoder or "resnet18",
+        class_names,
+        mean=network.mean,
+        std=network.std,
+        input_scale=network.input_scale or 1.0,
+    )
+    # Weights that no file gives are drawn by torch's own initialisers.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_model(spec, network.encoder_weights)
+
+
+def _is_plain(checkpoint: Path) -> bool:
+    """Whether a checkpoint is a plain state_dict; its classes are then those of the data set."""
+    try:
+        return read_spec(checkpoint) is None
+    except (OSError, SafetensorError):
+        return False  # `load_checkpoint` says what is wrong with it
+
+
+def resolved(config: Config, spec: ModelSpec) -> Config:
+    """The configuration with what was left to the defaults or to the checkpoint."""
+    keys = ("architecture", "encoder", "mean", "std", "input_scale")
+    network = config.model.model_copy(update={key: getattr(spec, key) for key in keys})
+    return config.model_copy(update={"model": network})
+
+
+def identity(config: TrainConfig | RunConfig, exclude: set[str]) -> dict[str, object]:
+    """What the result depends on, but for the images: no paths, no device, no workers.
+
+    Args:
+        config: The configuration.
+        exclude: Further keys that are left out.
+    """
+    named: dict[str, object] = config.model_dump(
+        mode="json", exclude={"out", "machine", "checkpoint", *exclude}
+    )
+    data, network = config.data.model_dump(mode="json"), config.model.model_dump(mode="json")
+    weights = config.model.encoder_weights
+    named["data"] = {key: value for key, value in data.items() if key != "root"}
+    named["model"] = network | {"encoder_weights": weights and file_digest(weights)}
+    named["train"] = config.train.identity()
+    named["checkpoint"] = config.checkpoint and file_digest(config.checkpoint)
+    return named
