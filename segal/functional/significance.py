@@ -2,8 +2,9 @@
 
 `paired_permutation` asks it of the test images, `sign_flip` of the training seeds. They answer
 different questions. The images speak for these trained networks: with many images a difference that
-another seed would turn round can be significant. The seeds speak for the methods, but few of them
-cannot make p small; hence `smallest_p` beside every p.
+other seeds would turn round can be significant (two arms of one quality, six seeds whose mIoU has a
+standard deviation of 0.01, 233 images: half of the simulations reject at 5 %). The seeds speak for
+the methods, but few of them cannot make p small; hence `smallest_p` beside every p. Give both.
 """
 
 from collections.abc import Iterator
@@ -272,8 +273,9 @@ def _random_swaps(
     words = -(-units // 64)
     for start in range(0, permutations, rows):
         size = (min(rows, permutations - start), words)
-        drawn = generator.integers(0, 2**64, size, dtype=np.uint64, endpoint=False)
-        bits = np.unpackbits(drawn.astype("<u8").view(np.uint8), axis=1, count=units)
+        drawn = generator.integers(0, 2**64, size, dtype=np.uint64)
+        octets = drawn.astype("<u8").view(np.uint8)
+        bits = np.unpackbits(octets, axis=1, count=units, bitorder="little")
         yield bits.astype(np.float64)
 
 
