@@ -59,7 +59,7 @@ class Purchase:
         score: The value that decided the pick; finite.
         pixels: What it was charged: its pixels that were not bought before. Set by the ledger.
         round: When it was bought. Set by the ledger.
-        clicks: What it cost in polygon clicks (see `segal.functional.polygon_clicks`); None where
+        clicks: What it cost in polygon clicks (see `segal.functional.clicks`); None where
             that is not known, such as where people label.
     """
 
