@@ -127,7 +127,9 @@ def make_run(
             ledger.finish("evaluate", number, inputs, seconds=4.0)
             if number == rounds - 1:
                 break
-            table = _scan(files / CANDIDATES_FOLDER, config, pool, bought, rng)
+            # The first network is the same in every arm, and so is what it measures.
+            scanning = rng if number else np.random.default_rng([seed, 1])
+            table = _scan(files / CANDIDATES_FOLDER, config, pool, bought, scanning)
             ledger.finish("scan-0", number, inputs, seconds=9.0)
             chosen = _choose(table, config, budget, rng)
             _write_picks(files, table, chosen, config, measured)

@@ -1,0 +1,1 @@
+"""Reports: what runs of rounds came to, as one page for people."""

@@ -1,0 +1,92 @@
+"""Which runs may be drawn together: those that differ in what is compared, and in nothing else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segal.errors import SegalError
+from segal.history import History
+from segal.run_folder import canonical
+
+_COMPARED = {"strategy", "region", "extra_regions", "seed", "budgets"}
+_NOT_OF_THE_RESULT = {"overlays", "measure_picks"}
+_OF_THE_FULL_ARM = {
+    *("seed_set", "seed_region", "steps", "start", "target"),
+    *("train.iterations", "train.validate_every", "train.patience"),
+}
+_SHOWN_DIFFERENCES = 12
+
+
+def is_full(history: History) -> bool:
+    """Whether a run is fully supervised: its seed set covers the pool, and it buys nothing."""
+    charged = sum(purchase.pixels or 0 for purchase in history.seed_set)
+    return not history.configuration.get("budgets") and charged == history.pool_pixels
+
+
+def check_protocol(histories: Sequence[History]) -> None:
+    """Raises unless all runs are of one protocol.
+
+    Runs may differ in strategy, region sizes, seed and budgets. The fully supervised ones may also
+    differ in what they train on, where they start and how long they train.
+
+    Args:
+        histories: In any order.
+
+    Raises:
+        SegalError: If another setting differs, or the pool or what they are evaluated on does; it
+            names the settings, and both runs' values.
+    """
+    ordinary = [history for history in histories if not is_full(history)]
+    if not histories:
+        return
+    first = (ordinary or histories)[0]
+    expected = _protocol(first)
+    lines, differing = [], set()
+    for history in histories:
+        exempt = _OF_THE_FULL_ARM if is_full(history) and ordinary else set()
+        protocol = _protocol(history)
+        for key in sorted(expected.keys() | protocol.keys()):
+            here, there = expected.get(key, "not set"), protocol.get(key, "not set")
+            if here != there and key not in exempt and key not in differing:
+                differing.add(key)
+                lines.append(f"\n    {key}: {here} in {first.folder}, {there} in {history.folder}")
+    if lines:
+        more = len(lines) - _SHOWN_DIFFERENCES
+        shown = lines[:_SHOWN_DIFFERENCES] + ([f"\n    and {more} more"] if more > 0 else [])
+        raise SegalError(
+            "these runs are not of one protocol, and cannot be drawn together",
+            expected="runs that differ in strategy, region sizes, seed and budgets only",
+            got="runs that differ in" + "".join(shown),
+            remedy="report on the runs of each protocol by themselves",
+        )
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """By dotted key, every setting as canonical JSON."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = canonical(value)
+    return found
+
+
+def own_settings(history: History) -> dict[str, Any]:
+    """What a run may have for itself: the settings that are compared."""
+    return {k: v for k, v in history.configuration.items() if k in _COMPARED}
+
+
+def shared_settings(history: History) -> dict[str, str]:
+    """By dotted key, the settings that all runs of a protocol share."""
+    left_out = _COMPARED | _NOT_OF_THE_RESULT
+    return flat({k: v for k, v in history.configuration.items() if k not in left_out})
+
+
+def _protocol(history: History) -> dict[str, str]:
+    protocol = shared_settings(history)
+    protocol["the pool"] = f"{history.pool_images} images, {history.pool_pixels} pixels"
+    protocol["reported on"] = history.report_split
+    if history.rounds:
+        metrics = history.rounds[0].metrics[history.report_split]
+        protocol["classes"] = canonical(list(metrics["iou"]))
+    return protocol
