@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from segal import __version__
-from segal.commands import demo, run, select, strategies, train, validate
+from segal.commands import demo, run, select, strategies, train, tune, validate
 from segal.errors import SegalError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ for command in (
     select.select,
     train.train,
     run.run,
+    tune.tune,
     validate.validate,
     strategies.strategies,
     demo.demo,
