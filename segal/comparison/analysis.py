@@ -1,0 +1,187 @@
+"""All tables of a comparison, in the order in which they should be read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from segal.comparison.arms import Arm, Axis
+from segal.comparison.contrasts import Contrast, contrast
+from segal.comparison.summaries import (
+    noise_table,
+    penalty_tables,
+    pick_table,
+    saving_table,
+    score_table,
+)
+from segal.comparison.tables import Cell, Table
+from segal.errors import SegalError
+from segal.functional.significance import PermutationTest, holm
+
+_UNITS = (
+    "Areas are under the curve of mIoU over the share of the pool's pixels, divided by its range: "
+    "a difference is in points of mIoU, the mean along the curve."
+)
+_HONEST = (
+    "The images speak for these trained networks, the seeds for the strategies. p cannot be below "
+    "the smallest p, whatever the difference."
+)
+_EXPLORATORY = (
+    "Exploratory: p-values are corrected by Holm's method within each column of tests, over the "
+    "rows of this table."
+)
+_RALIF = (
+    "Warning: RALIF's test is here to compare with published values; do not rely on it. It is "
+    "anti-conservative: of two equally good arms it tells a difference in 28 % of simulations at "
+    "alpha = .05. Labels are permuted over the pixels that evaluations hold; p is the largest over "
+    "the seeds."
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a comparison asks of its runs.
+
+    Attributes:
+        baseline: Name of the arm that the others are measured against.
+        primary: Names of the two arms of the one contrast that is not exploratory.
+        target: mIoU in [0, 1] that annotation saving is measured at; None: the baseline's final.
+        axis: What costs are counted in.
+        permutations: Of the tests.
+        label_permutation: Also report RALIF's test.
+    """
+
+    baseline: str
+    primary: tuple[str, str] | None = None
+    target: float | None = None
+    axis: Axis = "share"
+    permutations: int = 10_000
+    label_permutation: bool = False
+
+
+def analyse(
+    arms: Sequence[Arm],
+    question: Question,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Table]:
+    """Makes the tables of a comparison, the noise first.
+
+    The result does not depend on the order of arms or seeds, but for the order of rows.
+
+    Args:
+        arms: Those of which runs are there.
+        question: What to ask of them.
+        progress: Called with (contrasts done, all) after each.
+
+    Raises:
+        SegalError: If no run of the baseline is there, runs were evaluated on other images than
+            others, or the axis is of clicks and those of a run are not known.
+    """
+    named = {arm.name: arm for arm in arms}
+    if question.baseline not in named:
+        raise SegalError(
+            f"no run of the baseline {question.baseline!r} is finished",
+            expected="at least one, which the others are measured against",
+            got=f"finished runs of {', '.join(named)}" if named else "no finished run at all",
+            remedy="let segal compare go on, or choose another baseline",
+        )
+    baseline = named[question.baseline]
+    contrasts = _contrasts(named, question, progress)
+    primary = contrasts.pop(question.primary, None) if question.primary else None
+    exploratory = list(contrasts.values())
+    tables = [
+        noise_table(baseline, question.permutations),
+        score_table(arms, baseline),
+        saving_table(arms, baseline, question.axis, question.target),
+        *penalty_tables(arms),
+    ]
+    if primary is not None:
+        tables.append(_primary_table(primary))
+    if exploratory:
+        tables.append(_exploratory_table(exploratory))
+    if question.label_permutation and (primary or exploratory):
+        tables.append(_label_table([*([primary] if primary else []), *exploratory]))
+    return [*tables, pick_table(arms)]
+
+
+def _contrasts(
+    named: dict[str, Arm], question: Question, progress: Callable[[int, int], None] | None
+) -> dict[tuple[str, str], Contrast]:
+    """The primary contrast, and every other arm against the baseline, as far as they are there."""
+    pairs = [question.primary] if question.primary else []
+    pairs += [
+        (arm.name, question.baseline)
+        for arm in named.values()
+        if not arm.full and arm.name != question.baseline
+    ]
+    wanted = [pair for pair in dict.fromkeys(pairs) if pair[0] in named and pair[1] in named]
+    found = {}
+    for done, (one, other) in enumerate(wanted, 1):
+        result = contrast(
+            named[one],
+            named[other],
+            question.permutations,
+            with_labels=question.label_permutation,
+        )
+        if result is not None:
+            found[one, other] = result
+        if progress is not None:
+            progress(done, len(wanted))
+    return found
+
+
+def _primary_table(primary: Contrast) -> Table:
+    tests = [
+        (f"{primary.images} images", primary.by_images),
+        (f"{len(primary.seeds)} seeds", primary.by_seeds),
+    ]
+    kinds = ("paired permutation, seeds combined", "sign-flip")
+    rows: list[list[Cell]] = [
+        [primary.name, unit, kind, 100 * t.difference, t.p, t.smallest_p, t.permutations]
+        for (unit, t), kind in zip(tests, kinds, strict=True)
+    ]
+    return Table.of(
+        "Primary contrast: area under the curve",
+        ["contrast", "unit", "test", "difference", "p", "smallest p", "permutations"],
+        rows,
+        [_UNITS, _HONEST],
+    )
+
+
+def _exploratory_table(contrasts: Sequence[Contrast]) -> Table:
+    by_images = holm([c.by_images.p for c in contrasts]).tolist()
+    by_seeds = holm([c.by_seeds.p for c in contrasts]).tolist()
+    rows: list[list[Cell]] = [
+        [
+            *(c.name, len(c.seeds), 100 * c.by_images.difference),
+            *_test(c.by_images, image_p),
+            *_test(c.by_seeds, seed_p),
+        ]
+        for c, image_p, seed_p in zip(contrasts, by_images, by_seeds, strict=True)
+    ]
+    return Table.of(
+        "Exploratory contrasts: area under the curve",
+        [
+            *("contrast", "seeds", "difference"),
+            *("p (images)", "Holm (images)", "smallest (images)"),
+            *("p (seeds)", "Holm (seeds)", "smallest (seeds)"),
+        ],
+        rows,
+        [_EXPLORATORY, _UNITS, _HONEST],
+    )
+
+
+def _test(test: PermutationTest, adjusted: float) -> list[Cell]:
+    return [test.p, adjusted, test.smallest_p]
+
+
+def _label_table(contrasts: Sequence[Contrast]) -> Table:
+    rows: list[list[Cell]] = [
+        [c.name, len(c.seeds), 100 * c.by_labels.difference, c.by_labels.p]
+        for c in contrasts
+        if c.by_labels is not None
+    ]
+    return Table.of(
+        "RALIF's label permutation: area under the accuracy curve",
+        ["contrast", "seeds", "difference (points of accuracy)", "p"],
+        rows,
+        [_RALIF],
+    )
