@@ -328,8 +328,10 @@ class _Rounds:
                     progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
                     checkpoint=folder / _UNFINISHED_FILE,
                 )
-            history = asdict(result) | {"settings": settings.model_dump(mode="json")}
-            save_checkpoint(model, folder / MODEL_FILE, history)
+            # The network's file has the same bytes however long it took.
+            made = {key: value for key, value in asdict(result).items() if key != "seconds"}
+            settled = settings.model_dump(mode="json")
+            save_checkpoint(model, folder / MODEL_FILE, made | {"settings": settled})
             write_json(folder / _TRAINING_FILE, asdict(result))
             self._model = (number, model)
             return [folder / MODEL_FILE, folder / _TRAINING_FILE], []

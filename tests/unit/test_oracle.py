@@ -1,0 +1,50 @@
+"""The oracle reveals labels where they are bought, and nowhere else."""
+
+import numpy as np
+import pytest
+
+from segal.data.datasets import open_dataset
+from segal.data.synthetic import make_scenes
+from segal.errors import SegalError
+from segal.functional.clicks import polygon_clicks
+from segal.oracle import Oracle
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    make_scenes(tmp_path, splits={"train": 3}, size=(64, 128), seed=0)
+    return open_dataset(tmp_path, "train")
+
+
+def test_labels_are_revealed_within_what_is_bought(dataset):
+    first, second, _ = dataset.pool.paths
+    revealed = Oracle(dataset).reveal({second: [(0, 0, 16, 16), (100, 50, 128, 64)]})
+    whole = dataset.read_label(1)
+    seen = revealed.read_label(1)
+    inside = np.zeros((64, 128), bool)
+    inside[:16, :16] = inside[50:, 100:] = True
+    assert np.array_equal(seen[inside], whole[inside])
+    assert (seen[~inside] == 255).all()
+    assert (whole[~inside] != 255).any()
+    assert (revealed.read_label(0) == 255).all()
+    assert revealed.bought == {1: [(0, 0, 16, 16), (100, 50, 128, 64)]}
+    assert first not in revealed.bought
+
+
+def test_only_labels_of_images_that_are_bought_from_are_read(dataset):
+    oracle = Oracle(dataset)
+    bought = {dataset.pool.paths[2]: [(0, 0, 8, 8)]}
+    digest = oracle.digest(bought)
+    for index in (0, 1):
+        dataset.label_paths[index].unlink()
+    assert oracle.digest(bought) == digest
+    dataset.label_paths[2].unlink()
+    with pytest.raises(SegalError):
+        oracle.digest(bought)
+
+
+def test_clicks_are_those_of_the_labels(dataset):
+    boxes = [(0, 0, 64, 64), (64, 0, 128, 64)]
+    clicks = Oracle(dataset).clicks(dataset.pool.paths[0], boxes, [])
+    assert clicks == polygon_clicks(dataset.read_label(0), boxes).tolist()
+    assert Oracle(dataset).clicks(dataset.pool.paths[0], boxes[:1], boxes[:1]) == [0]
