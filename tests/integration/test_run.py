@@ -14,7 +14,7 @@ from segal.candidates import CandidateTable
 from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
 from segal.history import read_history
-from segal.jobs import run as job
+from segal.jobs import rounds as job
 from segal.jobs.run import run_rounds
 from segal.jobs.strategies import configure_run
 from segal.ledger import Ledger

@@ -1,0 +1,471 @@
+"""Rounds of train, evaluate, scan, select and buy, with an oracle for the annotators.
+
+A round's stages are phases in the ledger. Each has a fingerprint of its settings and of the phase
+before it, so that a run that was killed goes on from whole phases to the picks that it would have
+made, and no finished training or scan is done again.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segal import __version__
+from segal.acquisition import (
+    SEED_SET,
+    SELECT,
+    TRAIN,
+    Offer,
+    acquire,
+    cut_to_grid,
+    derive_generator,
+    derive_seed,
+)
+from segal.budget import Allowance, Budget
+from segal.candidates import CandidateTable
+from segal.config import RunConfig
+from segal.console import bar, say
+from segal.evaluation import evaluate_images
+from segal.files import remove, write_json
+from segal.functional.batch import batch_statistics
+from segal.history import (
+    CANDIDATES_FOLDER,
+    EVALUATION_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    OVERLAYS_FOLDER,
+    PICKS_FILE,
+    SELECTION_FILE,
+    round_folder,
+)
+from segal.jobs.inputs import image_sizes
+from segal.jobs.network import identity, initial_model
+from segal.jobs.overlays import Overlays
+from segal.jobs.run_data import RunData
+from segal.jobs.takeover import take_over
+from segal.ledger import Ledger, Purchase
+from segal.machine import describe
+from segal.masks import Selected, read_selection, write_selection
+from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
+from segal.models.segmentation import SegmentationModel
+from segal.oracle import Oracle
+from segal.regions import Box, RegionSize
+from segal.run_folder import fingerprint
+from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.signals import MeanFeature, Signal, Value
+from segal.strategies.base import PassContext, Strategy
+from segal.tasks.segmentation import Segmentation
+from segal.train import train
+
+SUMMARY_FILE = "summary.json"
+_UNFINISHED_FILE, _TRAINING_FILE = ".unfinished.safetensors", "training.json"
+_SEED_SET = "seed"
+_SHOWN_VALUE, _FEATURE = Value("entropy"), MeanFeature()
+
+Made = tuple[Sequence[Path], Sequence[Purchase]]
+"""What a phase made: its files, and what it bought."""
+
+
+@dataclass
+class _Bought:
+    """What is bought so far, and what it left of the budgets.
+
+    Attributes:
+        boxes: By image.
+        pixels: Charged so far.
+        unspent: Pixels that budgets in pixels have left.
+    """
+
+    boxes: dict[str, list[Box]] = field(default_factory=dict)
+    pixels: int = 0
+    unspent: int = 0
+
+    def add(self, purchases: Sequence[Purchase], allowance: Allowance) -> None:
+        spent = sum(p.pixels or 0 for p in purchases)
+        self.pixels += spent
+        if allowance.counts == "pixels":
+            self.unspent = allowance.limit - spent
+        for p in purchases:
+            self.boxes.setdefault(p.image, []).append(p.box)
+
+
+class Rounds:
+    """A run at work; its methods are its phases, then what they share.
+
+    Args:
+        config: The configuration, resolved.
+        strategy: The strategy that `config.strategy` names.
+        ledger: Of the run folder, open for this process.
+        device: Where the network runs.
+        data: The data sets.
+        start: The folder of a run whose first round may be taken over, or None.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        strategy: Strategy,
+        ledger: Ledger,
+        device: torch.device,
+        data: RunData,
+        start: Path | None,
+    ) -> None:
+        self.config, self.strategy, self.ledger, self.device = config, strategy, ledger, device
+        self.pool, self.held_out = data.pool_set.pool, data.held_out
+        self.class_names = data.pool_set.classes.names
+        self.oracle = Oracle(data.pool_set)
+        self.areas, self.sizes = data.areas(), image_sizes(self.pool)
+        self.start = start
+        self.region = RegionSize.parse(config.region)
+        self.bought = _Bought()
+        self.notes: list[str] = []
+        self.chain = data.fingerprint()
+        self._model: tuple[int, SegmentationModel] | None = None
+
+    def run(self) -> None:
+        """Goes through the rounds; phases that are done are not done again.
+
+        Raises:
+            SegalError: For anything that the user can mend.
+        """
+        self.ledger.record_images(self.pool)
+        self.buy_seed_set()
+        for number in range(len(self.config.budgets) + 1):
+            self.train(number)
+            self.evaluate(number)
+            if self.is_good_enough(number) or number == len(self.config.budgets):
+                break
+            offer = Offer.of(self.sizes, self.region, self.bought.boxes)
+            if not len(offer):
+                self.notes.append(f"The pool is used up: the run ends with round {number}.")
+                break
+            allowance = self.allowance(number)
+            table, labelled = self.scan(number)
+            self.select(number, table, labelled, offer, allowance)
+            self.buy(number, allowance)
+        self.summarise()
+
+    # Phases
+
+    def phase(
+        self,
+        name: str,
+        number: int,
+        settings: object,
+        work: Callable[[Path], Made],
+    ) -> None:
+        """Does a phase, unless this run or the one that it starts from has done it.
+
+        Args:
+            name: Its name.
+            number: The round.
+            settings: What its result depends on beside the phase before it.
+            work: Is given the round's folder; returns the files that it made and what it bought.
+        """
+        self.chain = fingerprint([name, number, settings, self.chain])
+        if self.ledger.finished(name, number, self.chain):
+            return
+        if self.start is not None and take_over(self.start, self.ledger, name, number, self.chain):
+            return
+        started = time.perf_counter()
+        artefacts, purchases = work(round_folder(self.config.out, number))
+        seconds = time.perf_counter() - started
+        self.ledger.finish(
+            name, number, self.chain, artefacts, seconds=seconds, purchases=purchases
+        )
+
+    def buy_seed_set(self) -> None:
+        """Buys regions at random, before there is a network."""
+        config = self.config
+        allowance = Budget.parse(config.seed_set).allowance(self.areas)
+
+        def draw(folder: Path) -> Made:
+            offer = Offer.of(self.sizes, RegionSize.parse(config.seed_region), {})
+            generator = derive_generator(config.seed, 0, SEED_SET)
+            order = torch.randperm(len(offer), generator=generator).numpy()
+            order = order[: allowance.fits(offer.prices[order])]
+            boxes = [
+                (path, (int(x0), int(y0), int(x1), int(y1)))
+                for path, size in self.sizes.items()
+                for x0, y0, x1, y1 in RegionSize.parse(config.seed_region).grid(*size).boxes()
+            ]
+            drawn = [(*boxes[row], 0.0) for row in order]
+            return [], self.purchases(_SEED_SET, drawn)
+
+        settings = [config.seed, config.seed_set, config.seed_region]
+        self.phase(_SEED_SET, 0, settings, draw)
+        self.bought.add(self.ledger.purchases(_SEED_SET, 0), allowance)
+
+    def train(self, number: int) -> None:
+        """Trains on all that is bought so far."""
+        config, settings = self.config, self.config.train
+        if config.steps == "proportional":
+            seed_pixels = sum(p.pixels or 0 for p in self.ledger.purchases(_SEED_SET, 0))
+            steps = round(settings.iterations * self.bought.pixels / seed_pixels)
+            settings = settings.model_copy(update={"iterations": steps})
+        warm = config.start == "warm" and number > 0
+
+        def work(folder: Path) -> Made:
+            model = self.model(number - 1) if warm else initial_model(config, self.class_names)
+            with bar(f"Round {number}: training") as advance:
+                result = train(
+                    model,
+                    self.oracle.reveal(self.bought.boxes),
+                    settings,
+                    seed=derive_seed(config.seed, number, TRAIN),
+                    labelled=self.oracle.by_index(self.bought.boxes),
+                    validation=self.held_out.get("validation"),
+                    device=self.device,
+                    progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
+                    checkpoint=folder / _UNFINISHED_FILE,
+                )
+            # The network's file has the same bytes however long it took.
+            made = {key: value for key, value in asdict(result).items() if key != "seconds"}
+            settled = settings.model_dump(mode="json")
+            save_checkpoint(model, folder / MODEL_FILE, made | {"settings": settled})
+            write_json(folder / _TRAINING_FILE, asdict(result))
+            self._model = (number, model)
+            return [folder / MODEL_FILE, folder / _TRAINING_FILE], []
+
+        folder = round_folder(config.out, number)
+        folder.mkdir(parents=True, exist_ok=True)
+        network = identity(config, set())
+        depends = {
+            "settings": settings.identity(),
+            "network": [network["model"], network["checkpoint"]],
+            "seed": config.seed,
+            "warm": warm,
+            "labels": self.oracle.digest(self.bought.boxes),
+        }
+        self.phase("train", number, depends, work)
+        remove(folder / _UNFINISHED_FILE)
+
+    def evaluate(self, number: int) -> None:
+        """Evaluates on the held-out splits, and says how it went."""
+        config = self.config
+
+        def work(folder: Path) -> Made:
+            training = json.loads((folder / _TRAINING_FILE).read_text())
+            metrics: dict[str, object] = {"segal": __version__, "machine": describe(self.device)}
+            metrics |= {k: v for k, v in training.items() if k != "seconds"}
+            for name, dataset in self.held_out.items():
+                with bar(f"Round {number}: evaluating on {name}") as advance:
+                    evaluation = evaluate_images(
+                        self.model(number),
+                        dataset,
+                        device=self.device,
+                        batch_size=config.machine.batch_size,
+                        workers=config.machine.workers,
+                        precision=config.precision,
+                        progress=advance,
+                    )
+                metrics[name] = evaluation.metrics.as_dict()
+            # The last of them is the split that results are reported on.
+            evaluation.write(folder / EVALUATION_FILE)
+            write_json(folder / METRICS_FILE, metrics)
+            return [folder / EVALUATION_FILE, folder / METRICS_FILE], []
+
+        self.phase("evaluate", number, config.precision, work)
+        self.say_score(number)
+
+    def scan(self, number: int) -> tuple[CandidateTable, CandidateTable]:
+        """The tables of the strategy's last pass: the candidates, and what is labelled."""
+        context = PassContext()
+        passes = list(enumerate(self.strategy.passes(context)))
+        for index, signals in passes or [(0, [])]:
+            wanted = list(dict.fromkeys([*signals, *self.measured(index)]))
+            folder = round_folder(self.config.out, number) / _table_folder(index)
+            self.scan_once(number, index, wanted, folder)
+            context.tables.append(CandidateTable.open(folder / self.config.region))
+        return context.tables[-1], CandidateTable.open(folder / LABELLED_FOLDER)
+
+    def scan_once(self, number: int, index: int, signals: Sequence[Signal], tables: Path) -> None:
+        """One pass over the pool, into the folder `tables`."""
+        config = self.config
+        labelled = {
+            image: cut_to_grid(boxes, self.pool.size(image), self.region)
+            for image, boxes in self.oracle.by_index(self.bought.boxes).items()
+        }
+
+        def work(folder: Path) -> Made:
+            scan = Scan(
+                pool=self.pool,
+                task=Segmentation(),
+                regions=[self.region],
+                settings=ScanSettings(
+                    device=self.device,
+                    batch_size=config.machine.batch_size,
+                    workers=config.machine.workers,
+                    precision=config.precision,
+                    embedding_dtype=config.embedding_dtype,
+                ),
+                signals=signals,
+                model=self.model(number) if signals else None,
+                labelled=labelled,
+            )
+            with bar(f"Round {number}: scanning the pool") as advance:
+                scan.run(tables, advance)
+            return [tables], []
+
+        columns = [signal.column for signal in signals]
+        settings = [config.region, columns, config.precision, config.embedding_dtype]
+        self.phase(f"scan-{index}", number, settings, work)
+
+    def measured(self, index: int) -> list[Signal]:
+        """What is measured of every strategy's candidates, in the first pass."""
+        return [_SHOWN_VALUE, _FEATURE] if self.config.measure_picks and index == 0 else []
+
+    def select(
+        self,
+        number: int,
+        table: CandidateTable,
+        labelled: CandidateTable,
+        offer: Offer,
+        allowance: Allowance,
+    ) -> None:
+        """Lets the strategy pick from what is on offer, and writes what it picked and why."""
+        config = self.config
+
+        def work(folder: Path) -> Made:
+            generator = derive_generator(config.seed, number, SELECT)
+            selected, rows, notes = acquire(
+                self.strategy, table, labelled, offer, allowance, generator
+            )
+            if len(selected) == len(offer):
+                left = "region is" if len(offer) == 1 else f"{len(offer)} regions are"
+                notes += (f"The budget outlives the pool: the last {left} taken.",)
+            write_selection(folder / SELECTION_FILE, selected)
+            picks: dict[str, Any] = {"region": config.region, "count": len(selected)}
+            first = CandidateTable.open(folder / _table_folder(0) / config.region)
+            write_json(folder / PICKS_FILE, picks | _describe(first, rows) | {"notes": notes})
+            self.draw(folder / OVERLAYS_FOLDER, number, selected)
+            names = (SELECTION_FILE, PICKS_FILE, OVERLAYS_FOLDER)
+            return [folder / name for name in names], []
+
+        settings = [config.strategy, config.seed, allowance.limit, allowance.counts]
+        self.phase("select", number, settings, work)
+        picks = json.loads((round_folder(config.out, number) / PICKS_FILE).read_text())
+        self.notes += [f"Round {number}: {note}" for note in picks["notes"]]
+
+    def buy(self, number: int, allowance: Allowance) -> None:
+        """Books what was selected, at the cost that the oracle took for it."""
+        name = str(self.config.strategy["name"])
+
+        def work(folder: Path) -> Made:
+            selected = read_selection(folder / SELECTION_FILE)
+            return [], self.purchases(name, [(s.image, s.box, s.score) for s in selected])
+
+        self.phase("buy", number, None, work)
+        self.bought.add(self.ledger.purchases("buy", number), allowance)
+
+    # What phases share
+
+    def model(self, number: int) -> SegmentationModel:
+        """The network that a round trained."""
+        if self._model is None or self._model[0] != number:
+            options = CheckpointOptions(architecture=self.config.model.architecture)
+            path = round_folder(self.config.out, number) / MODEL_FILE
+            self._model = (number, load_checkpoint(path, options).to(self.device))
+        return self._model[1]
+
+    def allowance(self, number: int) -> Allowance:
+        """What may be spent after a round: its budget, and the pixels left of earlier ones."""
+        allowance = Budget.parse(self.config.budgets[number]).allowance(self.areas)
+        if allowance.counts == "regions":
+            return allowance
+        return Allowance(allowance.limit + self.bought.unspent, "pixels")
+
+    def purchases(self, strategy: str, drawn: Sequence[tuple[str, Box, float]]) -> list[Purchase]:
+        """Regions in pick order, with the clicks that the oracle took for them."""
+        wanted: dict[str, list[Box]] = {}
+        for image, box, _ in drawn:
+            wanted.setdefault(image, []).append(box)
+        clicks = {
+            (image, box): count
+            for image, boxes in wanted.items()
+            for box, count in zip(
+                boxes,
+                self.oracle.clicks(image, boxes, self.bought.boxes.get(image, ())),
+                strict=True,
+            )
+        }
+        return [
+            Purchase(rank, strategy, image, box, score, clicks=clicks[image, box])
+            for rank, (image, box, score) in enumerate(drawn, 1)
+        ]
+
+    def draw(self, folder: Path, number: int, selected: Sequence[Selected]) -> None:
+        """Pictures of what was picked, and why."""
+        config = self.config
+        remove(folder)
+        folder.mkdir(parents=True)
+        signals = next(iter(self.strategy.passes(PassContext())), [])
+        value = next((s for s in signals if isinstance(s, Value)), _SHOWN_VALUE)
+        if config.overlays:
+            with bar(f"Round {number}: drawing overlays") as advance:
+                overlays = Overlays(
+                    self.pool, self.model(number), value, self.bought.boxes, config.precision
+                )
+                overlays.write(folder, selected, config.overlays, advance)
+
+    def is_good_enough(self, number: int) -> bool:
+        """Whether a round reached the target."""
+        if self.config.target is None:
+            return False
+        miou = self.metrics(number)["validation"]["miou"]
+        reached: bool = miou is not None and miou >= self.config.target
+        if reached:
+            self.notes.append(
+                f"Round {number} reached the target: mIoU {100 * miou:.2f} % on validation."
+            )
+        return reached
+
+    def metrics(self, number: int) -> dict[str, Any]:
+        """What a round was evaluated as."""
+        path = round_folder(self.config.out, number) / METRICS_FILE
+        metrics: dict[str, Any] = json.loads(path.read_text())
+        return metrics
+
+    def say_score(self, number: int) -> None:
+        """A round in a line."""
+        share = 100 * self.bought.pixels / int(self.areas.sum())
+        metrics = self.metrics(number)
+        scores = []
+        for name in self.held_out:
+            miou, absent = metrics[name]["miou"], metrics[name]["absent"]
+            shown = "-" if miou is None else f"{100 * miou:.2f} %"
+            scores.append(f"mIoU {shown} on {name}" + (f" ({absent} absent)" if absent else ""))
+        say(f"Round {number}: {share:.2f} % of the pixels are labelled, " + ", ".join(scores))
+
+    def summarise(self) -> None:
+        """Writes what the run came to."""
+        phases = self.ledger.phases()
+        names = dict.fromkeys(p.name for p in phases)
+        seconds = {n: round(sum(p.seconds for p in phases if p.name == n), 3) for n in names}
+        write_json(
+            self.config.out / SUMMARY_FILE,
+            {
+                "segal": __version__,
+                "fingerprint": fingerprint(self.ledger.configuration),
+                "cost": asdict(self.ledger.cost()),
+                "seconds": seconds,
+                "machine": describe(self.device),
+                "notes": self.notes,
+            },
+        )
+
+
+def _table_folder(index: int) -> str:
+    return CANDIDATES_FOLDER if index == 0 else f"{CANDIDATES_FOLDER}-{index}"
+
+
+def _describe(table: CandidateTable, rows: Sequence[int]) -> dict[str, Any]:
+    """Statistics of picks; empty where the scan did not measure them."""
+    if _SHOWN_VALUE.column not in table.values or _FEATURE.column not in table.embeddings:
+        return {}
+    features = table.embedding(_FEATURE.column)[rows]
+    return asdict(batch_statistics(table.values[_SHOWN_VALUE.column][rows], features))
