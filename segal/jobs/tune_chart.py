@@ -1,20 +1,15 @@
 """The picture of a sweep over tau: a row of three panels for each region size."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from segal.jobs.tune_sweep import Batch, RegionTuning
 from segal.sheet import steady_style
-
-if TYPE_CHECKING:
-    from segal.jobs.tune import Batch, RegionTuning
 
 # Of Okabe and Ito's colours, told apart without full colour vision; shapes differ as well.
 _UNCERTAIN, _CORESET, _SUGGESTED = "#d55e00", "#0072b2", "#000000"

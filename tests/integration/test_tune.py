@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from segal.candidates import CandidateTable
 from segal.jobs.tune_scan import coarsen
+from segal.ledger import Ledger
 from segal.regions import RegionSize
 from tests.integration.test_select import arguments
 
@@ -202,3 +204,20 @@ def test_a_tau_out_of_range(segal, image_folder, checkpoint, tmp_path):
     code, _, stderr = segal(*given, "1")
     assert code == 2
     assert "below 0" in stderr
+
+
+def test_a_round_of_a_run(segal, image_folder, checkpoint, tmp_path):
+    select(segal, image_folder, checkpoint, tmp_path / "run")
+    out = tmp_path / "rounds of a run"
+    tables = out / "rounds" / "001" / "candidates"
+    with Ledger.open(out, "run", {"seed": 0}) as ledger:
+        shutil.copytree(tmp_path / "run" / "candidates", tables)
+        ledger.finish("scan-0", 1, "0" * 64, artefacts=[tables])
+    given = {"region": "32", "budget": "12"}
+    assert picked(segal, tmp_path, tables.parent, 1, **given) == picked(
+        segal, tmp_path, tmp_path / "run", 1, **given
+    )
+    code, _, stderr = segal("tune", "--scan", out, "--budget", "5", "--out", tmp_path / "t")
+    assert code == 2
+    assert "give a round's folder" in stderr
+    assert str(tables.parent) in stderr

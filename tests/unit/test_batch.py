@@ -99,6 +99,14 @@ def test_scale_adds_a_constant(rng):
     )
 
 
+@pytest.mark.parametrize("rows", [np.ones((3000, 4)), np.ones((4, 3000)), np.eye(5)[[0] * 400]])
+def test_the_least_ridge_is_enough_for_equal_rows(rows):
+    squared = np.square(rows[0]).sum()
+    count = len(rows)
+    expected = math.log(count * squared) + (count - 1) * math.log(1e-10 * squared)
+    assert log_determinant(rows, 1e-10) == pytest.approx(expected, rel=1e-6)
+
+
 def test_edges_of_the_determinant():
     assert log_determinant(np.zeros((3, 4))) == -math.inf
     assert log_determinant(np.ones((0, 4))) == 0.0
@@ -171,7 +179,7 @@ def test_batch_statistics(rng):
         (lambda: mean_pairwise_distance(np.ones(3)), "real matrix"),
         (lambda: mean_pairwise_distance([[np.inf, 1], [0, 0]]), "finite"),
         (lambda: log_determinant([["a"]]), "real matrix"),
-        (lambda: log_determinant(np.ones((2, 2)), 0.0), "ridge: expected a number above 0"),
+        (lambda: log_determinant(np.ones((2, 2)), 0.0), "ridge: expected a number of at least"),
         (lambda: redundancy([], np.ones((0, 4))), "k of at least 1"),
         (lambda: redundancy([1, 2], [[0, 0, 1, 1]]), "shapes"),
     ],
