@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal, cast
 
-from segal.config import MachineConfig, TrainConfig, read_config, validate
+from segal.config import CompareConfig, MachineConfig, TrainConfig, read_config, validate
 from segal.console import bar
 from segal.data.datasets import LabelledDataset, open_dataset, splits
 from segal.data.pool import open_pool
 from segal.errors import SegalError, raise_all
-from segal.jobs.strategies import configure_selection
+from segal.jobs.strategies import configure_run, configure_selection
 from segal.ledger import Ledger
 from segal.run_folder import LEDGER_FILE
 
@@ -50,12 +50,26 @@ def validate_path(path: Path, layout: str, ignore_index: int | None, workers: in
 
 def _validate_config(path: Path) -> list[str]:
     raw = read_config(path, [], {})
-    if "data" in raw:
+    if "arms" in raw:
+        config, errors = validate(CompareConfig, raw)
+        raise_all(errors)
+        assert config is not None
+        arms = [f"  arm {arm.name}" for arm in config.arms]
+        return [f"{path}: a configuration of segal compare, without mistakes of its own", *arms]
+    if "seed_set" in raw:
+        _, strategy = configure_run(raw)
+        command = "run"
+    elif "data" in raw:
         _, errors = validate(TrainConfig, raw)
         raise_all(errors)
         return [f"{path}: a configuration of segal train, without mistakes"]
-    _, strategy = configure_selection(raw)
-    return [f"{path}: a configuration of segal select, without mistakes", f"strategy: {strategy}"]
+    else:
+        _, strategy = configure_selection(raw)
+        command = "select"
+    return [
+        f"{path}: a configuration of segal {command}, without mistakes",
+        f"strategy: {strategy}",
+    ]
 
 
 def _validate_run(path: Path) -> list[str]:

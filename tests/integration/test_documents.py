@@ -2,16 +2,18 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
 
-from segal.config import TrainConfig, read_config
-from segal.config import validate as validate_values
+from segal.data.datasets import open_dataset
 from segal.data.synthetic import make_scenes
-from segal.jobs.strategies import configure_selection
+from segal.models.build import build_model, make_spec
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -109,36 +111,96 @@ def test_the_strategy_of_the_guide_works_by_its_import_path(
     assert code == 0, stderr
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
-def test_every_configuration_opens_with_its_command_and_is_valid(path):
-    text = path.read_text()
-    first = text.splitlines()[0]
-    command = re.match(r"# segal (select|train) --config configs/(\S+) ", first)
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """Files of encoders' weights: random ones, in the names that the encoder has."""
+    folder = tmp_path_factory.mktemp("encoders")
+
+    def make(name):
+        name = name or "resnet18"
+        path = folder / f"{name}.pth"
+        if not path.exists():
+            network = build_model(make_spec("DeepLabV3Plus", name, ("a", "b"))).network
+            torch.save(dict(network.encoder.state_dict()), path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def street(tmp_path):
+    """The made scenes as CamVid is laid out: 11 classes, and a twelfth that is ignored."""
+    make_scenes(tmp_path / "made", splits={"train": 6, "val": 2}, size=(64, 128), seed=0)
+    root = tmp_path / "street"
+    for ours, theirs in (("train", "train"), ("val", "test")):
+        dataset = open_dataset(tmp_path / "made", ours)
+        for kind in ("images", "labels"):
+            (root / kind / theirs).mkdir(parents=True)
+        for index, path in enumerate(dataset.pool.paths):
+            shutil.copy(dataset.pool.root / path, root / "images" / theirs / f"{index}.png")
+            label = np.minimum(dataset.read_label(index), 11)
+            cv2.imwrite(str(root / "labels" / theirs / f"{index}.png"), label)
+    (root / "classes.txt").write_text("\n".join(f"{i} class{i}" for i in range(12)))
+    return root
+
+
+def command_of(path):
+    """The command that a configuration opens with."""
+    first = path.read_text().splitlines()[0]
+    command = re.match(r"# segal (select|train|run|compare) --config configs/(\S+) ", first)
     assert command, first
     assert command[2] == path.name
-    assert yaml.safe_load(text)
-    raw = read_config(path, [], {})
-    if command[1] == "select":
-        configure_selection(raw)
-    else:
-        config, errors = validate_values(TrainConfig, raw)
-        assert not errors
-        assert config is not None
+    return command[1]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
-def test_every_configuration_runs_on_made_data(segal, places, checkpoint, tmp_path, path):
-    if "select" in path.read_text().splitlines()[0]:
+def test_every_configuration_opens_with_its_command_and_is_valid(segal, path):
+    command = command_of(path)
+    assert yaml.safe_load(path.read_text())
+    code, stdout, stderr = segal("validate", path)
+    assert code == 0, stderr
+    assert f"a configuration of segal {command}" in stdout
+
+
+def quick(prefix, data, encoder):
+    """Overrides that make a training quick; the keys are those of `prefix`."""
+    return [
+        f"{prefix}data.root={data}", f"{prefix}model.encoder_weights={encoder}",
+        f"{prefix}train.iterations=2", f"{prefix}train.batch_size=2", f"{prefix}train.crop=32",
+        f"{prefix}train.workers=0",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_configuration_runs_on_made_data(
+    segal, places, street, checkpoint, tiny_encoder, tmp_path, path
+):
+    command, raw = command_of(path), yaml.safe_load(path.read_text())
+    layout = raw.get("data", raw.get("run", {}).get("data", {})).get("layout")
+    data = street if layout == "folder" else places["DATASET"]
+    encoder = tiny_encoder(raw.get("model", raw.get("run", {}).get("model", {})).get("encoder"))
+    if command == "select":
         extra = [f"images={places['DIR']}", f"checkpoint={checkpoint}", "region=16"]
-        command = "select"
-    else:
+    elif command == "train":
+        extra = quick("", data, encoder)
+    elif command == "run":
+        # Cityscapes' counts of regions, on a few small scenes.
+        seed_set, *budgets = {"image": (1, 1, 1, 1)}.get(raw["region"], (4, 4, 8, 16))
+        region = "image" if raw["region"] == "image" else 32
         extra = [
-            f"data.root={places['DATASET']}", "data.layout=cityscapes", "data.test=val",
-            "data.ignore_index=255", "model.encoder=resnet18",
-            f"model.encoder_weights={places['FILE']}", "train.iterations=2",
-            "train.batch_size=2", "train.crop=64",
+            *quick("", data, encoder), f"seed_set={seed_set}", f"region={region}",
+            f"seed_region={region}", f"budgets={','.join(map(str, budgets))}",
         ]  # fmt: skip
-        command = "train"
+        if "scenes" in raw["data"]:
+            extra += ["data.scenes.train=4", "data.scenes.val=2", "data.scenes.height=64"]
+            extra[0] = f"data.root={tmp_path / 'drawn'}"
+    else:
+        arms = [{**arm, "seeds": [0]} for arm in raw["arms"]]
+        small = {**raw, "arms": arms, "seeds": [0], "permutations": 100}
+        small["run"] |= {"seed_set": "20%", "budgets": ["20%", "20%"], "region": "32"}
+        path = tmp_path / path.name
+        path.write_text(yaml.safe_dump(small))
+        extra = quick("run.", data, encoder)
     code, _, stderr = segal(command, "--config", path, *extra, "--out", tmp_path / "out")
     assert code == 0, stderr
 
