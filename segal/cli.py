@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from segal import __version__
-from segal.commands import demo, run, select, strategies, train, tune, validate
+from segal.commands import compare, demo, report, run, select, strategies, train, tune, validate
 from segal.errors import SegalError
 
 app = typer.Typer(
@@ -22,7 +22,9 @@ for command in (
     select.select,
     train.train,
     run.run,
+    compare.compare,
     tune.tune,
+    report.report,
     validate.validate,
     strategies.strategies,
     demo.demo,
