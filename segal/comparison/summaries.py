@@ -84,7 +84,7 @@ def score_table(arms: Sequence[Arm], baseline: Arm) -> Table:
             values = np.array([c.scores[budget] for c in there])
             lead = None if arm.full or arm is baseline else _lead(arm, baseline, budget)
             spent = [[cost(c.history.rounds[budget], axis) for c in there] for axis in AXES]
-            means = [None if None in s else _mean([float(v or 0) for v in s]) for s in spent]
+            means = [None if None in s else _plain(_mean([v or 0 for v in s])) for s in spent]
             rows.append(
                 [
                     *(arm.name, budget, len(there), 100 * float(values.mean())),
@@ -111,6 +111,11 @@ def score_table(arms: Sequence[Arm], baseline: Arm) -> Table:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _plain(value: float) -> float | int:
+    """A count that is the same for all seeds is a whole number again."""
+    return int(value) if value == int(value) else value
 
 
 def _lead(arm: Arm, baseline: Arm, budget: int) -> float | None:
@@ -276,7 +281,7 @@ def pick_table(arms: Sequence[Arm]) -> Table:
             ]
             if picks:
                 values = [[p[key] for p in picks if p.get(key) is not None] for key in keys]
-                means = [_mean(v) if v else None for v in values]
+                means = [_plain(_mean(v)) if v else None for v in values]
                 rows.append([arm.name, number, len(picks), *means])
     return Table.of(
         "Picks: means over seeds",

@@ -34,7 +34,7 @@ from segal.run_folder import LEDGER_FILE, fingerprint
 
 CONFIG_FILE, COMPARISON_FILE = "compare.yaml", "comparison.json"
 TABLES_FOLDER, REPORT_FILE = "tables", "report.html"
-_ARM_FILE, _LOGS_FOLDER = "arm.json", "logs"
+_ARM_FILE, _SCENES_FILE, _LOGS_FOLDER = "arm.json", ".scenes.json", "logs"
 _POLL_SECONDS = 2.0
 
 
@@ -73,7 +73,7 @@ def run_comparison(plan: Plan, *, processes: int = 1, partial: bool = False) -> 
     if not partial:
         with _alone(out):
             _record(plan)
-            draw_scenes(plan.arms[0].config.data)
+            _draw_scenes(plan)
         with _helpers(plan, processes):
             failed = _share_work(plan.runs, _threads(plan.config, processes))
     missing = [run.title for run in plan.runs if run.arm and not is_finished(run.config.out)]
@@ -174,6 +174,15 @@ def _read_json(file: Path) -> dict[str, Any]:
         ) from error
 
 
+def _draw_scenes(plan: Plan) -> None:
+    """Draws made-up scenes, where the data set is such, once and for all runs."""
+    data, drawn = plan.arms[0].config.data, plan.config.out / _SCENES_FILE
+    wanted = data.model_dump(mode="json", include={"root", "scenes"})
+    if data.scenes is not None and not (drawn.exists() and _read_json(drawn) == wanted):
+        draw_scenes(data)
+        write_json(drawn, wanted)
+
+
 # Sharing the work
 
 
@@ -255,7 +264,8 @@ def _is_free(run: PlannedRun, failed: Iterable[Path]) -> bool:
 
 def _attempt(run: PlannedRun, threads: int | None) -> tuple[Literal["done", "held", "failed"], str]:
     machine = run.config.machine.model_copy(update={"threads": threads})
-    config = run.config.model_copy(update={"machine": machine})
+    data = run.config.data.model_copy(update={"scenes": None})  # drawn already, for all processes
+    config = run.config.model_copy(update={"machine": machine, "data": data})
     try:
         run_rounds(config, run.strategy, start=run.start)
     except SegalError as error:

@@ -298,6 +298,23 @@ def test_runs_of_another_protocol_are_not_put_into_one_table(plan, rounds, monke
     assert not (tmp_path / "out" / "comparison.json").exists()
 
 
+def test_made_scenes_are_drawn_once_for_all_runs(plan, rounds, monkeypatch, tmp_path):
+    drawn, given = [], []
+
+    def spy(config, strategy, *, start=None):
+        given.append(config.data.scenes)
+        rounds(config, strategy)
+
+    monkeypatch.setattr(compare, "draw_scenes", drawn.append)
+    monkeypatch.setattr(compare, "run_rounds", spy)
+    raw = plan().config.model_dump(mode="json")
+    raw["run"]["data"]["scenes"] = {"train": 8}
+    for _ in range(2):
+        compare.run_comparison(plan_comparison(raw))
+    assert [data.scenes.train for data in drawn] == [8]
+    assert given == [None] * len(SEED_BY_SEED)
+
+
 def test_a_damaged_file_is_named(plan, rounds, tmp_path):
     compare.run_comparison(plan())
     (tmp_path / "out" / "runs" / "uwe" / "arm.json").write_text("{")
