@@ -119,20 +119,19 @@ def png(chart: Chart, width: int = 860, height: int = 480) -> bytes:
     return buffer.getvalue()
 
 
-def swatch(look: Look) -> str:
-    """A piece of an arm's line, for the legend of the page."""
-    with steady_style(), mpl.rc_context({"svg.hashsalt": "swatch"}):
-        figure = Figure(figsize=(34 / _SVG_DPI, 14 / _SVG_DPI), dpi=_SVG_DPI)
+def swatch(look: Look) -> bytes:
+    """A piece of an arm's line, for the legend of the page: a PNG file of 34 by 14 CSS pixels."""
+    with steady_style():
+        figure = Figure(figsize=(34 / _SVG_DPI, 14 / _SVG_DPI), dpi=3 * _SVG_DPI)
+        FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
         axes.set(xlim=(0, 1), ylim=(-1, 1))
-        style = _style(look)
         axes.plot([0, 1], [0, 0], color=look.colour, ls=look.dash, lw=2)
-        axes.plot([0.5], [0], **{**style, "ls": "none"})
-        text = StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    slug = re.sub(r"[^a-z0-9]", "", f"{look.colour}{look.marker}{look.dash}".lower())
-    return _inline(text.getvalue(), f"swatch-{slug}-{ord(look.marker[0])}")
+        axes.plot([0.5], [0], **{**_style(look), "ls": "none"})
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", transparent=True, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _inline(text: str, prefix: str) -> str:
@@ -206,8 +205,8 @@ def _dress(axes: Axes, chart: Chart) -> None:
     axes.annotate(
         chart.y_label,
         (0, 1),
-        xycoords="axes fraction",
-        xytext=(-22, 9),
+        xycoords=("figure fraction", "axes fraction"),
+        xytext=(3, 9),
         textcoords="offset points",
         fontsize=11.5,
         color=_INK,

@@ -156,6 +156,8 @@ def plane(features: Floats, method: Method) -> Floats:
     t-SNE starts from the principal components, with perplexity 30, or less for few points.
     """
     count, width = features.shape
+    if not np.ptp(features, 0).any():
+        return np.zeros((count, 2))
     if width < 2:
         features = np.column_stack([features, np.zeros(count)])
     components = min(count, features.shape[1], 50 if method == "tsne" else 2)

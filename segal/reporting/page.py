@@ -17,7 +17,7 @@ from segal.reporting.tables import Table
 Progress = Callable[[int, int], None]
 
 _TEMPLATE = "page.html.j2"
-_WIDE, _NARROW, _SMALL = (880, 430), (350, 300), (300, 215)
+_WIDE, _NARROW, _SMALL = (880, 430), (350, 300), (262, 205)
 _METHOD_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 
 
@@ -94,7 +94,7 @@ def draw_report(
     drawing = _Drawing(arms, axis, method, progress)
     statistics = details.pick_statistics(arms)
     maps = embedding.embedding_maps(arms, method)
-    drawing.total = 1 + len(statistics) + sum(len(m.picks) for m in maps) + 1
+    drawing.total = 1 + len(statistics) * len(_regions(arms)) + sum(len(m.picks) for m in maps) + 1
     drawing.step()
     shown = {
         "title": title,
@@ -102,7 +102,7 @@ def draw_report(
         "facts": _facts(arms),
         "headline": results.headline(arms, axis),
         "legend": [
-            {"name": arm.name, "swatch": Markup(charts.swatch(drawing.looks[arm.name]))}
+            {"name": arm.name, "swatch": _data(charts.swatch(drawing.looks[arm.name]), "png")}
             for arm in arms
             if not arm.full
         ],
@@ -189,7 +189,15 @@ def _pick_sections(
     drawing.step()
     return {
         "statistics": [
-            drawing.chart(_statistic_chart(drawing, statistic), _SMALL) for statistic in statistics
+            {
+                "region": region,
+                "charts": [
+                    drawing.chart(_statistic_chart(drawing, statistic, region), _SMALL)
+                    for statistic in statistics
+                ],
+            }
+            for region in _regions(arms)
+            if statistics
         ],
         "picks": None if table is None else drawing.keep(table),
         "maps": [_shown_map(drawing, number, m) for number, m in enumerate(maps, 1)],
@@ -206,9 +214,17 @@ def _pick_sections(
     }
 
 
-def _statistic_chart(drawing: _Drawing, statistic: details.Statistic) -> charts.Chart:
+def _regions(arms: Sequence[Arm]) -> list[str]:
+    return list(dict.fromkeys(arm.region for arm in arms if not arm.full))
+
+
+def _statistic_chart(drawing: _Drawing, statistic: details.Statistic, region: str) -> charts.Chart:
+    """Of the arms of one region size: batches of another size are not to be compared with them."""
     lines = []
-    for name, values in statistic.values.items():
+    for arm in drawing.arms:
+        if arm.full or arm.region != region:
+            continue
+        name, values = arm.name, statistic.values[arm.name]
         known = ~np.isnan(values).all(0)
         if not known.any():
             continue
@@ -216,8 +232,9 @@ def _statistic_chart(drawing: _Drawing, statistic: details.Statistic) -> charts.
         rounds = np.flatnonzero(known).astype(np.float64)
         mean, low, high = np.nanmean(found, 0), np.nanmin(found, 0), np.nanmax(found, 0)
         lines.append(charts.Line(name, drawing.looks[name], rounds, mean, low, high))
-    slug = "picks-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in statistic.name)
-    title = f"Picks: {statistic.title} by round"
+    name = f"{region}-{statistic.name}"
+    slug = "picks-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in name)[:80]
+    title = f"Picks of region size {region}: {statistic.title} by round"
     return charts.Chart(slug, title, "after round", statistic.title, lines, {}, whole=True)
 
 
