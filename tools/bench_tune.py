@@ -194,8 +194,8 @@ def main() -> None:
         for labelled in arguments.labelled:
             features, values = generate(arguments.n + labelled, arguments.d)
             cut = arguments.n
-            parts = (slice(None, cut), slice(cut, None))
-            tables.append(tuple(as_table(features[part], values[part]) for part in parts))
+            offered = as_table(features[:cut], values[:cut])
+            tables.append((offered, as_table(features[cut:], values[cut:])))
     results = []
     for offered, labelled in tables:
         result = bench(offered, labelled, arguments.budget, arguments.repeats)
