@@ -195,27 +195,32 @@ def _threads(config: CompareConfig, processes: int) -> int | None:
 @contextmanager
 def _helpers(plan: Plan, processes: int) -> Iterator[None]:
     """Starts further processes of the same comparison, and waits for them at the end."""
-    out = plan.config.out
-    command = [sys.executable, "-m", "segal", "compare", "--config", str(out / CONFIG_FILE)]
-    threads = _threads(plan.config, processes)
-    command += [] if threads is None else ["--threads", str(threads)]
     started: list[tuple[subprocess.Popen[bytes], Path]] = []
     try:
         for number in range(1, processes):
-            log = out / _LOGS_FOLDER / f"{socket.gethostname()}-{os.getpid()}-{number}.txt"
-            log.parent.mkdir(exist_ok=True)
-            with log.open("wb") as stream:
-                process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
-            started.append((process, log))
+            started.append(_start_helper(plan, number, _threads(plan.config, processes)))
         yield
         for process, log in started:
             if process.wait() != 0:
                 say(f"A helping process stopped with {process.returncode}: see {log}", "yellow")
-    except OSError as error:
-        raise write_error(out, error) from error
     finally:
         for process, _ in started:
             process.terminate()  # nothing happens to those that have ended
+
+
+def _start_helper(
+    plan: Plan, number: int, threads: int | None
+) -> tuple[subprocess.Popen[bytes], Path]:
+    out = plan.config.out
+    command = [sys.executable, "-m", "segal", "compare", "--config", str(out / CONFIG_FILE)]
+    command += [] if threads is None else ["--threads", str(threads)]
+    log = out / _LOGS_FOLDER / f"{socket.gethostname()}-{os.getpid()}-{number}.txt"
+    try:
+        log.parent.mkdir(exist_ok=True)
+        with log.open("wb") as stream:
+            return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT), log
+    except OSError as error:
+        raise write_error(log, error) from error
 
 
 def _share_work(runs: Sequence[PlannedRun], threads: int | None) -> dict[str, str]:
