@@ -97,9 +97,9 @@ class _Outlines:
             )
             polygons += (cv2.approxPolyDP(c, epsilon, closed=True)[:, 0] for c in contours)
         starts = np.concatenate([np.zeros((0, 2), np.int32), *polygons]).astype(np.int64)
-        ends = np.concatenate(
-            [np.zeros((0, 2), np.int32), *(np.roll(p, -1, 0) for p in polygons)]
-        ).astype(np.int64)
+        ends = np.roll(starts, -1, 0)
+        last = np.cumsum([len(polygon) for polygon in polygons], dtype=np.int64) - 1
+        ends[last] = starts[np.append(0, last[:-1] + 1)[: len(last)]]  # each polygon is closed
         self._width = label.shape[1]
         self.vertices = np.sort(starts @ (1, self._width))
         steps = np.sort(_steps(starts, ends) @ (1, self._width), axis=0)
