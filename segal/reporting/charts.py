@@ -202,7 +202,8 @@ def _dress(axes: Axes, chart: Chart) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.set_xlabel(chart.x_label, fontsize=11.5, color=_INK)
     # Above the axis: a turned label is hard to read, and costs width on a phone.
-    axes.annotate(
+    axes.set_title(" ", fontsize=11.5)  # takes its room
+    label = axes.annotate(
         chart.y_label,
         (0, 1),
         xycoords=("figure fraction", "axes fraction"),
@@ -211,6 +212,7 @@ def _dress(axes: Axes, chart: Chart) -> None:
         fontsize=11.5,
         color=_INK,
     )
+    label.set_in_layout(False)
     axes.margins(x=0.04, y=0.08)
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from segal import __version__
 from segal.reporting import charts, details, embedding, pictures, results
 from segal.reporting.arms import AXES, Arm
+from segal.reporting.heat import heat_png
 from segal.reporting.tables import Table
 
 Progress = Callable[[int, int], None]
@@ -56,8 +57,10 @@ class _Drawing:
         self.progress(self.done, max(self.total, self.done))
 
     def keep(self, table: Table) -> Table:
-        """Puts a table's CSV file beside the page."""
+        """Puts a table's CSV file beside the page, and a picture of it where it has colours."""
         self.files[f"{table.slug}.csv"] = table.as_csv().encode("utf-8", "replace")
+        if any(cell.heat is not None for row in table.rows for cell in row):
+            self.files[f"{table.slug}.png"] = heat_png(table)
         return table
 
     def chart(self, chart: charts.Chart, *sizes: tuple[int, int]) -> dict[str, object]:

@@ -103,8 +103,9 @@ def _caveat(at: Standing, names: Sequence[str], lead: float | None) -> list[str]
     """How far the seeds lie apart, and what follows for the lead."""
     seeds = min(len(at.scores[name]) for name in names)
     if seeds < 2:
+        alone = " and ".join(name for name in names if len(at.scores[name]) < 2)
         return [
-            "There is one seed only, so nothing tells this apart from chance: run more seeds "
+            f"One seed only of {alone}: nothing tells this apart from chance. Run more seeds "
             "before believing it."
         ]
     spread = max(float(np.ptp(at.scores[name])) for name in names)
@@ -147,14 +148,25 @@ def standing_table(arms: Sequence[Arm], axis: str) -> Table | None:
         *("area ratio", "saving (%)", "of full (%)"),
     )
     notes = [
-        f"At {amount(at.cost, axis)}, the highest cost that all runs reach; straight lines between "
-        "budgets. Random: the random arm of the same region size, or else any, at the same seeds.",
-        "Area ratio: area under the mean curve over random's, on the costs that both have. Saving: "
-        "of random's cost to reach its final mIoU; none where that is never reached.",
+        f"At {amount(at.cost, axis)}, the highest cost that all runs reach; straight lines "
+        "between budgets."
     ]
+    if any(arm.strategy == "random" for arm in selecting(arms)):
+        notes += [
+            "Random: the random arm of the same region size, or else any, at the same seeds.",
+            "Area ratio: area under the mean curve over random's, on the costs that both have. "
+            "Saving: of random's cost to reach its final mIoU; none where that is never reached.",
+        ]
     if full is not None:
         notes.append(f"Of full: share of the mIoU of full supervision, {full:.1f} %.")
-    return Table("equal-cost", "Arms at equal cost", columns, tuple(rows), tuple(notes))
+    kept = [i for i in range(len(columns)) if any(row[i].value != "" for row in rows)]
+    return Table(
+        "equal-cost",
+        "Arms at equal cost",
+        tuple(columns[i] for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in rows),
+        tuple(notes),
+    )
 
 
 def _sd(scores: Floats) -> float | None:

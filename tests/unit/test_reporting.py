@@ -104,7 +104,15 @@ def test_a_lead_within_the_spread_may_be_chance(tmp_path):
 
 def test_one_seed_proves_nothing(tmp_path):
     arms = arms_of(tmp_path, {"random": {"strategy": "random"}, "uwe": {}}, seeds=(0,))
-    assert "one seed only" in results.headline(arms, "share")[-1]
+    assert "One seed only of random and uwe" in results.headline(arms, "share")[-1]
+    table = results.standing_table(arms, "share")
+    assert "of full (%)" not in table.columns and "over random (points)" in table.columns
+
+
+def test_what_is_not_known_of_any_arm_takes_no_column(tmp_path):
+    table = results.standing_table(arms_of(tmp_path, {"uwe": {}}), "share")
+    assert table.columns == ("arm", "seeds", "mIoU (%) ± sd")
+    assert not any("andom" in note for note in table.notes)
 
 
 def test_equal_cost_is_the_highest_that_all_reach(tmp_path):
