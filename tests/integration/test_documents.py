@@ -40,6 +40,10 @@ def places(tmp_path, model):
         "RUN": tmp_path / "run",
         "DATASET": tmp_path / "scenes",
         "MODEL": tmp_path / "model",
+        "ROUNDS": tmp_path / "rounds",
+        "COMPARISON": tmp_path / "comparison",
+        "TUNE": tmp_path / "tune",
+        "SCENES": tmp_path / "drawn",
         "FILE": encoder,
     }
 
@@ -54,24 +58,46 @@ def test_the_readme_has_two_commands_for_a_fresh_machine():
     )
 
 
+SCENES = ["data.scenes.train=6", "data.scenes.val=3", "data.scenes.height=64"]
+TRAINING = ["train.iterations=2", "train.batch_size=2", "train.crop=64"]
+BUYING = ["seed_set=2img", "region=32"]
+EXTRA = {
+    # A budget that is larger than this small pool takes all of it.
+    "select": ["--overlays", 1],
+    "train": TRAINING,
+    "run": ["data.root=SCENES", *SCENES, *TRAINING, *BUYING],
+    "compare": [
+        "seeds=0", "permutations=100", "run.data.root=SCENES",
+        *(f"run.{key}" for key in [*SCENES, *TRAINING, *BUYING, "budgets=2img,2img"]),
+    ],
+    "report": [],
+    "tune": ["--taus", "0,1"],
+}  # fmt: skip
+"""What makes the README's commands quick; nothing that they name themselves."""
+
+
 def test_the_commands_of_the_readme(segal, places, checkpoint):
     ran = []
     for line in commands():
         if not line.startswith("segal "):
             continue
         words = shlex.split(line)[1:]
-        if words[0] == "select":
-            place = {**places, "FILE": checkpoint}
-            # A budget that is larger than this small pool takes all of it.
-            extra = ["--overlays", 1]
-        else:
-            place = places
-            extra = ["train.iterations=2", "train.batch_size=2", "train.crop=64"]
-        words = [re.sub(r"[A-Z]{3,}", lambda m, place=place: str(place[m[0]]), w) for w in words]
-        code, _, stderr = segal(*words, *extra)
+        place = {**places, "FILE": checkpoint} if words[0] == "select" else places
+        words = [
+            re.sub(r"[A-Z]{3,}", lambda m, place=place: str(place[m[0]]), str(word))
+            for word in [*words, *EXTRA[words[0]]]
+        ]
+        words = [re.sub(r"^configs/", f"{ROOT}/configs/", word) for word in words]
+        if words[0] == "tune":
+            # The first command took all of the pool; another run has something left.
+            left = ("--images", places["DIR"], "--checkpoint", checkpoint, "--region", 32)
+            scan = places["RUN"].with_name("scan")
+            assert segal("select", *left, "--budget", "10%", "--out", scan)[0] == 0
+            words[words.index("--scan") + 1] = str(scan)
+        code, _, stderr = segal(*words)
         assert code == 0, (line, stderr)
         ran.append(words[0])
-    assert ran == ["select", "train"]
+    assert ran == ["select", "train", "run", "compare", "report", "tune"]
     assert segal("validate", places["DATASET"])[0] == 0
     assert segal("strategies")[0] == 0
 

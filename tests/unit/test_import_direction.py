@@ -16,7 +16,8 @@ FLOORS = [
     {"tasks", "strategies", "run_folder", "ledger"},
     {"scan", "masks", "report", "evaluation"},
     {"train", "training_state", "history", "acquisition"},
-    {"config"},
+    {"config", "reporting"},
+    {"comparison"},
     {"jobs"},
     {"cli", "commands", "__main__"},
 ]
