@@ -15,6 +15,9 @@ Embedding = Tensor | npt.NDArray[np.floating]
 _CLOSE = 2.0**-8
 """Below this share of the squared norm a product has lost too many digits: use the difference."""
 
+_PAIRS = 4096
+"""Differences taken at a time."""
+
 
 class Rows:
     """The embedding's rows, read in pieces as float64 and taken from the data's middle.
@@ -90,6 +93,15 @@ def lower(
         nearest = torch.cdist(near, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
         squared[cancelled] = (near - centres[nearest]).square_().sum(1)
     return torch.minimum(current, squared)
+
+
+def squared_distances(points: Tensor, squares: Tensor) -> Tensor:
+    """Squared distances between all pairs of some points, (m, m); by difference where close."""
+    squared = torch.addmm(squares * -0.5, points, points.T).mul_(-2).add_(squares[:, None])
+    i, j = (squared < squares[:, None] * _CLOSE).nonzero(as_tuple=True)
+    for one, other in zip(torch.split(i, _PAIRS), torch.split(j, _PAIRS), strict=True):
+        squared[one, other] = (points[one] - points[other]).square_().sum(1)
+    return squared
 
 
 def squared_norms(rows: Rows) -> tuple[Tensor, Tensor]:

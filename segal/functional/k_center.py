@@ -22,10 +22,18 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from segal.functional.distances import Embedding, Rows, as_centres, lower, squared_norms
+from segal.functional.distances import (
+    Embedding,
+    Rows,
+    as_centres,
+    lower,
+    squared_distances,
+    squared_norms,
+)
 
 _SLICE = 32
 """Centres of the first, newest slice that a row is compared with; further slices double ..."""
@@ -140,22 +148,24 @@ def _pick_block(cover: _Cover, block: int, k: int, picks: list[int], squared: li
         outside = int(ids[order[block]])
         bar = float(cover.squared[outside])
         ids = ids[order[:block]].sort().values
-    points = cover.rows.take(ids)
-    squares, current = cover.squares[ids], cover.squared[ids]
+    points, squares = cover.rows.take(ids), cover.squares[ids]
+    between = squared_distances(points, squares).cpu().numpy()
+    current, rows = cover.squared[ids].cpu().numpy(), ids.tolist()
+    chosen: list[int] = []
     while True:
         best = int(current.argmax())  # the first of equals, and ids rise: the lowest row
-        value, row = float(current[best]), int(ids[best])
+        value, row = float(current[best]), rows[best]
         if value < bar or (value == bar and row > outside):
             break
         squared.append(value)
         if len(picks) == k:
             break
         picks.append(row)
-        cover.add_centre(points[best], squares[best])
+        chosen.append(best)
         current[best] = -1.0
-        centre = slice(best, best + 1)
-        current = lower(current, points, squares, points[centre], squares[centre])
-    cover.squared[ids] = current
+        np.minimum(current, between[best], out=current)
+    cover.add_centres(points[chosen], squares[chosen])
+    cover.squared[ids] = torch.from_numpy(current).to(ids.device)
     cover.seen[ids] = cover.centres
 
 
@@ -184,15 +194,15 @@ class _Cover:
         self._tightened = 0
         self._rough = _float32_is_sound(rows, self.squares, self._point_squares[: self.centres])
 
-    def add_centre(self, point: Tensor, square: Tensor) -> None:
-        self._points[self.centres] = point
-        self._point_squares[self.centres] = square
-        self.centres += 1
+    def add_centres(self, points: Tensor, squares: Tensor) -> None:
+        new = slice(self.centres, self.centres + len(points))
+        self._points[new], self._point_squares[new] = points, squares
+        self.centres = new.stop
 
     def pick(self, row: int) -> None:
         """Make a row a centre outside any block."""
         where = torch.tensor([row], device=self.rows.device)
-        self.add_centre(self.rows.take(where)[0], self.squares[row])
+        self.add_centres(self.rows.take(where), self.squares[where])
         self.squared[row] = -1.0
 
     def frontier(self, block: int) -> tuple[Tensor, float]:
