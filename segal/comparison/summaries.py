@@ -1,6 +1,7 @@
 """Tables of what the arms reached: noise, mIoU by budget, savings, penalties, picks."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -22,10 +23,24 @@ from segal.comparison.arms import (
 from segal.comparison.contrasts import image_test
 from segal.comparison.tables import Cell, Table
 from segal.functional.curves import annotation_saving, area_ratio, cost_at
-from segal.functional.penalty import column_means, penalties_by_mean, penalties_by_t_test
+from segal.functional.penalty import (
+    column_means,
+    pairs_of,
+    penalties_by_mean,
+    penalties_by_t_test,
+    penalties_of_pairs,
+)
 
 _LEVEL = 0.05
 _ALONG = "mean along the curve"
+_CELL = (
+    "Cell: share of the budgets at which the arm of the row beats that of the column, at the seeds "
+    "that both have; the seed set is left out. Last row: means of the columns, lowest is best."
+)
+_UNCORRECTED = (
+    f"Beats: p < {_LEVEL} in a two-sided t-test over seeds, not corrected for the number of tests: "
+    "of many cells some are not zero by chance."
+)
 
 
 def noise_table(baseline: Arm, permutations: int) -> Table:
@@ -115,7 +130,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _plain(value: float) -> float | int:
     """A count that is the same for all seeds is a whole number again."""
-    return int(value) if value == int(value) else value
+    return int(value) if float(value).is_integer() else value
 
 
 def _lead(arm: Arm, baseline: Arm, budget: int) -> float | None:
@@ -216,49 +231,20 @@ def _area_ratio(
 def penalty_tables(arms: Sequence[Arm]) -> list[Table]:
     """Pairwise penalty matrices, by means, and by paired t-tests where every pair has two seeds."""
     selecting = [arm for arm in arms if not arm.full]
-    pairs = {
-        (i, j): _pair_scores(a, b) for (i, a), (j, b) in combinations(list(enumerate(selecting)), 2)
-    }
-    if not pairs or any(values is None for values in pairs.values()):
+    pairs = pairs_of([{s: c.scores for s, c in arm.curves.items()} for arm in selecting])
+    if pairs is None:
         return []
-    known = {places: values for places, values in pairs.items() if values is not None}
-    note = (
-        "Cell: share of the budgets at which the arm of the row beats that of the column, at the "
-        "seeds that both have; the seed set is left out. Last row: means of the columns, lowest is "
-        "best."
-    )
     names = [arm.name for arm in selecting]
-    tables = [_penalties("Penalty matrix: by means", names, known, [note], by_t_test=False)]
-    if all(values.shape[1] > 1 for values in known.values()):
+    by_mean = penalties_of_pairs(pairs, penalties_by_mean)
+    tables = [_penalties("Penalty matrix: by means", names, by_mean, [_CELL])]
+    if all(values.shape[1] > 1 for values in pairs.values()):
+        by_test = penalties_of_pairs(pairs, partial(penalties_by_t_test, alpha=_LEVEL))
         title = f"Penalty matrix, t-tests: paired, at {_LEVEL}"
-        tables.append(_penalties(title, names, known, [note], by_t_test=True))
+        tables.append(_penalties(title, names, by_test, [_CELL, _UNCORRECTED]))
     return tables
 
 
-def _pair_scores(one: Arm, other: Arm) -> Floats | None:
-    """(2, seeds, budgets) mIoU; None where there is nothing but the seed set to compare."""
-    seeds = common_seeds(one, other)
-    if not seeds:
-        return None
-    curves = one.at(seeds), other.at(seeds)
-    rounds = length([*curves[0], *curves[1]])
-    return np.stack([scores(c, rounds) for c in curves]) if rounds > 1 else None
-
-
-def _penalties(
-    title: str,
-    names: Sequence[str],
-    pairs: dict[tuple[int, int], Floats],
-    notes: Sequence[str],
-    *,
-    by_t_test: bool,
-) -> Table:
-    matrix = np.zeros((len(names), len(names)))
-    for (i, j), values in pairs.items():
-        cells = (
-            penalties_by_t_test(values, alpha=_LEVEL) if by_t_test else penalties_by_mean(values)
-        )
-        matrix[i, j], matrix[j, i] = cells[0, 1], cells[1, 0]
+def _penalties(title: str, names: Sequence[str], matrix: Floats, notes: Sequence[str]) -> Table:
     rows: list[list[Cell]] = [
         [name, *map(float, row)] for name, row in zip(names, matrix, strict=True)
     ]

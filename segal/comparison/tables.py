@@ -1,7 +1,5 @@
 """Tables: for JSON, for CSV files, and as text for the console."""
 
-import csv
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segal.files import remove, write_bytes
+from segal.reporting.tables import any_cell, csv_text
 
 Cell = str | int | float | None
 
@@ -58,15 +57,11 @@ class Table:
 
     def as_csv(self) -> str:
         """With a header line, at full precision; no value is an empty cell."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return csv_text(self.columns, self.rows)
 
     def as_text(self) -> str:
-        """In columns, four digits to a number."""
-        shown = [list(self.columns), *([_shown(cell) for cell in row] for row in self.rows)]
+        """In columns, numbers as on the page of a report."""
+        shown = [list(self.columns), *([any_cell(cell).text for cell in row] for row in self.rows)]
         widths = [max(len(row[i]) for row in shown) for i in range(len(self.columns))]
         numeric = [
             all(not isinstance(row[i], str) for row in self.rows) for i in range(len(widths))
@@ -79,15 +74,6 @@ class Table:
             for row in shown
         ]
         return "\n".join([self.title, "-" * len(self.title), *lines, *self.notes])
-
-
-def _shown(cell: Cell) -> str:
-    if cell is None:
-        return "-"
-    if isinstance(cell, float):
-        digits = f"{cell:.4g}"
-        return f"{cell:,.0f}" if "e+" in digits else digits
-    return f"{cell:,}" if isinstance(cell, int) else cell
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:

@@ -5,13 +5,15 @@ UWE, section 5). The budgets that all arms share, the seed set, are left out of 
 can be won there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
+Pairs = dict[tuple[int, int], Floats]
 
 
 def penalties_by_mean(scores: ArrayLike, *, shared: int = 1) -> Floats:
@@ -65,6 +67,46 @@ def penalties_by_t_test(scores: ArrayLike, *, alpha: float = 0.05, shared: int =
     threshold = float(stats.t.ppf(1 - alpha / 2, seeds - 1))
     rounding = 1e-12 * np.abs(own).max()
     return _share_of_budgets(lead > np.maximum(threshold * error, rounding))
+
+
+def pairs_of(arms: Sequence[Mapping[int, ArrayLike]], *, shared: int = 1) -> Pairs | None:
+    """What every two arms can be compared by: the seeds and the budgets that both have.
+
+    Args:
+        arms: At least two; by seed, (budgets,) scores. Budgets may differ in number.
+        shared: How many budgets, the first, all arms share.
+
+    Returns:
+        By places (i, j) of two arms, i below j, their scores, (2, seeds, budgets); None if some two
+        arms share no seed, or no budget of their own.
+    """
+    pairs: Pairs = {}
+    for (i, one), (j, other) in combinations(enumerate(arms), 2):
+        seeds = sorted(one.keys() & other.keys())
+        curves = [[np.asarray(arm[seed], np.float64) for seed in seeds] for arm in (one, other)]
+        budgets = min((len(curve) for side in curves for curve in side), default=0)
+        if budgets <= shared:
+            return None
+        pairs[i, j] = np.array([[curve[:budgets] for curve in side] for side in curves])
+    return pairs or None
+
+
+def penalties_of_pairs(pairs: Pairs, penalties: Callable[[Floats], Floats]) -> Floats:
+    """Penalty matrix whose cells (i, j) and (j, i) come of the scores of these two arms alone.
+
+    Args:
+        pairs: As `pairs_of` gives them.
+        penalties: Such as `penalties_by_mean`.
+
+    Returns:
+        (arms, arms) float64 in [0, 1], zero on the diagonal.
+    """
+    count = 1 + max(j for _, j in pairs)
+    matrix = np.zeros((count, count))
+    for (i, j), scores in pairs.items():
+        cells = penalties(scores)
+        matrix[i, j], matrix[j, i] = cells[0, 1], cells[1, 0]
+    return matrix
 
 
 def column_means(matrix: ArrayLike) -> Floats:

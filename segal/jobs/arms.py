@@ -13,15 +13,11 @@ from segal.errors import SegalError
 from segal.jobs.inputs import image_sizes
 from segal.jobs.network import draw_scenes, identity, open_split
 from segal.regions import RegionSize
-from segal.reporting.protocol import flat
+from segal.reporting.protocol import OF_THE_FULL_ARM, flat
 from segal.strategies.base import Strategy
 
 _TOLERANCE = Fraction(1, 100)
 _MAY_DIFFER = {"strategy", "region", "budgets"}
-_OF_THE_FULL_ARM = {
-    *("seed_set", "seed_region", "steps", "start", "target"),
-    *("train.iterations", "train.validate_every", "train.patience"),
-}
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ def check_protocol(arms: Sequence[Arm]) -> list[SegalError]:
     first = selecting[0].name
     errors = []
     for arm in arms:
-        exempt = _OF_THE_FULL_ARM if arm.full else set()
+        exempt = OF_THE_FULL_ARM if arm.full else frozenset()
         mine, theirs = protocols[arm.name], protocols[first]
         differing = sorted(
             key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)

@@ -1,7 +1,7 @@
 """Runs that differ only in seed, as one arm of a report, and its curve on a cost axis."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -72,9 +72,19 @@ class Arm:
         """Over seeds, in per cent."""
         return band(self.scores())
 
+    def at(self, seeds: Collection[int]) -> "Arm":
+        """The arm with those of its runs that have one of these seeds."""
+        runs = tuple(run for run in self.runs if seed_of(run) in seeds)
+        return Arm(self.name, runs, self.full)
+
     def of_seed(self, seed: int) -> History | None:
         """Its run with a seed, if there is one."""
         return next((run for run in self.runs if seed_of(run) == seed), None)
+
+
+def common_seeds(arms: Sequence[Arm]) -> list[int]:
+    """Seeds that all of the arms have, rising."""
+    return sorted(set.intersection(*(set(arm.seeds) for arm in arms))) if arms else []
 
 
 def seed_of(run: History) -> int:

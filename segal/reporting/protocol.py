@@ -9,10 +9,13 @@ from segal.run_folder import canonical
 
 _COMPARED = {"strategy", "region", "extra_regions", "seed", "budgets"}
 _NOT_OF_THE_RESULT = {"overlays", "measure_picks"}
-_OF_THE_FULL_ARM = {
-    *("seed_set", "seed_region", "steps", "start", "target"),
-    *("train.iterations", "train.validate_every", "train.patience"),
-}
+OF_THE_FULL_ARM = frozenset(
+    {
+        *("seed_set", "seed_region", "steps", "start", "target"),
+        *("train.iterations", "train.validate_every", "train.patience"),
+    }
+)
+"""Settings, by dotted key, that a fully supervised arm may have for itself."""
 _SHOWN_DIFFERENCES = 12
 
 
@@ -42,7 +45,7 @@ def check_protocol(histories: Sequence[History]) -> None:
     expected = _protocol(first)
     lines, differing = [], set()
     for history in histories:
-        exempt = _OF_THE_FULL_ARM if is_full(history) and ordinary else set()
+        exempt = OF_THE_FULL_ARM if is_full(history) and ordinary else frozenset()
         protocol = _protocol(history)
         for key in sorted(expected.keys() | protocol.keys()):
             here, there = expected.get(key, "not set"), protocol.get(key, "not set")

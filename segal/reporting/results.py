@@ -6,11 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from segal.functional.curves import annotation_saving, area_ratio
-from segal.functional.penalty import column_means, penalties_by_mean
-from segal.reporting.arms import Arm, Floats
+from segal.functional.penalty import (
+    column_means,
+    pairs_of,
+    penalties_by_mean,
+    penalties_of_pairs,
+)
+from segal.reporting.arms import Arm, Floats, common_seeds, seed_of
 from segal.reporting.tables import Table, any_cell, number, words
 
 _WORSE = "worse than random"
+_ENOUGH_SEEDS = 6  # below which a sign-flip test cannot reach p < 0.05
 
 
 @dataclass(frozen=True)
@@ -65,34 +71,56 @@ def amount(cost: float, axis: str) -> str:
 
 
 def headline(arms: Sequence[Arm], axis: str) -> list[str]:
-    """The result in a few sentences: the first one is the result, the others say how sure it is."""
-    at = standing(arms, axis)
+    """The result in a few sentences: the first one is the result, the others say how sure it is.
+
+    Arms are ranked at the seeds that all of them have, so that no arm is ahead by its seeds.
+    """
+    compared = selecting(arms)
+    seeds = common_seeds(compared)
+    paired = [arm.at(seeds) for arm in compared] if seeds else compared
+    at = standing(paired, axis)
     if at is None:
         return ["These arms have no cost in common on this axis, so none is ahead at equal cost."]
-    ranked = sorted(at.scores, key=lambda name: -at.scores[name].mean())
-    best = ranked[0]
+    means = {name: float(scores.mean()) for name, scores in at.scores.items()}
+    best, *others = sorted(means, key=lambda name: -means[name])
     where = f"at {amount(at.cost, axis)}"
-    score = at.scores[best].mean()
-    if len(ranked) == 1:
-        lines = [f"{best} reaches a mIoU of {score:.1f} % {where}."]
-        return lines + _caveat(at, [best], None)
-    second = ranked[1]
-    lead = score - at.scores[second].mean()
-    lines = [
-        f"{best} is ahead {where}: mIoU {score:.1f} %, {lead:.1f} points over {second}, the next."
-    ]
-    by_name = {arm.name: arm for arm in arms}
-    random = baseline_of(by_name[best], arms)
+    if not others:
+        return [
+            f"{best} reaches a mIoU of {means[best]:.1f} % {where}.",
+            *_caveat(at, [best], None),
+        ]
+    second = others[0]
+    lead = means[best] - means[second]
+    ahead = f"{_points(lead)} points over {second}, the next."
+    if _points(lead) == "0.0":
+        first = f"{best} and {second} are level {where}: mIoU {means[best]:.1f} %."
+    else:
+        first = f"{best} is ahead {where}: mIoU {means[best]:.1f} %, {ahead}"
+    lines = [first]
+    by_name = {arm.name: arm for arm in paired}
+    random = baseline_of(by_name[best], paired)
     if random is not None and random.name not in (best, second):
-        over = score - at.scores[random.name].mean()
-        lines.append(f"Over {random.name} it is {over:.1f} points.")
-    pairs = _pairs(by_name[best], by_name[second], at)
-    if len(pairs) > 1:
         lines.append(
-            f"Seed by seed, {best} is {_points(min(pairs))} to {_points(max(pairs))} points over "
-            f"{second}."
+            f"Over {random.name} it is {_points(means[best] - means[random.name])} points."
+        )
+    if not seeds:
+        lines.append("The arms have no seed in common: luck with the seed set differs as well.")
+    elif len(seeds) > 1:
+        leads = at.scores[best] - at.scores[second]
+        lines.append(
+            f"Seed by seed, {best} is {_points(leads.min())} to {_points(leads.max())} points over "
+            f"{second}{_of_seeds(compared, seeds)}."
+        )
+    if len(others) > 1:
+        lines.append(
+            f"The best of {len(means)} arms was found by looking, so that its lead is exploratory."
         )
     return lines + _caveat(at, [best, second], lead)
+
+
+def _of_seeds(arms: Sequence[Arm], seeds: Sequence[int]) -> str:
+    more = any(len(arm.runs) > len(seeds) for arm in arms)
+    return f", at the {len(seeds)} seeds that all arms have" if more else ""
 
 
 def _points(value: float) -> str:
@@ -114,7 +142,8 @@ def _caveat(at: Standing, names: Sequence[str], lead: float | None) -> list[str]
         return [f"{apart}."]
     if lead <= spread:
         return [f"{apart}: the lead is within that spread, and may be chance."]
-    return [f"{apart}: the lead is larger than that, but so few seeds prove nothing by themselves."]
+    few = ", but so few seeds prove nothing by themselves" if seeds < _ENOUGH_SEEDS else ""
+    return [f"{apart}: the lead is larger than that{few}."]
 
 
 def standing_table(arms: Sequence[Arm], axis: str) -> Table | None:
@@ -129,8 +158,7 @@ def standing_table(arms: Sequence[Arm], axis: str) -> Table | None:
         random = baseline_of(arm, arms)
         lead, ratio, saving = None, None, None
         if random is not None and random is not arm:
-            pairs = _pairs(arm, random, at)
-            lead = float(np.mean(pairs)) if pairs else None
+            lead = _lead(arm, random, at)
             ratio, saving = _against(arm, random, axis)
         rows.append(
             (
@@ -157,6 +185,8 @@ def standing_table(arms: Sequence[Arm], axis: str) -> Table | None:
             "Area ratio: area under the mean curve over random's, on the costs that both have. "
             "Saving: of random's cost to reach its final mIoU; none where that is never reached.",
         ]
+    if len({arm.seeds for arm in selecting(arms)}) > 1:
+        notes.append("Arms have other seeds than others: compare them by what is over random.")
     if full is not None:
         notes.append(f"Of full: share of the mIoU of full supervision, {full:.1f} %.")
     kept = [i for i in range(len(columns)) if any(row[i].value != "" for row in rows)]
@@ -173,22 +203,24 @@ def _sd(scores: Floats) -> float | None:
     return float(scores.std(ddof=1)) if len(scores) > 1 else None
 
 
-def _pairs(arm: Arm, other: Arm, at: Standing) -> list[float]:
-    """Differences at the seeds that both have."""
-    common = sorted(set(arm.seeds) & set(other.seeds))
-    return [
-        float(
-            at.scores[arm.name][arm.seeds.index(seed)]
-            - at.scores[other.name][other.seeds.index(seed)]
-        )
-        for seed in common
-    ]
+def _lead(arm: Arm, other: Arm, at: Standing) -> float | None:
+    """Mean difference at the seeds that both have."""
+    here, there = (dict(zip(a.seeds, at.scores[a.name], strict=True)) for a in (arm, other))
+    leads = [here[seed] - there[seed] for seed in common_seeds([arm, other])]
+    return float(np.mean(leads)) if leads else None
 
 
 def _against(arm: Arm, random: Arm, axis: str) -> tuple[float | None, float | None]:
-    """Area ratio and annotation saving of mean curves; None where they are not defined."""
-    curves = [a.costs(axis).mean(0) for a in (arm, random)]
-    curve = (curves[0], arm.band().mean, curves[1], random.band().mean)
+    """Area ratio and annotation saving of mean curves over the seeds that both have.
+
+    None where they are not defined.
+    """
+    seeds = common_seeds([arm, random])
+    if not seeds:
+        return None, None
+    own, other = arm.at(seeds), random.at(seeds)
+    curves = [a.costs(axis).mean(0) for a in (own, other)]
+    curve = (curves[0], own.band().mean, curves[1], other.band().mean)
     try:
         return area_ratio(*curve), annotation_saving(*curve)
     except ValueError:  # costs that do not overlap, or stand still at the end of the pool
@@ -201,20 +233,13 @@ def budget_table(arms: Sequence[Arm], axis: str) -> Table:
     rows = []
     for arm in arms:
         random, band = baseline_of(arm, arms), arm.band()
+        leads = _leads(arm, None if arm.full or random is arm else random)
         cells = [words(arm.name), number(len(arm.runs), 0)]
         for budget in range(rounds):
             if budget >= arm.rounds:
                 cells.append(number(None))
                 continue
-            worse = (
-                budget > 0
-                and random is not None
-                and not arm.full
-                and random is not arm
-                and budget < random.rounds
-                and band.mean[budget] < random.band().mean[budget]
-            )
-            mark = _WORSE if worse else ""
+            mark = _WORSE if 0 < budget < len(leads) and leads[budget] < 0 else ""
             cells.append(number(float(band.mean[budget]), mark=mark, sd=float(band.sd[budget])))
         rows.append(tuple(cells))
     columns = ["arm", "seeds"]
@@ -233,24 +258,30 @@ def budget_table(arms: Sequence[Arm], axis: str) -> Table:
         (
             f"Mean ± standard deviation over seeds. Costs are those of {first.name}. "
             f"{_WORSE.capitalize()}: the mean lies below that of the random arm of the same region "
-            "size, or else any.",
+            "size, or else any, at the seeds that both have.",
         ),
     )
+
+
+def _leads(arm: Arm, random: Arm | None) -> Floats:
+    """By budget, the mean difference from random at the seeds that both have."""
+    seeds = common_seeds([arm, random]) if random is not None else []
+    if random is None or not seeds:
+        return np.zeros(0)
+    own, other = arm.at(seeds), random.at(seeds)
+    rounds = min(own.rounds, other.rounds)
+    return own.band().mean[:rounds] - other.band().mean[:rounds]
 
 
 def penalty_table(arms: Sequence[Arm]) -> tuple[Table | None, str]:
     """The pairwise penalty matrix; or None, and why there is none."""
     compared = selecting(arms)
-    seeds = sorted(set.intersection(*(set(arm.seeds) for arm in compared))) if compared else []
-    rounds = min((arm.rounds for arm in compared), default=0)
     if len(compared) < 2:
         return None, "It takes two arms that select."
-    if not seeds or rounds < 2:
-        return None, "It takes a budget beyond the seed set, at seeds that all arms have."
-    scores = np.array(
-        [[arm.scores()[arm.seeds.index(seed), :rounds] for seed in seeds] for arm in compared]
-    )
-    matrix = penalties_by_mean(scores)
+    pairs = pairs_of([{seed_of(run): np.array(run.scores) for run in arm.runs} for arm in compared])
+    if pairs is None:
+        return None, "It takes a budget beyond the seed set, at seeds that every two arms share."
+    matrix = penalties_of_pairs(pairs, penalties_by_mean)
     rows = [
         (words(arm.name), *(number(v, 2, heat=v) for v in row))
         for arm, row in zip(compared, matrix.tolist(), strict=True)
@@ -258,19 +289,20 @@ def penalty_table(arms: Sequence[Arm]) -> tuple[Table | None, str]:
     means = column_means(matrix).tolist()
     rows.append((words("column mean Φ"), *(number(v, 2, heat=v) for v in means)))
     best = compared[int(np.argmin(means))].name
-    count = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
-    table = Table(
-        "penalty-matrix",
-        "Pairwise penalty matrix",
-        ("row beats column", *(arm.name for arm in compared)),
-        tuple(rows),
-        (
-            f"Share of the {rounds - 1} budgets after the seed set at which the row's mean over "
-            f"{count} is above the column's, by however little. The column mean Φ is how much an "
-            f"arm is beaten: lowest is best, here {best}.",
+    return (
+        Table(
+            "penalty-matrix",
+            "Pairwise penalty matrix",
+            ("row beats column", *(arm.name for arm in compared)),
+            tuple(rows),
+            (
+                "Share of the budgets after the seed set at which the row's mean is above the "
+                "column's, by however little, at the seeds that both have. The column mean Φ is "
+                f"how much an arm is beaten: lowest is best, here {best}.",
+            ),
         ),
+        "",
     )
-    return table, ""
 
 
 def given_tables(tables: object) -> list[Table]:

@@ -3,9 +3,11 @@
 import csv
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _LIGHTEST, _DARKEST = (247, 251, 255), (8, 69, 148)
+_FORMULA = {"=", "+", "-", "@", "\t", "\r"}
 _BLACK, _WHITE = "#000", "#fff"
 
 
@@ -69,16 +71,29 @@ class Table:
         places = range(len(self.columns))
         spread = [i for i in places if any(row[i].sd is not None for row in self.rows)]
         marked = [i for i in places if any(row[i].mark for row in self.rows)]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         extra = [f"{self.columns[i]}: sd" for i in spread]
         extra += [f"{self.columns[i]}: note" for i in marked]
-        writer.writerow([*self.columns, *extra])
+        rows = []
         for row in self.rows:
             values = [cell.text if cell.value is None else cell.value for cell in row]
             values += ["" if (sd := row[i].sd) is None else sd for i in spread]
-            writer.writerow([*values, *(row[i].mark for i in marked)])
-        return text.getvalue()
+            rows.append([*values, *(row[i].mark for i in marked)])
+        return csv_text([*self.columns, *extra], rows)
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[float | int | str | None]]) -> str:
+    """A CSV file with a header line, numbers at full precision; None is an empty cell.
+
+    A text that a spreadsheet would take for a formula, such as a class named `=1+1`, gets an
+    apostrophe in front.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in (columns, *rows):
+        writer.writerow(
+            ["'" + cell if isinstance(cell, str) and cell[:1] in _FORMULA else cell for cell in row]
+        )
+    return text.getvalue()
 
 
 def heat_colours(share: float) -> tuple[str, str]:
@@ -134,11 +149,18 @@ def count(value: int | float | None) -> Cell:
 
 def any_cell(value: object) -> Cell:
     """A cell of whatever JSON held."""
-    if value is None or isinstance(value, bool):
-        return words("–" if value is None else str(value).lower())
+    if value is None:
+        return number(None)
+    if isinstance(value, bool):
+        return words(str(value).lower())
     if isinstance(value, int):
         return count(value)
-    if isinstance(value, float):
-        size = abs(value)
-        return number(value, 3 if size < 10 else 2 if size < 100 else 1)
-    return words(value)
+    return number(value, _digits(value)) if isinstance(value, float) else words(value)
+
+
+def _digits(value: float) -> int:
+    """Behind the point, for four digits that count; of a small number, such as p, the first two."""
+    size = abs(value)
+    if 1e-9 < size < 0.01:
+        return 1 - int(f"{size:.1e}".partition("e")[2])
+    return 3 if size < 10 else 2 if size < 100 else 1

@@ -2,6 +2,8 @@
 
 import csv
 import itertools
+import json
+import math
 
 import numpy as np
 import pytest
@@ -220,6 +222,16 @@ def test_picks_that_were_not_measured(tmp_path):
     assert row(picks, "random", 0)["uncertainty"] is None
 
 
+def test_picks_without_any_feature(made, tmp_path):
+    """The log determinant of features that are all zero is minus infinity."""
+    run = make_run(tmp_path / "run", seed=0, scores=(0.4, 0.5), strategy="random", **FLAT)
+    picks = run / "rounds" / "000" / "picks.json"
+    values = json.loads(picks.read_text()) | {"log_determinant": -math.inf}
+    picks.write_text(json.dumps(values))
+    table = analyse(gather({"random": {0: read_history(run)}}), QUESTION)[-1]
+    assert column(table, "log determinant") == [-math.inf]
+
+
 def test_pairs_use_only_seeds_that_both_have(tmp_path):
     made = histories(
         tmp_path,
@@ -335,9 +347,9 @@ def test_tables_as_text_and_files(tmp_path):
         "Noise: a, b", ["arm", "n", "value"], [["x", 12345, 0.123456], ["long", 1, float("nan")]]
     )
     assert table.as_text().splitlines()[2:] == [
-        "arm        n   value",
-        "x     12,345  0.1235",
-        "long       1       -",
+        "arm        n  value",
+        "x     12,345  0.123",
+        "long       1      \N{EN DASH}",
     ]
     assert Table.from_dict(table.as_dict()) == table
     (tmp_path / "tables").mkdir()

@@ -8,8 +8,10 @@ import pytest
 from segal.functional.penalty import (
     column_means,
     combine,
+    pairs_of,
     penalties_by_mean,
     penalties_by_t_test,
+    penalties_of_pairs,
 )
 
 
@@ -89,3 +91,34 @@ def test_matrices_that_do_not_fit_are_refused() -> None:
         combine([])
     with pytest.raises(ValueError, match=r"\(arms, arms\)"):
         column_means(np.zeros((2, 3)))
+
+
+def test_pairs_are_of_the_seeds_and_budgets_that_both_have():
+    arms = [
+        {0: [1, 2, 3], 1: [1, 2, 9]},
+        {1: [1, 3, 4], 2: [1, 9, 9]},
+        {0: [1, 5], 1: [1, 1]},
+    ]
+    pairs = pairs_of(arms)
+    assert {places: values.tolist() for places, values in pairs.items()} == {
+        (0, 1): [[[1, 2, 9]], [[1, 3, 4]]],
+        (0, 2): [[[1, 2], [1, 2]], [[1, 5], [1, 1]]],
+        (1, 2): [[[1, 3]], [[1, 1]]],
+    }
+    matrix = penalties_of_pairs(pairs, penalties_by_mean)
+    assert matrix.tolist() == [[0, 0.5, 0], [0.5, 0, 1], [1, 0, 0]]
+
+
+def test_pairs_are_those_of_the_whole_where_all_arms_have_all():
+    scores = np.random.default_rng(0).normal(size=(4, 3, 5))
+    arms = [dict(enumerate(arm)) for arm in scores]
+    for penalties in (penalties_by_mean, penalties_by_t_test):
+        found = penalties_of_pairs(pairs_of(arms), penalties)
+        assert found.tolist() == penalties(scores).tolist()
+
+
+@pytest.mark.parametrize(
+    "arms", [[], [{0: [1, 2]}], [{0: [1, 2]}, {1: [1, 2]}], [{0: [1, 2]}, {0: [1]}]]
+)
+def test_arms_that_have_nothing_in_common(arms):
+    assert pairs_of(arms) is None

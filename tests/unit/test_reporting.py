@@ -102,6 +102,42 @@ def test_a_lead_within_the_spread_may_be_chance(tmp_path):
     assert "within that spread, and may be chance" in lines[-1]
 
 
+def test_arms_with_more_seeds_are_compared_at_those_that_all_have(tmp_path):
+    """Seed n lies n points higher: an arm with more seeds would be ahead by them alone."""
+    better = {"scores": (0.4, 0.53, 0.6), "lift": 0.01, "measured": False}
+    random = {"strategy": "random", "scores": (0.4, 0.5, 0.58), "lift": 0.01, "measured": False}
+    make_comparison(tmp_path, {"better": better}, (0, 1))
+    make_comparison(tmp_path, {"random": random}, range(6))
+    named = {
+        name: [read_history(run) for run in (tmp_path / "runs" / name).iterdir()]
+        for name in ("better", "random")
+    }
+    arms = gather(named)
+    lines = results.headline(arms, "share")
+    assert lines[0].startswith("better is ahead at")
+    assert "mIoU 60.5 %, 2.0 points over random, the next." in lines[0]
+    assert lines[1] == (
+        "Seed by seed, better is 2.0 to 2.0 points over random, at the 2 seeds that all arms have."
+    )
+    table = results.standing_table(arms, "share")
+    assert column(table, "over random (points)")["better"].text == "+2.0"
+    paired = [arm.at((0, 1)) for arm in arms]
+    at_both = results.standing_table(paired, "share")
+    for name in ("area ratio", "saving (%)"):
+        assert column(table, name)["better"] == column(at_both, name)["better"]
+    assert column(table, "area ratio")["better"].value > 1.02
+    assert any("other seeds" in note for note in table.notes)
+    assert not any(cell.mark for row in results.budget_table(arms, "share").rows for cell in row)
+    matrix, _ = results.penalty_table(arms)
+    assert column(matrix, "random")["better"].value == 1
+    assert column(matrix, "better")["random"].value == 0
+
+
+def test_arms_that_are_level_are_not_ahead(tmp_path):
+    arms = arms_of(tmp_path, {name: {"measured": False} for name in ("one", "other")}, (0,))
+    assert results.headline(arms, "share")[0].startswith("one and other are level at")
+
+
 def test_one_seed_proves_nothing(tmp_path):
     arms = arms_of(tmp_path, {"random": {"strategy": "random"}, "uwe": {}}, seeds=(0,))
     assert "One seed only of random and uwe" in results.headline(arms, "share")[-1]
@@ -275,6 +311,30 @@ def test_csv_keeps_full_precision_and_marks_apart():
         ['a,"b"', str(1 / 3), "0.125", "worse than random"],
         ["c", "", "", ""],
     ]
+
+
+def test_texts_in_csv_are_no_formulas():
+    rows = [(words(text), number(-1.5)) for text in ("=1+1", "@x", "-2+3", "+1", "\tx", "a=1", "")]
+    table = Table("x", "x", ("class", "=IoU"), tuple(rows))
+    lines = list(csv.reader(io.StringIO(table.as_csv())))
+    assert lines[0] == ["class", "'=IoU"]
+    assert [line[0] for line in lines[1:]] == ["'=1+1", "'@x", "'-2+3", "'+1", "'\tx", "a=1", ""]
+    assert {line[1] for line in lines[1:]} == {"-1.5"}
+    assert results.given_tables([{"columns": ["p"], "rows": [[None]]}])[0].as_csv() == 'p\n""\n'
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((9.999e-5, "0.00010"), (1e-6, "0.0000010"), (0.0019531, "0.0020"), (0.0312, "0.031")),
+        *((1.0, "1.000"), (0.0, "0.000"), (1e-17, "0.000"), (47.456, "47.46"), (1234567.8, None)),
+        *((-0.00123, "\N{MINUS SIGN}0.0012"), (1e20, None)),
+    ],
+)
+def test_small_and_large_numbers_for_people(value, text):
+    shown = any_cell(value).text
+    assert shown == (text or f"{value:,.1f}")
+    assert "e" not in shown
 
 
 def test_numbers_for_people():
