@@ -1,8 +1,10 @@
 """Evaluates a network image by image, so that two networks can be compared on the same images."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -78,7 +80,7 @@ class Evaluation:
                 )
         except OSError as error:
             raise read_error(path, error, "an evaluation") from error
-        except (ValueError, KeyError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
             raise SegalError(
                 f"{path}: cannot be read as an evaluation",
                 expected="a file that segal run wrote",
@@ -115,7 +117,9 @@ def evaluate_images(
         progress=progress,
     ):
         confusions[index] = confusion_matrix(predicted, target, num_classes).cpu().numpy()
-        places = torch.linspace(0, target.numel() - 1, SAMPLED_PIXELS).long().to(target.device)
+        # In float32 the last place may be rounded up, past the last pixel of a large image.
+        last = target.numel() - 1
+        places = torch.linspace(0, last, SAMPLED_PIXELS).long().clamp(max=last).to(target.device)
         labels[index] = target.flatten()[places].cpu().numpy()
         predictions[index] = predicted.flatten()[places].to(torch.uint8).cpu().numpy()
     return Evaluation(

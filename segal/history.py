@@ -62,7 +62,7 @@ class History:
     Attributes:
         folder: The run folder.
         configuration: All that its result depends on, as `segal run` compares it.
-        resolved: Its `config.yaml`, with paths.
+        resolved: Its `config.yaml`, with paths; empty where that is not there.
         report_split: The split that results are reported on: `test`, or else `validation`.
         pool_pixels: Of all images of the pool.
         pool_images: Their number.
@@ -117,12 +117,12 @@ def read_history(folder: Path) -> History:
         evaluated = [p.round for p in ledger.phases() if p.name == "evaluate"]
         rounds = [_read_round(folder, ledger, number, pool) for number in evaluated]
         resolved = _load(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
-        configuration = ledger.configuration
+        configuration: dict[str, Any] = ledger.configuration
         return History(
             folder=folder,
             configuration=configuration,
             resolved=resolved,
-            report_split="test" if resolved.get("data", {}).get("test") else "validation",
+            report_split="test" if configuration["data"]["test"] else "validation",
             pool_pixels=pool.pixels,
             pool_images=pool.images,
             rounds=sorted(rounds, key=lambda r: r.number),

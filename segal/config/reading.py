@@ -14,6 +14,11 @@ T = TypeVar("T")
 Raw = dict[str, Any]
 
 _MAX_CONFIG_BYTES = 1 << 20
+_PLAIN = {
+    **dict.fromkeys(("tuple_type", "list_type"), "a list such as [a, b]"),
+    **dict.fromkeys(("dict_type", "model_type"), "a mapping of keys to values"),
+}
+"""What pydantic expects in Python's terms, in a user's."""
 
 
 def read_config(file: Path | None, overrides: Sequence[str], flags: Mapping[str, object]) -> Raw:
@@ -150,7 +155,7 @@ def _translate(kind: object, error: Raw, prefix: str) -> SegalError:
             got=got,
             remedy=remedy or f"give {key} such a value",
         )
-    message = error["msg"].removeprefix("Input should be ")
+    message = _PLAIN.get(error["type"]) or error["msg"].removeprefix("Input should be ")
     return SegalError(
         f"{key}: not valid", expected=message, got=got, remedy=f"give {key} such a value"
     )

@@ -9,6 +9,8 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveFloat,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -26,7 +28,7 @@ def _parsed(parse: Any) -> Any:
         try:
             return str(parse(str(value)))
         except SegalError as error:
-            raise ValueError(f"{error.expected}|{error.remedy}") from error
+            raise ValueError(str(error.expected)) from error  # its remedy is of another option
 
     return check
 
@@ -249,15 +251,23 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     machine: MachineConfig = MachineConfig()
 
-    @model_validator(mode="after")
-    def _evaluated(self) -> "RunConfig":
-        if not (self.data.test or self.data.validation):
+    # Of fields, and not of the whole, so that they are checked beside mistakes of other fields.
+    @field_validator("data")
+    @classmethod
+    def _evaluated(cls, data: DataConfig) -> DataConfig:
+        if not (data.test or data.validation):
             raise ValueError("a split to evaluate on|give data.test, or data.validation")
-        if self.target is not None and not self.data.validation:
+        return data
+
+    @field_validator("target")
+    @classmethod
+    def _measurable(cls, target: float | None, info: ValidationInfo) -> float | None:
+        data = info.data.get("data")
+        if target is not None and data is not None and not data.validation:
             raise ValueError(
                 "data.validation, which the target is measured on|give it, or leave target out"
             )
-        return self
+        return target
 
 
 class ArmConfig(Section):

@@ -6,12 +6,14 @@ made, and no finished training or scan is done again.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from segal import __version__
@@ -29,6 +31,7 @@ from segal.budget import Allowance, Budget
 from segal.candidates import CandidateTable
 from segal.config import RunConfig
 from segal.console import bar, say
+from segal.errors import SegalError
 from segal.evaluation import evaluate_images
 from segal.files import remove, write_json
 from segal.functional.batch import batch_statistics
@@ -42,7 +45,7 @@ from segal.history import (
     SELECTION_FILE,
     round_folder,
 )
-from segal.jobs.inputs import image_sizes
+from segal.jobs.inputs import image_digests, image_sizes
 from segal.jobs.network import identity, initial_model
 from segal.jobs.overlays import Overlays
 from segal.jobs.run_data import RunData
@@ -68,6 +71,8 @@ _SHOWN_VALUE, _FEATURE = Value("entropy"), MeanFeature()
 
 Made = tuple[Sequence[Path], Sequence[Purchase]]
 """What a phase made: its files, and what it bought."""
+Acquired = tuple[list[Selected], list[int], tuple[str, ...]]
+"""Picks in order, their rows in the candidate table, and notes."""
 
 
 @dataclass
@@ -132,7 +137,7 @@ class Rounds:
         Raises:
             SegalError: For anything that the user can mend.
         """
-        self.ledger.record_images(self.pool)
+        self.record_pool()
         self.buy_seed_set()
         for number in range(len(self.config.budgets) + 1):
             self.train(number)
@@ -177,6 +182,28 @@ class Rounds:
         self.ledger.finish(
             name, number, self.chain, artefacts, seconds=seconds, purchases=purchases
         )
+
+    def record_pool(self) -> None:
+        """Records the images of the pool, which are the same for the whole run.
+
+        Raises:
+            SegalError: If they are not those that the run began with.
+        """
+        if self.ledger.phases():
+            then = {path: info.digest for path, (*_, info) in self.ledger.known_images().items()}
+            now = dict(image_digests(self.pool))
+            differing = sorted(p for p in then.keys() | now.keys() if then.get(p) != now.get(p))
+            if differing:
+                more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+                raise SegalError(
+                    f"{self.pool.root}: not the images that the run began with",
+                    expected=f"the same {len(then)} images for the whole run",
+                    got=f"{len(now)} images; added, removed or changed: "
+                    + ", ".join(differing[:5])
+                    + more,
+                    remedy="put the images back as they were, or choose another folder with --out",
+                )
+        self.ledger.record_images(self.pool)
 
     def buy_seed_set(self) -> None:
         """Buys regions at random, before there is a network."""
@@ -275,17 +302,19 @@ class Rounds:
     def scan(self, number: int) -> tuple[CandidateTable, CandidateTable]:
         """The tables of the strategy's last pass: the candidates, and what is labelled."""
         context = PassContext()
-        passes = list(enumerate(self.strategy.passes(context)))
-        for index, signals in passes or [(0, [])]:
-            wanted = list(dict.fromkeys([*signals, *self.measured(index)]))
-            folder = round_folder(self.config.out, number) / _table_folder(index)
-            self.scan_once(number, index, wanted, folder)
-            context.tables.append(CandidateTable.open(folder / self.config.region))
-        return context.tables[-1], CandidateTable.open(folder / LABELLED_FOLDER)
+        # A pass may be asked for in view of the tables of those before it.
+        for signals in self.strategy.passes(context):
+            context.tables.append(self.scan_once(number, len(context.tables), signals))
+        if not context.tables:
+            context.tables.append(self.scan_once(number, 0, []))
+        last = round_folder(self.config.out, number) / _table_folder(len(context.tables) - 1)
+        return context.tables[-1], CandidateTable.open(last / LABELLED_FOLDER)
 
-    def scan_once(self, number: int, index: int, signals: Sequence[Signal], tables: Path) -> None:
-        """One pass over the pool, into the folder `tables`."""
+    def scan_once(self, number: int, index: int, asked: Sequence[Signal]) -> CandidateTable:
+        """One pass over the pool; the table of the candidates."""
         config = self.config
+        signals = list(dict.fromkeys([*asked, *self.measured(index)]))
+        tables = round_folder(config.out, number) / _table_folder(index)
         labelled = {
             image: cut_to_grid(boxes, self.pool.size(image), self.region)
             for image, boxes in self.oracle.by_index(self.bought.boxes).items()
@@ -314,6 +343,7 @@ class Rounds:
         columns = [signal.column for signal in signals]
         settings = [config.region, columns, config.precision, config.embedding_dtype]
         self.phase(f"scan-{index}", number, settings, work)
+        return CandidateTable.open(tables / config.region)
 
     def measured(self, index: int) -> list[Signal]:
         """What is measured of every strategy's candidates, in the first pass."""
@@ -332,10 +362,12 @@ class Rounds:
 
         def work(folder: Path) -> Made:
             generator = derive_generator(config.seed, number, SELECT)
-            selected, rows, notes = acquire(
+            # What is bought stays bought, also where files are made again on another machine.
+            selected, rows, notes = self.selected_already(number, table) or acquire(
                 self.strategy, table, labelled, offer, allowance, generator
             )
-            if len(selected) == len(offer):
+            cost = len(offer) if allowance.counts == "regions" else int(offer.prices.sum())
+            if len(selected) == len(offer) and cost < allowance.limit:
                 left = "region is" if len(offer) == 1 else f"{len(offer)} regions are"
                 notes += (f"The budget outlives the pool: the last {left} taken.",)
             write_selection(folder / SELECTION_FILE, selected)
@@ -379,20 +411,27 @@ class Rounds:
             return allowance
         return Allowance(allowance.limit + self.bought.unspent, "pixels")
 
+    def selected_already(self, number: int, table: CandidateTable) -> Acquired | None:
+        """What was bought after a round, as `acquire` gave it but for notes; None before that."""
+        bought = self.ledger.purchases("buy", number)
+        if not bought:
+            return None
+        places = zip(table.image.tolist(), map(tuple, table.box.tolist()), strict=True)
+        rows = {(table.images[image], box): row for row, (image, box) in enumerate(places)}
+        selected = [Selected(p.rank, p.image, p.box, p.pixels or 0, p.score) for p in bought]
+        return selected, [rows[s.image, s.box] for s in selected], ()
+
     def purchases(self, strategy: str, drawn: Sequence[tuple[str, Box, float]]) -> list[Purchase]:
         """Regions in pick order, with the clicks that the oracle took for them."""
         wanted: dict[str, list[Box]] = {}
         for image, box, _ in drawn:
             wanted.setdefault(image, []).append(box)
-        clicks = {
-            (image, box): count
-            for image, boxes in wanted.items()
-            for box, count in zip(
-                boxes,
-                self.oracle.clicks(image, boxes, self.bought.boxes.get(image, ())),
-                strict=True,
-            )
-        }
+        clicks: dict[tuple[str, Box], int] = {}
+        with bar("Counting clicks") as advance:
+            for done, (image, boxes) in enumerate(wanted.items(), 1):
+                counts = self.oracle.clicks(image, boxes, self.bought.boxes.get(image, ()))
+                clicks |= {(image, box): n for box, n in zip(boxes, counts, strict=True)}
+                advance(done, len(wanted))
         return [
             Purchase(rank, strategy, image, box, score, clicks=clicks[image, box])
             for rank, (image, box, score) in enumerate(drawn, 1)
@@ -464,8 +503,9 @@ def _table_folder(index: int) -> str:
 
 
 def _describe(table: CandidateTable, rows: Sequence[int]) -> dict[str, Any]:
-    """Statistics of picks; empty where the scan did not measure them."""
+    """Statistics of picks, None for infinity; empty where the scan did not measure them."""
     if _SHOWN_VALUE.column not in table.values or _FEATURE.column not in table.embeddings:
         return {}
-    features = table.embedding(_FEATURE.column)[rows]
-    return asdict(batch_statistics(table.values[_SHOWN_VALUE.column][rows], features))
+    features = np.asarray(table.embeddings[_FEATURE.column][rows], np.float32)
+    measured = asdict(batch_statistics(table.values[_SHOWN_VALUE.column][rows], features))
+    return {k: v if math.isfinite(v) else None for k, v in measured.items()}

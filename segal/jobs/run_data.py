@@ -1,7 +1,9 @@
 """The data of a run of rounds, and what can be known of its budgets before it starts."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +12,14 @@ from segal.acquisition import Offer
 from segal.budget import Budget
 from segal.config import RunConfig
 from segal.console import bar
-from segal.data.datasets import LabelledDataset
-from segal.errors import SegalError
+from segal.data.datasets import IGNORE_INDEX, LabelledDataset
+from segal.data.images import ImageInfo
+from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_digests, image_sizes
 from segal.jobs.network import open_split
 from segal.ledger import Ledger
 from segal.regions import RegionSize
-from segal.run_folder import LEDGER_FILE, fingerprint
+from segal.run_folder import fingerprint
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,10 @@ class RunData:
         """Opens the splits and checks all labels.
 
         Raises:
-            SegalError: If a split, an image or a label is missing or damaged.
+            SegalError: If a split, an image or a label is missing or damaged, or no pixel of a
+                split to evaluate on is labelled.
         """
-        data, known = config.data, {}
-        if (config.out / LEDGER_FILE).is_file():
-            with Ledger.read(config.out) as ledger:
-                known = ledger.known_images()
+        data, known = config.data, _known_images(config.out)
         with bar("Checking images") as advance:
             pool_set = open_split(data, data.train, config.machine, advance, known=known)
             held_out = {
@@ -52,6 +53,7 @@ class RunData:
         with bar("Checking labels") as advance:
             for dataset in (pool_set, *held_out.values()):
                 dataset.check(progress=advance)
+        raise_all([_nothing_labelled(d) for d in held_out.values() if not _has_labels(d)])
         return cls(pool_set, held_out)
 
     def fingerprint(self) -> str:
@@ -66,18 +68,43 @@ class RunData:
         return np.array([h * w for h, w in image_sizes(self.pool_set.pool).values()], np.int64)
 
 
+def _known_images(out: Path) -> dict[str, tuple[int, int, ImageInfo]]:
+    """What an earlier start inspected; nothing where there is none, or a ledger half made."""
+    with suppress(SegalError), Ledger.read(out) as ledger:  # opening it to write says what is wrong
+        return ledger.known_images()
+    return {}
+
+
+def _has_labels(dataset: LabelledDataset) -> bool:
+    return any((dataset.read_label(i) != IGNORE_INDEX).any() for i in range(len(dataset)))
+
+
+def _nothing_labelled(dataset: LabelledDataset) -> SegalError:
+    return SegalError(
+        f"{dataset.pool.root}: cannot be evaluated on",
+        expected="labels of some pixels at least",
+        got=f"{len(dataset)} labels that are void everywhere",
+        remedy="choose a split whose labels are public, such as val of Cityscapes",
+    )
+
+
 def check_budgets(config: RunConfig, data: RunData) -> None:
-    """Raises a SegalError, before work starts, if a budget buys no region at all."""
+    """Raises all budgets, before work starts, that may not buy whichever region comes first."""
     sizes, areas = image_sizes(data.pool_set.pool), data.areas()
     keys = [("seed_set", config.seed_set, config.seed_region)]
     keys += [(f"budgets.{i}", budget, config.region) for i, budget in enumerate(config.budgets)]
+    errors = []
     for key, budget, region in keys:
         prices = Offer.of(sizes, RegionSize.parse(region), {}).prices
+        dearest = prices.max(keepdims=True)
         allowance = Budget.parse(budget).allowance(areas)
-        if allowance.most(prices) == 0:
-            raise SegalError(
-                f"{key}: {budget} does not buy a single region",
-                expected=f"at least {prices.min()} pixels, the cheapest region's price",
-                got=f"{allowance.limit} pixels",
-                remedy="give a larger budget, or smaller regions",
+        if allowance.fits(dearest) == 0:
+            errors.append(
+                SegalError(
+                    f"{key}: {budget} does not buy a single region, or not every one",
+                    expected=f"at least {dearest[0]} pixels, the dearest region's price",
+                    got=f"{allowance.limit} pixels",
+                    remedy=f"give a larger {key}, or smaller regions",
+                )
             )
+    raise_all(errors)

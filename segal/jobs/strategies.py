@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from segal.config import RunConfig, SelectConfig, validate
@@ -36,12 +36,12 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     named = raw.get("strategy", {})
     if isinstance(named, Mapping):
         named = {"name": _DEFAULT, **named}
-    checked = validate(kind, {**raw, "strategy": named})
-    made = _make(named)
-    raise_all([*checked[1], *made[1]])
-    assert checked[0] is not None
-    assert made[0] is not None
-    return checked[0], made[0]
+    config, mistakes = validate(kind, {**raw, "strategy": named})
+    strategy, further = _make(named)
+    raise_all([*mistakes, *further])
+    assert config is not None
+    assert strategy is not None
+    return config, strategy
 
 
 def _make(named: object) -> tuple[Strategy | None, list[SegalError]]:
@@ -51,7 +51,22 @@ def _make(named: object) -> tuple[Strategy | None, list[SegalError]]:
         kind = STRATEGIES.get(str(named["name"]))
     except SegalError as error:
         return None, [error]
+    if not _is_strategy(kind):
+        return None, [
+            SegalError(
+                f"{named['name']}: not a strategy",
+                expected="a dataclass with the methods passes and select",
+                got=f"{kind!r}",
+                remedy="see docs/adding_a_strategy.md, or choose one of `segal strategies`",
+            )
+        ]
     return validate(kind, {k: v for k, v in named.items() if k != "name"}, "strategy")
+
+
+def _is_strategy(kind: object) -> bool:
+    """Whether what an import path led to is a strategy's class."""
+    has_methods = all(hasattr(kind, name) for name in ("passes", "select"))
+    return isinstance(kind, type) and is_dataclass(kind) and has_methods
 
 
 def describe_strategies() -> list[dict[str, Any]]:

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -12,7 +14,9 @@ import pytest
 
 from segal.candidates import CandidateTable
 from segal.data.synthetic import make_scenes
+from segal.database import connect
 from segal.errors import SegalError
+from segal.functional.batch import BatchStatistics
 from segal.history import read_history
 from segal.jobs import rounds as job
 from segal.jobs.run import run_rounds
@@ -20,6 +24,8 @@ from segal.jobs.strategies import configure_run
 from segal.ledger import Ledger
 from segal.masks import read_selection
 from segal.regions import RegionSize
+from segal.signals import Value
+from segal.strategies.random import Random
 
 PHASES = ["train", "evaluate", "scan-0", "select", "buy"]
 
@@ -247,6 +253,62 @@ def test_rounds_that_outlive_the_pool_end_with_a_short_one(raw):
     assert "used up" in outcome.notes[-1]
 
 
+@dataclass(frozen=True)
+class TwoPasses(Random):
+    """Asks for its second pass in view of the first one's table."""
+
+    def passes(self, context):
+        yield [Value("margin")]
+        assert len(context.tables) == 1
+        yield [Value("entropy" if context.tables[0].values["margin"].all() else "bvsb")]
+        assert len(context.tables) == 2
+
+    def select(self, table, labelled, count, generator):
+        assert set(table.values) == set(labelled.values) == {"entropy"}
+        return super().select(table, labelled, count, generator)
+
+
+def test_a_second_pass_is_asked_for_in_view_of_the_first(raw):
+    config, _ = configure_run({**raw, "budgets": ["4"]})
+    first = run_rounds(config, TwoPasses()).history.rounds[0]
+    assert [p for p in first.seconds if p.startswith("scan")] == ["scan-0", "scan-1"]
+    assert first.picks["uncertainty"] > 0
+    assert len(first.bought) == 4
+
+
+def test_a_budget_of_just_what_is_left_does_not_outlive_the_pool(raw):
+    outcome = run(raw, budgets=["48"], overlays=0, measure_picks=False)
+    assert outcome.history.rounds[-1].share == 1.0
+    assert not outcome.notes
+
+
+def test_what_was_bought_stays_selected_where_a_scan_comes_out_otherwise(raw):
+    folder = run(raw, budgets=["4"]).history.folder
+    files = folder / "rounds" / "000"
+    before = (files / "selection.csv").read_bytes()
+    (files / "selection.csv").unlink()
+    # As another machine might measure it; its row says that it is whole.
+    column = np.load(files / "candidates" / "32" / "embedding-mean_feature.npy", mmap_mode="r+")
+    column[:] = column[::-1].copy()
+    del column
+    with sqlite3.connect(folder / "ledger.sqlite") as ledger:
+        ledger.execute("DELETE FROM artefacts WHERE path LIKE '%candidates/32/embedding%'")
+    ledger.close()
+    with pytest.warns(UserWarning, match="is done again"):
+        run(raw, budgets=["4"])
+    assert (files / "selection.csv").read_bytes() == before
+
+
+def test_magnitudes_of_nothing_are_none_in_json(raw, monkeypatch):
+    monkeypatch.setattr(
+        job, "batch_statistics", lambda *_: BatchStatistics(4, 0.5, 0.0, 0.0, -np.inf)
+    )
+    history = run(raw, budgets=["4"]).history
+    text = (history.rounds[0].folder / "picks.json").read_text()
+    assert "Infinity" not in text
+    assert history.rounds[0].picks["log_determinant"] is None
+
+
 def test_every_strategy_is_measured_alike_unless_asked_not_to(raw, tmp_path):
     strategy = {"name": "random"}
     picks = run(raw, strategy=strategy, budgets=["4"]).history.rounds[0].picks
@@ -258,6 +320,46 @@ def test_every_strategy_is_measured_alike_unless_asked_not_to(raw, tmp_path):
     assert not (bare.folder / "candidates" / "32" / "value-entropy.npy").exists()
 
 
+def test_a_run_killed_while_its_ledger_was_made_goes_on(raw, tmp_path):
+    (tmp_path / "run").mkdir()
+    connect(tmp_path / "run" / "ledger.sqlite").close()
+    assert len(run(raw, budgets=[]).history.rounds) == 1
+
+
+def test_what_is_reported_on_is_known_without_the_configuration_file(raw):
+    folder = run(raw, budgets=[]).history.folder
+    (folder / "config.yaml").unlink()
+    (folder / "summary.json").unlink()
+    history = read_history(folder)
+    assert history.report_split == "test"
+    assert history.scores == [history.rounds[0].metrics["test"]["miou"]]
+    run(raw, budgets=[])
+    assert (folder / "config.yaml").exists()
+    assert (folder / "summary.json").exists()
+
+
+def test_16_bit_images_of_differing_sizes_by_whole_images(raw, tmp_path):
+    root = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for number in range(count):
+            size = (40 + 8 * number, 70)
+            for kind, values in (("images", 65536), ("labels", 3)):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+                drawn = rng.integers(0, values, size, np.uint16 if values > 255 else np.uint8)
+                cv2.imwrite(str(root / kind / split / f"{number}.png"), drawn)
+    (root / "classes.txt").write_text("a\nb\nc\nnever there\n")
+    data = {"root": str(root), "test": "val"}
+    history = run(raw, data=data, region="image", seed_set="2img", budgets=["2img"] * 2).history
+    mean = history.pool_pixels / 8
+    spent = np.cumsum([sum(p.pixels for p in history.seed_set)] + [
+        sum(p.pixels for p in r.bought) for r in history.rounds[:2]
+    ])  # fmt: skip
+    assert all(spent <= mean * np.array([2, 4, 6]))
+    assert len(history.rounds) == 3
+    assert history.rounds[0].metrics["test"]["iou"]["never there"] in (None, 0.0)
+
+
 # What is refused
 
 
@@ -265,12 +367,12 @@ def test_all_mistakes_of_a_configuration_come_at_once(segal, raw, tmp_path):
     config = tmp_path / "run.yaml"
     wrong = {
         **raw, "region": "0", "budgets": ["5%", "-3"], "start": "cold", "sed": 1,
-        "strategy": {"name": "uwee"},
+        "strategy": {"name": "uwee"}, "target": 0.5,
     }  # fmt: skip
     config.write_text(json.dumps(wrong))
     code, _, stderr = segal("run", "--config", config, "train.lr=-1")
     assert code == 2
-    for part in ("region", "budgets.1", "start", "'seed'", "'uwe'", "train.lr"):
+    for part in ("region", "budgets.1", "start", "'seed'", "'uwe'", "train.lr", "target"):
         assert part in stderr, part
     assert not (tmp_path / "run").exists()
 
@@ -290,10 +392,17 @@ def test_another_configuration_is_refused_with_what_differs(segal, raw, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": {"test": ""}}, "a split to evaluate on"),
+        ({"data": {"test": ""}}, "data: not valid\n  expected: a split to evaluate on"),
+        ({"data": {"test": ""}, "region": "0"}, r"a split to evaluate on[\s\S]*\nregion: not"),
+        ({"budgets": 500}, "budgets: not valid\n  expected: a list"),
         ({"target": 0.5}, "data.validation"),
         ({"seed_set": "0.1%"}, "seed_set: 0.1% does not buy a single region"),
-        ({"budgets": ["5%", "0.1%"]}, "budgets.1: 0.1% does not buy a single region"),
+        (
+            {"seed_set": "0.1%", "budgets": ["5%", "0.1%"]},
+            r"seed_set: 0.1% does[\s\S]*budgets.1: 0.1% does not buy",
+        ),
+        # Enough for the clipped regions at the edges, and not for the others.
+        ({"region": "60", "budgets": ["4%"]}, "at least 3600 pixels"),
         ({"data": {"test": "tset"}}, "there is no split 'tset'"),
     ],
 )
@@ -301,6 +410,43 @@ def test_mistakes_are_found_before_work_starts(raw, changes, message):
     raw["data"].update(changes.pop("data", {}))
     with pytest.raises(SegalError, match=message):
         run(raw, **changes)
+
+
+@pytest.mark.parametrize("name", ["tests.tiny_network:TinyNetwork", "tests.killed_run:run"])
+def test_a_strategy_of_ones_own_that_is_none(segal, raw, tmp_path, name):
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps({**raw, "strategy": {"name": name}}))
+    code, _, stderr = segal("run", "--config", config, "region=0")
+    assert code == 2
+    assert f"{name}: not a strategy" in stderr
+    assert "region: not valid" in stderr
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_split_of_void_labels_is_refused(raw, scenes, tmp_path, split):
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    for kind in ("leftImg8bit", "gtFine"):
+        shutil.copytree(root / kind / "val", root / kind / "void")
+    for path in root.glob("gtFine/void/*/*_labelIds.png"):
+        cv2.imwrite(str(path), np.zeros_like(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
+    data = {"root": str(root), "test": "val", split: "void"}
+    with pytest.raises(SegalError, match="void: cannot be evaluated on"):
+        run(raw, data=data)
+
+
+def test_other_images_are_refused_and_not_recorded(raw, scenes, tmp_path):
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    data = {"root": str(root), "test": "val"}
+    before = run(raw, data=data, budgets=[]).history
+    for kind in ("leftImg8bit", "gtFine"):
+        for path in root.glob(f"{kind}/train/traina/traina_000000_000000_*.png"):
+            shutil.copy(path, path.with_name(path.name.replace("_000000_", "_999999_", 1)))
+    with pytest.raises(SegalError, match="not the images that the run began with") as caught:
+        run(raw, data=data, budgets=[])
+    assert "traina/traina_999999_000000_leftImg8bit.png" in str(caught.value)
+    assert read_history(before.folder).pool_pixels == before.pool_pixels
 
 
 def test_an_empty_validation_set_is_refused(raw, scenes, tmp_path):
