@@ -1,7 +1,7 @@
 """All tables of a comparison, in the order in which they should be read."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segal.comparison.arms import Arm, Axis
 from segal.comparison.contrasts import Contrast, contrast
@@ -15,19 +15,30 @@ from segal.comparison.summaries import (
 from segal.comparison.tables import Cell, Table
 from segal.errors import SegalError
 from segal.functional.significance import PermutationTest, holm
+from segal.reporting.tables import any_cell
+
+PRIMARY = "Primary contrast: area under the curve"
+_LEVEL = 0.05
 
 _UNITS = (
     "Areas are under the curve of mIoU over the share of the pool's pixels, divided by its range: "
     "a difference is in points of mIoU, the mean along the curve."
 )
-_HONEST = (
-    "The images speak for these trained networks, the seeds for the strategies. p cannot be below "
-    "the smallest p, whatever the difference."
+_SEEDS = (
+    "p (seeds) is the evidence for a strategy; it cannot be below the smallest p, which the number "
+    "of seeds sets, whatever the difference."
+)
+_IMAGES = (
+    "p (images) takes the trained networks as they are: a small one says that these networks differ"
+    ", not that one strategy is better than the other. Two runs of one strategy often have a small "
+    "one, too: see the noise."
 )
 _EXPLORATORY = (
     "Exploratory: p-values are corrected by Holm's method within each column of tests, over the "
     "rows of this table."
 )
+_LOOKED_AT = "Exploratory: nothing here was declared before the runs, and no test stands behind it."
+_MOST_COST_GAP = 0.01
 _RALIF = (
     "Warning: RALIF's test is here to compare with published values; do not rely on it. It is "
     "anti-conservative: of two equally good arms it tells a difference in 28 % of simulations at "
@@ -87,19 +98,28 @@ def analyse(
     contrasts = _contrasts(named, question, progress)
     primary = contrasts.pop(question.primary, None) if question.primary else None
     exploratory = list(contrasts.values())
-    tables = [
-        noise_table(baseline, question.permutations),
+    tables = [noise_table(baseline, question.permutations)]
+    if question.primary is not None:
+        tables.append(_primary_table(question.primary, primary))
+    summaries = [
         score_table(arms, baseline),
         saving_table(arms, baseline, question.axis, question.target),
         *penalty_tables(arms),
     ]
-    if primary is not None:
-        tables.append(_primary_table(primary))
+    tables += [replace(table, notes=(*table.notes, _LOOKED_AT)) for table in summaries]
     if exploratory:
         tables.append(_exploratory_table(exploratory))
     if question.label_permutation and (primary or exploratory):
         tables.append(_label_table([*([primary] if primary else []), *exploratory]))
     return [*tables, pick_table(arms)]
+
+
+def statement(tables: Sequence[Table]) -> str:
+    """What a comparison says first: what its primary contrast came to, in a few sentences."""
+    primary = next((table for table in tables if table.title == PRIMARY), None)
+    if primary is None:
+        return "No primary contrast was declared before the runs: all results are exploratory."
+    return primary.notes[0]
 
 
 def _contrasts(
@@ -112,6 +132,8 @@ def _contrasts(
         for arm in named.values()
         if not arm.full and arm.name != question.baseline
     ]
+    if question.primary:
+        pairs = [pair for pair in pairs if pair != question.primary[::-1]]  # the same, turned round
     wanted = [pair for pair in dict.fromkeys(pairs) if pair[0] in named and pair[1] in named]
     found = {}
     for done, (one, other) in enumerate(wanted, 1):
@@ -128,22 +150,59 @@ def _contrasts(
     return found
 
 
-def _primary_table(primary: Contrast) -> Table:
+def _primary_table(names: tuple[str, str], primary: Contrast | None) -> Table:
+    columns = ["contrast", "unit", "test", "difference", "p", "smallest p", "permutations"]
+    if primary is None:
+        said = (
+            f"Primary contrast, declared before the runs: {names[0]} against {names[1]}. There is "
+            "no result: the two have no finished runs with a common seed and a budget beyond the "
+            "seed set."
+        )
+        return Table.of(PRIMARY, columns, [[" - ".join(names), *[None] * 6]], [said])
     tests = [
-        (f"{primary.images} images", primary.by_images),
-        (f"{len(primary.seeds)} seeds", primary.by_seeds),
+        (_count(len(primary.seeds), "seed"), "sign-flip, over seeds", primary.by_seeds),
+        (_count(primary.images, "image"), "permutation, networks as they are", primary.by_images),
     ]
-    kinds = ("paired permutation, seeds combined", "sign-flip")
     rows: list[list[Cell]] = [
         [primary.name, unit, kind, 100 * t.difference, t.p, t.smallest_p, t.permutations]
-        for (unit, t), kind in zip(tests, kinds, strict=True)
+        for unit, kind, t in tests
     ]
-    return Table.of(
-        "Primary contrast: area under the curve",
-        ["contrast", "unit", "test", "difference", "p", "smallest p", "permutations"],
-        rows,
-        [_UNITS, _HONEST],
+    notes = [_said(names, primary), _UNITS, _SEEDS, _IMAGES, *_cost_notes([primary])]
+    return Table.of(PRIMARY, columns, rows, notes)
+
+
+def _said(names: tuple[str, str], primary: Contrast) -> str:
+    test, seeds = primary.by_seeds, len(primary.seeds)
+    if test.p < _LEVEL:
+        verdict = "chance alone would seldom give that much"
+    elif test.smallest_p >= _LEVEL:
+        least = _p(test.smallest_p)
+        verdict = f"so few seeds cannot tell it from chance, since p cannot be below {least}"
+    else:
+        verdict = "it cannot be told from chance"
+    return (
+        f"Primary contrast, declared before the runs: {names[0]} against {names[1]}, area under "
+        f"the curve over {_count(primary.budgets, 'budget')}. The difference is "
+        f"{any_cell(100 * test.difference).text} points of mIoU; over {_count(seeds, 'seed')} "
+        f"p = {_p(test.p)}: {verdict}."
     )
+
+
+def _p(value: float) -> str:
+    return any_cell(value).text
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def _cost_notes(contrasts: Sequence[Contrast]) -> list[str]:
+    """Contrasts whose arms did not label as much, which are matched by budget all the same."""
+    apart = [c for c in contrasts if c.cost_gap > _MOST_COST_GAP]
+    if not apart:
+        return []
+    named = ", ".join(f"{c.name} ({100 * c.cost_gap:.1f} %)" for c in apart)
+    return [f"Not at equal cost: the labelled pixels of a budget differ by up to, in {named}."]
 
 
 def _exploratory_table(contrasts: Sequence[Contrast]) -> Table:
@@ -151,21 +210,21 @@ def _exploratory_table(contrasts: Sequence[Contrast]) -> Table:
     by_seeds = holm([c.by_seeds.p for c in contrasts]).tolist()
     rows: list[list[Cell]] = [
         [
-            *(c.name, len(c.seeds), 100 * c.by_images.difference),
-            *_test(c.by_images, image_p),
+            *(c.name, len(c.seeds), c.budgets, 100 * c.by_seeds.difference),
             *_test(c.by_seeds, seed_p),
+            *_test(c.by_images, image_p),
         ]
         for c, image_p, seed_p in zip(contrasts, by_images, by_seeds, strict=True)
     ]
     return Table.of(
         "Exploratory contrasts: area under the curve",
         [
-            *("contrast", "seeds", "difference"),
-            *("p (images)", "Holm (images)", "smallest (images)"),
+            *("contrast", "seeds", "budgets", "difference"),
             *("p (seeds)", "Holm (seeds)", "smallest (seeds)"),
+            *("p (images)", "Holm (images)", "smallest (images)"),
         ],
         rows,
-        [_EXPLORATORY, _UNITS, _HONEST],
+        [_EXPLORATORY, _UNITS, _SEEDS, _IMAGES, *_cost_notes(contrasts)],
     )
 
 

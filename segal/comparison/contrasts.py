@@ -38,6 +38,9 @@ class Contrast:
     Attributes:
         name: `arm - other`.
         seeds: Those that both have.
+        budgets: How many are compared, the seed set not counted.
+        cost_gap: By how much the two labelled pixels differ at the most, at one of the budgets, as
+            a share of the smaller.
         images: Number of test images.
         by_images: Test over test images, seeds combined.
         by_seeds: Test over seeds.
@@ -46,6 +49,8 @@ class Contrast:
 
     name: str
     seeds: tuple[int, ...]
+    budgets: int
+    cost_gap: float
     images: int
     by_images: PermutationTest
     by_seeds: PermutationTest
@@ -71,6 +76,8 @@ def contrast(one: Arm, other: Arm, permutations: int, *, with_labels: bool) -> C
     return Contrast(
         name=name,
         seeds=tuple(seeds),
+        budgets=pair.rounds - 1,
+        cost_gap=pair.cost_gap,
         images=pair.confusions[0].shape[2],
         by_images=pair.by_images(permutations, np.random.default_rng([key, 0])),
         by_seeds=sign_flip(pair.differences),
@@ -96,6 +103,12 @@ class _Pair:
         self.ones, self.others = ones, others
         self.rounds = length([*ones, *others])
         self.costs = mean_costs([*ones, *others], "share", self.rounds) / 100
+
+    @property
+    def cost_gap(self) -> float:
+        """See `Contrast`."""
+        sides = [mean_costs(curves, "share", self.rounds) for curves in (self.ones, self.others)]
+        return float((np.maximum(*sides) / np.minimum(*sides) - 1).max())
 
     @property
     def differences(self) -> Floats:

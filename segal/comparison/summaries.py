@@ -105,7 +105,7 @@ def score_table(arms: Sequence[Arm], baseline: Arm) -> Table:
                     *(arm.name, budget, len(there), 100 * float(values.mean())),
                     100 * float(values.std(ddof=1)) if len(there) > 1 else None,
                     *(lead, f"worse than {baseline.name}" if lead is not None and lead < 0 else ""),
-                    None if top is None else 100 * float(values.mean()) / top,
+                    None if not top else 100 * float(values.mean()) / top,
                     *means,
                 ]
             )
@@ -200,7 +200,7 @@ def _saving_row(
         float(np.std(known, ddof=1)) if len(known) > 1 else None,
         _area_ratio(cycles, own.scores[: len(cycles)], cycles, other.scores[: len(cycles)]),
         *(needed, None if saving is None else 100 * saving),
-        100 * float(own.scores[-1]) / _mean(full) if full else None,
+        100 * float(own.scores[-1]) / _mean(full) if any(full) else None,
     ]
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from segal import __version__
-from segal.comparison import Question, Table, analyse, gather, write_tables
+from segal.comparison import Question, Table, analyse, gather, statement, write_tables
 from segal.config import CompareConfig
 from segal.console import bar, say
 from segal.database import lock
@@ -70,8 +70,11 @@ def run_comparison(plan: Plan, *, processes: int = 1, partial: bool = False) -> 
     """
     out = plan.config.out
     failed: dict[str, str] = {}
-    if not partial:
+    if partial:
+        _check_begun(plan)
+    else:
         with _alone(out):
+            _check_begun(plan)
             _record(plan)
             _draw_scenes(plan)
         with _helpers(plan, processes):
@@ -120,11 +123,12 @@ def _is_held(error: SegalError) -> bool:
     return isinstance(error.__cause__, BlockingIOError)
 
 
-def _record(plan: Plan) -> None:
-    """Writes what the arms are, and refuses those that have begun under other settings."""
+def _check_begun(plan: Plan) -> None:
+    """Refuses a folder of something else, and arms that have begun under other settings."""
     out = plan.config.out
     if not (out / CONFIG_FILE).exists():
-        others = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+        there = out.iterdir() if out.is_dir() else ()
+        others = sorted(p.name for p in there if not p.name.startswith("."))
         if others:
             raise SegalError(
                 f"{out}: not a folder of segal compare, and not empty",
@@ -132,17 +136,21 @@ def _record(plan: Plan) -> None:
                 got=f"a folder that holds {', '.join(map(repr, others[:3]))}",
                 remedy="choose another folder with --out",
             )
-    for arm in [*plan.arms, *([plan.start] if plan.start else [])]:
-        _record_arm(arm)
-    text = yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False)
-    write_bytes(out / CONFIG_FILE, text.encode())
+    for arm in _all_arms(plan):
+        _check_arm(arm)
 
 
-def _record_arm(arm: Arm) -> None:
+def _all_arms(plan: Plan) -> list[Arm]:
+    return [*plan.arms, *([plan.start] if plan.start else [])]
+
+
+def _has_begun(arm: Arm) -> bool:
+    return any(arm.config.out.glob(f"*/{LEDGER_FILE}"))
+
+
+def _check_arm(arm: Arm) -> None:
     file = arm.config.out / _ARM_FILE
-    begun = any(arm.config.out.glob(f"*/{LEDGER_FILE}"))
-    if not (begun and file.exists()):
-        write_json(file, arm.identity)
+    if not (_has_begun(arm) and file.exists()):
         return
     there, here = flat(_read_json(file)), flat(arm.identity)
     differing = [
@@ -157,6 +165,16 @@ def _record_arm(arm: Arm) -> None:
             got=f"fingerprint {fingerprint(there)[:12]}, which differs in" + "".join(differing),
             remedy="give the arm another name, or the comparison another --out",
         )
+
+
+def _record(plan: Plan) -> None:
+    """Writes what the arms are, once their runs begin, and the configuration."""
+    for arm in _all_arms(plan):
+        file = arm.config.out / _ARM_FILE
+        if not (_has_begun(arm) and file.exists()):
+            write_json(file, arm.identity)
+    text = yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False)
+    write_bytes(plan.config.out / CONFIG_FILE, text.encode())
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -320,6 +338,8 @@ def _write_analysis(plan: Plan, missing: Sequence[str]) -> ComparisonOutcome:
     write_tables(tables, config.out / TABLES_FOLDER)
     values = {
         "inputs": inputs,
+        "statement": statement(tables),
+        "runs": {arm.name: list(arm.seeds) for arm in plan.arms},
         "missing": list(missing),
         "tables": [table.as_dict() for table in tables],
     }

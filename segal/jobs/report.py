@@ -59,6 +59,7 @@ def write_report(
             axis=axis,
             method=method,
             tables=source.tables,
+            statement=source.statement,
             notes=source.notes,
             title=_title(folders, arms),
             files_folder=beside.name,
@@ -81,12 +82,14 @@ class _Source:
         folders: Of the runs.
         arms: The arm of each; empty where their settings tell.
         tables: Of a comparison.
+        statement: What a comparison says first; empty where there is none.
         notes: On runs that are left out.
     """
 
     folders: Sequence[Path]
     arms: Sequence[str] = ()
     tables: Sequence[Table] = ()
+    statement: str = ""
     notes: Sequence[str] = ()
 
     def by_arm(
@@ -123,14 +126,47 @@ def _find(folders: Sequence[Path]) -> _Source:
             got=f"{len(runs)} that are not",
             remedy="go on with segal compare",
         )
-    notes = [
-        f"{run.parent.name}, {run.name}: not finished, and left out."
-        for run in runs
-        if run not in finished
-    ]
-    analysis = read_small_json(folder / COMPARISON_FILE)
-    tables = given_tables(analysis.get("tables")) if isinstance(analysis, dict) else []
-    return _Source(finished, [run.parent.name for run in finished], tables, notes)
+    notes = [f"{_name(run)}: not finished, and left out." for run in runs if run not in finished]
+    found = read_small_json(folder / COMPARISON_FILE)
+    analysis = found if isinstance(found, dict) else {}
+    planned, missing = _planned(analysis)
+    if planned:
+        notes += [
+            f"{_name(run)}: no longer a run of the comparison, and left out."
+            for run in finished
+            if _name(run) not in planned
+        ]
+        finished = [run for run in finished if _name(run) in planned]
+        newer = [run for run in finished if _name(run) in missing]
+        if newer:
+            notes.append(
+                f"The tables under Comparison are older than {'; '.join(map(_name, newer))}: give "
+                "segal compare again."
+            )
+    return _Source(
+        finished,
+        [run.parent.name for run in finished],
+        given_tables(analysis.get("tables")),
+        str(analysis.get("statement", "")),
+        notes,
+    )
+
+
+def _name(run: Path) -> str:
+    return f"{run.parent.name}, {run.name}"
+
+
+def _planned(analysis: Mapping[str, object]) -> tuple[set[str], set[str]]:
+    """Names of a comparison's runs when it was analysed, and of those that were not there yet."""
+    planned, missing = analysis.get("runs"), analysis.get("missing")
+    if not (isinstance(planned, dict) and isinstance(missing, list)):
+        return set(), set()
+    names = {
+        f"{arm}, seed-{seed}"
+        for arm, seeds in planned.items()
+        for seed in (seeds if isinstance(seeds, list) else [])
+    }
+    return names, {str(title).replace(", seed ", ", seed-") for title in missing}
 
 
 def _is_comparison(folder: Path) -> bool:

@@ -77,6 +77,7 @@ def draw_report(
     axis: str,
     method: embedding.Method,
     tables: Sequence[Table],
+    statement: str,
     title: str,
     notes: Sequence[str],
     files_folder: str,
@@ -89,6 +90,7 @@ def draw_report(
         axis: One of `AXES`, known of all arms.
         method: Of the embedding map.
         tables: Of the comparison, if there is one.
+        statement: What the comparison says first, or no text.
         title: Of the page.
         notes: Beside those of the runs.
         files_folder: Name of the folder beside the page, for the reader.
@@ -103,7 +105,7 @@ def draw_report(
         "title": title,
         "version": __version__,
         "facts": _facts(arms),
-        "headline": results.headline(arms, axis),
+        "headline": _headline(statement, results.headline(arms, axis)),
         "legend": [
             {"name": arm.name, "swatch": _data(charts.swatch(drawing.looks[arm.name]), "png")}
             for arm in arms
@@ -124,6 +126,11 @@ def draw_report(
     template = resources.files("segal.reporting").joinpath(_TEMPLATE).read_text("utf-8")
     html = environment.from_string(template).render(shown)
     return Report(html, drawing.files)
+
+
+def _headline(statement: str, lines: Sequence[str]) -> list[str]:
+    """What a comparison was made to find out comes first; the rest was found by looking."""
+    return [statement, f"Exploratory: {lines[0]}", *lines[1:]] if statement else list(lines)
 
 
 def _facts(arms: Sequence[Arm]) -> list[tuple[str, str]]:

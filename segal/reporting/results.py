@@ -168,7 +168,7 @@ def standing_table(arms: Sequence[Arm], axis: str) -> Table | None:
                 number(lead, signed=True, mark=_WORSE if lead is not None and lead < 0 else ""),
                 number(ratio, 3),
                 number(None if saving is None else 100 * saving, 0, signed=True),
-                number(None if full is None else 100 * float(scores.mean()) / full),
+                number(None if not full else 100 * float(scores.mean()) / full),
             )
         )
     columns = (

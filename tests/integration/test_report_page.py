@@ -173,6 +173,22 @@ def test_one_unmeasured_round_is_enough_for_a_page(tmp_path):
     assert "No overlays were drawn" in words and "No pairwise penalty matrix" in words
 
 
+def test_the_primary_contrast_is_said_first_and_the_rest_is_exploratory(comparison, tmp_path):
+    folder = tmp_path / "camvid"
+    shutil.copytree(comparison[0] / "runs", folder / "runs")
+    values = {"tables": [], "statement": f"Primary: {HOSTILE}.", "missing": ["full, seed 1"]}
+    values["runs"] = {"random": [0, 1], "uwe": [0], "full": [0, 1]}
+    (folder / "comparison.json").write_text(json.dumps(values))
+    page = Page(write_report([folder], folder / "report.html").read_text())
+    assert page.words.index(f"Primary: {HOSTILE}.") < page.words.index("Exploratory: uwe is ahead")
+    assert "uwe, seed-1: no longer a run of the comparison, and left out." in page.words
+    assert "uwe-images, seed-0: no longer a run" in page.words
+    assert "are older than full, seed-1: give segal compare again." in page.words
+    values["runs"] = {"random": 3}  # damaged: all runs are shown
+    (folder / "comparison.json").write_text(json.dumps(values))
+    assert "no longer" not in write_report([folder], folder / "report.html").read_text()
+
+
 def test_runs_of_a_comparison_that_are_not_finished_are_left_out(comparison, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(comparison[0], folder)

@@ -123,6 +123,8 @@ def test_everything_is_done_once_and_analysed(plan, rounds, tmp_path):
     titles = [table["title"] for table in written["tables"]]
     assert titles[0] == "Noise: random against random"
     assert titles == [table.title for table in outcome.tables]
+    assert written["statement"] in written["tables"][1]["notes"]
+    assert written["runs"] == {"random": [0, 1], "uwe": [0, 1], "full": [0]}
     assert len(list((tmp_path / "out" / "tables").glob("*.csv"))) == len(titles)
     assert rounds.reports == ["share"]
     # Again: nothing is done, nor written.
@@ -203,7 +205,8 @@ def test_partial_does_nothing_but_report(plan, rounds, tmp_path):
     assert len(rounds.done()) == count
     assert outcome.missing == ["full, seed 0", "random, seed 1", "uwe, seed 1"]
     assert len(rounds.reports) == 1
-    assert [row[:3] for row in outcome.tables[1].rows if row[1] == 2] == [
+    scores = next(t for t in outcome.tables if t.title == "mIoU by budget")
+    assert [row[:3] for row in scores.rows if row[1] == 2] == [
         ("random", 2, 1),
         ("uwe", 2, 1),
     ]
@@ -263,6 +266,16 @@ def test_runs_of_other_settings_are_refused(plan, rounds, tmp_path):
     raw["arms"][1]["set"] = {"strategy": {"name": "uwe", "tau": 0.1}}
     outcome = compare.run_comparison(plan_comparison(raw | {"out": str(tmp_path / "new")}))
     assert outcome.missing == []
+
+
+def test_partial_refuses_other_settings_as_well(plan, rounds, tmp_path):
+    """Else the runs of other settings would be reported under an arm's new ones."""
+    compare.run_comparison(plan())
+    raw = plan().config.model_dump(mode="json")
+    raw["arms"][1]["set"] = {"strategy": {"name": "uwe", "tau": 0.1}}
+    with pytest.raises(SegalError, match="holds runs of other settings"):
+        compare.run_comparison(plan_comparison(raw), partial=True)
+    assert "tau: 0.1" not in (tmp_path / "out" / "compare.yaml").read_text()
 
 
 def test_a_folder_of_something_else_is_refused(plan, rounds, tmp_path):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from segal.comparison import Question, Table, analyse, gather, write_tables
+from segal.comparison import Question, Table, analyse, gather, statement, write_tables
 from segal.comparison.arms import Curve
 from segal.errors import SegalError
 from segal.history import read_history
@@ -168,10 +168,71 @@ def test_the_primary_contrast_and_how_small_its_p_can_be(tables):
     # (0 + 2 * 0.07 + 0.05) / 4 at seed 0 and (0 + 2 * 0.05 + 0.01) / 4 at seed 1.
     for value in column(primary, "difference"):
         near(value, 100 * (0.19 + 0.11) / 2 / 4)
-    images, seeds = column(primary, "p")
+    seeds, images = column(primary, "p")
     assert images < 0.03  # better on every image
     assert seeds == 0.5
-    assert column(primary, "smallest p") == [1 / 201, 0.5]
+    assert column(primary, "smallest p") == [0.5, 1 / 201]
+    assert tables[1] == primary  # the noise alone comes before it
+    assert statement(tables) == primary.notes[0]
+    assert statement(tables) == (
+        "Primary contrast, declared before the runs: uwe against random, area under the curve over "
+        "2 budgets. The difference is 3.750 points of mIoU; over 2 seeds p = 0.500: so few seeds "
+        "cannot tell it from chance, since p cannot be below 0.500."
+    )
+
+
+def test_a_small_p_over_images_is_no_evidence_for_a_strategy(tables):
+    for title in ("Primary contrast", "Exploratory contrasts"):
+        said = " ".join(titled(tables, title).notes)
+        assert "not that one strategy is better" in said
+        assert "p (seeds) is the evidence for a strategy" in said
+    for title in ("mIoU by budget", "Annotation saving", "Penalty matrix: by means"):
+        assert titled(tables, title).notes[-1].startswith("Exploratory")
+
+
+def test_six_seeds_can_tell_a_difference_from_chance(tmp_path):
+    made = histories(
+        tmp_path,
+        {
+            "random": {"strategy": "random", "scores": lambda s: [0.4, 0.5 + 0.01 * (s % 2)]},
+            "uwe": {"scores": lambda s: [0.4, 0.54]},
+            "level": {"scores": lambda s: [0.4, 0.505], "strategy": "entropy"},
+        },
+        range(6),
+    )
+    for arm, said in (("uwe", "seldom give that much"), ("level", "cannot be told from chance")):
+        question = Question("random", (arm, "random"), permutations=100)
+        assert said in statement(analyse(gather(made), question))
+
+
+def test_a_primary_contrast_without_a_result_says_so(made):
+    for arms in ({"random": made["random"]}, {**made, "uwe": {7: made["uwe"][0]}}):
+        tables = analyse(gather(arms), QUESTION)
+        primary = titled(tables, "Primary contrast")
+        assert primary.rows == (("uwe - random", *[None] * 6),)
+        assert "There is no result" in statement(tables)
+    without = analyse(gather(made, ["full"]), Question("random", permutations=100))
+    assert statement(without).startswith("No primary contrast was declared")
+
+
+def test_a_primary_contrast_of_the_baseline_is_not_exploratory_turned_round(made):
+    question = Question("random", ("random", "uwe"), permutations=100)
+    tables = analyse(gather(made, ["full"]), question)
+    assert column(titled(tables, "Primary"), "contrast") == ["random - uwe"] * 2
+    assert column(titled(tables, "Exploratory contrasts"), "contrast") == ["entropy - random"]
+
+
+def test_contrasts_that_are_not_at_equal_cost_say_so(tmp_path, tables):
+    arms = {
+        "random": {"strategy": "random", "scores": [0.4, 0.5, 0.6]},
+        "uwe": {"scores": [0.4, 0.5, 0.6], "budget": "3img"},
+    }
+    unequal = analyse(gather(histories(tmp_path, arms)), Question("random", permutations=100))
+    assert titled(unequal, "Exploratory contrasts").notes[-1] == (
+        "Not at equal cost: the labelled pixels of a budget differ by up to, in "
+        "uwe - random (33.3 %)."
+    )
+    assert not any("equal cost" in n for t in tables for n in t.notes if "contrast" in t.title)
 
 
 def test_the_others_are_exploratory_and_corrected(made, tables):
@@ -242,7 +303,7 @@ def test_pairs_use_only_seeds_that_both_have(tmp_path):
         },
     )
     tables = analyse(gather(made), Question("random", ("uwe", "random"), permutations=100))
-    assert row(titled(tables, "Primary"), "uwe - random", "1 seeds")["smallest p"] == 1
+    assert row(titled(tables, "Primary"), "uwe - random", "1 seed")["smallest p"] == 1
     near(row(titled(tables, "mIoU by budget"), "uwe", 1)["lead"], 5)
     assert row(titled(tables, "mIoU by budget"), "uwe", 1)["seeds"] == 2
     saving = titled(tables, "Annotation saving")
