@@ -5,7 +5,8 @@ from typing import Any
 
 from segal.errors import SegalError
 from segal.history import History
-from segal.run_folder import canonical
+from segal.ledger import Ledger
+from segal.run_folder import canonical, fingerprint
 
 _COMPARED = {"strategy", "region", "extra_regions", "seed", "budgets"}
 _NOT_OF_THE_RESULT = {"overlays", "measure_picks"}
@@ -35,8 +36,9 @@ def check_protocol(histories: Sequence[History]) -> None:
         histories: In any order.
 
     Raises:
-        SegalError: If another setting differs, or the pool or what they are evaluated on does; it
-            names the settings, and both runs' values.
+        SegalError: If another setting differs, or the images of the pool or the labels that they
+            are evaluated on do, with both runs' values; or if runs of one seed have another seed
+            set.
     """
     ordinary = [history for history in histories if not is_full(history)]
     if not histories:
@@ -61,6 +63,7 @@ def check_protocol(histories: Sequence[History]) -> None:
             got="runs that differ in" + "".join(shown),
             remedy="report on the runs of each protocol by themselves",
         )
+    _check_seed_sets(histories)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -87,9 +90,39 @@ def shared_settings(history: History) -> dict[str, str]:
 
 def _protocol(history: History) -> dict[str, str]:
     protocol = shared_settings(history)
-    protocol["the pool"] = f"{history.pool_images} images, {history.pool_pixels} pixels"
+    protocol["the pool"] = (
+        f"{history.pool_images} images, {history.pool_pixels} pixels, "
+        f"contents {_pool_contents(history)[:12]}"
+    )
     protocol["reported on"] = history.report_split
     if history.rounds:
         metrics = history.rounds[0].metrics[history.report_split]
         protocol["classes"] = canonical(list(metrics["iou"]))
+        # Whatever a network predicts, a row adds up to the labelled pixels of its class.
+        labels = fingerprint([sum(row) for row in metrics["confusion"]])
+        protocol["labels of what is reported on"] = labels[:12]
     return protocol
+
+
+def _pool_contents(history: History) -> str:
+    with Ledger.read(history.folder) as ledger:
+        images = ledger.known_images()
+    return fingerprint({path: info.digest for path, (_, _, info) in images.items()})
+
+
+def _check_seed_sets(histories: Sequence[History]) -> None:
+    """Runs of one seed start from the same pixels: else their difference is luck with these."""
+    first: dict[object, History] = {}
+    for history in histories:
+        if is_full(history):
+            continue
+        seed = history.configuration.get("seed")
+        other = first.setdefault(seed, history)
+        here, there = (sorted((p.image, p.box) for p in h.seed_set) for h in (history, other))
+        if here != there:
+            raise SegalError(
+                f"{history.folder}: another seed set than that of {other.folder}, at seed {seed}",
+                expected="the same seed set in all runs of a seed",
+                got=f"{len(here)} regions, of which {len(set(here) - set(there))} are others",
+                remedy="run both again with the same data and version of segal",
+            )

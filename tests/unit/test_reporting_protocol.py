@@ -1,10 +1,14 @@
 """Runs of different protocols are not drawn together."""
 
+from dataclasses import replace
+
 import pytest
 
+from segal.data.images import ImageInfo
 from segal.errors import SegalError
 from segal.history import read_history
 from segal.reporting.protocol import check_protocol, is_full
+from tests import fake_runs
 from tests.fake_runs import make_run
 
 
@@ -67,3 +71,36 @@ def test_no_budget_alone_is_not_full_supervision(tmp_path):
     assert not is_full(pair[1])
     with pytest.raises(SegalError, match=r"train\.iterations"):
         check_protocol(pair)
+
+
+def test_other_images_of_the_same_number_and_size_are_refused(tmp_path, monkeypatch):
+    one = make_run(tmp_path / "one", scores=(0.4, 0.5), measured=False)
+    pool = fake_runs._pool(12)
+    infos = tuple(ImageInfo(i.height, i.width, f"other-{i.digest}") for i in pool.infos)
+    monkeypatch.setattr(fake_runs, "_pool", lambda images: replace(pool, infos=infos))
+    other = make_run(tmp_path / "other", scores=(0.4, 0.5), measured=False)
+    with pytest.raises(SegalError, match="the pool: 12 images"):
+        check_protocol([read_history(one), read_history(other)])
+
+
+def test_other_test_labels_are_refused(tmp_path, monkeypatch):
+    one = make_run(tmp_path / "one", scores=(0.4, 0.5), measured=False)
+    monkeypatch.setattr(fake_runs, "_CLASS_PIXELS", 9_000)
+    other = make_run(tmp_path / "other", scores=(0.4, 0.5), measured=False)
+    with pytest.raises(SegalError, match="labels of what is reported on: "):
+        check_protocol([read_history(one), read_history(other)])
+
+
+def test_other_seed_sets_of_one_seed_are_refused(tmp_path, monkeypatch):
+    one = make_run(tmp_path / "one", scores=(0.4, 0.5), measured=False)
+    seed_set = fake_runs._seed_set
+
+    def another(config, images):
+        return seed_set(config.model_copy(update={"seed": 5}), images)
+
+    monkeypatch.setattr(fake_runs, "_seed_set", another)
+    other = make_run(tmp_path / "other", scores=(0.4, 0.5), measured=False)
+    with pytest.raises(SegalError, match=r"another seed set than that of .*one, at seed 0"):
+        check_protocol([read_history(one), read_history(other)])
+    alone = make_run(tmp_path / "alone", scores=(0.4, 0.5), measured=False, seed=1)
+    check_protocol([read_history(one), read_history(alone)])
