@@ -29,6 +29,10 @@ def derive_generator(seed: int, number: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, number, stream))
 
 
+Acquired = tuple[list[Selected], list[int], tuple[str, ...]]
+"""Picks in order, their rows in the candidate table, and notes."""
+
+
 @dataclass(frozen=True)
 class Offer:
     """The candidates of which something is left to buy, known before the pool is scanned.
@@ -100,7 +104,7 @@ def acquire(
     offer: Offer,
     allowance: Allowance,
     generator: torch.Generator,
-) -> tuple[list[Selected], list[int], tuple[str, ...]]:
+) -> Acquired:
     """Lets a strategy pick from what is on offer.
 
     Args:

@@ -1,6 +1,6 @@
 """The oracle of a simulation: it knows all labels, and reveals them where regions are bought."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,13 @@ class RevealedDataset(LabelledDataset):
             SegalError: As `LabelledDataset.read_label` does.
         """
         return keep_regions(super().read_label(index), self.bought.get(index, ()))
+
+    def subset(self, indices: Iterable[int]) -> "RevealedDataset":
+        """As `LabelledDataset.subset`; no more of any image is revealed than before."""
+        chosen = list(indices)
+        bought = {new: self.bought[old] for new, old in enumerate(chosen) if old in self.bought}
+        part = super().subset(chosen)
+        return RevealedDataset(part.pool, part.label_paths, part.classes, bought)
 
 
 class Oracle:

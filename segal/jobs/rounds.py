@@ -6,14 +6,12 @@ made, and no finished training or scan is done again.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from segal import __version__
@@ -31,10 +29,8 @@ from segal.budget import Allowance, Budget
 from segal.candidates import CandidateTable
 from segal.config import RunConfig
 from segal.console import bar, say
-from segal.errors import SegalError
 from segal.evaluation import evaluate_images
 from segal.files import remove, write_json
-from segal.functional.batch import batch_statistics
 from segal.history import (
     CANDIDATES_FOLDER,
     EVALUATION_FILE,
@@ -45,10 +41,11 @@ from segal.history import (
     SELECTION_FILE,
     round_folder,
 )
-from segal.jobs.inputs import image_digests, image_sizes
+from segal.jobs.inputs import image_sizes
 from segal.jobs.network import identity, initial_model
 from segal.jobs.overlays import Overlays
-from segal.jobs.run_data import RunData
+from segal.jobs.picks import MEASURED, bought_already, describe_picks, priced, shown_value
+from segal.jobs.run_data import RunData, record_pool
 from segal.jobs.takeover import take_over
 from segal.ledger import Ledger, Purchase
 from segal.machine import describe
@@ -59,7 +56,7 @@ from segal.oracle import Oracle
 from segal.regions import Box, RegionSize
 from segal.run_folder import fingerprint
 from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
-from segal.signals import MeanFeature, Signal, Value
+from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.tasks.segmentation import Segmentation
 from segal.train import train
@@ -67,12 +64,9 @@ from segal.train import train
 SUMMARY_FILE = "summary.json"
 _UNFINISHED_FILE, _TRAINING_FILE = ".unfinished.safetensors", "training.json"
 _SEED_SET = "seed"
-_SHOWN_VALUE, _FEATURE = Value("entropy"), MeanFeature()
 
 Made = tuple[Sequence[Path], Sequence[Purchase]]
 """What a phase made: its files, and what it bought."""
-Acquired = tuple[list[Selected], list[int], tuple[str, ...]]
-"""Picks in order, their rows in the candidate table, and notes."""
 
 
 @dataclass
@@ -137,7 +131,7 @@ class Rounds:
         Raises:
             SegalError: For anything that the user can mend.
         """
-        self.record_pool()
+        record_pool(self.ledger, self.pool)
         self.buy_seed_set()
         for number in range(len(self.config.budgets) + 1):
             self.train(number)
@@ -183,28 +177,6 @@ class Rounds:
             name, number, self.chain, artefacts, seconds=seconds, purchases=purchases
         )
 
-    def record_pool(self) -> None:
-        """Records the images of the pool, which are the same for the whole run.
-
-        Raises:
-            SegalError: If they are not those that the run began with.
-        """
-        if self.ledger.phases():
-            then = {path: info.digest for path, (*_, info) in self.ledger.known_images().items()}
-            now = dict(image_digests(self.pool))
-            differing = sorted(p for p in then.keys() | now.keys() if then.get(p) != now.get(p))
-            if differing:
-                more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-                raise SegalError(
-                    f"{self.pool.root}: not the images that the run began with",
-                    expected=f"the same {len(then)} images for the whole run",
-                    got=f"{len(now)} images; added, removed or changed: "
-                    + ", ".join(differing[:5])
-                    + more,
-                    remedy="put the images back as they were, or choose another folder with --out",
-                )
-        self.ledger.record_images(self.pool)
-
     def buy_seed_set(self) -> None:
         """Buys regions at random, before there is a network."""
         config = self.config
@@ -221,7 +193,7 @@ class Rounds:
                 for x0, y0, x1, y1 in RegionSize.parse(config.seed_region).grid(*size).boxes()
             ]
             drawn = [(*boxes[row], 0.0) for row in order]
-            return [], self.purchases(_SEED_SET, drawn)
+            return [], priced(_SEED_SET, drawn, self.oracle, self.bought.boxes)
 
         settings = [config.seed, config.seed_set, config.seed_region]
         self.phase(_SEED_SET, 0, settings, draw)
@@ -347,7 +319,7 @@ class Rounds:
 
     def measured(self, index: int) -> list[Signal]:
         """What is measured of every strategy's candidates, in the first pass."""
-        return [_SHOWN_VALUE, _FEATURE] if self.config.measure_picks and index == 0 else []
+        return list(MEASURED) if self.config.measure_picks and index == 0 else []
 
     def select(
         self,
@@ -363,7 +335,7 @@ class Rounds:
         def work(folder: Path) -> Made:
             generator = derive_generator(config.seed, number, SELECT)
             # What is bought stays bought, also where files are made again on another machine.
-            selected, rows, notes = self.selected_already(number, table) or acquire(
+            selected, rows, notes = bought_already(self.ledger, number, table) or acquire(
                 self.strategy, table, labelled, offer, allowance, generator
             )
             cost = len(offer) if allowance.counts == "regions" else int(offer.prices.sum())
@@ -373,7 +345,7 @@ class Rounds:
             write_selection(folder / SELECTION_FILE, selected)
             picks: dict[str, Any] = {"region": config.region, "count": len(selected)}
             first = CandidateTable.open(folder / _table_folder(0) / config.region)
-            write_json(folder / PICKS_FILE, picks | _describe(first, rows) | {"notes": notes})
+            write_json(folder / PICKS_FILE, picks | describe_picks(first, rows) | {"notes": notes})
             self.draw(folder / OVERLAYS_FOLDER, number, selected)
             names = (SELECTION_FILE, PICKS_FILE, OVERLAYS_FOLDER)
             return [folder / name for name in names], []
@@ -389,7 +361,8 @@ class Rounds:
 
         def work(folder: Path) -> Made:
             selected = read_selection(folder / SELECTION_FILE)
-            return [], self.purchases(name, [(s.image, s.box, s.score) for s in selected])
+            drawn = [(s.image, s.box, s.score) for s in selected]
+            return [], priced(name, drawn, self.oracle, self.bought.boxes)
 
         self.phase("buy", number, None, work)
         self.bought.add(self.ledger.purchases("buy", number), allowance)
@@ -411,45 +384,20 @@ class Rounds:
             return allowance
         return Allowance(allowance.limit + self.bought.unspent, "pixels")
 
-    def selected_already(self, number: int, table: CandidateTable) -> Acquired | None:
-        """What was bought after a round, as `acquire` gave it but for notes; None before that."""
-        bought = self.ledger.purchases("buy", number)
-        if not bought:
-            return None
-        places = zip(table.image.tolist(), map(tuple, table.box.tolist()), strict=True)
-        rows = {(table.images[image], box): row for row, (image, box) in enumerate(places)}
-        selected = [Selected(p.rank, p.image, p.box, p.pixels or 0, p.score) for p in bought]
-        return selected, [rows[s.image, s.box] for s in selected], ()
-
-    def purchases(self, strategy: str, drawn: Sequence[tuple[str, Box, float]]) -> list[Purchase]:
-        """Regions in pick order, with the clicks that the oracle took for them."""
-        wanted: dict[str, list[Box]] = {}
-        for image, box, _ in drawn:
-            wanted.setdefault(image, []).append(box)
-        clicks: dict[tuple[str, Box], int] = {}
-        with bar("Counting clicks") as advance:
-            for done, (image, boxes) in enumerate(wanted.items(), 1):
-                counts = self.oracle.clicks(image, boxes, self.bought.boxes.get(image, ()))
-                clicks |= {(image, box): n for box, n in zip(boxes, counts, strict=True)}
-                advance(done, len(wanted))
-        return [
-            Purchase(rank, strategy, image, box, score, clicks=clicks[image, box])
-            for rank, (image, box, score) in enumerate(drawn, 1)
-        ]
-
     def draw(self, folder: Path, number: int, selected: Sequence[Selected]) -> None:
         """Pictures of what was picked, and why."""
-        config = self.config
         remove(folder)
         folder.mkdir(parents=True)
-        signals = next(iter(self.strategy.passes(PassContext())), [])
-        value = next((s for s in signals if isinstance(s, Value)), _SHOWN_VALUE)
-        if config.overlays:
+        if self.config.overlays:
             with bar(f"Round {number}: drawing overlays") as advance:
                 overlays = Overlays(
-                    self.pool, self.model(number), value, self.bought.boxes, config.precision
+                    self.pool,
+                    self.model(number),
+                    shown_value(self.strategy),
+                    self.bought.boxes,
+                    self.config.precision,
                 )
-                overlays.write(folder, selected, config.overlays, advance)
+                overlays.write(folder, selected, self.config.overlays, advance)
 
     def is_good_enough(self, number: int) -> bool:
         """Whether a round reached the target."""
@@ -500,12 +448,3 @@ class Rounds:
 
 def _table_folder(index: int) -> str:
     return CANDIDATES_FOLDER if index == 0 else f"{CANDIDATES_FOLDER}-{index}"
-
-
-def _describe(table: CandidateTable, rows: Sequence[int]) -> dict[str, Any]:
-    """Statistics of picks, None for infinity; empty where the scan did not measure them."""
-    if _SHOWN_VALUE.column not in table.values or _FEATURE.column not in table.embeddings:
-        return {}
-    features = np.asarray(table.embeddings[_FEATURE.column][rows], np.float32)
-    measured = asdict(batch_statistics(table.values[_SHOWN_VALUE.column][rows], features))
-    return {k: v if math.isfinite(v) else None for k, v in measured.items()}

@@ -14,6 +14,7 @@ from segal.config import RunConfig
 from segal.console import bar
 from segal.data.datasets import IGNORE_INDEX, LabelledDataset
 from segal.data.images import ImageInfo
+from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_digests, image_sizes
 from segal.jobs.network import open_split
@@ -86,6 +87,28 @@ def _nothing_labelled(dataset: LabelledDataset) -> SegalError:
         got=f"{len(dataset)} labels that are void everywhere",
         remedy="choose a split whose labels are public, such as val of Cityscapes",
     )
+
+
+def record_pool(ledger: Ledger, pool: ImagePool) -> None:
+    """Records the images of the pool, which are the same for the whole run.
+
+    Raises:
+        SegalError: If they are not those that the run began with.
+    """
+    if ledger.phases():
+        then = {path: info.digest for path, (*_, info) in ledger.known_images().items()}
+        now = dict(image_digests(pool))
+        differing = sorted(p for p in then.keys() | now.keys() if then.get(p) != now.get(p))
+        if differing:
+            raise SegalError(
+                f"{pool.root}: not the images that the run began with",
+                expected=f"the same {len(then)} images for the whole run",
+                got=f"{len(now)} images; added, removed or changed: "
+                + ", ".join(differing[:5])
+                + (f" and {len(differing) - 5} more" if len(differing) > 5 else ""),
+                remedy="put the images back as they were, or choose another folder with --out",
+            )
+    ledger.record_images(pool)
 
 
 def check_budgets(config: RunConfig, data: RunData) -> None:

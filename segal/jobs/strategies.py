@@ -38,7 +38,7 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
         named = {"name": _DEFAULT, **named}
     config, mistakes = validate(kind, {**raw, "strategy": named})
     strategy, further = _make(named)
-    raise_all([*mistakes, *further])
+    raise_all(mistakes + further)
     assert config is not None
     assert strategy is not None
     return config, strategy

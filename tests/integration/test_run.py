@@ -18,6 +18,7 @@ from segal.database import connect
 from segal.errors import SegalError
 from segal.functional.batch import BatchStatistics
 from segal.history import read_history
+from segal.jobs import picks
 from segal.jobs import rounds as job
 from segal.jobs.run import run_rounds
 from segal.jobs.strategies import configure_run
@@ -301,7 +302,7 @@ def test_what_was_bought_stays_selected_where_a_scan_comes_out_otherwise(raw):
 
 def test_magnitudes_of_nothing_are_none_in_json(raw, monkeypatch):
     monkeypatch.setattr(
-        job, "batch_statistics", lambda *_: BatchStatistics(4, 0.5, 0.0, 0.0, -np.inf)
+        picks, "batch_statistics", lambda *_: BatchStatistics(4, 0.5, 0.0, 0.0, -np.inf)
     )
     history = run(raw, budgets=["4"]).history
     text = (history.rounds[0].folder / "picks.json").read_text()
@@ -311,8 +312,8 @@ def test_magnitudes_of_nothing_are_none_in_json(raw, monkeypatch):
 
 def test_every_strategy_is_measured_alike_unless_asked_not_to(raw, tmp_path):
     strategy = {"name": "random"}
-    picks = run(raw, strategy=strategy, budgets=["4"]).history.rounds[0].picks
-    assert picks["log_determinant"]
+    first = run(raw, strategy=strategy, budgets=["4"]).history.rounds[0]
+    assert first.picks["log_determinant"]
     bare = run(
         raw, strategy=strategy, budgets=["4"], measure_picks=False, out=str(tmp_path / "bare")
     ).history.rounds[0]

@@ -31,6 +31,14 @@ def test_labels_are_revealed_within_what_is_bought(dataset):
     assert first not in revealed.bought
 
 
+def test_a_subset_reveals_no_more(dataset):
+    first, second, _ = dataset.pool.paths
+    revealed = Oracle(dataset).reveal({first: [(0, 0, 16, 16)], second: [(8, 8, 64, 64)]})
+    part = revealed.subset([2, 1])
+    assert (part.read_label(0) == 255).all()
+    assert np.array_equal(part.read_label(1), revealed.read_label(1))
+
+
 def test_only_labels_of_images_that_are_bought_from_are_read(dataset):
     oracle = Oracle(dataset)
     bought = {dataset.pool.paths[2]: [(0, 0, 8, 8)]}

@@ -1,0 +1,92 @@
+"""What becomes of a round's picks: their statistics, the map they are shown on, their price."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from segal.acquisition import Acquired
+from segal.candidates import CandidateTable
+from segal.console import bar
+from segal.functional.batch import batch_statistics
+from segal.ledger import Ledger, Purchase
+from segal.masks import Selected
+from segal.oracle import Oracle
+from segal.regions import Box
+from segal.signals import MeanFeature, Signal, Value
+from segal.strategies.base import PassContext, Strategy
+
+_ENTROPY, _FEATURE = Value("entropy"), MeanFeature()
+MEASURED: tuple[Signal, ...] = (_ENTROPY, _FEATURE)
+"""What the statistics of picks are taken from, whatever the strategy goes by."""
+
+
+def describe_picks(table: CandidateTable, rows: Sequence[int]) -> dict[str, Any]:
+    """Statistics of picks, None for infinity; empty where the scan did not measure them.
+
+    Args:
+        table: The candidates.
+        rows: Which of them were picked.
+    """
+    if _ENTROPY.column not in table.values or _FEATURE.column not in table.embeddings:
+        return {}
+    features = np.asarray(table.embeddings[_FEATURE.column][rows], np.float32)
+    measured = asdict(batch_statistics(table.values[_ENTROPY.column][rows], features))
+    return {k: v if math.isfinite(v) else None for k, v in measured.items()}
+
+
+def shown_value(strategy: Strategy) -> Value:
+    """The uncertainty that a strategy goes by; entropy for one that goes by none."""
+    signals = next(iter(strategy.passes(PassContext())), [])
+    return next((s for s in signals if isinstance(s, Value)), _ENTROPY)
+
+
+def bought_already(ledger: Ledger, number: int, table: CandidateTable) -> Acquired | None:
+    """What was bought after a round, as `acquire` gave it but for notes; None before that.
+
+    Args:
+        ledger: Of the run.
+        number: The round.
+        table: The candidates.
+    """
+    bought = ledger.purchases("buy", number)
+    if not bought:
+        return None
+    places = zip(table.image.tolist(), map(tuple, table.box.tolist()), strict=True)
+    rows = {(table.images[image], box): row for row, (image, box) in enumerate(places)}
+    selected = [Selected(p.rank, p.image, p.box, p.pixels or 0, p.score) for p in bought]
+    return selected, [rows[s.image, s.box] for s in selected], ()
+
+
+def priced(
+    strategy: str,
+    drawn: Sequence[tuple[str, Box, float]],
+    oracle: Oracle,
+    before: Mapping[str, Sequence[Box]],
+) -> list[Purchase]:
+    """Regions to buy, with the clicks that the oracle took for them.
+
+    Args:
+        strategy: What picked them.
+        drawn: Image, box and score of each, in pick order.
+        oracle: Knows the labels.
+        before: Boxes that were bought before, by image.
+
+    Raises:
+        SegalError: If a label cannot be read.
+    """
+    wanted: dict[str, list[Box]] = {}
+    for image, box, _ in drawn:
+        wanted.setdefault(image, []).append(box)
+    clicks: dict[tuple[str, Box], int] = {}
+    with bar("Counting clicks") as advance:
+        for done, (image, boxes) in enumerate(wanted.items(), 1):
+            counts = oracle.clicks(image, boxes, before.get(image, ()))
+            clicks |= {(image, box): n for box, n in zip(boxes, counts, strict=True)}
+            advance(done, len(wanted))
+    return [
+        Purchase(rank, strategy, image, box, score, clicks=clicks[image, box])
+        for rank, (image, box, score) in enumerate(drawn, 1)
+    ]
