@@ -15,7 +15,7 @@ from segal.comparison.summaries import (
 from segal.comparison.tables import Cell, Table
 from segal.errors import SegalError
 from segal.functional.significance import PermutationTest, holm
-from segal.reporting.tables import any_cell
+from segal.reporting.tables import any_cell, number
 
 PRIMARY = "Primary contrast: area under the curve"
 _LEVEL = 0.05
@@ -37,7 +37,7 @@ _EXPLORATORY = (
     "Exploratory: p-values are corrected by Holm's method within each column of tests, over the "
     "rows of this table."
 )
-_LOOKED_AT = "Exploratory: nothing here was declared before the runs, and no test stands behind it."
+_LOOKED_AT = "Exploratory: not declared before the runs."
 _MOST_COST_GAP = 0.01
 _RALIF = (
     "Warning: RALIF's test is here to compare with published values; do not rely on it. It is "
@@ -183,8 +183,8 @@ def _said(names: tuple[str, str], primary: Contrast) -> str:
     return (
         f"Primary contrast, declared before the runs: {names[0]} against {names[1]}, area under "
         f"the curve over {_count(primary.budgets, 'budget')}. The difference is "
-        f"{any_cell(100 * test.difference).text} points of mIoU; over {_count(seeds, 'seed')} "
-        f"p = {_p(test.p)}: {verdict}."
+        f"{number(100 * test.difference, 2, signed=True).text} points of mIoU; over "
+        f"{_count(seeds, 'seed')} p = {_p(test.p)}: {verdict}."
     )
 
 
@@ -192,8 +192,8 @@ def _p(value: float) -> str:
     return any_cell(value).text
 
 
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+def _count(many: int, name: str) -> str:
+    return f"{many} {name}" if many == 1 else f"{many} {name}s"
 
 
 def _cost_notes(contrasts: Sequence[Contrast]) -> list[str]:

@@ -49,7 +49,10 @@ def class_tables(arms: Sequence[Arm]) -> list[Table]:
             "IoU by class, last round (%)",
             ("class", *(arm.name for arm in arms)),
             tuple(last),
-            (_absence(arms, names), "Mean over seeds. The colour runs from 0 to 100 %."),
+            (
+                _absence(arms, names),
+                "Mean over the seeds where a class is not absent. The colour runs from 0 to 100 %.",
+            ),
         )
     ]
     for position, arm in enumerate(arms, 1):
@@ -87,18 +90,25 @@ def _iou(value: float) -> Cell:
 
 
 def _absence(arms: Sequence[Arm], names: Sequence[str]) -> str:
-    absent = max(
+    counts = {
         r.metrics[run.report_split]["absent"] or 0
         for arm in arms
         for run in arm.runs
         for r in run.rounds
-    )
+    }
+    absent = max(counts)
     if not absent:
         return f"All {len(names)} classes are in the evaluation."
-    return (
+    said = (
         f"Up to {absent} of {len(names)} classes are absent: neither in the labels nor predicted. "
         "They are left out of the mIoU."
     )
+    if len(counts) > 1:
+        said += (
+            " Not as many are absent everywhere: where one is predicted that the labels lack it "
+            "counts as 0, so that a mIoU may lie lower for that alone."
+        )
+    return said
 
 
 def pick_statistics(arms: Sequence[Arm]) -> list[Statistic]:

@@ -176,7 +176,7 @@ def test_the_primary_contrast_and_how_small_its_p_can_be(tables):
     assert statement(tables) == primary.notes[0]
     assert statement(tables) == (
         "Primary contrast, declared before the runs: uwe against random, area under the curve over "
-        "2 budgets. The difference is 3.750 points of mIoU; over 2 seeds p = 0.500: so few seeds "
+        "2 budgets. The difference is +3.75 points of mIoU; over 2 seeds p = 0.500: so few seeds "
         "cannot tell it from chance, since p cannot be below 0.500."
     )
 
