@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from segal.errors import SegalError
 from segal.evaluation import Evaluation
 from segal.files import read_error
@@ -62,7 +60,6 @@ class History:
     Attributes:
         folder: The run folder.
         configuration: All that its result depends on, as `segal run` compares it.
-        resolved: Its `config.yaml`, with paths; empty where that is not there.
         report_split: The split that results are reported on: `test`, or else `validation`.
         pool_pixels: Of all images of the pool.
         pool_images: Their number.
@@ -72,7 +69,6 @@ class History:
 
     folder: Path
     configuration: Mapping[str, Any]
-    resolved: Mapping[str, Any]
     report_split: str
     pool_pixels: int
     pool_images: int
@@ -116,12 +112,10 @@ def read_history(folder: Path) -> History:
         pool = _Pool(sum(info.height * info.width for info in infos), len(infos))
         evaluated = [p.round for p in ledger.phases() if p.name == "evaluate"]
         rounds = [_read_round(folder, ledger, number, pool) for number in evaluated]
-        resolved = _load(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
         configuration: dict[str, Any] = ledger.configuration
         return History(
             folder=folder,
             configuration=configuration,
-            resolved=resolved,
             report_split="test" if configuration["data"]["test"] else "validation",
             pool_pixels=pool.pixels,
             pool_images=pool.images,
@@ -166,11 +160,10 @@ def _cost(purchases: Sequence[Purchase], pool: _Pool) -> Cost:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        loaded = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise read_error(path, error, "a file of the run") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise SegalError(
             f"{path}: damaged",
             expected="the file that segal run wrote",
