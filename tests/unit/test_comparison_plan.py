@@ -149,9 +149,9 @@ def test_what_is_missing(raw):
     refused({}, "run", "arms", "seeds", "out")
     del raw["run"]["data"]["test"]
     del raw["run"]["seed_set"]
-    refused(raw, "run.seed_set")
+    refused(raw, "run.seed_set", "run.data")
     raw["run"]["seed_set"] = "10%"
-    text = refused(raw, "run")
+    text = refused(raw, "run.data")
     assert "data.test" in text
     raw["arms"] = []
     refused(raw, "arms")
