@@ -24,7 +24,7 @@ from segal.files import write_bytes, write_json
 from segal.functional.batch import RIDGE
 from segal.jobs.tune_chart import draw_tuning
 from segal.jobs.tune_scan import StoredScan, allowance_of
-from segal.jobs.tune_sweep import Pool, RegionTuning, tune_region
+from segal.jobs.tune_sweep import LARGEST_TAU, Pool, RegionTuning, tune_region
 from segal.regions import RegionSize
 from segal.train import split_commas
 
@@ -33,7 +33,7 @@ TAUS = (
     *(0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0),
 )
 CSV_FILE, JSON_FILE, CHART_FILE = "tune.csv", "tune.json", "tune.png"
-Tau = Annotated[float, Field(ge=0.0, le=100.0)]
+Tau = Annotated[float, Field(ge=0.0, le=LARGEST_TAU)]
 
 
 class TuneConfig(Section):

@@ -18,6 +18,7 @@ from segal.jobs.tune_scan import FEATURE
 from segal.regions import RegionSize
 
 _BLOCK = 128  # of k-center-greedy: a batch is small beside the pool; picks do not depend on it
+LARGEST_TAU = 100.0
 _SMALL_REGION = 256
 """UWE takes tau 0.1 at regions of this many pixels a side and below, and 1 above (section 5.2)."""
 
@@ -264,13 +265,18 @@ def suggest(
     best = int(np.flatnonzero(far <= far.min() + 1e-9)[0])
     tau = batches[best].tau
     assert tau is not None
+    edge = ""
+    if best == len(batches) - 1 and 0 < best and tau < LARGEST_TAU:
+        edge = ". It is the largest tau of the sweep: a larger one may be nearer still"
+    elif best == 0 and len(batches) > 1 and tau > 0:
+        edge = ". It is the smallest tau of the sweep: a smaller one may be nearer still"
     small = region.height is not None and max(region.height, region.width or 0) <= _SMALL_REGION
     return Suggestion(
         tau=tau,
         reason=(
             f"from the least to the most of all batches, its batch is {100 * uncertainty[best]:.0f}"
             f" % of the way in mean uncertainty and {100 * diversity[best]:.0f} % in mean pairwise "
-            f"distance: the nearest to having both (distance {far[best]:.2f})"
+            f"distance: the nearest to having both (distance {far[best]:.2f}){edge}"
         ),
         paper=0.1 if small else 1.0,
     )

@@ -115,6 +115,18 @@ def test_the_nearest_to_both_is_suggested():
     assert "0.36" in found.reason
 
 
+def test_a_suggestion_at_the_end_of_the_sweep_says_so():
+    rising = [made_batch(0.5, 1.2, 20.0), made_batch(1.0, 1.9, 29.0)]
+    assert "largest tau of the sweep" in suggest(SIZE, REFERENCES, rising).reason
+    falling = [made_batch(0.5, 1.9, 29.0), made_batch(1.0, 1.2, 20.0)]
+    assert "smallest tau of the sweep" in suggest(SIZE, REFERENCES, falling).reason
+    inner = [made_batch(0.5, 1.2, 20.0), made_batch(1.0, 1.9, 29.0), made_batch(2.0, 2.0, 10.0)]
+    bounds = [made_batch(0.0, 1.9, 29.0), made_batch(1.0, 1.2, 20.0)]
+    top = [made_batch(1.0, 1.2, 20.0), made_batch(100.0, 1.9, 29.0)]
+    for batches in (inner, bounds, top, rising[:1]):
+        assert "of the sweep" not in suggest(SIZE, REFERENCES, batches).reason
+
+
 def test_ties_go_to_the_smaller_tau_and_equal_axes_do_not_decide():
     twins = [made_batch(0.2, 1.7, 26.0), made_batch(0.4, 1.7, 26.0)]
     assert suggest(RegionSize(), REFERENCES, twins).tau == 0.2
