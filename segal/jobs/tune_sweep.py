@@ -266,7 +266,7 @@ def suggest(
     tau = batches[best].tau
     assert tau is not None
     edge = ""
-    if best == len(batches) - 1 and 0 < best and tau < LARGEST_TAU:
+    if best == len(batches) - 1 and best > 0 and tau < LARGEST_TAU:
         edge = ". It is the largest tau of the sweep: a larger one may be nearer still"
     elif best == 0 and len(batches) > 1 and tau > 0:
         edge = ". It is the smallest tau of the sweep: a smaller one may be nearer still"
