@@ -167,7 +167,7 @@ def _primary_table(names: tuple[str, str], primary: Contrast | None) -> Table:
         [primary.name, unit, kind, 100 * t.difference, t.p, t.smallest_p, t.permutations]
         for unit, kind, t in tests
     ]
-    notes = [_said(names, primary), _UNITS, _SEEDS, _IMAGES, *_cost_notes([primary])]
+    notes = [_said(names, primary), _UNITS, _SEEDS, _IMAGES, *_matching_notes([primary])]
     return Table.of(PRIMARY, columns, rows, notes)
 
 
@@ -196,13 +196,16 @@ def _count(many: int, name: str) -> str:
     return f"{many} {name}" if many == 1 else f"{many} {name}s"
 
 
-def _cost_notes(contrasts: Sequence[Contrast]) -> list[str]:
-    """Contrasts whose arms did not label as much, which are matched by budget all the same."""
-    apart = [c for c in contrasts if c.cost_gap > _MOST_COST_GAP]
-    if not apart:
-        return []
-    named = ", ".join(f"{c.name} ({100 * c.cost_gap:.1f} %)" for c in apart)
-    return [f"Not at equal cost: the labelled pixels of a budget differ by up to, in {named}."]
+def _matching_notes(contrasts: Sequence[Contrast]) -> list[str]:
+    """Contrasts of unequal cost, which are matched by budget all the same, or of cut curves."""
+    notes = []
+    if apart := [c for c in contrasts if c.cost_gap > _MOST_COST_GAP]:
+        named = ", ".join(f"{c.name} (up to {100 * c.cost_gap:.1f} %)" for c in apart)
+        notes.append(f"Not at equal cost: the labelled pixels of a budget differ in {named}.")
+    if cut := [c for c in contrasts if c.is_cut]:
+        named = ", ".join(f"{c.name} (the first {_count(c.budgets, 'budget')})" for c in cut)
+        notes.append(f"Some runs ended before others; only what all have is compared in {named}.")
+    return notes
 
 
 def _exploratory_table(contrasts: Sequence[Contrast]) -> Table:
@@ -224,7 +227,7 @@ def _exploratory_table(contrasts: Sequence[Contrast]) -> Table:
             *("p (images)", "Holm (images)", "smallest (images)"),
         ],
         rows,
-        [_EXPLORATORY, _UNITS, _SEEDS, _IMAGES, *_cost_notes(contrasts)],
+        [_EXPLORATORY, _UNITS, _SEEDS, _IMAGES, *_matching_notes(contrasts)],
     )
 
 

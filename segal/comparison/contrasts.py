@@ -41,6 +41,7 @@ class Contrast:
         budgets: How many are compared, the seed set not counted.
         cost_gap: By how much the two labelled pixels differ at the most, at one of the budgets, as
             a share of the smaller.
+        is_cut: Whether some of the runs have more budgets, which are left out.
         images: Number of test images.
         by_images: Test over test images, seeds combined.
         by_seeds: Test over seeds.
@@ -51,6 +52,7 @@ class Contrast:
     seeds: tuple[int, ...]
     budgets: int
     cost_gap: float
+    is_cut: bool
     images: int
     by_images: PermutationTest
     by_seeds: PermutationTest
@@ -78,6 +80,7 @@ def contrast(one: Arm, other: Arm, permutations: int, *, with_labels: bool) -> C
         seeds=tuple(seeds),
         budgets=pair.rounds - 1,
         cost_gap=pair.cost_gap,
+        is_cut=any(len(curve) > pair.rounds for curve in (*pair.ones, *pair.others)),
         images=pair.confusions[0].shape[2],
         by_images=pair.by_images(permutations, np.random.default_rng([key, 0])),
         by_seeds=sign_flip(pair.differences),

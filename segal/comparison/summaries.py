@@ -164,10 +164,10 @@ def saving_table(arms: Sequence[Arm], baseline: Arm, axis: Axis, target: float |
         ],
         rows,
         [
-            f"Target: {aim}; between budgets curves are straight lines. No saving where a curve "
-            "never reaches it.",
-            f"Curves are means over the seeds that an arm shares with {baseline.name}; areas are "
-            "over the range of costs that both have.",
+            f"Target: {aim}; a curve is charged up to where it first reaches it, on a straight "
+            "line between budgets. No saving where it never does.",
+            f"Curves are means over the seeds that an arm shares with {baseline.name}, up to the "
+            "end of the shortest run; areas are over the range of costs that both have.",
         ],
     )
 
