@@ -43,8 +43,10 @@ def _crop_text(value: object) -> str:
 
 
 def split_commas(value: object) -> object:
-    """Lets `a,b` on the command line stand for a list."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    """Lets `a,b` on the command line stand for a list, and nothing for an empty one."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",")] if value.strip() else []
 
 
 class TrainSettings(BaseModel):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from segal.config import SelectConfig, TrainConfig, read_config, validate
+from segal.config import RunConfig, SelectConfig, TrainConfig, read_config, validate
 from segal.errors import SegalError
 
 WHOLE = {"images": "a", "out": "b", "budget": "5", "strategy": {"name": "uwe"}}
@@ -94,3 +94,12 @@ def test_a_training_needs_its_splits_apart():
     raw = {"data": {"root": "a", "train": "x", "test": "x"}, "out": "b"}
     _, errors = validate(TrainConfig, raw)
     assert "three different splits" in str(errors[0])
+
+
+def test_an_empty_list_on_the_command_line():
+    raw = {"data": {"root": "a", "test": "val"}, "seed_set": "5%", "strategy": {"name": "random"}}
+    config, errors = validate(RunConfig, {**raw, "out": "b", "budgets": ""})
+    assert not errors
+    assert config.budgets == ()
+    _, errors = validate(RunConfig, {**raw, "out": "b", "budgets": "5%,"})
+    assert [str(error).split(":")[0] for error in errors] == ["budgets.1"]
