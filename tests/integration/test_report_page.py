@@ -58,10 +58,13 @@ def comparison(tmp_path_factory):
     make_comparison(
         folder,
         {
-            "random": {"strategy": "random", "lift": 0.01},
-            "uwe": {"scores": (0.4, 0.53, 0.6), "lift": 0.01, "absent": ("sign",)},
-            "uwe-images": {"region": "image", "scores": (0.4, 0.49, 0.55)},
-            "full": {"full": True, "scores": (0.7,), "settings": {"train.iterations": 300}},
+            name: given | {"absent": ("sign",)}
+            for name, given in {
+                "random": {"strategy": "random", "lift": 0.01},
+                "uwe": {"scores": (0.4, 0.53, 0.6), "lift": 0.01},
+                "uwe-images": {"region": "image", "scores": (0.4, 0.49, 0.55)},
+                "full": {"full": True, "scores": (0.7,), "settings": {"train.iterations": 300}},
+            }.items()
         },
     )
     table = {
