@@ -12,7 +12,7 @@ from torch import Tensor
 
 UncertaintyFunction = Callable[[Tensor], Tensor]
 
-_CPU_CHUNK = 1 << 15  # elements; with 19 classes in float32 a chunk is 2.4 MB
+_CPU_CHUNK = 1 << 15  # elements of all images; with 19 classes in float32 2.4 MB
 
 
 def _chunked(compute: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def _chunked(compute: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
         return compute(logits.to(dtype)[:, :, None])[:, 0]
     flat = logits.flatten(2)
     n = flat.shape[2]
-    step = n if logits.is_cuda else _CPU_CHUNK
+    step = n if logits.is_cuda else _CPU_CHUNK // max(1, len(flat))
     out = torch.empty(flat.shape[0], n, dtype=dtype, device=logits.device)
     for start in range(0, n, max(step, 1)):
         part = flat[:, :, start : start + step].to(dtype)
