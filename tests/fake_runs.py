@@ -124,7 +124,7 @@ def make_run(
             if config.data.validation:
                 metrics["validation"] = metrics["test"]
             _write_json(files / METRICS_FILE, {"steps": config.train.iterations, **metrics})
-            ledger.finish("evaluate", number, inputs, seconds=4.0)
+            ledger.finish("evaluate", number, inputs, [files / METRICS_FILE], seconds=4.0)
             if number == rounds - 1:
                 break
             # The first network is the same in every arm, and so is what it measures.

@@ -11,7 +11,7 @@ from segal.commands import options as o
 def validate(
     path: Annotated[
         Path,
-        typer.Argument(help="A run folder, a data set, a folder of images, or a configuration."),
+        typer.Argument(help="A run or comparison, a data set, images, or a configuration."),
     ],
     layout: Annotated[
         str, typer.Option(help="Of a data set: cityscapes, folder or auto.")
@@ -21,7 +21,7 @@ def validate(
     ] = None,
     workers: o.Workers = None,
 ) -> None:
-    """Check a run folder, a data set, a folder of images or a configuration, and say what it is.
+    """Check a run, a comparison, a data set, a folder of images or a configuration; say what it is.
 
     Every mistake is reported at once, with exit code 2.
     """

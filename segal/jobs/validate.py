@@ -1,4 +1,4 @@
-"""Checks what a user has before work is done with it: runs, data sets, images, configurations."""
+"""Checks what a user has before work is done with it: runs, comparisons, data, configurations."""
 
 from pathlib import Path
 from typing import Literal, cast
@@ -8,6 +8,8 @@ from segal.console import bar
 from segal.data.datasets import LabelledDataset, open_dataset, splits
 from segal.data.pool import open_pool
 from segal.errors import SegalError, raise_all
+from segal.jobs.compare import CONFIG_FILE
+from segal.jobs.planning import RUNS_FOLDER
 from segal.jobs.strategies import configure_run, configure_selection
 from segal.ledger import Ledger
 from segal.run_folder import LEDGER_FILE
@@ -20,7 +22,7 @@ def validate_path(path: Path, layout: str, ignore_index: int | None, workers: in
     """Checks what a path leads to.
 
     Args:
-        path: A run folder, a data set, a folder of images, or a YAML file.
+        path: A folder of a run, of a comparison, of a data set or of images, or a YAML file.
         layout: Of a data set.
         ignore_index: Of a data set, as in `DataConfig`.
         workers: Threads that read.
@@ -43,6 +45,8 @@ def validate_path(path: Path, layout: str, ignore_index: int | None, workers: in
         return _validate_config(path)
     if (path / LEDGER_FILE).is_file():
         return _validate_run(path)
+    if (path / CONFIG_FILE).is_file() and (path / RUNS_FOLDER).is_dir():
+        return _validate_comparison(path)
     if (path / "leftImg8bit").is_dir() or (path / "images").is_dir() or layout != "auto":
         return _validate_dataset(path, cast(Layout, layout), ignore_index, workers)
     return _validate_images(path, workers)
@@ -89,6 +93,18 @@ def _validate_run(path: Path) -> list[str]:
             f"bought: {cost.regions} regions, {cost.pixels} pixels, {cost.images:.2f} images"
         )
     return lines
+
+
+def _validate_comparison(path: Path) -> list[str]:
+    folders = sorted(file.parent for file in path.glob(f"{RUNS_FOLDER}/*/*/{LEDGER_FILE}"))
+    errors = []
+    for folder in folders:
+        try:
+            _validate_run(folder)
+        except SegalError as error:
+            errors.append(error)
+    raise_all(errors)
+    return [f"{path}: a comparison with {len(folders)} runs, all whole"]
 
 
 def _validate_dataset(

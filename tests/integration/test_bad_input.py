@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
+from tests.fake_runs import make_comparison
 
 CLASSES = ("road", "building", "sky", "car", "tree")
 OWN_NETWORK = """
@@ -401,3 +402,17 @@ def test_debug_shows_where_it_came_from(segal, tmp_path):
 @pytest.mark.parametrize("device", ["cuda:99", "quantum"])
 def test_devices_that_are_not_there(refused, device):
     assert device in refused(device=device)
+
+
+def test_a_comparison_is_validated_run_by_run(segal, tmp_path):
+    folder = make_comparison(tmp_path / "c", {"random": {"strategy": "random"}, "uwe": {}})
+    (folder / "compare.yaml").write_text("seeds: [0, 1]")
+    code, stdout, _ = segal("validate", folder)
+    assert code == 0
+    assert "a comparison with 4 runs, all whole" in stdout
+    for run in ("random/seed-0", "uwe/seed-1"):
+        (folder / "runs" / run / "rounds" / "000" / "metrics.json").unlink()
+    code, _, stderr = segal("validate", folder)
+    assert code == 2
+    assert "random/seed-0" in stderr
+    assert "uwe/seed-1" in stderr
