@@ -1,9 +1,9 @@
 """Evaluates a network image by image, so that two networks can be compared on the same images."""
 
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,9 +14,8 @@ from segal.data.datasets import LabelledDataset
 from segal.errors import SegalError
 from segal.files import read_error, replacing
 from segal.functional.metrics import confusion_matrix
-from segal.machine import Precision
 from segal.models.segmentation import SegmentationModel
-from segal.tasks.segmentation import Metrics, Segmentation
+from segal.tasks.segmentation import Metrics, PredictionOptions, Segmentation
 
 SAMPLED_PIXELS = 256
 """Pixels of every image whose prediction is kept, at fixed places."""
@@ -90,16 +89,9 @@ class Evaluation:
 
 
 def evaluate_images(
-    model: SegmentationModel,
-    dataset: LabelledDataset,
-    *,
-    device: torch.device | str = "cpu",
-    batch_size: int = 8,
-    workers: int = 1,
-    precision: Precision = "fp32",
-    progress: Callable[[int, int], None] | None = None,
+    model: SegmentationModel, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
 ) -> Evaluation:
-    """Runs a network on whole images; the arguments are those of `Segmentation.evaluate`.
+    """Runs a network on whole images; the options are those of `Segmentation.predictions`.
 
     Raises:
         SegalError: If the network and the data set have different classes, or a file is bad.
@@ -107,15 +99,7 @@ def evaluate_images(
     count, num_classes = len(dataset), len(dataset.classes.names)
     confusions = np.zeros((count, num_classes, num_classes), np.int32)
     labels, predictions = np.zeros((2, count, SAMPLED_PIXELS), np.uint8)
-    for index, predicted, target in Segmentation().predictions(
-        model,
-        dataset,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        precision=precision,
-        progress=progress,
-    ):
+    for index, predicted, target in Segmentation().predictions(model, dataset, **options):
         confusions[index] = confusion_matrix(predicted, target, num_classes).cpu().numpy()
         # In float32 the last place may be rounded up, past the last pixel of a large image.
         last = target.numel() - 1

@@ -10,6 +10,9 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Overrides of the configuration."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option(help="A YAML file, as in configs/.")]
+Region = Annotated[str | None, typer.Option(help="512, HEIGHTxWIDTH or image. [default: 512]")]
+Strategy = Annotated[str | None, typer.Option(help="See `segal strategies`. [default: uwe]")]
+Tau = Annotated[float | None, typer.Option(help="Power of the uncertainty (uwe). [default: 1]")]
 Architecture = Annotated[
     str | None,
     typer.Option("--arch", help="Architecture, or package.module:name. [default: DeepLabV3Plus]"),

@@ -12,15 +12,9 @@ def run(
     overrides: o.Overrides = None,
     config: o.ConfigFile = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="See `segal strategies`. [default: uwe]")
-    ] = None,
-    tau: Annotated[
-        float | None, typer.Option(help="Power of the uncertainty (uwe). [default: 1]")
-    ] = None,
-    region: Annotated[
-        str | None, typer.Option(help="512, HEIGHTxWIDTH or image. [default: 512]")
-    ] = None,
+    strategy: o.Strategy = None,
+    tau: o.Tau = None,
+    region: o.Region = None,
     seed_set: Annotated[
         str | None, typer.Option(help="Labelled at the start, at random, such as 5% or 20img.")
     ] = None,

@@ -17,18 +17,12 @@ def select(
     checkpoint: Annotated[
         Path | None, typer.Option(help="The current network: .safetensors or .pth.")
     ] = None,
-    region: Annotated[
-        str | None, typer.Option(help="512, HEIGHTxWIDTH or image. [default: 512]")
-    ] = None,
+    region: o.Region = None,
     budget: Annotated[
         str | None, typer.Option(help="500 (regions), 2% (of the pixels) or 10img.")
     ] = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="See `segal strategies`. [default: uwe]")
-    ] = None,
-    tau: Annotated[
-        float | None, typer.Option(help="Power of the uncertainty (uwe). [default: 1]")
-    ] = None,
+    strategy: o.Strategy = None,
+    tau: o.Tau = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
     labelled: Annotated[
         list[Path] | None,

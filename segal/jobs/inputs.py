@@ -1,14 +1,18 @@
-"""What several jobs take in: digests of files, and the regions that are labelled already."""
+"""What several jobs take in: digests of files, labelled regions, how the pool is scanned."""
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from segal.config import RunConfig, SelectConfig
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.files import read_error
 from segal.masks import read_selection
 from segal.regions import Box
+from segal.scan import ScanSettings
 
 
 def file_digest(path: Path) -> str:
@@ -22,6 +26,17 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise read_error(path, error, "a file") from error
+
+
+def scan_settings(config: SelectConfig | RunConfig, device: torch.device) -> ScanSettings:
+    """How a configuration says that the pool is scanned."""
+    return ScanSettings(
+        device=device,
+        batch_size=config.machine.batch_size,
+        workers=config.machine.workers,
+        precision=config.precision,
+        embedding_dtype=config.embedding_dtype,
+    )
 
 
 def image_digests(pool: ImagePool) -> list[list[str]]:

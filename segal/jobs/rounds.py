@@ -41,7 +41,7 @@ from segal.history import (
     SELECTION_FILE,
     round_folder,
 )
-from segal.jobs.inputs import image_sizes
+from segal.jobs.inputs import image_sizes, scan_settings
 from segal.jobs.network import identity, initial_model
 from segal.jobs.overlays import Overlays
 from segal.jobs.picks import MEASURED, bought_already, describe_picks, priced, shown_value
@@ -55,7 +55,7 @@ from segal.models.segmentation import SegmentationModel
 from segal.oracle import Oracle
 from segal.regions import Box, RegionSize
 from segal.run_folder import fingerprint
-from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.scan import LABELLED_FOLDER, Scan
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.tasks.segmentation import Segmentation
@@ -297,13 +297,7 @@ class Rounds:
                 pool=self.pool,
                 task=Segmentation(),
                 regions=[self.region],
-                settings=ScanSettings(
-                    device=self.device,
-                    batch_size=config.machine.batch_size,
-                    workers=config.machine.workers,
-                    precision=config.precision,
-                    embedding_dtype=config.embedding_dtype,
-                ),
+                settings=scan_settings(config, self.device),
                 signals=signals,
                 model=self.model(number) if signals else None,
                 labelled=labelled,

@@ -26,8 +26,15 @@ from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError
 from segal.files import write_bytes, write_json
 from segal.functional.coverage import remaining_pixels
-from segal.jobs.inputs import file_digest, image_digests, image_sizes, read_labelled
+from segal.jobs.inputs import (
+    file_digest,
+    image_digests,
+    image_sizes,
+    read_labelled,
+    scan_settings,
+)
 from segal.jobs.overlays import Overlays
+from segal.jobs.picks import shown_value
 from segal.ledger import Ledger, Purchase
 from segal.machine import describe, find_device, peak_memory_bytes, use_threads
 from segal.masks import Selected, read_selection, write_masks, write_selection
@@ -35,8 +42,8 @@ from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Box, RegionSize
 from segal.run_folder import fingerprint
-from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
-from segal.signals import Signal, Value
+from segal.scan import LABELLED_FOLDER, Scan
+from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.tasks.segmentation import Segmentation
 
@@ -264,13 +271,7 @@ class _Selection:
                 pool=pool,
                 task=Segmentation(),
                 regions=[RegionSize.parse(size) for size in sizes],
-                settings=ScanSettings(
-                    device=self.device,
-                    batch_size=config.machine.batch_size,
-                    workers=config.machine.workers,
-                    precision=config.precision,
-                    embedding_dtype=config.embedding_dtype,
-                ),
+                settings=scan_settings(config, self.device),
                 signals=signals,
                 model=self.model,
                 labelled=labelled,
@@ -312,7 +313,7 @@ class _Selection:
             write_masks(out / MASKS_FOLDER, selected, image_sizes(pool), self.labelled)
         with self.clock("overlays"), bar("Drawing overlays") as advance:
             overlays = Overlays(
-                pool, self.model, self.shown_value(), self.labelled, config.precision
+                pool, self.model, shown_value(self.strategy), self.labelled, config.precision
             )
             overlays.write(out / OVERLAYS_FOLDER, selected, config.overlays, advance)
         resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -333,11 +334,6 @@ class _Selection:
             purchases=purchases,
         )
         return SelectionResult(out, selected, summary)
-
-    def shown_value(self) -> Value:
-        """The uncertainty that the strategy goes by; entropy for one that goes by none."""
-        signals = next(iter(self.strategy.passes(PassContext())), [])
-        return next((s for s in signals if isinstance(s, Value)), Value("entropy"))
 
     def summarise(self, pool: ImagePool, selected: Sequence[Selected]) -> dict[str, object]:
         pixels = sum(s.pixels for s in selected)

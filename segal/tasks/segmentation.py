@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -66,6 +66,16 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
+class PredictionOptions(TypedDict, total=False):
+    """How `Segmentation.predictions` runs; see there."""
+
+    device: torch.device | str
+    batch_size: int
+    workers: int
+    precision: Precision
+    progress: Callable[[int, int], None] | None
+
+
 class Segmentation:
     """What segmentation is to the scan, the training and the evaluation.
 
@@ -119,38 +129,21 @@ class Segmentation:
         self,
         model: SegmentationModel,
         dataset: LabelledDataset,
-        *,
-        device: torch.device | str = "cpu",
-        batch_size: int = 8,
-        workers: int = 2,
-        precision: Precision = "fp32",
-        progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[PredictionOptions],
     ) -> Metrics:
         """Runs the network on whole images and compares it with their labels.
 
         Args:
             model: The network; its mode (training or not) is the same afterwards.
             dataset: Images with labels.
-            device: Where to run.
-            batch_size: Images in a batch at most; a batch holds images of equal size.
-            workers: Threads that read.
-            precision: Of the network's products.
-            progress: Called with the number of images done and in all.
+            **options: As `predictions` takes them.
 
         Raises:
             SegalError: If the network and the data set have different classes, or a file is bad.
         """
         num_classes = model.spec.num_classes
         confusion = np.zeros((num_classes, num_classes), np.int64)
-        for _, predicted, target in self.predictions(
-            model,
-            dataset,
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
-            precision=precision,
-            progress=progress,
-        ):
+        for _, predicted, target in self.predictions(model, dataset, **options):
             confusion += confusion_matrix(predicted, target, num_classes).cpu().numpy()
         return Metrics.of(confusion, dataset.classes.names)
 
@@ -165,7 +158,16 @@ class Segmentation:
         precision: Precision = "fp32",
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """What the network says of whole images; the arguments are those of `evaluate`.
+        """What the network says of whole images.
+
+        Args:
+            model: The network; its mode (training or not) is the same afterwards.
+            dataset: Images with labels.
+            device: Where to run.
+            batch_size: Images in a batch at most; a batch holds images of equal size.
+            workers: Threads that read.
+            precision: Of the network's products.
+            progress: Called with the number of images done and in all.
 
         Yields:
             Index of an image, its predicted classes (H, W) int64, and its label (H, W) uint8, both

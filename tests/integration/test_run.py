@@ -150,11 +150,14 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(raw, tmp_path, monkey
     monkeypatch.undo()
     trained, train = [], job.train
     monkeypatch.setattr(job, "train", lambda *a, **k: trained.append(1) or train(*a, **k))
+    scanned, scan = [], job.Scan.run
+    monkeypatch.setattr(job.Scan, "run", lambda *a, **k: scanned.append(1) or scan(*a, **k))
     outcome = run(again)
     assert decided(outcome.history.folder) == decided(whole.history.folder)
     # Of three trainings, those whose rows were there are not repeated.
     finished = sum(point > place for place in (1, 6, 11))
     assert len(trained) == 3 - finished
+    assert len(scanned) == 2 - sum(point > place for place in (3, 8))
 
 
 def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(raw, tmp_path, monkeypatch):
