@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segal.errors import SegalError
 from segal.evaluation import Evaluation
@@ -17,6 +17,10 @@ ROUNDS_FOLDER = "rounds"
 CONFIG_FILE, METRICS_FILE, PICKS_FILE = "config.yaml", "metrics.json", "picks.json"
 MODEL_FILE, SELECTION_FILE, EVALUATION_FILE = "model.safetensors", "selection.csv", "evaluation.npz"
 CANDIDATES_FOLDER, OVERLAYS_FOLDER = "candidates", "overlays"
+
+
+Axis = Literal["share", "regions", "pixels", "images", "clicks"]
+"""What a cost is counted in; `share` is of the pool's pixels, `images` are image equivalents."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class Round:
     picks: Mapping[str, Any] | None
     bought: Sequence[Purchase]
     seconds: Mapping[str, float]
+
+    def spent(self, axis: Axis) -> float | None:
+        """The cost on an axis, a share in per cent; None for clicks that are not known."""
+        if axis == "share":
+            return 100 * self.share
+        spent: float | None = getattr(self.cost, axis)
+        return spent
 
     def evaluation(self) -> Evaluation:
         """Image by image, on the split that results are reported on.

@@ -1,7 +1,7 @@
 """`segal report`: what runs of rounds came to, as one page."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -29,7 +29,8 @@ def report(
 
     Runs that differ in nothing but the seed are one arm, drawn with a band.
     """
+    from segal.history import Axis
     from segal.jobs.report import write_report
 
     page = out or (runs[0] if len(runs) == 1 else Path()) / "report.html"
-    typer.echo(write_report(runs, page, axis=axis, embedding=embedding))
+    typer.echo(write_report(runs, page, axis=cast(Axis, axis), embedding=embedding))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from segal.comparison.arms import Arm, Axis
+from segal.comparison.arms import Arm
 from segal.comparison.contrasts import Contrast, contrast
 from segal.comparison.summaries import (
     noise_table,
@@ -15,6 +15,7 @@ from segal.comparison.summaries import (
 from segal.comparison.tables import Cell, Table
 from segal.errors import SegalError
 from segal.functional.significance import PermutationTest, holm
+from segal.history import Axis
 from segal.reporting.tables import any_cell, number
 
 PRIMARY = "Primary contrast: area under the curve"

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +10,9 @@ from numpy.typing import NDArray
 from segal.errors import SegalError
 from segal.evaluation import Evaluation
 from segal.functional.curves import area
-from segal.history import History, Round
+from segal.history import Axis, History
 
 Floats = NDArray[np.float64]
-Axis = Literal["share", "regions", "pixels", "images", "clicks"]
 AXES: Mapping[Axis, str] = {
     "share": "pixels (%)",
     "regions": "regions",
@@ -23,14 +21,6 @@ AXES: Mapping[Axis, str] = {
     "clicks": "clicks",
 }
 """What a cost is counted in, and how it is called; a share is given in per cent here."""
-
-
-def cost(round: Round, axis: Axis) -> float | None:
-    """What the labels of a round cost; None for clicks that are not known."""
-    if axis == "share":
-        return 100 * round.share
-    spent: float | None = getattr(round.cost, axis)
-    return spent
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ class Curve:
         Raises:
             SegalError: For clicks that are not known.
         """
-        spent = [cost(one, axis) for one in self.history.rounds]
+        spent = [one.spent(axis) for one in self.history.rounds]
         if None in spent:
             raise SegalError(
                 f"{self.history.folder}: its clicks are not known",

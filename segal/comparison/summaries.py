@@ -9,11 +9,9 @@ import numpy as np
 from segal.comparison.arms import (
     AXES,
     Arm,
-    Axis,
     Curve,
     Floats,
     common_seeds,
-    cost,
     length,
     mean_costs,
     mean_height,
@@ -30,6 +28,7 @@ from segal.functional.penalty import (
     penalties_by_t_test,
     penalties_of_pairs,
 )
+from segal.history import Axis
 
 _LEVEL = 0.05
 _ALONG = "mean along the curve"
@@ -98,7 +97,7 @@ def score_table(arms: Sequence[Arm], baseline: Arm) -> Table:
             there = [c for c in curves if len(c) > budget]
             values = np.array([c.scores[budget] for c in there])
             lead = None if arm.full or arm is baseline else _lead(arm, baseline, budget)
-            spent = [[cost(c.history.rounds[budget], axis) for c in there] for axis in AXES]
+            spent = [[c.history.rounds[budget].spent(axis) for c in there] for axis in AXES]
             means = [None if None in s else _plain(_mean([v or 0 for v in s])) for s in spent]
             rows.append(
                 [

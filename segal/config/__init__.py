@@ -3,7 +3,6 @@
 from segal.config.reading import Raw, read_config, validate
 from segal.config.sections import (
     ArmConfig,
-    Axis,
     CompareConfig,
     ContrastConfig,
     DataConfig,
@@ -17,7 +16,6 @@ from segal.config.sections import (
 
 __all__ = [
     "ArmConfig",
-    "Axis",
     "CompareConfig",
     "ContrastConfig",
     "DataConfig",

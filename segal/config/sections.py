@@ -16,6 +16,7 @@ from pydantic import (
 
 from segal.budget import Budget
 from segal.errors import SegalError
+from segal.history import Axis
 from segal.models.build import MAX_SCALE, MIN_SCALE
 from segal.regions import RegionSize
 from segal.train import TrainSettings, split_commas
@@ -42,8 +43,6 @@ PositiveChannels = Annotated[
 ]
 Scale = Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
-Axis = Literal["share", "regions", "pixels", "images", "clicks"]
-"""What a cost is counted in; `share` is of the pool's pixels, `images` are image equivalents."""
 
 
 class Section(BaseModel):

@@ -7,7 +7,7 @@ from pathlib import Path
 from segal.console import bar
 from segal.errors import SegalError
 from segal.files import replacing, write_bytes
-from segal.history import History, read_history
+from segal.history import Axis, History, read_history
 from segal.reporting.arms import AXES, Arm, check_axis, gather
 from segal.reporting.details import read_small_json
 from segal.reporting.embedding import METHODS, Method
@@ -23,7 +23,7 @@ _MARK = ".segal-report"
 
 
 def write_report(
-    folders: Sequence[Path], out: Path, *, axis: str = "share", embedding: str = "pca"
+    folders: Sequence[Path], out: Path, *, axis: Axis = "share", embedding: str = "pca"
 ) -> Path:
     """Writes a page, and beside it a folder `<name of the page>_files` of PNG and CSV files.
 

@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 
 from segal.errors import SegalError
 from segal.functional.curves import Band, band
-from segal.history import History, Round
+from segal.history import Axis, History, Round
 from segal.reporting.protocol import is_full, own_settings
 from segal.run_folder import canonical
 
 Floats = NDArray[np.float64]
 
-AXES: Mapping[str, str] = {
+AXES: Mapping[Axis, str] = {
     "share": "labelled share of the pool's pixels (%)",
     "regions": "regions bought",
     "pixels": "pixels labelled",
     "images": "labelled image equivalents",
     "clicks": "polygon clicks",
 }
-"""Cost axes with what they are called; a `segal.config.Axis` each."""
+"""Cost axes with what they are called."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Arm:
         """(seeds, rounds) mIoU in per cent."""
         return np.array([run.scores[: self.rounds] for run in self.runs]) * 100
 
-    def costs(self, axis: str) -> Floats:
+    def costs(self, axis: Axis) -> Floats:
         """(seeds, rounds) cost on an axis of `AXES`; shares are in per cent."""
         return np.array([[cost(r, axis) for r in run.rounds[: self.rounds]] for run in self.runs])
 
@@ -92,11 +92,9 @@ def seed_of(run: History) -> int:
     return int(run.configuration.get("seed", 0))
 
 
-def cost(round: Round, axis: str) -> float:
-    """What a round's labels cost, on an axis of `AXES`; NaN where clicks are not known."""
-    if axis == "share":
-        return 100 * round.share
-    value = getattr(round.cost, axis)
+def cost(round: Round, axis: Axis) -> float:
+    """What a round's labels cost, on an axis; NaN where clicks are not known."""
+    value = round.spent(axis)
     return math.nan if value is None else float(value)
 
 
@@ -123,7 +121,7 @@ def gather(runs: Mapping[str, Sequence[History]] | Sequence[History]) -> list[Ar
     return sorted(arms, key=lambda arm: (arm.full, -arm.scores()[:, -1].mean(), arm.name))
 
 
-def check_axis(arms: Sequence[Arm], axis: str) -> None:
+def check_axis(arms: Sequence[Arm], axis: Axis) -> None:
     """Raises a SegalError if a cost is not known on an axis."""
     for arm in arms:
         for run, costs in zip(arm.runs, arm.costs(axis), strict=True):

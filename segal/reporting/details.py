@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segal.history import History
+from segal.history import Axis, History
 from segal.reporting.arms import Arm, Floats, cost, seed_of
 from segal.reporting.protocol import own_settings, shared_settings
 from segal.reporting.tables import Cell, Table, any_cell, count, number, words
@@ -179,7 +179,7 @@ def pick_table(statistics: Sequence[Statistic], arms: Sequence[Arm]) -> Table | 
 
 def cost_table(arms: Sequence[Arm]) -> Table:
     """What the labels of every round cost, on all axes; mean over seeds."""
-    axes = ("regions", "pixels", "share", "images", "clicks")
+    axes: tuple[Axis, ...] = ("regions", "pixels", "share", "images", "clicks")
     rows = []
     for arm in arms:
         for n in range(arm.rounds):

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from segal import __version__
+from segal.history import Axis
 from segal.reporting import charts, details, embedding, pictures, results
 from segal.reporting.arms import AXES, Arm
 from segal.reporting.heat import heat_png
@@ -40,7 +41,7 @@ class _Drawing:
     """A report at work."""
 
     arms: Sequence[Arm]
-    axis: str
+    axis: Axis
     method: embedding.Method
     progress: Progress
     files: dict[str, bytes] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class _Drawing:
 def draw_report(
     arms: Sequence[Arm],
     *,
-    axis: str,
+    axis: Axis,
     method: embedding.Method,
     tables: Sequence[Table],
     statement: str,

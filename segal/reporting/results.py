@@ -12,6 +12,7 @@ from segal.functional.penalty import (
     penalties_by_mean,
     penalties_of_pairs,
 )
+from segal.history import Axis
 from segal.reporting.arms import Arm, Floats, common_seeds, seed_of
 from segal.reporting.tables import Table, any_cell, number, words
 
@@ -38,7 +39,7 @@ def selecting(arms: Sequence[Arm]) -> list[Arm]:
     return [arm for arm in arms if not arm.full]
 
 
-def standing(arms: Sequence[Arm], axis: str) -> Standing | None:
+def standing(arms: Sequence[Arm], axis: Axis) -> Standing | None:
     """Compares arms at equal cost; None where their costs have nothing in common."""
     costs = {arm.name: arm.costs(axis) for arm in selecting(arms)}
     if not costs:
@@ -62,7 +63,7 @@ def baseline_of(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
     return next(iter(same or randoms), None)
 
 
-def amount(cost: float, axis: str) -> str:
+def amount(cost: float, axis: Axis) -> str:
     """A cost in words."""
     if axis == "share":
         return f"{cost:.3g} % of the pool's pixels"
@@ -70,7 +71,7 @@ def amount(cost: float, axis: str) -> str:
     return f"{cost:,.0f} {units.get(axis, axis)}"
 
 
-def headline(arms: Sequence[Arm], axis: str) -> list[str]:
+def headline(arms: Sequence[Arm], axis: Axis) -> list[str]:
     """The result in a few sentences: the first one is the result, the others say how sure it is.
 
     Arms are ranked at the seeds that all of them have, so that no arm is ahead by its seeds.
@@ -146,7 +147,7 @@ def _caveat(at: Standing, names: Sequence[str], lead: float | None) -> list[str]
     return [f"{apart}: the lead is larger than that{few}."]
 
 
-def standing_table(arms: Sequence[Arm], axis: str) -> Table | None:
+def standing_table(arms: Sequence[Arm], axis: Axis) -> Table | None:
     """Arms at equal cost, with differences from random at the same seeds; best first."""
     at = standing(arms, axis)
     if at is None:
@@ -210,7 +211,7 @@ def _lead(arm: Arm, other: Arm, at: Standing) -> float | None:
     return float(np.mean(leads)) if leads else None
 
 
-def _against(arm: Arm, random: Arm, axis: str) -> tuple[float | None, float | None]:
+def _against(arm: Arm, random: Arm, axis: Axis) -> tuple[float | None, float | None]:
     """Area ratio and annotation saving of mean curves over the seeds that both have.
 
     None where they are not defined.
@@ -227,7 +228,7 @@ def _against(arm: Arm, random: Arm, axis: str) -> tuple[float | None, float | No
         return None, None
 
 
-def budget_table(arms: Sequence[Arm], axis: str) -> Table:
+def budget_table(arms: Sequence[Arm], axis: Axis) -> Table:
     """The mIoU at the end of each budget: mean and standard deviation over seeds."""
     rounds = max(arm.rounds for arm in arms)
     rows = []
