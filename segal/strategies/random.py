@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from segal.candidates import CandidateTable
@@ -24,9 +25,12 @@ class Random:
     Attributes:
         stratify: `none` (default), `image` (a stratum for each image) or `folder` (one for each
             folder of images, such as a city or a sequence).
+        draw: Which of the draws of a seed: an arm with 1 beside an arm with 0 shows what chance
+            alone does at the same seeds.
     """
 
     stratify: Literal["none", "image", "folder"] = "none"
+    draw: Annotated[int, Field(ge=0, le=1000)] = 0
     direction: ClassVar[Direction | None] = None
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "chance"
@@ -43,6 +47,8 @@ class Random:
         generator: torch.Generator,
     ) -> Picks:
         """Random candidates; scores are each pick's place in the drawn order, in (0, 1]."""
+        for _ in range(self.draw):
+            torch.randperm(len(table), generator=generator)
         order = torch.randperm(len(table), generator=generator).numpy()
         if self.stratify != "none":
             order = order[self._turns(table, order)]

@@ -18,6 +18,7 @@ CASES = [
     ("random", {}),
     ("random", {"stratify": "image"}),
     ("random", {"stratify": "folder"}),
+    ("random", {"draw": 1}),
     ("entropy", {}),
     ("entropy", {"reduction": "max"}),
     ("entropy", {"reduction": "sum"}),
@@ -214,6 +215,12 @@ def test_random_stratified_takes_from_every_stratum_in_turn():
         keys = names if stratify == "image" else [name.split("/")[0] for name in names]
         for start in range(0, 30, strata):
             assert len(set(keys[start : start + strata])) == strata
+
+
+def test_random_draws_of_a_seed_differ():
+    table = made_table(make("random", {}))
+    draws = [pick(make("random", {"draw": i}), table, table, 30).rows.tolist() for i in range(3)]
+    assert draws[0] != draws[1] != draws[2] != draws[0]
 
 
 def test_random_needs_no_pass_over_the_pool():
