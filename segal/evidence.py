@@ -37,12 +37,17 @@ class Evidence:
         upsampling: How `features` are spread over the image's pixels.
         tail_input: What the tail takes as its input, by the tail's name; filled only when a signal
             asks for it.
+        inputs: (B, 3, H, W) images as the network was given them, normalised; None where nobody
+            asks for a further pass.
+        images: Paths of the batch's images, relative to the pool's root.
     """
 
     logits: Tensor
     features: Tensor
     upsampling: Upsampling
     tail_input: dict[str, Tensor] = field(default_factory=dict)
+    inputs: Tensor | None = None
+    images: tuple[str, ...] = ()
     _memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
 
     def once(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,45 +22,17 @@ from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.evidence import Evidence, Units
 from segal.files import replacing
-from segal.machine import Precision, autocast
+from segal.image_sets import ImageSet, SetName
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Box, Boxes, RegionSize
-from segal.signals import Signal
+from segal.signals import Meter, Signal
 from segal.tasks.base import Task
+from segal.workbench import Bench, ScanSettings, batches, forward
+
+__all__ = ["LABELLED_FOLDER", "Scan", "ScanSettings"]
 
 Progress = Callable[[int, int], None]
 LABELLED_FOLDER = "labelled"
-
-
-@dataclass(frozen=True)
-class ScanSettings:
-    """How a pass is run; none of it changes what is measured beyond rounding.
-
-    Attributes:
-        device: Where the network runs.
-        batch_size: Images at a time; a batch holds images of one size only.
-        workers: Threads that read ahead; 0 reads in between.
-        precision: Of the network's forward pass; what is pooled is float32 at least.
-        embedding_dtype: Of the embeddings as stored.
-    """
-
-    device: torch.device
-    batch_size: int = 1
-    workers: int = 1
-    precision: Precision = "fp32"
-    embedding_dtype: Literal["float32", "float16"] = "float32"
-
-
-def batches(pool: ImagePool, batch_size: int) -> Iterator[list[int]]:
-    """Runs of neighbouring images of one size, in candidate order."""
-    batch: list[int] = []
-    for i in range(len(pool)):
-        if batch and (len(batch) == batch_size or pool.size(i) != pool.size(batch[0])):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 @dataclass(frozen=True)
@@ -78,6 +49,8 @@ class Scan:
         model: The network, in `eval()` mode on the settings' device; None only without signals.
         labelled: Boxes that are labelled already, by image: they are measured as they are, on
             whatever grid they were bought, into a table of their own.
+        sets: Sets of images that signals may look at before the pass.
+        seed: Of everything random in the pass.
     """
 
     pool: ImagePool
@@ -87,19 +60,25 @@ class Scan:
     signals: Sequence[Signal] = ()
     model: SegmentationModel | None = None
     labelled: Mapping[int, Sequence[Box]] = field(default_factory=dict)
+    sets: Mapping[SetName, ImageSet] = field(default_factory=dict)
+    seed: int = 0
 
-    def run(self, folder: Path, progress: Progress | None = None) -> None:
+    def run(self, folder: Path, progress: Progress | None = None) -> tuple[str, ...]:
         """Measures, and writes the tables `folder/<size>` and `folder/labelled`.
 
         Args:
             folder: Appears as a whole when the pass is done.
             progress: Called with the number of images done and the number of all.
 
+        Returns:
+            What the user should be told about how it went.
+
         Raises:
             SegalError: If a signal is NaN or infinite, or the disk is full.
         """
         counts = {str(region): self._count(region) for region in self.regions}
         counts[LABELLED_FOLDER] = sum(len(boxes) for boxes in self.labelled.values())
+        meters, notes = self._prepare()
         with replacing(folder) as temporary, ExitStack() as stack:
             writers: dict[str, TableWriter] = {}
             for name, count in counts.items():
@@ -109,17 +88,27 @@ class Scan:
                 writers[name] = stack.enter_context(writer)
             done = 0
             for batch, images in self._read():
-                self._scan_batch(batch, images, writers)
+                self._scan_batch(batch, images, meters, writers)
                 done += len(batch)
                 if progress is not None:
                     progress(done, len(self.pool))
+        return tuple(notes)
+
+    def _prepare(self) -> tuple[dict[Signal, Meter], list[str]]:
+        """Every signal's meter, and what was noted on the way."""
+        if not self.signals:
+            return {}, []
+        if self.model is None:
+            raise ValueError("a scan with signals needs a model")
+        bench = Bench(self.model, self.task, self.settings, self.sets, self.seed)
+        return {signal: signal.prepare(bench) for signal in self.signals}, bench.notes
 
     def _count(self, region: RegionSize) -> int:
         sizes = Counter(self.pool.size(i) for i in range(len(self.pool)))
         return sum(n * len(self.task.units(*size, region)) for size, n in sizes.items())
 
     def _read(self) -> Iterator[tuple[list[int], Tensor | None]]:
-        grouped = batches(self.pool, self.settings.batch_size)
+        grouped = batches(self.pool, range(len(self.pool)), self.settings.batch_size)
         if not self.signals:
             return ((batch, None) for batch in grouped)
         return prefetch(self._read_batch, grouped, self.settings.workers)
@@ -127,55 +116,54 @@ class Scan:
     def _read_batch(self, batch: list[int]) -> tuple[list[int], Tensor]:
         return batch, stack_images([self.pool.read(i) for i in batch])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _scan_batch(
-        self, batch: list[int], images: Tensor | None, writers: Mapping[str, TableWriter]
+        self,
+        batch: list[int],
+        images: Tensor | None,
+        meters: Mapping[Signal, Meter],
+        writers: Mapping[str, TableWriter],
     ) -> None:
         """Measures a batch and writes its rows; its evidence is gone when this returns."""
-        evidence = None if images is None else self._forward(images)
         names = [self.pool.paths[i] for i in batch]
+        evidence = self._forward(images, meters, names)
         for region in self.regions:
             grid = self.task.units(*self.pool.size(batch[0]), region)
-            measured = _measure(evidence, grid, self.signals, names)
+            measured = _measure(evidence, grid, meters, names)
             for row, image in enumerate(batch):
                 rows = {column: values[row] for column, values in measured.items()}
                 writers[str(region)].append(image, grid.boxes(), rows)
+        kept = {signal: meter for signal, meter in meters.items() if signal.of_labelled}
         for row, image in enumerate(batch):
             if self.labelled.get(image):
                 boxes = Boxes(tuple(self.labelled[image]))
-                measured = _measure(evidence, boxes, self.signals, names)
+                measured = _measure(evidence, boxes, kept, names)
                 rows = {column: values[row] for column, values in measured.items()}
                 writers[LABELLED_FOLDER].append(image, np.array(boxes.boxes, np.int32), rows)
 
-    def _forward(self, images: Tensor) -> Evidence:
-        if self.model is None:
-            raise ValueError("a scan with signals needs a model")
-        try:
-            with autocast(self.settings.device, self.settings.precision):
-                pixels = images.to(self.settings.device, non_blocking=True)
-                return self.task.evidence(self.model, self.model.normalise(pixels))
-        except RuntimeError as error:
-            raise SegalError(
-                "the network failed on {} images of {} x {} pixels".format(*images.shape[:3]),
-                expected="a network that takes images of that size, and memory for it",
-                got=str(error).split("\n")[0][:300],
-                remedy="try a smaller --batch-size or --input-scale, or another architecture",
-            ) from error
+    def _forward(
+        self, images: Tensor | None, meters: Mapping[Signal, Meter], names: Sequence[str]
+    ) -> Evidence | None:
+        if images is None or self.model is None:
+            return None
+        catch = dict.fromkeys(name for meter in meters.values() for name in meter.catch)
+        return forward(self.task, self.model, images, self.settings, list(catch), names)
 
 
 def _measure(
-    evidence: Evidence | None, units: Units, signals: Sequence[Signal], names: Sequence[str]
+    evidence: Evidence | None, units: Units, meters: Mapping[Signal, Meter], names: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
     """Each signal of a batch by its column: (B, units) or (B, units, d)."""
     measured: dict[str, NDArray[np.float64]] = {}
     if evidence is None:
         return measured
-    for signal in signals:
-        values = signal.measure(evidence, units).cpu().numpy()
-        finite = np.isfinite(values.reshape(len(names), -1)).all(1)
+    for signal, meter in meters.items():
+        values = meter.measure(evidence, units).cpu().numpy()
+        finite = np.isfinite(values.reshape(*values.shape[:2], -1)).all(-1)
         if not finite.all():
+            image, unit = map(int, np.argwhere(~finite)[0])
             raise SegalError(
-                f"{names[int(np.argmin(finite))]}: {signal.column} is not finite",
+                f"{names[image]}, region {unit + 1} of {len(units)}: {signal.column} is not finite",
                 expected="finite logits and features from the network",
                 got="NaN or infinity",
                 remedy="check --mean and --std, and the checkpoint; with fp16, try bf16 or fp32",

@@ -76,14 +76,14 @@ def describe_strategies() -> list[dict[str, Any]]:
         kind = STRATEGIES.get(name)
         strategy = kind()
         parameters = {f.name: getattr(strategy, f.name) for f in fields(strategy)}  # type: ignore[arg-type]
-        passes = list(strategy.passes(PassContext()))
+        first = next(iter(strategy.passes(PassContext())), [])
         described.append(
             {
                 "name": name,
                 "summary": (inspect.getdoc(kind) or "").split("\n")[0],
                 "direction": strategy.direction,
                 "parameters": parameters,
-                "signals": [signal.column for signals in passes for signal in signals],
+                "signals": [signal.column for signal in first],
                 "uses_reference_labels": strategy.uses_reference_labels,
                 "source": strategy.source,
             }

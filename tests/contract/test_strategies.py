@@ -36,6 +36,15 @@ CASES = [
 every_case = pytest.mark.parametrize(("name", "parameters"), CASES)
 
 
+# Columns that hold an embedding, by how they begin, and its size in the tables made here.
+EMBEDDINGS = {"mean_feature": 8}
+
+
+def embedding_size(column):
+    """0 for a column of values."""
+    return next((size for start, size in EMBEDDINGS.items() if column.startswith(start)), 0)
+
+
 def make(name, parameters):
     return TypeAdapter(STRATEGIES.get(name)).validate_python(parameters)
 
@@ -50,23 +59,29 @@ def made_table(strategy, images=6, seed=0):
         np.int32,
     )
     n = images * len(cells)
-    columns = {}
-    for signals in strategy.passes(PassContext()):
-        for signal in signals:
-            columns[signal.column] = signal
+    # Passes may depend on the tables of those before them.
+    context = PassContext()
+    columns = []
     boxes = np.tile(box, (images, 1))
-    return CandidateTable(
-        images=tuple(f"{'ab'[i % 2]}/{i}.png" for i in range(images)),
-        image=np.repeat(np.arange(images, dtype=np.int32), len(cells)),
-        box=boxes,
-        pixels=box_pixels(boxes),
-        values={c: rng.gamma(0.5, size=n) for c in columns if c != "mean_feature"},
-        embeddings={
-            c: rng.standard_normal((n, 8)).astype(np.float32)
-            for c in columns
-            if c == "mean_feature"
-        },
-    )
+    paths = tuple(f"{'ab'[i % 2]}/{i}.png" for i in range(images))
+    image = np.repeat(np.arange(images, dtype=np.int32), len(cells))
+    table = CandidateTable(paths, image, boxes, box_pixels(boxes))
+    for signals in strategy.passes(context):
+        columns = sorted({signal.column for signal in signals})
+        table = CandidateTable(
+            images=paths,
+            image=image,
+            box=boxes,
+            pixels=box_pixels(boxes),
+            values={c: rng.gamma(0.5, size=n) for c in columns if not embedding_size(c)},
+            embeddings={
+                c: rng.standard_normal((n, embedding_size(c))).astype(np.float32)
+                for c in columns
+                if embedding_size(c)
+            },
+        )
+        context.tables.append(table)
+    return table
 
 
 def pick(strategy, table, labelled, count, seed=0):

@@ -165,7 +165,7 @@ def test_what_is_not_finite_names_the_image_and_leaves_no_table(image_folder, mo
     with torch.no_grad():
         broken.head.bias[0] = torch.nan
     pool = open_pool(image_folder)
-    with pytest.raises(SegalError, match=r"a/frame 0\.png: entropy is not finite"):
+    with pytest.raises(SegalError, match=r"a/frame 0\.png, region 1 of 12: entropy is not finite"):
         run(pool, broken, tmp_path / "candidates")
     assert list(tmp_path.glob("*candidates*")) == []
 

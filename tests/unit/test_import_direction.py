@@ -11,10 +11,10 @@ ROOT = Path(segal.__file__).parent
 FLOORS = [
     {"functional", "errors", "evidence", "files", "machine", "console"},
     {"regions", "registry", "database"},
-    {"signals", "models", "data"},
-    {"candidates", "budget", "sheet", "oracle"},
+    {"models", "data"},
+    {"image_sets", "signals", "candidates", "budget", "sheet", "oracle"},
     {"tasks", "strategies", "run_folder", "ledger"},
-    {"scan", "masks", "report", "evaluation"},
+    {"workbench", "scan", "masks", "report", "evaluation"},
     {"train", "training_state", "history", "acquisition"},
     {"config", "reporting"},
     {"comparison"},
@@ -25,7 +25,9 @@ FLOORS = [
 STEPS = [
     ("errors", "files"),
     ("errors", "machine"),
+    ("image_sets", "signals"),
     ("run_folder", "ledger"),
+    ("workbench", "scan"),
     ("training_state", "train"),
     ("commands", "cli"),
     ("cli", "__main__"),

@@ -1,11 +1,7 @@
-"""Signals: what a strategy asks the scan to measure of every candidate.
+"""Signals that are pooled maps of the forward pass: uncertainties and features."""
 
-A signal is hashable by its parameters; the scan measures each one once per image and region size.
-"""
-
-from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated
 
 from pydantic import AfterValidator
 from torch import Tensor
@@ -15,6 +11,7 @@ from segal.evidence import Evidence, Reduction, Units
 from segal.functional import uncertainty
 from segal.functional.uncertainty import UncertaintyFunction
 from segal.registry import Registry
+from segal.signals.base import PlainSignal
 
 UNCERTAINTIES: Registry[UncertaintyFunction] = Registry("uncertainty")
 UNCERTAINTIES.register("entropy")(uncertainty.entropy)
@@ -35,22 +32,8 @@ UncertaintyName = Annotated[str, AfterValidator(_known)]
 """A name that `UNCERTAINTIES` knows, checked where a configuration is."""
 
 
-@runtime_checkable
-class Signal(Hashable, Protocol):
-    """A column of the candidate table."""
-
-    @property
-    def column(self) -> str:
-        """Name of the column, unique among the signals of a scan."""
-        ...
-
-    def measure(self, evidence: Evidence, units: Units) -> Tensor:
-        """Measures a batch: (B, units) float64 for a value, (B, units, d) for an embedding."""
-        ...
-
-
 @dataclass(frozen=True)
-class Value:
+class Value(PlainSignal):
     """An uncertainty, pooled over each candidate.
 
     Attributes:
@@ -81,7 +64,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class MeanFeature:
+class MeanFeature(PlainSignal):
     """Mean over each candidate's pixels of the upsampled input of the last layer (UWE, eq. 7)."""
 
     @property

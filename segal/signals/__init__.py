@@ -1,0 +1,26 @@
+"""Signals: what a strategy asks the scan to measure of every candidate.
+
+A signal is hashable by its parameters; the scan measures each one once per image and region size.
+"""
+
+from segal.signals.base import Direction, Meter, Need, Parameters, Signal, Visit, Workbench
+from segal.signals.labels import LabelRule, Pseudo, TopK, Truncated
+from segal.signals.values import UNCERTAINTIES, MeanFeature, UncertaintyName, Value
+
+__all__ = [
+    "UNCERTAINTIES",
+    "Direction",
+    "LabelRule",
+    "MeanFeature",
+    "Meter",
+    "Need",
+    "Parameters",
+    "Pseudo",
+    "Signal",
+    "TopK",
+    "Truncated",
+    "UncertaintyName",
+    "Value",
+    "Visit",
+    "Workbench",
+]

@@ -1,0 +1,159 @@
+"""What a signal is, and what it may use while it gets ready for a pass over the pool."""
+
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+from segal.evidence import Evidence, Units
+from segal.image_sets import ImageSet, SetName
+from segal.models.segmentation import SegmentationModel
+
+T = TypeVar("T")
+
+Parameters = Mapping[str, Tensor]
+"""A vector in the space of a tail's parameters: tensors of the shapes of `Tail.parameters`."""
+
+
+class Need(NamedTuple):
+    """Images that a signal looks at before the pass.
+
+    Attributes:
+        of: Which.
+        labels: Whether their labels are needed, too.
+    """
+
+    of: SetName
+    labels: bool
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A batch of images of a set.
+
+    Attributes:
+        evidence: Of a forward pass over them.
+        mask: (B, H, W) bool, the pixels that are of the set; void pixels are not where labels are
+            known.
+        labels: (B, H, W) int64 classes where `mask` is true, 255 elsewhere; None if unknown.
+    """
+
+    evidence: Evidence
+    mask: Tensor
+    labels: Tensor | None
+
+
+class Workbench(Protocol):
+    """What a signal may use to get ready: the network, and sets of images."""
+
+    @property
+    def model(self) -> SegmentationModel:
+        """The network, in `eval()` mode."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of everything random in a pass; not negative."""
+        ...
+
+    def images(self, of: SetName) -> ImageSet:
+        """A set of images.
+
+        Raises:
+            SegalError: If there is none of that name.
+        """
+        ...
+
+    def visit(self, of: SetName, catch: Collection[str] = ()) -> Iterator[Visit]:
+        """Forward passes over a set, without gradients, in candidate order; a bar shows how far.
+
+        Args:
+            of: The set.
+            catch: Names of tails whose input is wanted.
+        """
+        ...
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Returns `compute()`, run at most once for a key before a pass."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Tells the user something, once."""
+        ...
+
+
+class Meter(Protocol):
+    """A signal that is ready: it measures batch after batch."""
+
+    @property
+    def catch(self) -> tuple[str, ...]:
+        """Names of the tails whose input it reads from the evidence."""
+        ...
+
+    def measure(self, evidence: Evidence, units: Units) -> Tensor:
+        """Measures a batch: (B, units) float64 for a value, (B, units, d) for an embedding."""
+        ...
+
+
+@runtime_checkable
+class Signal(Hashable, Protocol):
+    """A column of the candidate table, as a strategy asks for it; hashable by its parameters."""
+
+    @property
+    def column(self) -> str:
+        """Name of the column: unique among the signals of a scan, and good as a file's name.
+
+        It tells apart whatever is measured otherwise: a run does not measure again what it finds
+        under the same name.
+        """
+        ...
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Sets of images that `prepare` looks at."""
+        ...
+
+    @property
+    def of_labelled(self) -> bool:
+        """Whether regions that are labelled already are measured, too."""
+        ...
+
+    def prepare(self, bench: Workbench) -> Meter:
+        """Gets ready for a pass over the pool, such as by a pass over a reference set."""
+        ...
+
+
+class PlainSignal:
+    """A signal that needs nothing but the evidence: it is its own meter."""
+
+    catch: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    of_labelled: ClassVar[bool] = True
+
+    def prepare(self, bench: Workbench) -> Self:
+        """Itself."""
+        return self
+
+
+class Direction(Hashable, Protocol):
+    """A recipe for a vector in the space of a tail's parameters; hashable by its parameters."""
+
+    @property
+    def name(self) -> str:
+        """Tells it apart from every other; good as a part of a file's name."""
+        ...
+
+    @property
+    def layers(self) -> str:
+        """Name of the tail."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Sets of images that it is computed from."""
+        ...
+
+    def vector(self, bench: Workbench) -> Parameters:
+        """Computes it: float64 tensors by the names of the tail's parameters."""
+        ...
