@@ -71,6 +71,24 @@ class MachineConfig(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
+class LabelsConfig(Section):
+    """One split of a labelled data set.
+
+    Attributes:
+        root: Folder of the data set.
+        split: Such as val.
+        layout: As in `DataConfig`.
+        ignore_index: As in `DataConfig`.
+        value_range: As in `SelectConfig`.
+    """
+
+    root: Path
+    split: str = "val"
+    layout: Literal["auto", "cityscapes", "folder"] = "auto"
+    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
+    value_range: Range | None = None
+
+
 class SelectConfig(Section):
     """Configuration of `segal select`.
 
@@ -82,7 +100,11 @@ class SelectConfig(Section):
         extra_regions: Further sizes to measure in the same pass, kept in the candidate tables.
         budget: How much to buy.
         strategy: Its name and parameters.
-        labelled: Selections that are labelled already.
+        labelled: Selections that are labelled already; the first of them is the first purchase.
+        reference: Labelled images that strategies measure on which ask for a reference set; none of
+            them may be in the pool.
+        training: The data set that the labels of `labelled` are from; for strategies that measure
+            on what is labelled.
         out: The run's folder.
         seed: Of every random draw.
         precision: Of the network's forward pass.
@@ -101,6 +123,8 @@ class SelectConfig(Section):
     budget: BudgetText
     strategy: dict[str, Any]
     labelled: Paths = ()
+    reference: LabelsConfig | None = None
+    training: LabelsConfig | None = None
     out: Path
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -203,8 +227,8 @@ class RunConfig(Section):
     Attributes:
         data: The data set. `train` is the pool, whose labels the oracle reveals where regions are
             bought; `test` is what results are reported on, or `validation` where there is no test.
-            `validation` is what a `target` is measured on, and picks the best weights unless
-            `train.validate_every` is 0.
+            `validation` is what a `target` is measured on, is the reference set of strategies that
+            ask for one, and picks the best weights unless `train.validate_every` is 0.
         checkpoint: Weights that the first round, or every round from scratch, starts from.
         model: As in `TrainConfig`.
         train: How to train in a round.
