@@ -14,7 +14,7 @@ from segal.masks import Selected
 from segal.regions import Box, RegionSize
 from segal.strategies.base import Strategy, choose
 
-SELECT, SEED_SET, TRAIN = 1, 2, 3
+SELECT, SEED_SET, TRAIN, SCAN = 1, 2, 3, 4
 """Streams of random numbers in a round."""
 
 

@@ -16,6 +16,7 @@ import torch
 
 from segal import __version__
 from segal.acquisition import (
+    SCAN,
     SEED_SET,
     SELECT,
     TRAIN,
@@ -41,10 +42,18 @@ from segal.history import (
     SELECTION_FILE,
     round_folder,
 )
+from segal.image_sets import ImageSet, SetName
 from segal.jobs.inputs import image_sizes, scan_settings
 from segal.jobs.network import identity, initial_model
 from segal.jobs.overlays import Overlays
 from segal.jobs.picks import MEASURED, bought_already, describe_picks, priced, shown_value
+from segal.jobs.reference import (
+    check_apart,
+    needs_of,
+    reference_cost,
+    reference_note,
+    run_sets,
+)
 from segal.jobs.run_data import RunData, record_pool
 from segal.jobs.takeover import take_over
 from segal.ledger import Ledger, Purchase
@@ -132,6 +141,8 @@ class Rounds:
             SegalError: For anything that the user can mend.
         """
         record_pool(self.ledger, self.pool)
+        if "val" in {need.of for need in needs_of(self.strategy)}:
+            check_apart(self.held_out["validation"].pool, self.pool)
         self.buy_seed_set()
         for number in range(len(self.config.budgets) + 1):
             self.train(number)
@@ -301,15 +312,25 @@ class Rounds:
                 signals=signals,
                 model=self.model(number) if signals else None,
                 labelled=labelled,
+                sets=self.sets(),
+                seed=derive_seed(config.seed, number, SCAN),
             )
             with bar(f"Round {number}: scanning the pool") as advance:
-                scan.run(tables, advance)
+                self.notes += [f"Round {number}: {note}" for note in scan.run(tables, advance)]
             return [tables], []
 
         columns = [signal.column for signal in signals]
         settings = [config.region, columns, config.precision, config.embedding_dtype]
         self.phase(f"scan-{index}", number, settings, work)
         return CandidateTable.open(tables / config.region)
+
+    def sets(self) -> dict[SetName, ImageSet]:
+        """The sets of images that signals may look at in this round."""
+        seed_set: dict[str, list[Box]] = {}
+        for purchase in self.ledger.purchases(_SEED_SET, 0):
+            seed_set.setdefault(purchase.image, []).append(purchase.box)
+        validation = self.held_out.get("validation")
+        return run_sets(self.oracle, self.pool, validation, seed_set, self.bought.boxes)
 
     def measured(self, index: int) -> list[Signal]:
         """What is measured of every strategy's candidates, in the first pass."""
@@ -426,13 +447,18 @@ class Rounds:
         """Writes what the run came to."""
         phases = self.ledger.phases()
         names = dict.fromkeys(p.name for p in phases)
+        reference = None
+        if "val" in {need.of for need in needs_of(self.strategy)}:
+            reference = reference_cost(self.held_out["validation"])
+            name = str(self.config.strategy["name"])
+            self.notes.append(reference_note(name, reference, int(self.areas.sum())))
         seconds = {n: round(sum(p.seconds for p in phases if p.name == n), 3) for n in names}
         write_json(
             self.config.out / SUMMARY_FILE,
             {
                 "segal": __version__,
                 "fingerprint": fingerprint(self.ledger.configuration),
-                "cost": asdict(self.ledger.cost()),
+                "cost": asdict(self.ledger.cost()) | {"reference": reference},
                 "seconds": seconds,
                 "machine": describe(self.device),
                 "notes": self.notes,

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from segal import __version__
-from segal.acquisition import SELECT, Offer, acquire, derive_generator
+from segal.acquisition import SCAN, SELECT, Offer, acquire, derive_generator, derive_seed
 from segal.budget import Allowance, Budget
 from segal.candidates import CandidateTable
 from segal.config import SelectConfig
@@ -35,6 +35,7 @@ from segal.jobs.inputs import (
 )
 from segal.jobs.overlays import Overlays
 from segal.jobs.picks import shown_value
+from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
 from segal.ledger import Ledger, Purchase
 from segal.machine import describe, find_device, peak_memory_bytes, use_threads
 from segal.masks import Selected, read_selection, write_masks, write_selection
@@ -50,7 +51,10 @@ from segal.tasks.segmentation import Segmentation
 SELECTION_FILE, SUMMARY_FILE, CONFIG_FILE = "selection.csv", "summary.json", "config.yaml"
 MASKS_FOLDER, OVERLAYS_FOLDER = "masks", "overlays"
 _ROUND = 0
-_RUN_KEYS = {"images", "out", "checkpoint", "labelled", "machine", "overlays"}
+_RUN_KEYS = {
+    *("images", "out", "checkpoint", "labelled", "reference", "training"),
+    *("machine", "overlays"),
+}
 
 
 @dataclass
@@ -128,8 +132,9 @@ def run_selection(config: SelectConfig, strategy: Strategy) -> SelectionResult:
             remedy="give --checkpoint FILE, or --strategy random, which needs none",
         )
     model = _load_model(config)
-    with Ledger.open(config.out, "select", _identity(config)) as ledger:
-        return _Selection(config, strategy, ledger, model, device).run()
+    labels = SelectionLabels.open(config, strategy)
+    with Ledger.open(config.out, "select", _identity(config, labels)) as ledger:
+        return _Selection(config, strategy, ledger, model, device, labels).run()
 
 
 def _load_model(config: SelectConfig) -> SegmentationModel | None:
@@ -138,12 +143,12 @@ def _load_model(config: SelectConfig) -> SegmentationModel | None:
     return load_checkpoint(config.checkpoint, CheckpointOptions(**config.model.model_dump()))
 
 
-def _identity(config: SelectConfig) -> dict[str, object]:
+def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object]:
     """What the result depends on, but for the images: no paths, no device, no workers."""
     identity: dict[str, object] = config.model_dump(mode="json", exclude=_RUN_KEYS)
     identity["checkpoint"] = file_digest(config.checkpoint) if config.checkpoint else None
     identity["labelled"] = [file_digest(path) for path in config.labelled]
-    return identity
+    return identity | labels.identity()
 
 
 class _Selection:
@@ -156,7 +161,9 @@ class _Selection:
         ledger: Ledger,
         model: SegmentationModel | None,
         device: torch.device,
+        labels: SelectionLabels,
     ) -> None:
+        self.labels = labels
         self.config, self.strategy, self.ledger = config, strategy, ledger
         self.model = None if model is None else model.to(device)
         self.device = device
@@ -167,6 +174,7 @@ class _Selection:
         pool = self.open_pool()
         labelled = read_labelled(self.config.labelled, pool)
         self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
+        self.sets = self.labels.sets(self.config, pool, labelled)
         inputs = fingerprint(image_digests(pool))
         offer, allowance = self.make_offer(pool)
         context = PassContext()
@@ -188,6 +196,10 @@ class _Selection:
             "offered": len(offer),
             "picks": len(selected),
         }
+        if self.labels.reference is not None:
+            cost = reference_cost(self.labels.reference)
+            total = sum(h * w for h, w in image_sizes(pool).values())
+            self.notes.append(reference_note(str(self.config.strategy["name"]), cost, total))
         if len(selected) == len(offer):
             self.notes.append(
                 f"The budget {self.config.budget} covers all {len(selected)} candidates, "
@@ -275,9 +287,11 @@ class _Selection:
                 signals=signals,
                 model=self.model,
                 labelled=labelled,
+                sets=self.sets,
+                seed=derive_seed(config.seed, _ROUND, SCAN),
             )
             with bar("Scanning the pool") as advance, self.clock(phase):
-                scan.run(folder, advance)
+                self.notes += scan.run(folder, advance)
             self.ledger.finish(
                 phase, _ROUND, inputs, artefacts=[folder], seconds=self.clock.seconds[phase]
             )
@@ -341,13 +355,16 @@ class _Selection:
         return {
             "segal": __version__,
             "configuration": self.config.model_dump(mode="json"),
-            "fingerprint": fingerprint(_identity(self.config)),
+            "fingerprint": fingerprint(_identity(self.config, self.labels)),
             "counts": self.counts,
             "cost": {
                 "regions": len(selected),
                 "pixels": pixels,
                 "share_of_pool": pixels / total,
                 "image_equivalents": pixels * len(pool) / total,
+                "reference": None
+                if self.labels.reference is None
+                else reference_cost(self.labels.reference),
             },
             "seconds": self.clock.seconds,
             "peak_memory_bytes": peak_memory_bytes(self.device),

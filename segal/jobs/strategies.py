@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, raise_all
+from segal.jobs.reference import unmet_needs
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 
@@ -41,6 +42,7 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     raise_all(mistakes + further)
     assert config is not None
     assert strategy is not None
+    raise_all(unmet_needs(config, strategy))
     return config, strategy
 
 

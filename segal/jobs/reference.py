@@ -1,0 +1,207 @@
+"""The sets of images that signals measure on before a pass, and what may be wrong with them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from segal.config import LabelsConfig, MachineConfig, RunConfig, SelectConfig
+from segal.console import bar
+from segal.data.datasets import IGNORE_INDEX, LabelledDataset, open_dataset
+from segal.data.pool import ImagePool
+from segal.errors import SegalError
+from segal.image_sets import ImageSet, SetName
+from segal.jobs.inputs import image_digests, read_images, read_labelled
+from segal.oracle import Oracle
+from segal.regions import Box
+from segal.run_folder import fingerprint
+from segal.signals import Need
+from segal.strategies.base import PassContext, Strategy
+
+_SHOWN = 5
+
+
+def needs_of(strategy: Strategy) -> frozenset[Need]:
+    """The sets of images that a strategy's signals look at before a pass."""
+    signals = next(iter(strategy.passes(PassContext())), [])
+    return frozenset(need for signal in signals for need in signal.needs)
+
+
+def unmet_needs(config: SelectConfig | RunConfig, strategy: Strategy) -> list[SegalError]:
+    """What a strategy measures on and the configuration does not give, known before any work."""
+    needs = needs_of(strategy)
+    sets = {need.of for need in needs}
+    with_labels = {need.of for need in needs if need.labels}
+    name = config.strategy.get("name")
+    if isinstance(config, RunConfig):
+        if "val" in sets and not config.data.validation:
+            return [_unmet("data.validation", f"the split that {name} measures on", "val")]
+        return []
+    errors = []
+    if "val" in sets and config.reference is None:
+        errors.append(
+            _unmet(
+                "reference",
+                f"labelled images outside the pool, which {name} measures on",
+                "reference.root=FOLDER reference.split=val",
+            )
+        )
+    if sets & {"initial", "labelled"} and not config.labelled:
+        errors.append(
+            _unmet("labelled", f"labelled regions, which {name} measures on", "--labelled FILE")
+        )
+    if with_labels & {"initial", "labelled"} and config.training is None:
+        errors.append(
+            _unmet(
+                "training",
+                f"the labels of what is labelled, which {name} measures on",
+                "training.root=FOLDER training.split=train",
+            )
+        )
+    return errors
+
+
+def _unmet(key: str, expected: str, remedy: str) -> SegalError:
+    return SegalError(f"{key}: missing", expected=expected, got="nothing", remedy=f"give {remedy}")
+
+
+@dataclass(frozen=True)
+class SelectionLabels:
+    """The labelled data sets of a selection, as far as its strategy looks at them.
+
+    Attributes:
+        reference: Whole images outside the pool.
+        training: The images that regions are labelled of.
+    """
+
+    reference: LabelledDataset | None = None
+    training: LabelledDataset | None = None
+
+    @classmethod
+    def open(cls, config: SelectConfig, strategy: Strategy) -> "SelectionLabels":
+        """Opens what is needed, and checks the labels.
+
+        Raises:
+            SegalError: If a data set is missing or damaged, or the reference set has no label.
+        """
+        needs = needs_of(strategy)
+        reference = training = None
+        if config.reference is not None and "val" in {need.of for need in needs}:
+            reference = _open(config.reference, config.machine)
+        labelled = {Need("initial", True), Need("labelled", True)}
+        if config.training is not None and needs & labelled:
+            training = _open(config.training, config.machine, read_images(config.labelled))
+        return cls(reference, training)
+
+    def identity(self) -> dict[str, str]:
+        """What results depend on."""
+        opened = {"reference": self.reference, "training": self.training}
+        return {
+            name: fingerprint([image_digests(dataset.pool), dataset.digest()])
+            for name, dataset in opened.items()
+            if dataset is not None
+        }
+
+    def sets(
+        self, config: SelectConfig, pool: ImagePool, labelled: Mapping[int, Sequence[Box]]
+    ) -> dict[SetName, ImageSet]:
+        """The sets of images that signals may look at.
+
+        Args:
+            config: The configuration.
+            pool: The pool.
+            labelled: Boxes that are labelled, by image index.
+
+        Raises:
+            SegalError: If the reference set shares images with the pool.
+        """
+        sets: dict[SetName, ImageSet] = {"pool": ImageSet(pool, outside=labelled)}
+        if self.reference is not None:
+            check_apart(self.reference.pool, pool)
+            sets["val"] = ImageSet(self.reference.pool, self.reference)
+        dataset, images = self.training, pool if self.training is None else self.training.pool
+        if config.labelled:
+            sets["initial"] = ImageSet(images, dataset, read_labelled(config.labelled[:1], images))
+            sets["labelled"] = ImageSet(images, dataset, read_labelled(config.labelled, images))
+        return sets
+
+
+def run_sets(
+    oracle: Oracle,
+    pool: ImagePool,
+    validation: LabelledDataset | None,
+    seed_set: Mapping[str, Sequence[Box]],
+    bought: Mapping[str, Sequence[Box]],
+) -> dict[SetName, ImageSet]:
+    """The sets of images of a round.
+
+    Args:
+        oracle: Reveals the labels of what is bought.
+        pool: The pool.
+        validation: The reference set.
+        seed_set: Boxes by image that were bought before the first round.
+        bought: Boxes by image that are bought by now.
+    """
+    sets: dict[SetName, ImageSet] = {
+        "initial": ImageSet(pool, oracle.reveal(seed_set), oracle.by_index(seed_set)),
+        "labelled": ImageSet(pool, oracle.reveal(bought), oracle.by_index(bought)),
+        "pool": ImageSet(pool, outside=oracle.by_index(bought)),
+    }
+    if validation is not None:
+        sets["val"] = ImageSet(validation.pool, validation)
+    return sets
+
+
+def check_apart(reference: ImagePool, pool: ImagePool) -> None:
+    """Raises a SegalError, which names them, if images of a reference set are in the pool."""
+    in_pool = {digest for _, digest in image_digests(pool)}
+    shared = [path for path, digest in image_digests(reference) if digest in in_pool]
+    if shared:
+        more = f" and {len(shared) - _SHOWN} more" if len(shared) > _SHOWN else ""
+        raise SegalError(
+            f"{reference.root}: the reference set shares images with the pool",
+            expected="images that are not in the pool, nor trained on",
+            got=", ".join(shared[:_SHOWN]) + more,
+            remedy="choose another split, or take these images out of one of the two",
+        )
+
+
+def reference_cost(reference: LabelledDataset) -> dict[str, int]:
+    """What the labels of a reference set come to: images, and pixels that are not void."""
+    pixels = sum(
+        int((reference.read_label(i) != IGNORE_INDEX).sum()) for i in range(len(reference))
+    )
+    return {"images": len(reference), "pixels": pixels}
+
+
+def reference_note(strategy: str, cost: Mapping[str, int], pool_pixels: int) -> str:
+    """The cost of a reference set in a line; it is beside what the budgets buy."""
+    share = 100 * cost["pixels"] / pool_pixels
+    return (
+        f"{strategy} also measures on a reference set: the labels of {cost['images']} images, "
+        f"worth {share:.2f} % of the pool's pixels, which the budget does not include."
+    )
+
+
+def _open(
+    config: LabelsConfig, machine: MachineConfig, only: set[str] | None = None
+) -> LabelledDataset:
+    with bar("Checking the reference images") as advance:
+        dataset = open_dataset(
+            config.root,
+            config.split,
+            layout=config.layout,
+            ignore_index=config.ignore_index,
+            value_range=config.value_range,
+            workers=max(1, machine.workers),
+            progress=advance,
+            only=only,
+        )
+    with bar("Checking the reference labels") as advance:
+        dataset.check(progress=advance)
+    if not reference_cost(dataset)["pixels"]:
+        raise SegalError(
+            f"{config.root}: {config.split} has no labels to measure on",
+            expected="labels of some pixels at least",
+            got=f"{len(dataset)} labels that are void everywhere" if len(dataset) else "no image",
+            remedy="choose a split whose labels are public",
+        )
+    return dataset
