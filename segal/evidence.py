@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 Reduction = Literal["mean", "sum", "max"]
@@ -40,6 +42,8 @@ class Evidence:
         inputs: (B, 3, H, W) images as the network was given them, normalised; None where nobody
             asks for a further pass.
         images: Paths of the batch's images, relative to the pool's root.
+        maps: (B, D, h, w) feature maps of several depths, each spread over pixels as `features`
+            are; filled only when a signal asks for them.
     """
 
     logits: Tensor
@@ -48,6 +52,7 @@ class Evidence:
     tail_input: dict[str, Tensor] = field(default_factory=dict)
     inputs: Tensor | None = None
     images: tuple[str, ...] = ()
+    maps: tuple[Tensor, ...] = ()
     _memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
 
     def once(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
@@ -65,6 +70,10 @@ class Units(Protocol):
 
     def __len__(self) -> int:
         """Number of units in one image."""
+        ...
+
+    def boxes(self) -> NDArray[np.int32]:
+        """(units, 4) half-open boxes (x0, y0, x1, y1) in pixels of the original image."""
         ...
 
     def pool(

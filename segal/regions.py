@@ -137,31 +137,35 @@ class Boxes:
     """Any boxes of one image, such as regions that were labelled on an earlier grid.
 
     Attributes:
-        boxes: Half-open boxes (x0, y0, x1, y1), in pixels.
+        listed: Half-open boxes (x0, y0, x1, y1), in pixels.
     """
 
-    boxes: tuple[Box, ...]
+    listed: tuple[Box, ...]
     _rows: tuple[Interval, ...] = field(init=False, repr=False)
     _columns: tuple[Interval, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_rows", tuple((y0, y1) for _, y0, _, y1 in self.boxes))
-        object.__setattr__(self, "_columns", tuple((x0, x1) for x0, _, x1, _ in self.boxes))
+        object.__setattr__(self, "_rows", tuple((y0, y1) for _, y0, _, y1 in self.listed))
+        object.__setattr__(self, "_columns", tuple((x0, x1) for x0, _, x1, _ in self.listed))
 
     def __len__(self) -> int:
-        return len(self.boxes)
+        return len(self.listed)
+
+    def boxes(self) -> NDArray[np.int32]:
+        """(n, 4) boxes (x0, y0, x1, y1)."""
+        return np.array(self.listed, np.int32).reshape(-1, 4)
 
     def pool(
         self, element_map: Tensor, upsampling: Upsampling | None = None
     ) -> tuple[Tensor, Tensor]:
         """Sums (B, n, D) and pixel counts (n,), both float64; see `segal.evidence.Units`."""
         weights = _axis_weights(self._rows, self._columns, element_map, upsampling)
-        counts = [float((x1 - x0) * (y1 - y0)) for x0, y0, x1, y1 in self.boxes]
+        counts = [float((x1 - x0) * (y1 - y0)) for x0, y0, x1, y1 in self.listed]
         return pool_boxes(element_map, *weights), torch.tensor(
             counts, dtype=torch.float64, device=element_map.device
         )
 
     def pool_max(self, element_map: Tensor) -> Tensor:
         """Largest value in each box: (B, n, D)."""
-        values = [element_map[..., y0:y1, x0:x1].amax((-1, -2)) for x0, y0, x1, y1 in self.boxes]
+        values = [element_map[..., y0:y1, x0:x1].amax((-1, -2)) for x0, y0, x1, y1 in self.listed]
         return torch.stack(values, 1)

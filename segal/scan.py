@@ -100,7 +100,9 @@ class Scan:
             return {}, []
         if self.model is None:
             raise ValueError("a scan with signals needs a model")
-        bench = Bench(self.model, self.task, self.settings, self.sets, self.seed)
+        bench = Bench(
+            self.model, self.task, self.settings, self.sets, self.seed, tuple(self.regions)
+        )
         return {signal: signal.prepare(bench) for signal in self.signals}, bench.notes
 
     def _count(self, region: RegionSize) -> int:
@@ -139,7 +141,7 @@ class Scan:
                 boxes = Boxes(tuple(self.labelled[image]))
                 measured = _measure(evidence, boxes, kept, names)
                 rows = {column: values[row] for column, values in measured.items()}
-                writers[LABELLED_FOLDER].append(image, np.array(boxes.boxes, np.int32), rows)
+                writers[LABELLED_FOLDER].append(image, boxes.boxes(), rows)
 
     def _forward(
         self, images: Tensor | None, meters: Mapping[Signal, Meter], names: Sequence[str]

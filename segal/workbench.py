@@ -18,6 +18,7 @@ from segal.evidence import Evidence
 from segal.image_sets import ImageSet, SetName
 from segal.machine import Precision, autocast
 from segal.models.segmentation import SegmentationModel
+from segal.regions import RegionSize
 from segal.signals import Visit
 from segal.tasks.base import Task
 
@@ -114,6 +115,7 @@ class Bench:
         settings: How to run.
         sets: The sets of images that there are.
         seed: Of everything random in the pass.
+        regions: Sizes of the candidates that the pass measures.
         notes: What the user was told.
     """
 
@@ -122,8 +124,14 @@ class Bench:
     settings: ScanSettings
     sets: Mapping[SetName, ImageSet] = field(default_factory=dict)
     seed: int = 0
+    regions: Sequence[RegionSize] = (RegionSize(),)
     notes: list[str] = field(default_factory=list)
     _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def workers(self) -> int:
+        """Threads that read ahead."""
+        return self.settings.workers
 
     def images(self, of: SetName) -> ImageSet:
         """A set of images.

@@ -1,6 +1,6 @@
 """What a signal is, and what it may use while it gets ready for a pass over the pool."""
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from segal.evidence import Evidence, Units
 from segal.image_sets import ImageSet, SetName
 from segal.models.segmentation import SegmentationModel
+from segal.regions import RegionSize
 
 T = TypeVar("T")
 
@@ -55,6 +56,16 @@ class Workbench(Protocol):
     @property
     def seed(self) -> int:
         """Of everything random in a pass; not negative."""
+        ...
+
+    @property
+    def regions(self) -> Sequence[RegionSize]:
+        """Sizes of the candidates that the pass measures."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Threads that may read ahead; 0 reads in between."""
         ...
 
     def images(self, of: SetName) -> ImageSet:

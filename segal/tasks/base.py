@@ -3,8 +3,6 @@
 from collections.abc import Collection
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.evidence import Evidence, Units
@@ -12,18 +10,10 @@ from segal.models.segmentation import SegmentationModel
 from segal.regions import RegionSize
 
 
-class BoxedUnits(Units, Protocol):
-    """Units that are rectangles of an image."""
-
-    def boxes(self) -> NDArray[np.int32]:
-        """(n, 4) half-open boxes (x0, y0, x1, y1) in pixels of the original image."""
-        ...
-
-
 class Task(Protocol):
     """What a network is asked."""
 
-    def units(self, height: int, width: int, region: RegionSize) -> BoxedUnits:
+    def units(self, height: int, width: int, region: RegionSize) -> Units:
         """What can be bought of an image of that size."""
         ...
 
