@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from segal.errors import SegalError
 from segal.evidence import Evidence, Upsampling
+from segal.models.loss_prediction import LossPrediction
+
+FEATURE_MAPS = "feature_maps"
+"""What a pass catches beside the inputs of tails: see `SegmentationModel.forward`."""
 
 _PROBE_SIDE = 224  # pixels of the noise image that the last layer is looked for with
 
@@ -109,10 +113,13 @@ class SegmentationModel(nn.Module):
     Attributes:
         head: The last layer.
         align_corners: How the head's logits are upsampled.
+        loss_prediction: The module that predicts losses; None for a network that has none.
 
     Raises:
         SegalError: If no last layer is found.
     """
+
+    loss_prediction: LossPrediction | None
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
@@ -122,6 +129,7 @@ class SegmentationModel(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
         name, self.align_corners = _find_head(network, spec)
         self._head_name = name
+        self.loss_prediction = None
         self._tails = {"last": self._last_tail(), **self._last_two_tail()}
 
     @property
@@ -174,7 +182,9 @@ class SegmentationModel(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised; any H and W.
-            catch: Names of tails whose input is wanted.
+            catch: Names of tails whose input is wanted; `FEATURE_MAPS` for those. They are the
+                maps that `network.encoder` returns, where it has one that returns some (all
+                networks of segmentation_models_pytorch but DPT), and the head's input.
 
         Returns:
             The batch's evidence; logits are (B, C, H, W).
@@ -183,7 +193,12 @@ class SegmentationModel(nn.Module):
         padded, size = self._padded(images)
         caught: dict[str, Tensor] = {}
         hooks = [self.head.register_forward_hook(_catch_head(caught))]
-        for name in catch:
+        tails = [name for name in catch if name != FEATURE_MAPS]
+        maps: list[Tensor] = []
+        encoder = getattr(self.network, "encoder", None)
+        if FEATURE_MAPS in catch and isinstance(encoder, nn.Module):
+            hooks.append(encoder.register_forward_hook(_catch_maps(maps)))
+        for name in tails:
             first = next(iter(self.tail(name).module.children()), self.head)
             hooks.append(first.register_forward_pre_hook(_catch_input(caught, name)))
         try:
@@ -198,8 +213,26 @@ class SegmentationModel(nn.Module):
             logits=logits[..., :height, :width],
             features=caught["head_input"],
             upsampling=upsampling,
-            tail_input={name: caught[name] for name in catch},
+            tail_input={name: caught[name] for name in tails},
+            maps=(*maps, caught["head_input"]) if FEATURE_MAPS in catch else (),
         )
+
+    def add_loss_prediction(self, seed: int) -> LossPrediction:
+        """Gives the network a new module that predicts losses, and returns it.
+
+        Args:
+            seed: Of its weights, which torch's own initialisers draw.
+        """
+        was_training = self.training
+        image = torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE).to(self.head.weight)
+        with torch.no_grad():
+            maps = self.eval()(image, (FEATURE_MAPS,)).maps
+        self.train(was_training)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = LossPrediction([x.shape[1] for x in maps])
+        self.loss_prediction = module.to(self.head.weight)
+        return self.loss_prediction
 
     def _padded(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The network's input, and the size of the padded image in the image's own pixels."""
@@ -253,6 +286,21 @@ def _catch_input(
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         caught[name] = inputs[0]
+
+    return hook
+
+
+def _catch_maps(
+    caught: list[Tensor],
+) -> Callable[[nn.Module, tuple[Tensor, ...], object], None]:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        outputs = output if isinstance(output, list | tuple) else [output]
+        # Encoders of smp also return the image itself, and maps without channels to skip a depth.
+        caught[:] = [
+            x
+            for x in outputs
+            if isinstance(x, Tensor) and x.ndim == 4 and x.numel() and x is not inputs[0]
+        ]
 
     return hook
 
