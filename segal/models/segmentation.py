@@ -1,25 +1,27 @@
 """A segmentation network with the three things that segal needs of it.
 
 Those are its logits at full resolution, the input of its last layer, and its tail (the last layers)
-as a function of their input and parameters. The last layer is found by running the network once:
-it is the last convolution with one output per class, followed by nothing but bilinear upsampling.
+as a function of their input and parameters (see `segal.models.tails`). The last layer is found by
+running the network once: it is the last convolution with one output per class, followed by nothing
+but bilinear upsampling.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segal.errors import SegalError
 from segal.evidence import Evidence, Upsampling
 from segal.models.loss_prediction import LossPrediction
+from segal.models.tails import Tail, upsample
+from segal.models.tracing import PROBE_SIDE, TailFinder, find_head, logits_of
+
+__all__ = ["FEATURE_MAPS", "ModelSpec", "SegmentationModel", "Tail"]
 
 FEATURE_MAPS = "feature_maps"
 """What a pass catches beside the inputs of tails: see `SegmentationModel.forward`."""
-
-_PROBE_SIDE = 224  # pixels of the noise image that the last layer is looked for with
 
 
 @dataclass(frozen=True)
@@ -55,54 +57,6 @@ class ModelSpec:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Tail:
-    """The last layers of a network as a function of their input and their parameters.
-
-    Attributes:
-        name: `last` (the head alone) or `last_two` (the pointwise convolution before it, too).
-        module: From the tail's input to the logits at the head's resolution.
-        parameters: The parameters that scores are differentiated by, by their name in `module`.
-        align_corners: How the head's logits are upsampled.
-    """
-
-    name: str
-    module: nn.Module
-    parameters: Mapping[str, Tensor] = field(repr=False)
-    align_corners: bool
-
-    def __call__(
-        self,
-        tail_input: Tensor,
-        parameters: Mapping[str, Tensor],
-        size: tuple[int, int],
-        upsampling: Upsampling,
-    ) -> Tensor:
-        """Logits (B, C, H, W) from the tail's input, with `parameters` in place of its own.
-
-        Args:
-            tail_input: As `Evidence.tail_input[name]`.
-            parameters: Tensors of the shapes of `self.parameters`.
-            size: (H, W) of the image.
-            upsampling: As `Evidence.upsampling`.
-        """
-        low: Tensor = torch.func.functional_call(self.module, dict(parameters), (tail_input,))
-        return _upsample(low, upsampling)[..., : size[0], : size[1]]
-
-
-def _upsample(low: Tensor, upsampling: Upsampling) -> Tensor:
-    if tuple(low.shape[-2:]) == upsampling.size:
-        return low
-    return F.interpolate(
-        low, upsampling.size, mode="bilinear", align_corners=upsampling.align_corners
-    )
-
-
-def _logits_of(output: object) -> Tensor:
-    """The logits; networks of torchvision return them in a dictionary."""
-    return output["out"] if isinstance(output, dict) else output  # type: ignore[return-value]
-
-
 class SegmentationModel(nn.Module):
     """A network, wrapped so that one call gives the evidence of a batch.
 
@@ -127,10 +81,11 @@ class SegmentationModel(nn.Module):
         self.spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
-        name, self.align_corners = _find_head(network, spec)
-        self._head_name = name
+        self._head_name, self.align_corners = find_head(
+            network, spec.stride, spec.num_classes, spec.architecture
+        )
         self.loss_prediction = None
-        self._tails = {"last": self._last_tail(), **self._last_two_tail()}
+        self._tails: dict[str, Tail] = {}
 
     @property
     def head(self) -> nn.Conv2d:
@@ -145,22 +100,27 @@ class SegmentationModel(nn.Module):
         return self.head.weight.device
 
     def tail(self, layers: str) -> Tail:
-        """The last layers as a function.
+        """The last layers as a function; found when first asked for, by running the network once.
 
         Args:
-            layers: `last` or, where the network has a pointwise convolution, normalisation and
-                activation before its head (DeepLabV3Plus), `last_two`.
+            layers: `last`: the head. `last_two`: the parameters of the head and of the convolution
+                before it, with nothing but normalisation, activation and dropout in between.
+                `all`: every parameter of the network. Else the name of a module of the network,
+                such as `decoder.block2.0`: every parameter from there on, in the order that
+                modules run in.
 
         Raises:
             SegalError: If the network has no such tail.
         """
         if layers not in self._tails:
-            raise SegalError(
-                f"{self.spec.architecture}: no tail {layers!r}",
-                expected=f"one of {', '.join(self._tails)}",
-                got=repr(layers),
-                remedy="use the last layer, or an architecture such as DeepLabV3Plus",
+            finder = TailFinder(
+                self.network,
+                self._head_name,
+                self.align_corners,
+                self.spec.stride,
+                self.spec.architecture,
             )
+            self._tails[layers] = finder.find(layers)
         return self._tails[layers]
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -192,28 +152,28 @@ class SegmentationModel(nn.Module):
         height, width = images.shape[-2:]
         padded, size = self._padded(images)
         caught: dict[str, Tensor] = {}
+        # Before the hooks: to find a tail runs the network.
+        tails = [self.tail(name) for name in catch if name != FEATURE_MAPS]
         hooks = [self.head.register_forward_hook(_catch_head(caught))]
-        tails = [name for name in catch if name != FEATURE_MAPS]
         maps: list[Tensor] = []
         encoder = getattr(self.network, "encoder", None)
         if FEATURE_MAPS in catch and isinstance(encoder, nn.Module):
             hooks.append(encoder.register_forward_hook(_catch_maps(maps)))
-        for name in tails:
-            first = next(iter(self.tail(name).module.children()), self.head)
-            hooks.append(first.register_forward_pre_hook(_catch_input(caught, name)))
+        for tail in tails:
+            hooks.append(tail.source.register_forward_pre_hook(_catch_input(caught, tail.name)))
         try:
-            logits = _logits_of(self.network(padded))
+            logits = logits_of(self.network(padded))
         finally:
             for hook in hooks:
                 hook.remove()
         upsampling = Upsampling(size, self.align_corners)
         if tuple(logits.shape[-2:]) != size:
-            logits = _upsample(caught["head_output"], upsampling)
+            logits = upsample(caught["head_output"], upsampling)
         return Evidence(
             logits=logits[..., :height, :width],
             features=caught["head_input"],
             upsampling=upsampling,
-            tail_input={name: caught[name] for name in tails},
+            tail_input={tail.name: caught[tail.name] for tail in tails},
             maps=(*maps, caught["head_input"]) if FEATURE_MAPS in catch else (),
         )
 
@@ -224,7 +184,7 @@ class SegmentationModel(nn.Module):
             seed: Of its weights, which torch's own initialisers draw.
         """
         was_training = self.training
-        image = torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE).to(self.head.weight)
+        image = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE).to(self.head.weight)
         with torch.no_grad():
             maps = self.eval()(image, (FEATURE_MAPS,)).maps
         self.train(was_training)
@@ -253,23 +213,6 @@ class SegmentationModel(nn.Module):
                 padded, inside, mode="bilinear", align_corners=False, antialias=True
             )
         return padded, (outside[0], outside[1])
-
-    def _last_tail(self) -> Tail:
-        return Tail("last", self.head, dict(self.head.named_parameters()), self.align_corners)
-
-    def _last_two_tail(self) -> dict[str, Tail]:
-        """DeepLabV3Plus: pointwise convolution, BatchNorm and ReLU, head."""
-        try:
-            separable = self.network.get_submodule("decoder.block2.0")
-            norm = self.network.get_submodule("decoder.block2.1")
-            activation = self.network.get_submodule("decoder.block2.2")
-            pointwise = separable.get_submodule("1")
-        except AttributeError:
-            return {}
-        module = nn.Sequential(pointwise, norm, activation, self.head)
-        names = [n for n, _ in module.named_parameters() if n.split(".")[0] in {"0", "3"}]
-        parameters = {name: module.get_parameter(name) for name in names}
-        return {"last_two": Tail("last_two", module, parameters, self.align_corners)}
 
 
 def _catch_head(
@@ -303,39 +246,3 @@ def _catch_maps(
         ]
 
     return hook
-
-
-def _find_head(network: nn.Module, spec: ModelSpec) -> tuple[str, bool]:
-    """Name of the last layer, and how its output is upsampled, from one run on noise."""
-    ran: list[tuple[str, Tensor]] = []
-    hooks = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: ran.append((name, output)))
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d) and module.out_channels == spec.num_classes
-    ]
-    was_training = network.training
-    side = -(-_PROBE_SIDE // spec.stride) * spec.stride
-    parameter = next(network.parameters())
-    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    try:
-        with torch.no_grad():
-            logits = _logits_of(network.eval()(noise.to(parameter)))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        network.train(was_training)
-    if ran and isinstance(logits, Tensor) and logits.ndim == 4:
-        name, low = ran[-1]
-        for align_corners in (True, False):
-            upsampled = _upsample(low, Upsampling((side, side), align_corners))
-            if upsampled.shape == logits.shape and torch.allclose(
-                upsampled, logits, rtol=1e-3, atol=1e-4 * float(logits.abs().max())
-            ):
-                return name, align_corners
-    raise SegalError(
-        f"{spec.architecture}: no last layer was found",
-        expected=f"a convolution with {spec.num_classes} outputs (one per class), "
-        "then nothing but bilinear upsampling to the input's size",
-        got=f"convolutions with that many outputs: {', '.join(n for n, _ in ran) or 'none'}",
-        remedy="check --num-classes, or wrap the network so that its last layer is of that form",
-    )

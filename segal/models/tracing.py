@@ -1,0 +1,324 @@
+"""Finds a network's layers by running it once on noise and watching its modules."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segal.errors import SegalError
+from segal.evidence import Upsampling
+from segal.models.tails import Tail, affine_of, upsample
+from segal.registry import nearest
+
+PROBE_SIDE = 224  # pixels of the noise image
+TAILS = ("last", "last_two", "all")
+
+
+def logits_of(output: object) -> Tensor:
+    """The logits; networks of torchvision return them in a dictionary."""
+    return output["out"] if isinstance(output, dict) else output  # type: ignore[return-value]
+
+
+def run_on_noise(network: nn.Module, stride: int) -> Tensor:
+    """Logits of one square image of noise, in `eval()` mode, without gradients."""
+    side = -(-PROBE_SIDE // stride) * stride
+    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), _evaluating(network):
+        return logits_of(network(noise.to(next(network.parameters()))))
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def find_head(
+    network: nn.Module, stride: int, num_classes: int, architecture: str
+) -> tuple[str, bool]:
+    """Name of the last layer, and how its output is upsampled.
+
+    Raises:
+        SegalError: If no convolution with an output per class, upsampled, gives the logits.
+    """
+    ran: list[tuple[str, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, output, name=name: ran.append((name, output)))
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.out_channels == num_classes
+    ]
+    try:
+        logits = run_on_noise(network, stride)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if ran and isinstance(logits, Tensor) and logits.ndim == 4:
+        name, low = ran[-1]
+        size = (-(-PROBE_SIDE // stride) * stride,) * 2
+        for align_corners in (True, False):
+            upsampled = upsample(low, Upsampling(size, align_corners))
+            if upsampled.shape == logits.shape and torch.allclose(
+                upsampled, logits, rtol=1e-3, atol=1e-4 * float(logits.abs().max())
+            ):
+                return name, align_corners
+    raise SegalError(
+        f"{architecture}: no last layer was found",
+        expected=f"a convolution with {num_classes} outputs (one per class), "
+        "then nothing but bilinear upsampling to the input's size",
+        got=f"convolutions with that many outputs: {', '.join(n for n, _ in ran) or 'none'}",
+        remedy="check --num-classes, or wrap the network so that its last layer is of that form",
+    )
+
+
+_Made = tuple[Tensor, int]  # a tensor and its version: an operation in place makes another version
+
+
+@dataclass
+class _Call:
+    """One call of a module.
+
+    Attributes:
+        name: The module's.
+        module: It.
+        source: What it was given; None unless that was one tensor and nothing else.
+        start: Its number among all starts and ends.
+        end: Likewise.
+        output: What it returned; None unless that was a tensor.
+    """
+
+    name: str
+    module: nn.Module
+    source: _Made | None
+    start: int
+    end: int = -1
+    output: _Made | None = None
+
+    @property
+    def leaf(self) -> bool:
+        return not any(True for _ in self.module.children())
+
+
+@dataclass(frozen=True)
+class TailFinder:
+    """Finds the tails of a network.
+
+    Attributes:
+        network: It.
+        head_name: Of its last layer.
+        align_corners: How the head's logits are upsampled.
+        stride: The sides of its input must be multiples of it.
+        architecture: For messages.
+    """
+
+    network: nn.Module
+    head_name: str
+    align_corners: bool
+    stride: int
+    architecture: str
+
+    def find(self, layers: str) -> Tail:
+        """The tail of a name.
+
+        Args:
+            layers: `last`: the head. `last_two`: the parameters of the head and of the convolution
+                before it, with nothing but normalisation, activation and dropout in between.
+                `all`: every parameter of the network. Else the name of a module, such as
+                `decoder.block2.0`: every parameter from there on, in the order that modules run.
+
+        Raises:
+            SegalError: If there is no such tail.
+        """
+        head = self.network.get_submodule(self.head_name)
+        if layers == "last":
+            return self._chained(layers, [head])
+        if layers == "all":
+            return self._replayed(layers, list(dict(self.network.named_parameters())))
+        names = {name for name, _ in self.network.named_modules() if name}
+        if layers != "last_two" and layers not in names:
+            raise self._unknown(layers)
+        calls = self._trace()
+        last = next(call for call in reversed(calls) if call.name == self.head_name)
+        return (
+            self._last_two(calls, last)
+            if layers == "last_two"
+            else self._named(layers, calls, last)
+        )
+
+    def _last_two(self, calls: list[_Call], last: _Call) -> Tail:
+        leaves = [call for call in calls if call.leaf]
+        chain = [last]
+        while len(chain) == 1 or not isinstance(chain[0].module, nn.modules.conv._ConvNd):
+            before = _producer(leaves, chain[0])
+            if before is None:
+                raise self._broken(leaves, chain)
+            chain.insert(0, before)
+        modules = [call.module for call in chain]
+        if _intact(chain):
+            ends = {"0", str(len(chain) - 1)}
+            return self._chained("last_two", modules, ends)
+        names = [f"{c.name}.{p}" for c in (chain[0], last) for p, _ in c.module.named_parameters()]
+        return self._replayed("last_two", names)
+
+    def _named(self, layers: str, calls: list[_Call], last: _Call) -> Tail:
+        own = [call for call in calls if call.name == layers and call.start <= last.start]
+        if not own:
+            raise SegalError(
+                f"{self.architecture}: {layers!r} is not run before the last layer",
+                expected=f"a module that the logits come from, {self.head_name} or one before it",
+                got=layers,
+                remedy="name another, or use last, last_two or all",
+            )
+        chain = _chain_from(calls, own[0], last) if len(own) == 1 else None
+        if chain is not None and _intact(chain):
+            return self._chained(layers, [call.module for call in chain])
+        ran = [call for call in calls if own[0].start <= call.start <= last.start]
+        names = {
+            f"{call.name}.{name}"
+            for call in ran
+            for name, _ in call.module.named_parameters(recurse=call is own[0])
+        }
+        every = [name for name, _ in self.network.named_parameters()]
+        return self._replayed(layers, [name for name in every if name in names])
+
+    def _chained(self, layers: str, modules: list[nn.Module], keep: set[str] | None = None) -> Tail:
+        """A tail that runs modules one after another."""
+        module = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+        parameters: Mapping[str, Tensor] = {
+            name: value
+            for name, value in module.named_parameters()
+            if keep is None or name.split(".")[0] in keep
+        }
+        affine = affine_of(modules, parameters)
+        return Tail(layers, module, parameters, self.align_corners, modules[0], affine)
+
+    def _replayed(self, layers: str, names: list[str]) -> Tail:
+        """A tail that runs the whole network again."""
+        module = _Replay(self.network, self.head_name)
+        parameters = {f"network.{name}": self.network.get_parameter(name) for name in names}
+        return Tail(layers, module, parameters, self.align_corners, self.network, replays=True)
+
+    def _trace(self) -> list[_Call]:
+        """Every call of a module on a run, in the order of their starts."""
+        calls: list[_Call] = []
+        running: list[_Call] = []
+        clock = iter(range(10**9))
+
+        def start(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+            alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+            source = (args[0], args[0]._version) if alone else None
+            running.append(_Call(name, module, source, next(clock)))
+            calls.append(running[-1])
+
+        def end(_: nn.Module, __: Any, output: object) -> None:
+            call = running.pop()
+            call.end = next(clock)
+            if isinstance(output, Tensor):
+                call.output = (output, output._version)
+
+        hooks = []
+        for name, module in self.network.named_modules():
+            hooks.append(
+                module.register_forward_pre_hook(
+                    lambda m, args, kwargs, name=name: start(name, m, args, kwargs),
+                    with_kwargs=True,
+                )
+            )
+            hooks.append(module.register_forward_hook(end))
+        try:
+            run_on_noise(self.network, self.stride)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return calls
+
+    def _unknown(self, layers: str) -> SegalError:
+        names = [name for name, _ in self.network.named_modules() if name]
+        near = nearest(layers, [*TAILS, *names])
+        return SegalError(
+            f"{self.architecture}: no tail {layers!r}",
+            expected=f"{', '.join(TAILS)}, or the name of a module to start at",
+            got=repr(layers),
+            remedy=f"did you mean {near!r}?" if near else f"name one, such as {self.head_name}",
+        )
+
+    def _broken(self, leaves: list[_Call], chain: list[_Call]) -> SegalError:
+        found = " <- ".join(f"{c.name} ({type(c.module).__name__})" for c in reversed(chain))
+        earlier = [
+            call.name
+            for call in leaves
+            if isinstance(call.module, nn.Conv2d) and call.end < chain[-1].start
+        ]
+        such = f" such as {earlier[-1]}" if earlier else ""
+        return SegalError(
+            f"{self.architecture}: no tail 'last_two' was found",
+            expected="a convolution, then modules of one input each (normalisation, activation, "
+            f"dropout), then the last layer {self.head_name}",
+            got=f"{found} <- what no single module made (a sum, a concatenation, a function)",
+            remedy=f"name the module to start at{such}, or use last or all",
+        )
+
+
+class _Replay(nn.Module):
+    """From the network's input to its last layer's output."""
+
+    def __init__(self, network: nn.Module, head_name: str) -> None:
+        super().__init__()
+        self.network = network
+        self._head_name = head_name
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        caught: list[Tensor] = []
+        head = self.network.get_submodule(self._head_name)
+        hook = head.register_forward_hook(lambda _m, _i, output: caught.append(output))
+        try:
+            self.network(inputs)
+        finally:
+            hook.remove()
+        return caught[-1]
+
+
+def _same(a: _Made | None, b: _Made | None) -> bool:
+    return a is not None and b is not None and a[0] is b[0] and a[1] == b[1]
+
+
+def _producer(calls: Iterable[_Call], call: _Call) -> _Call | None:
+    """The call whose output is another's only input, unchanged.
+
+    What returns its input as it is (Identity, dropout in `eval()`) is passed over, and of nested
+    modules the outermost is taken: both come from taking the first call of those that fit.
+    """
+    fitting = (c for c in calls if c.end < call.start and _same(c.output, call.source))
+    return next(fitting, None)
+
+
+def _chain_from(calls: list[_Call], first: _Call, last: _Call) -> list[_Call] | None:
+    """Calls from a module's on, each the only input of the next; None if there is no such chain.
+
+    A module that holds the last layer is taken apart.
+    """
+    holds = first.start < last.start < first.end
+    if holds:
+        usable = [call for call in calls if first.start < call.start < first.end]
+    else:
+        usable = [call for call in calls if call is first or call.start > first.end]
+    chain = [last]
+    while chain[0] is not first and not (holds and _same(chain[0].source, first.source)):
+        before = _producer(usable, chain[0])
+        if before is None:
+            return None
+        chain.insert(0, before)
+    return chain
+
+
+def _intact(chain: list[_Call]) -> bool:
+    """Whether a chain's input is one tensor, still as it was when the run is over."""
+    source = chain[0].source
+    return source is not None and source[0]._version == source[1]
