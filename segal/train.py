@@ -25,14 +25,16 @@ from segal.data.sampling import LabelledRegions, Samples
 from segal.data.transforms import TrainingTransform, stack_padded
 from segal.errors import SegalError
 from segal.machine import Precision, autocast
+from segal.models.checkpoint import weights_of
+from segal.models.loss_prediction import LearningLoss
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Box, RegionSize
 from segal.tasks.segmentation import Segmentation, check_classes
-from segal.training_state import TrainingState, copy_state, fingerprint
+from segal.training_state import TrainingState, copy_weights, fingerprint
 
 Progress = Callable[[int, int, float], None]
 
-_STEP = 2  # a stream of random numbers, beside those of segal.data.sampling
+_STEP, _LOSS_PREDICTION = 2, 3  # streams of random numbers, beside those of segal.data.sampling
 
 
 def _crop_text(value: object) -> str:
@@ -68,7 +70,8 @@ class TrainSettings(BaseModel):
         power: Of the poly schedule `(lr - min_lr) * (1 - step / iterations) ** power + min_lr`.
         momentum: Of `sgd`.
         weight_decay: On all parameters.
-        grad_clip: Largest norm of the gradient; None leaves it as it is.
+        grad_clip: Largest norm of the network's gradient (and of the loss-prediction module's own);
+            None leaves it as it is.
         crop: Side in pixels of the original image, `HEIGHTxWIDTH`, or `image` for an image's own
             size; a side that is longer than all images is cut down to the longest.
         scale: Smallest and largest factor that an image is resized by.
@@ -81,6 +84,8 @@ class TrainSettings(BaseModel):
         patience: Stop after so many validations in a row without a better mIoU; None for never.
         checkpoint_every: Steps between mid-training checkpoints.
         workers: Threads that read and transform; they do not change the result.
+        learning_loss: Trains a loss-prediction module with the network, which the strategy
+            `learning_loss` needs: `true`, or a section of `LearningLossSettings`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -104,6 +109,7 @@ class TrainSettings(BaseModel):
     patience: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
     workers: int = Field(default=2, ge=0)
+    learning_loss: LearningLoss = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":
@@ -123,7 +129,9 @@ class TrainSettings(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result: all settings but those that only change speed."""
-        return self.model_dump(mode="json", exclude={"workers", "checkpoint_every"})
+        named = self.model_dump(mode="json", exclude={"workers", "checkpoint_every"})
+        # Trainings without it are what they were before there was such a module.
+        return {k: v for k, v in named.items() if k != "learning_loss" or v is not None}
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,8 @@ def train(
     """Trains a network in place and leaves it on `device`, in `eval()` mode.
 
     Args:
-        model: The network.
+        model: The network. With `learning_loss` it is given a loss-prediction module, unless it has
+            one, which is trained on; without, it loses its own, which would go out of date.
         dataset: Images and labels.
         settings: How to train.
         seed: Not negative; decides everything random.
@@ -241,17 +250,25 @@ class _Run:
             "validation labels": "" if validation is None else validation.digest(),
             "network": fingerprint(model.spec.as_dict(), *model.network.state_dict().values()),
         }
+        if settings.learning_loss is None:
+            model.loss_prediction = None
+        else:
+            module = model.loss_prediction or model.add_loss_prediction(
+                self._derived_seed(_LOSS_PREDICTION)
+            )
+            self.identity["loss prediction"] = fingerprint(*module.state_dict().values())
         model.to(device)
         self.frozen = _batchnorms(model) if settings.batchnorm == "frozen" else []
-        self.trained = _parameters(model, self.frozen)
-        self.optimizer = _optimizer(self.trained, settings)
+        self.optimizer = _optimizer(_parameter_groups(model, self.frozen), settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.state = TrainingState()
 
     def __call__(self, progress: Progress | None, checkpoint: Path | None) -> TrainResult:
         started, settings, state = time.perf_counter(), self.settings, self.state
         if checkpoint is not None and checkpoint.exists():
-            state.load(checkpoint, self.identity, self.model.network, self.optimizer, self.scaler)
+            state.load(
+                checkpoint, self.identity, weights_of(self.model), self.optimizer, self.scaler
+            )
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), _without_gradient(self.frozen):
             for images, labels in self._batches(state.step):
@@ -266,11 +283,15 @@ class _Run:
                 if checkpoint is not None and state.step % settings.checkpoint_every == 0:
                     _check_finite(self.model, state.step)
                     state.save(
-                        checkpoint, self.identity, self.model.network, self.optimizer, self.scaler
+                        checkpoint,
+                        self.identity,
+                        weights_of(self.model),
+                        self.optimizer,
+                        self.scaler,
                     )
         _check_finite(self.model, state.step)
         if state.best is not None:
-            copy_state(state.best, self.model.network)
+            copy_weights(state.best, weights_of(self.model))
         self.model.eval()
         return TrainResult(
             steps=state.step,
@@ -293,24 +314,37 @@ class _Run:
         self.model.train()
         for module in self.frozen:
             module.eval()
-        state = np.random.SeedSequence([self.seed, _STEP, step]).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0]))
+        torch.manual_seed(self._derived_seed(_STEP, step))
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate(step)
         self.optimizer.zero_grad()
         with autocast(self.device, settings.precision):
             inputs = self.model.normalise(images.to(self.device))
-            loss = self.task.training_loss(self.model, inputs, labels.to(self.device))
+            loss = self._loss(inputs, labels.to(self.device))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise _diverged(step + 1, f"a loss of {value}", settings.learning_rate(step))
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if settings.grad_clip is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.trained, settings.grad_clip)
+            for group in self.optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], settings.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return value
+
+    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        ranking = self.settings.learning_loss
+        if ranking is None:
+            return self.task.training_loss(self.model, inputs, labels)
+        stopped = self.state.step >= ranking.stop_gradient_after * self.settings.iterations
+        return self.task.ranked_training_loss(
+            self.model, inputs, labels, ranking, stop_gradient=stopped
+        )
+
+    def _derived_seed(self, *stream: int) -> int:
+        state = np.random.SeedSequence([self.seed, *stream]).generate_state(1, np.uint64)
+        return int(state[0])
 
     def _validation_is_due(self) -> bool:
         every = self.settings.validate_every
@@ -328,7 +362,7 @@ class _Run:
             workers=self.settings.workers,
             precision=self.settings.precision,
         )
-        self.state.record(metrics.miou, self.model.network)
+        self.state.record(metrics.miou, weights_of(self.model))
 
 
 def _fingerprint_images(dataset: LabelledDataset | None) -> str:
@@ -338,8 +372,9 @@ def _fingerprint_images(dataset: LabelledDataset | None) -> str:
 
 
 def _optimizer(
-    parameters: Sequence[nn.Parameter], settings: TrainSettings
+    groups: Sequence[Sequence[nn.Parameter]], settings: TrainSettings
 ) -> torch.optim.Optimizer:
+    parameters = [{"params": list(group)} for group in groups]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
@@ -351,9 +386,17 @@ def _batchnorms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
-def _parameters(model: nn.Module, frozen: Sequence[nn.Module]) -> list[nn.Parameter]:
+def _parameter_groups(
+    model: SegmentationModel, frozen: Sequence[nn.Module]
+) -> list[list[nn.Parameter]]:
+    """The network's, then those of its loss-prediction module; gradients are clipped apart."""
     left_out = {id(p) for module in frozen for p in module.parameters()}
-    return [p for p in model.parameters() if p.requires_grad and id(p) not in left_out]
+    parts = [model.network, model.loss_prediction]
+    return [
+        [p for p in part.parameters() if p.requires_grad and id(p) not in left_out]
+        for part in parts
+        if part is not None
+    ]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The state of an unfinished training, and its file.
 
-The file is safetensors: the network's weights, the optimizer's tensors and the best weights so far,
+The file is safetensors: the model's weights, the optimizer's tensors and the best weights so far,
 with the rest as JSON in its metadata. Random numbers need no state of their own, since each is
 derived from the seed and the step.
 """
@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from segal.errors import SegalError
 from segal.files import replacing
@@ -57,12 +57,12 @@ class TrainingState:
     best_step: int | None = None
     worse: int = 0
 
-    def record(self, miou: float, network: nn.Module) -> None:
-        """Notes a validation; the first of equal ones stays the best."""
+    def record(self, miou: float, weights: Mapping[str, Tensor]) -> None:
+        """Notes a validation of a model with these weights; the first of equal ones is the best."""
         earlier = [value for _, value in self.validations if not np.isnan(value)]
         self.validations.append((self.step, miou))
         if self.best is None or miou > max(earlier, default=-1.0):
-            self.best, self.best_step, self.worse = _on_cpu(network.state_dict()), self.step, 0
+            self.best, self.best_step, self.worse = _on_cpu(weights), self.step, 0
         else:
             self.worse += 1
 
@@ -70,7 +70,7 @@ class TrainingState:
         self,
         path: Path,
         identity: Mapping[str, str],
-        network: nn.Module,
+        weights: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
     ) -> None:
@@ -79,7 +79,7 @@ class TrainingState:
         Args:
             path: Ends in `.safetensors`.
             identity: What the training is, by name; `load` compares it.
-            network: Its weights are written.
+            weights: Of the model, by name.
             optimizer: Its tensors are written.
             scaler: Of the loss, for half precision.
 
@@ -95,7 +95,7 @@ class TrainingState:
             worse=self.worse,
             scaler=scaler.state_dict(),
         )
-        tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+        tensors = {f"network.{k}": v for k, v in weights.items()}
         tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
         tensors |= {
             f"optimizer.{index}.{key}": value
@@ -110,11 +110,11 @@ class TrainingState:
         self,
         path: Path,
         identity: Mapping[str, str],
-        network: nn.Module,
+        weights: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
     ) -> None:
-        """Reads what `save` wrote, into this state and the objects given.
+        """Reads what `save` wrote, into this state, the tensors and the objects given.
 
         Raises:
             SegalError: If the file is damaged or belongs to another training.
@@ -132,7 +132,7 @@ class TrainingState:
         for key, value in tensors.items():
             part, _, name = key.partition(".")
             parts[part][name] = value
-        copy_state(parts["network"], network)
+        copy_weights(parts["network"], weights)
         optimizer_state: dict[int, dict[str, Tensor]] = {}
         for key, value in parts["optimizer"].items():
             index, _, name = key.partition(".")
@@ -158,11 +158,11 @@ def _read(path: Path) -> tuple[_Metadata, dict[str, Tensor]]:
         ) from error
 
 
-def copy_state(state: Mapping[str, Tensor], network: nn.Module) -> None:
-    """Copies weights in place, whatever device they are on; keys must be the network's."""
+def copy_weights(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Copies weights in place, whatever device they are on; the keys must be the same."""
     with torch.no_grad():
-        for key, value in network.state_dict().items():
-            value.copy_(state[key])
+        for key, value in target.items():
+            value.copy_(source[key])
 
 
 def fingerprint(*values: object) -> str:

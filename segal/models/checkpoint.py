@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from segal.errors import SegalError
 from segal.files import replacing
@@ -15,6 +16,7 @@ from segal.models.build import Channels, build_model, load_weights, make_spec, r
 from segal.models.segmentation import ModelSpec, SegmentationModel
 
 _METADATA_KEY = "segal"
+_LOSS_PREDICTION = "loss_prediction/"  # no submodule's name has a slash
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,23 @@ class CheckpointOptions:
     input_scale: float | None = None
 
 
+def weights_of(model: SegmentationModel) -> dict[str, Tensor]:
+    """What a checkpoint holds of a model: the tensors themselves, not copies.
+
+    They have the network's own names; those of its loss-prediction module, if it has one, come
+    after them and begin with `loss_prediction/`.
+    """
+    weights: dict[str, Tensor] = dict(model.network.state_dict())
+    if model.loss_prediction is not None:
+        own = model.loss_prediction.state_dict()
+        weights |= {_LOSS_PREDICTION + key: value for key, value in own.items()}
+    return weights
+
+
 def save_checkpoint(
     model: SegmentationModel, path: Path, training: Mapping[str, object] | None = None
 ) -> None:
-    """Writes the network's weights, its specification and how it was trained.
+    """Writes the model's weights, its specification and how it was trained.
 
     Args:
         model: The network.
@@ -52,7 +67,7 @@ def save_checkpoint(
         SegalError: If the file cannot be written.
     """
     metadata = json.dumps({"spec": model.spec.as_dict(), "training": dict(training or {})})
-    state = {k: v.detach().cpu().contiguous() for k, v in model.network.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in weights_of(model).items()}
     with replacing(path) as temporary:
         save_file(state, temporary, {_METADATA_KEY: metadata})
 
@@ -72,7 +87,14 @@ def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Seg
     state = read_state_dict(path)
     spec = _resolve(path, read_spec(path), options)
     model = build_model(spec)
+    auxiliary = {
+        key.removeprefix(_LOSS_PREDICTION): state.pop(key)
+        for key in list(state)
+        if key.startswith(_LOSS_PREDICTION)
+    }
     load_weights(model.network, state, path)
+    if auxiliary:
+        load_weights(model.add_loss_prediction(seed=0), auxiliary, path)
     return model.eval()
 
 

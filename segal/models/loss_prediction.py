@@ -8,9 +8,10 @@ that is the whole image is scored as in the paper. In training the set is a crop
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
 from segal.evidence import Units, Upsampling
@@ -40,6 +41,16 @@ class LearningLossSettings(BaseModel):
     weight: float = Field(default=1.0, gt=0)
     margin: float = Field(default=1.0, gt=0)
     stop_gradient_after: float = Field(default=0.6, ge=0, le=1)
+
+
+def _switched(value: object) -> object:
+    if isinstance(value, bool | str):
+        return {} if TypeAdapter(bool).validate_python(value) else None
+    return value
+
+
+LearningLoss = Annotated[LearningLossSettings | None, BeforeValidator(_switched)]
+"""A setting: `true` stands for the defaults, `false` for no such module."""
 
 
 class LossPrediction(nn.Module):
@@ -88,7 +99,7 @@ class LossPrediction(nn.Module):
 
         Args:
             maps: (B, D, h, w) each, as `Evidence.maps`.
-            mask: (B, H, W) bool, at least one pixel in each image.
+            mask: (B, H, W) bool; without a pixel the maps' means are 0.
             upsampling: How each map is spread over the image's pixels.
 
         Returns:
@@ -106,11 +117,11 @@ def mean_over_pixels(x: Tensor, mask: Tensor, upsampling: Upsampling) -> Tensor:
 
     Args:
         x: (B, D, h, w) map; half precision is raised to float32.
-        mask: (B, H, W) bool, at least one pixel in each image.
+        mask: (B, H, W) bool.
         upsampling: How the map is spread over pixels; its size is at least (H, W).
 
     Returns:
-        (B, D), differentiable by `x`.
+        (B, D), differentiable by `x`; 0 where an image has no pixel in the set.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     sides = zip(x.shape[-2:], upsampling.size, mask.shape[-2:], strict=True)
@@ -120,7 +131,8 @@ def mean_over_pixels(x: Tensor, mask: Tensor, upsampling: Upsampling) -> Tensor:
     )
     with torch.autocast(x.device.type, enabled=False):
         indicator = mask.to(dtype)
-        weights = rows.T @ indicator @ columns / indicator.sum((1, 2))[:, None, None]
+        counts = indicator.sum((1, 2)).clamp(min=1)
+        weights = rows.T @ indicator @ columns / counts[:, None, None]
         return torch.einsum("bdhw,bhw->bd", x.to(dtype), weights)
 
 

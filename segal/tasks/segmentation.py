@@ -17,7 +17,8 @@ from segal.errors import SegalError
 from segal.evidence import Evidence
 from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
 from segal.machine import Precision, autocast
-from segal.models.segmentation import SegmentationModel
+from segal.models.loss_prediction import LearningLossSettings, ranking_loss
+from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
 from segal.regions import Grid, RegionSize
 
 
@@ -115,8 +116,47 @@ class Segmentation:
             A float32 scalar. The sum over labelled pixels is divided by their number, or by the sum
             of their class weights; it is 0, with a gradient of 0, where no pixel is labelled.
         """
-        logits = model(images).logits.float()
-        target = labels.long()
+        return self._mean_loss(model(images).logits.float(), labels.long())
+
+    def ranked_training_loss(
+        self,
+        model: SegmentationModel,
+        images: Tensor,
+        labels: Tensor,
+        ranking: LearningLossSettings,
+        *,
+        stop_gradient: bool,
+    ) -> Tensor:
+        """`training_loss`, and the loss of the network's loss-prediction module beside it.
+
+        The module predicts the mean loss of each image over its labelled pixels; images without
+        any are left out.
+
+        Args:
+            model: The network; it has such a module.
+            images: As `training_loss` takes them.
+            labels: Likewise.
+            ranking: Weight and margin of the module's loss.
+            stop_gradient: Whether the module's gradient ends at the feature maps.
+
+        Returns:
+            A float32 scalar.
+        """
+        assert model.loss_prediction is not None
+        evidence = model(images, (FEATURE_MAPS,))
+        logits, target = evidence.logits.float(), labels.long()
+        valid = target != IGNORE_INDEX
+        used = valid.flatten(1).any(1)
+        with torch.no_grad():
+            losses = torch.stack(
+                [self._mean_loss(logits[i, None], target[i, None]) for i in range(len(target))]
+            )
+        maps = [x.detach() if stop_gradient else x for x in evidence.maps]
+        predicted = model.loss_prediction.of_pixels(maps, valid, evidence.upsampling)
+        auxiliary = ranking_loss(predicted[used], losses[used], ranking.margin)
+        return self._mean_loss(logits, target) + ranking.weight * auxiliary
+
+    def _mean_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         weights = None if self.class_weights is None else self.class_weights.to(logits)
         total = F.cross_entropy(
             logits, target, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum"
