@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from segal import __version__
-from segal.commands import compare, demo, report, run, select, strategies, train, tune, validate
+from segal.commands import (
+    compare,
+    demo,
+    plan,
+    report,
+    run,
+    select,
+    strategies,
+    train,
+    tune,
+    validate,
+)
 from segal.errors import SegalError
 
 app = typer.Typer(
@@ -20,6 +31,7 @@ app = typer.Typer(
 )
 for command in (
     select.select,
+    plan.plan,
     train.train,
     run.run,
     compare.compare,

@@ -37,6 +37,14 @@ class ImageSet:
         images = range(len(self.pool))
         return [i for i in images if self.inside is None or self.inside.get(i)]
 
+    def first(self, count: int) -> "ImageSet":
+        """The part of the set that is in its first images."""
+        boxes = {}
+        for i in self.indices()[:count]:
+            height, width = self.pool.size(i)
+            boxes[i] = [(0, 0, width, height)] if self.inside is None else self.inside[i]
+        return ImageSet(self.pool, self.dataset, boxes, self.outside)
+
     def mask(self, index: int) -> NDArray[np.bool_]:
         """(H, W), the pixels of an image that are in the set, void ones included."""
         mask = np.full(self.pool.size(index), self.inside is None)

@@ -253,7 +253,10 @@ def _penalties(title: str, names: Sequence[str], matrix: Floats, notes: Sequence
 
 def pick_table(arms: Sequence[Arm]) -> Table:
     """What was picked, by arm and round: how uncertain, how long, how far apart."""
-    keys = ("count", "uncertainty", "magnitude", "pairwise_distance", "log_determinant")
+    keys = (
+        *("count", "mistakes", "uncertainty", "magnitude"),
+        *("pairwise_distance", "log_determinant"),
+    )
     rows: list[list[Cell]] = []
     for arm in arms:
         curves = list(arm.curves.values())
@@ -271,13 +274,15 @@ def pick_table(arms: Sequence[Arm]) -> Table:
     return Table.of(
         "Picks: means over seeds",
         [
-            *("arm", "after round", "seeds", "picks", "uncertainty", "magnitude"),
+            *("arm", "after round", "seeds", "picks", "mistakes", "uncertainty", "magnitude"),
             *("pairwise distance", "log determinant"),
         ],
         rows,
         [
-            "Uncertainty: mean entropy of a pick. Magnitude: norm of its mean feature. The log "
-            "determinant, of the features' Gram matrix, grows with the number of picks.",
+            "Mistakes: share of the picks' labelled pixels that the network had wrong (the "
+            "mistake-selection rate). Uncertainty: mean entropy of a pick. Magnitude: norm of its "
+            "mean feature. The log determinant, of the features' Gram matrix, grows with the "
+            "number of picks.",
             "Each arm's own network measures them: after the first round their scales differ.",
         ],
     )

@@ -3,20 +3,23 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from segal.acquisition import Acquired
 from segal.candidates import CandidateTable
 from segal.console import bar
+from segal.data.datasets import IGNORE_INDEX
 from segal.functional.batch import batch_statistics
 from segal.ledger import Ledger, Purchase
 from segal.masks import Selected
-from segal.oracle import Oracle
+from segal.models.segmentation import SegmentationModel
+from segal.oracle import Oracle, RevealedDataset
 from segal.regions import Box
 from segal.signals import MeanFeature, Signal, Value
 from segal.strategies.base import PassContext, Strategy
+from segal.tasks.segmentation import PredictionOptions, Segmentation
 
 _ENTROPY, _FEATURE = Value("entropy"), MeanFeature()
 MEASURED: tuple[Signal, ...] = (_ENTROPY, _FEATURE)
@@ -35,6 +38,31 @@ def describe_picks(table: CandidateTable, rows: Sequence[int]) -> dict[str, Any]
     features = np.asarray(table.embeddings[_FEATURE.column][rows], np.float32)
     measured = asdict(batch_statistics(table.values[_ENTROPY.column][rows], features))
     return {k: v if math.isfinite(v) else None for k, v in measured.items()}
+
+
+def mistake_rate(
+    model: SegmentationModel, picked: RevealedDataset, **options: Unpack[PredictionOptions]
+) -> dict[str, float]:
+    """How much of what was picked the network had wrong (the mistake-selection rate of IWPS).
+
+    Args:
+        model: The network that the picks were made with.
+        picked: The pool, its labels revealed in the picks alone.
+        **options: As `Segmentation.predictions` takes them.
+
+    Returns:
+        The share of wrong pixels among the labelled ones; empty where all are void.
+
+    Raises:
+        SegalError: If a file cannot be read.
+    """
+    wrong = labelled = 0
+    images = picked.subset(sorted(picked.bought))
+    for _, predicted, target in Segmentation().predictions(model, images, **options):
+        valid = target != IGNORE_INDEX
+        labelled += int(valid.sum())
+        wrong += int((valid & (predicted != target)).sum())
+    return {"mistakes": wrong / labelled} if labelled else {}
 
 
 def shown_value(strategy: Strategy) -> Value:

@@ -46,7 +46,14 @@ from segal.image_sets import ImageSet, SetName
 from segal.jobs.inputs import image_sizes, scan_settings
 from segal.jobs.network import identity, initial_model
 from segal.jobs.overlays import Overlays
-from segal.jobs.picks import MEASURED, bought_already, describe_picks, priced, shown_value
+from segal.jobs.picks import (
+    MEASURED,
+    bought_already,
+    describe_picks,
+    mistake_rate,
+    priced,
+    shown_value,
+)
 from segal.jobs.reference import (
     check_apart,
     needs_of,
@@ -360,7 +367,8 @@ class Rounds:
             write_selection(folder / SELECTION_FILE, selected)
             picks: dict[str, Any] = {"region": config.region, "count": len(selected)}
             first = CandidateTable.open(folder / _table_folder(0) / config.region)
-            write_json(folder / PICKS_FILE, picks | describe_picks(first, rows) | {"notes": notes})
+            picks |= describe_picks(first, rows) | self.mistakes(number, selected)
+            write_json(folder / PICKS_FILE, picks | {"notes": notes})
             self.draw(folder / OVERLAYS_FOLDER, number, selected)
             names = (SELECTION_FILE, PICKS_FILE, OVERLAYS_FOLDER)
             return [folder / name for name in names], []
@@ -369,6 +377,25 @@ class Rounds:
         self.phase("select", number, settings, work)
         picks = json.loads((round_folder(config.out, number) / PICKS_FILE).read_text())
         self.notes += [f"Round {number}: {note}" for note in picks["notes"]]
+
+    def mistakes(self, number: int, selected: Sequence[Selected]) -> dict[str, float]:
+        """How much of the picks the network had wrong; measured when they are settled."""
+        config = self.config
+        if not config.measure_picks:
+            return {}
+        boxes: dict[str, list[Box]] = {}
+        for one in selected:
+            boxes.setdefault(one.image, []).append(one.box)
+        with bar(f"Round {number}: comparing the picks with their labels") as advance:
+            return mistake_rate(
+                self.model(number),
+                self.oracle.reveal(boxes),
+                device=self.device,
+                batch_size=config.machine.batch_size,
+                workers=config.machine.workers,
+                precision=config.precision,
+                progress=advance,
+            )
 
     def buy(self, number: int, allowance: Allowance) -> None:
         """Books what was selected, at the cost that the oracle took for it."""
