@@ -117,12 +117,12 @@ class _Measured:
 
     Attributes:
         seconds: Of all passes.
-        disk: Bytes of their tables.
+        disk: Bytes of their tables for each candidate.
         embedded: Numbers in a candidate's embeddings.
     """
 
     seconds: float
-    disk: int
+    disk: float
     embedded: int
 
 
@@ -159,11 +159,12 @@ class _Trial:
             files = (p for p in Path(temporary).rglob("*.npy"))
             disk = sum(path.stat().st_size for path in files)
         columns = [c for table in context.tables for c in table.embeddings.values()]
-        return _Measured(seconds, disk, sum(column.shape[1] for column in columns))
+        embedded = sum(column.shape[1] for column in columns)
+        return _Measured(seconds, disk / sum(map(len, context.tables)), embedded)
 
 
 def _extrapolate(trial: _Trial, candidates: int, picks: int, beside: int) -> Plan:
-    """From a few images to all, as if time and disk were linear in their number."""
+    """From a few images to all, as if time and disk grew with the pixels."""
     trial(1, 1)  # the first pass of all pays for what is loaded late
     with bar("Trying it on a few images") as advance:
         measured = []
@@ -171,17 +172,18 @@ def _extrapolate(trial: _Trial, candidates: int, picks: int, beside: int) -> Pla
             measured.append(trial(*sizes))
             advance(len(measured), len(_TRIALS))
     one, more, more_beside = measured
-    images = len(trial.pool)
+    areas = [h * w for h, w in image_sizes(trial.pool).values()]
+    tried = areas[: max(images for images, _ in _TRIALS)]
     of_image = max(0.0, (more.seconds - one.seconds) / 2)
     of_set = max(0.0, (more_beside.seconds - one.seconds) / 2) if beside else 0.0
     fixed = max(0.0, one.seconds - of_image - of_set)
     return Plan(
-        images=images,
+        images=len(areas),
         candidates=candidates,
         picks=picks,
         prepare_seconds=fixed + of_set * beside,
-        scan_seconds=of_image * images,
-        disk_bytes=one.disk * images,
+        scan_seconds=of_image * len(tried) * sum(areas) / sum(tried),
+        disk_bytes=round(more.disk * candidates),
         scan_bytes=max(peak_memory_bytes(find_device(trial.config.machine.device)).values()),
         select_bytes=one.embedded * 4 * candidates,
     )
