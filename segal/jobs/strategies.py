@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, raise_all
 from segal.jobs.reference import unmet_needs
+from segal.signals import PredictedLoss
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 
@@ -42,8 +43,24 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     raise_all(mistakes + further)
     assert config is not None
     assert strategy is not None
-    raise_all(unmet_needs(config, strategy))
+    raise_all(unmet_needs(config, strategy) + _untrained(config, strategy))
     return config, strategy
+
+
+def _untrained(config: SelectConfig | RunConfig, strategy: Strategy) -> list[SegalError]:
+    """What a strategy reads off the network and the configured training does not train."""
+    signals = next(iter(strategy.passes(PassContext())), [])
+    predicts = any(isinstance(signal, PredictedLoss) for signal in signals)
+    if not predicts or not isinstance(config, RunConfig) or config.train.learning_loss is not None:
+        return []
+    return [
+        SegalError(
+            "train.learning_loss: false",
+            expected=f"a loss-prediction module, which {config.strategy['name']} picks by",
+            got="a training without one",
+            remedy="give train.learning_loss=true",
+        )
+    ]
 
 
 def _make(named: object) -> tuple[Strategy | None, list[SegalError]]:

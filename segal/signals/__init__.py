@@ -5,6 +5,7 @@ A signal is hashable by its parameters; the scan measures each one once per imag
 
 from segal.signals.base import Direction, Meter, Need, Parameters, Signal, Visit, Workbench
 from segal.signals.labels import LabelRule, Pseudo, TopK, Truncated
+from segal.signals.learning_loss import PredictedLoss
 from segal.signals.values import UNCERTAINTIES, MeanFeature, UncertaintyName, Value
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Meter",
     "Need",
     "Parameters",
+    "PredictedLoss",
     "Pseudo",
     "Signal",
     "TopK",

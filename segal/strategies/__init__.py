@@ -6,6 +6,7 @@ from segal.strategies.bvsb import BestVersusSecondBest
 from segal.strategies.coreset import CoreSet
 from segal.strategies.entropy import Entropy
 from segal.strategies.least_confidence import LeastConfidence
+from segal.strategies.learning_loss import LearningLoss
 from segal.strategies.margin import Margin
 from segal.strategies.random import Random
 from segal.strategies.uwe import UncertaintyWeightedEmbeddings
@@ -18,3 +19,4 @@ STRATEGIES.register("margin")(Margin)
 STRATEGIES.register("bvsb")(BestVersusSecondBest)
 STRATEGIES.register("coreset")(CoreSet)
 STRATEGIES.register("uwe")(UncertaintyWeightedEmbeddings)
+STRATEGIES.register("learning_loss")(LearningLoss)

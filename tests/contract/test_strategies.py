@@ -32,6 +32,9 @@ CASES = [
     ("uwe", {"tau": 0.1}),
     ("uwe", {"uncertainty": "bvsb", "normalize": "minmax", "init": "max_norm"}),
     ("uwe", {"selector": "k_means_plusplus"}),
+    ("learning_loss", {}),
+    ("learning_loss", {"subset": "30%"}),
+    ("learning_loss", {"subset": 10}),
 ]
 every_case = pytest.mark.parametrize(("name", "parameters"), CASES)
 

@@ -1,0 +1,55 @@
+"""The loss that the network's own loss-prediction module predicts."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from segal.errors import SegalError
+from segal.evidence import Evidence, Units
+from segal.models.loss_prediction import LossPrediction
+from segal.models.segmentation import FEATURE_MAPS
+from segal.signals.base import Meter, Need, Workbench
+
+
+@dataclass(frozen=True)
+class PredictedLoss:
+    """The predicted loss of each candidate (Yoo and Kweon, CVPR 2019).
+
+    Every feature map that the module takes is averaged over the candidate's pixels, exactly, after
+    bilinear upsampling; see `segal.models.loss_prediction`.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    of_labelled: ClassVar[bool] = True
+
+    @property
+    def column(self) -> str:
+        """Column name."""
+        return "predicted_loss"
+
+    def prepare(self, bench: Workbench) -> Meter:
+        """The network's module at work.
+
+        Raises:
+            SegalError: If the network has none.
+        """
+        module = bench.model.loss_prediction
+        if module is None:
+            raise SegalError(
+                "the network predicts no losses",
+                expected="a network that was trained with a loss-prediction module",
+                got="a checkpoint without one",
+                remedy="train with train.learning_loss=true, and give that checkpoint",
+            )
+        return _LossMeter(module)
+
+
+@dataclass(frozen=True)
+class _LossMeter:
+    module: LossPrediction
+    catch: ClassVar[tuple[str, ...]] = (FEATURE_MAPS,)
+
+    def measure(self, evidence: Evidence, units: Units) -> Tensor:
+        """(B, units) float64; only their order means something."""
+        return self.module.of_units(evidence.maps, units, evidence.upsampling)
