@@ -42,6 +42,7 @@ PositiveChannels = Annotated[
     tuple[PositiveFloat, PositiveFloat, PositiveFloat], BeforeValidator(split_commas)
 ]
 Scale = Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
 
 
@@ -60,6 +61,7 @@ class ModelConfig(Section):
     mean: Channels | None = None
     std: PositiveChannels | None = None
     input_scale: Scale | None = None
+    insert_dropout: Probability | None = None
 
 
 class MachineConfig(Section):
@@ -194,6 +196,7 @@ class NetworkConfig(Section):
     mean: Channels | None = None
     std: PositiveChannels | None = None
     input_scale: Scale | None = None
+    insert_dropout: Probability | None = None
 
 
 class TrainConfig(Section):

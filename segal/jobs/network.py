@@ -88,6 +88,7 @@ def initial_model(
             mean=network.mean,
             std=network.std,
             input_scale=network.input_scale,
+            insert_dropout=network.insert_dropout,
         )
         model = load_checkpoint(config.checkpoint, options)
         if plain:
@@ -100,6 +101,7 @@ def initial_model(
         mean=network.mean,
         std=network.std,
         input_scale=network.input_scale or 1.0,
+        insert_dropout=network.insert_dropout or 0.0,
     )
     # Weights that no file gives are drawn by torch's own initialisers.
     with torch.random.fork_rng(devices=[]):
@@ -117,7 +119,7 @@ def _is_plain(checkpoint: Path) -> bool:
 
 def resolved(config: Config, spec: ModelSpec) -> Config:
     """The configuration with what was left to the defaults or to the checkpoint."""
-    keys = ("architecture", "encoder", "mean", "std", "input_scale")
+    keys = ("architecture", "encoder", "mean", "std", "input_scale", "insert_dropout")
     network = config.model.model_copy(update={key: getattr(spec, key) for key in keys})
     return config.model_copy(update={"model": network})
 

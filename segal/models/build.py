@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segal.errors import SegalError
+from segal.models.dropout import add_dropout
 from segal.models.segmentation import ModelSpec, SegmentationModel
 from segal.registry import import_object, nearest
 
@@ -55,6 +56,7 @@ def make_spec(
     mean: Channels | None = None,
     std: Channels | None = None,
     input_scale: float = 1.0,
+    insert_dropout: float = 0.0,
 ) -> ModelSpec:
     """A specification whose gaps are filled from the encoder's name.
 
@@ -78,6 +80,7 @@ def make_spec(
         ("mean", mean, all(map(math.isfinite, mean)), "three finite numbers"),
         ("std", std, all(0 < s < math.inf for s in std), "three finite numbers above 0"),
         ("input_scale", input_scale, MIN_SCALE <= input_scale <= MAX_SCALE, "0.05 to 4"),
+        ("insert_dropout", insert_dropout, 0 <= insert_dropout < 1, "0 to less than 1"),
     ):
         if not good:
             raise SegalError(
@@ -94,6 +97,7 @@ def make_spec(
         std=std,
         stride=16 if architecture in {"DeepLabV3Plus", "DeepLabV3"} else 32,
         input_scale=input_scale,
+        insert_dropout=insert_dropout,
     )
 
 
@@ -111,7 +115,11 @@ def build_model(spec: ModelSpec, encoder_weights: Path | None = None) -> Segment
     network = _make_network(spec)
     if encoder_weights is not None:
         _load_encoder(network, spec, read_state_dict(encoder_weights), encoder_weights)
-    return SegmentationModel(network, spec)
+    model = SegmentationModel(network, spec)
+    if spec.insert_dropout > 0:
+        add_dropout(model.head, spec.insert_dropout)
+        model = SegmentationModel(network, spec)  # its tails are those of the changed head
+    return model
 
 
 def _make_network(spec: ModelSpec) -> nn.Module:

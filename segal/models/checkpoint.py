@@ -30,6 +30,7 @@ class CheckpointOptions:
         mean: As in `ModelSpec`.
         std: As in `ModelSpec`.
         input_scale: As in `ModelSpec`.
+        insert_dropout: As in `ModelSpec`.
     """
 
     architecture: str | None = None
@@ -38,6 +39,7 @@ class CheckpointOptions:
     mean: Channels | None = None
     std: Channels | None = None
     input_scale: float | None = None
+    insert_dropout: float | None = None
 
 
 def weights_of(model: SegmentationModel) -> dict[str, Tensor]:
@@ -78,7 +80,7 @@ def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Seg
     Args:
         path: segal's own checkpoint, or a plain state_dict (`.safetensors`, `.pth`).
         options: What the file does not say; where both say something, they must agree, but for
-            the normalisation and the input's scale, where the options win.
+            the normalisation, the input's scale and the inserted dropout, where the options win.
 
     Raises:
         SegalError: If the file is missing, damaged, of another network, or holds NaN.
@@ -120,6 +122,7 @@ def read_spec(path: Path) -> ModelSpec | None:
             mean=spec.mean,
             std=spec.std,
             input_scale=spec.input_scale,
+            insert_dropout=spec.insert_dropout,
         )
     except SegalError as error:
         raise SegalError(
@@ -153,6 +156,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
             mean=options.mean,
             std=options.std,
             input_scale=options.input_scale or 1.0,
+            insert_dropout=options.insert_dropout or 0.0,
         )
     said = {
         "architecture": (stored.architecture, options.architecture),
@@ -182,4 +186,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
         mean=options.mean or stored.mean,
         std=options.std or stored.std,
         input_scale=options.input_scale or stored.input_scale,
+        insert_dropout=stored.insert_dropout
+        if options.insert_dropout is None
+        else options.insert_dropout,
     )

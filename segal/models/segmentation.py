@@ -37,6 +37,8 @@ class ModelSpec:
         std: Likewise.
         stride: The sides of the network's input must be multiples of it.
         input_scale: The network sees the image at this scale; coordinates stay the image's.
+        insert_dropout: Share of the channels that are dropped before the last layer in training
+            and in passes for MC-dropout; 0 inserts no dropout.
     """
 
     architecture: str
@@ -46,6 +48,7 @@ class ModelSpec:
     std: tuple[float, float, float]
     stride: int
     input_scale: float = 1.0
+    insert_dropout: float = 0.0
 
     @property
     def num_classes(self) -> int:
