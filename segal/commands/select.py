@@ -28,6 +28,10 @@ def select(
         list[Path] | None,
         typer.Option(help="A selection.csv of regions that are labelled; may be repeated."),
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Data set whose split val error-change and influence measure on."),
+    ] = None,
     arch: o.Architecture = None,
     encoder: o.Encoder = None,
     num_classes: o.NumClasses = None,
@@ -67,6 +71,7 @@ def select(
             "strategy.tau": tau,
             "out": out,
             "labelled": labelled or None,
+            "reference.root": reference,
             "model.architecture": arch,
             "model.encoder": encoder,
             "model.num_classes": num_classes,
