@@ -1,7 +1,7 @@
 """What becomes of a round's picks: their statistics, the map they are shown on, their price."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Unpack
 
@@ -38,6 +38,14 @@ def describe_picks(table: CandidateTable, rows: Sequence[int]) -> dict[str, Any]
     features = np.asarray(table.embeddings[_FEATURE.column][rows], np.float32)
     measured = asdict(batch_statistics(table.values[_ENTROPY.column][rows], features))
     return {k: v if math.isfinite(v) else None for k, v in measured.items()}
+
+
+def boxes_of(regions: Iterable[Selected | Purchase]) -> dict[str, list[Box]]:
+    """Boxes of regions by image, in their order."""
+    boxes: dict[str, list[Box]] = {}
+    for region in regions:
+        boxes.setdefault(region.image, []).append(region.box)
+    return boxes
 
 
 def mistake_rate(

@@ -16,13 +16,11 @@ import torch
 
 from segal import __version__
 from segal.acquisition import (
-    SCAN,
     SEED_SET,
     SELECT,
     TRAIN,
     Offer,
     acquire,
-    cut_to_grid,
     derive_generator,
     derive_seed,
 )
@@ -42,13 +40,13 @@ from segal.history import (
     SELECTION_FILE,
     round_folder,
 )
-from segal.image_sets import ImageSet, SetName
-from segal.jobs.inputs import image_sizes, scan_settings
+from segal.jobs.inputs import image_sizes
 from segal.jobs.network import identity, initial_model
 from segal.jobs.overlays import Overlays
 from segal.jobs.picks import (
     MEASURED,
     bought_already,
+    boxes_of,
     describe_picks,
     mistake_rate,
     priced,
@@ -59,8 +57,8 @@ from segal.jobs.reference import (
     needs_of,
     reference_cost,
     reference_note,
-    run_sets,
 )
+from segal.jobs.round_scan import RoundScan
 from segal.jobs.run_data import RunData, record_pool
 from segal.jobs.takeover import take_over
 from segal.ledger import Ledger, Purchase
@@ -71,10 +69,9 @@ from segal.models.segmentation import SegmentationModel
 from segal.oracle import Oracle
 from segal.regions import Box, RegionSize
 from segal.run_folder import fingerprint
-from segal.scan import LABELLED_FOLDER, Scan
+from segal.scan import LABELLED_FOLDER
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
-from segal.tasks.segmentation import Segmentation
 from segal.train import train
 
 SUMMARY_FILE = "summary.json"
@@ -104,8 +101,8 @@ class _Bought:
         self.pixels += spent
         if allowance.counts == "pixels":
             self.unspent = allowance.limit - spent
-        for p in purchases:
-            self.boxes.setdefault(p.image, []).append(p.box)
+        for image, boxes in boxes_of(purchases).items():
+            self.boxes.setdefault(image, []).extend(boxes)
 
 
 class Rounds:
@@ -305,39 +302,25 @@ class Rounds:
         config = self.config
         signals = list(dict.fromkeys([*asked, *self.measured(index)]))
         tables = round_folder(config.out, number) / _table_folder(index)
-        labelled = {
-            image: cut_to_grid(boxes, self.pool.size(image), self.region)
-            for image, boxes in self.oracle.by_index(self.bought.boxes).items()
-        }
 
         def work(folder: Path) -> Made:
-            scan = Scan(
+            scan = RoundScan(
+                config=config,
+                device=self.device,
                 pool=self.pool,
-                task=Segmentation(),
-                regions=[self.region],
-                settings=scan_settings(config, self.device),
-                signals=signals,
-                model=self.model(number) if signals else None,
-                labelled=labelled,
-                sets=self.sets(),
-                seed=derive_seed(config.seed, number, SCAN),
+                oracle=self.oracle,
+                validation=self.held_out.get("validation"),
+                seed_set=boxes_of(self.ledger.purchases(_SEED_SET, 0)),
+                bought=self.bought.boxes,
             )
-            with bar(f"Round {number}: scanning the pool") as advance:
-                self.notes += [f"Round {number}: {note}" for note in scan.run(tables, advance)]
+            model = self.model(number) if signals else None
+            self.notes += scan.run(number, signals, model, tables)
             return [tables], []
 
         columns = [signal.column for signal in signals]
         settings = [config.region, columns, config.precision, config.embedding_dtype]
         self.phase(f"scan-{index}", number, settings, work)
         return CandidateTable.open(tables / config.region)
-
-    def sets(self) -> dict[SetName, ImageSet]:
-        """The sets of images that signals may look at in this round."""
-        seed_set: dict[str, list[Box]] = {}
-        for purchase in self.ledger.purchases(_SEED_SET, 0):
-            seed_set.setdefault(purchase.image, []).append(purchase.box)
-        validation = self.held_out.get("validation")
-        return run_sets(self.oracle, self.pool, validation, seed_set, self.bought.boxes)
 
     def measured(self, index: int) -> list[Signal]:
         """What is measured of every strategy's candidates, in the first pass."""
@@ -383,13 +366,10 @@ class Rounds:
         config = self.config
         if not config.measure_picks:
             return {}
-        boxes: dict[str, list[Box]] = {}
-        for one in selected:
-            boxes.setdefault(one.image, []).append(one.box)
         with bar(f"Round {number}: comparing the picks with their labels") as advance:
             return mistake_rate(
                 self.model(number),
-                self.oracle.reveal(boxes),
+                self.oracle.reveal(boxes_of(selected)),
                 device=self.device,
                 batch_size=config.machine.batch_size,
                 workers=config.machine.workers,
