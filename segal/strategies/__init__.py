@@ -10,6 +10,7 @@ from segal.strategies.learning_loss import LearningLoss
 from segal.strategies.margin import Margin
 from segal.strategies.random import Random
 from segal.strategies.uwe import UncertaintyWeightedEmbeddings
+from segal.strategies.vaal import VariationalAdversarial
 
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
 STRATEGIES.register("random")(Random)
@@ -20,3 +21,4 @@ STRATEGIES.register("bvsb")(BestVersusSecondBest)
 STRATEGIES.register("coreset")(CoreSet)
 STRATEGIES.register("uwe")(UncertaintyWeightedEmbeddings)
 STRATEGIES.register("learning_loss")(LearningLoss)
+STRATEGIES.register("vaal")(VariationalAdversarial)

@@ -35,6 +35,8 @@ CASES = [
     ("learning_loss", {}),
     ("learning_loss", {"subset": "30%"}),
     ("learning_loss", {"subset": 10}),
+    ("vaal", {}),
+    ("vaal", {"steps": 200, "latent": 8, "adversary": 10.0}),
 ]
 every_case = pytest.mark.parametrize(("name", "parameters"), CASES)
 
