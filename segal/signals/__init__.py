@@ -4,6 +4,8 @@ A signal is hashable by its parameters; the scan measures each one once per imag
 """
 
 from segal.signals.base import Direction, Meter, Need, Parameters, Signal, Visit, Workbench
+from segal.signals.directional import Directional
+from segal.signals.gradients import GradientNorm, KeptMass, RegionGradient
 from segal.signals.labels import LabelRule, Pseudo, TopK, Truncated
 from segal.signals.learning_loss import PredictedLoss
 from segal.signals.values import UNCERTAINTIES, MeanFeature, UncertaintyName, Value
@@ -11,6 +13,9 @@ from segal.signals.values import UNCERTAINTIES, MeanFeature, UncertaintyName, Va
 __all__ = [
     "UNCERTAINTIES",
     "Direction",
+    "Directional",
+    "GradientNorm",
+    "KeptMass",
     "LabelRule",
     "MeanFeature",
     "Meter",
@@ -18,6 +23,7 @@ __all__ = [
     "Parameters",
     "PredictedLoss",
     "Pseudo",
+    "RegionGradient",
     "Signal",
     "TopK",
     "Truncated",

@@ -1,0 +1,169 @@
+"""Signals of the gradients of regions' losses, in closed form: no backward pass is run."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from segal.evidence import Evidence, Units
+from segal.signals.base import Need, Workbench
+from segal.signals.labels import LabelRule, Pseudo
+from segal.signals.pulled_back import EntropyLoss, Loss, PulledBack, TileGradients
+
+
+@dataclass(frozen=True)
+class RegionGradient:
+    """Gradient of each candidate's mean loss by the last layers' parameters, as an embedding.
+
+    For the head it is `G_R = mean of r [up(f); 1]^T`, with r the residual of the labels and f the
+    head's input (METHODS.md, section 3; BADGE, Ash et al., ICLR 2020, eq. 1 for one element).
+
+    Attributes:
+        layers: `last` (C * D numbers) or `last_two`.
+        labels: Which labels the elements are given.
+        bias: Whether biases count.
+    """
+
+    layers: str = "last"
+    labels: LabelRule = Pseudo()  # noqa: RUF009 (frozen)
+    bias: bool = False
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    of_labelled: ClassVar[bool] = True
+
+    @property
+    def column(self) -> str:
+        """As `gradient-last-pseudo`."""
+        return f"gradient-{self.layers}-{self.labels.name}{'-bias' * self.bias}"
+
+    def prepare(self, bench: Workbench) -> "GradientMeter":
+        """Finds the closed form.
+
+        Raises:
+            SegalError: If the layers have none.
+        """
+        gradients = TileGradients.of(bench, self.layers, self.labels, self.bias)
+        return GradientMeter(gradients, self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class GradientMeter:
+    """Measures gradients.
+
+    Attributes:
+        gradients: Of tiles.
+        loss: What is differentiated.
+    """
+
+    gradients: TileGradients
+    loss: Loss
+
+    @property
+    def catch(self) -> tuple[str, ...]:
+        """Tails whose input is read."""
+        return self.gradients.catch
+
+    def measure(self, evidence: Evidence, units: Units) -> Tensor:
+        """(B, units, parameters) float64, in the order of the tail's parameters."""
+        view = self.gradients.shared.windows(evidence, units)
+        tiling = view.tiling
+        sums = evidence.logits.new_zeros(
+            (len(evidence.logits), tiling.count, self.gradients.width), dtype=torch.float64
+        )
+        for image in range(len(sums)):
+            for part, tiles in self.gradients.chunks(evidence, view, self.loss, image):
+                tiling.add(sums[image], tiles, part)
+        return sums / tiling.pixels.to(sums.device)[:, None]
+
+
+@dataclass(frozen=True)
+class GradientNorm:
+    """Norm of the gradient of each candidate's mean entropy by the last layers' parameters.
+
+    The entropy's gradient by the logits is `-p * (log p + H)` (METHODS.md, section 8; GradNorm as
+    UWE, TMLR 2024, compares). All parameters of the layers count, biases too.
+
+    Attributes:
+        layers: `last` or `last_two`.
+    """
+
+    layers: str = "last"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    of_labelled: ClassVar[bool] = False
+
+    @property
+    def column(self) -> str:
+        """As `gradient_norm-last`."""
+        return f"gradient_norm-{self.layers}"
+
+    def prepare(self, bench: Workbench) -> "NormMeter":
+        """Finds the closed form.
+
+        Raises:
+            SegalError: If the layers have none.
+        """
+        loss = EntropyLoss()
+        return NormMeter(GradientMeter(TileGradients.of(bench, self.layers, loss), loss))
+
+
+@dataclass(frozen=True, eq=False)
+class NormMeter:
+    """Measures norms of gradients.
+
+    Attributes:
+        gradient: Measures the gradients.
+    """
+
+    gradient: GradientMeter
+
+    @property
+    def catch(self) -> tuple[str, ...]:
+        """Tails whose input is read."""
+        return self.gradient.catch
+
+    def measure(self, evidence: Evidence, units: Units) -> Tensor:
+        """(B, units) float64."""
+        norms: Tensor = torch.linalg.vector_norm(self.gradient.measure(evidence, units), dim=-1)
+        return norms
+
+
+@dataclass(frozen=True)
+class KeptMass:
+    """Mean over each candidate of what a label rule's weights sum to (RALIF's constant term).
+
+    Attributes:
+        labels: The label rule.
+    """
+
+    labels: LabelRule
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    of_labelled: ClassVar[bool] = False
+
+    @property
+    def column(self) -> str:
+        """As `kept_mass-truncated-0.4-single-none`."""
+        return f"kept_mass-{self.labels.name}"
+
+    def prepare(self, bench: Workbench) -> "MassMeter":
+        """Joins the signals that share a pass."""
+        return MassMeter(PulledBack.of(bench, self.labels), self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class MassMeter:
+    """Measures kept mass.
+
+    Attributes:
+        shared: What the gradient signals of a pass share.
+        labels: The label rule.
+    """
+
+    shared: PulledBack
+    labels: LabelRule
+    catch: ClassVar[tuple[str, ...]] = ()
+
+    def measure(self, evidence: Evidence, units: Units) -> Tensor:
+        """(B, units) float64."""
+        view = self.shared.windows(evidence, units)
+        mass = view.tiling.sum(self.shared.mass(evidence, view, self.labels))
+        return mass / view.tiling.pixels.to(mass.device)

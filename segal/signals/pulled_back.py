@@ -1,0 +1,221 @@
+"""What the gradient signals of a pass share: residuals at the resolution of the head.
+
+Each label rule's residual is brought there once per batch, tile by tile (see
+`segal.functional.gradients`), for all rules together while a tile's probabilities are in the cache;
+region sizes that are made of the same tiles share it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from segal.errors import SegalError
+from segal.evidence import Evidence, Units
+from segal.functional.gradients import (
+    Kernel,
+    Windows,
+    chunk_size,
+    cut_patches,
+    entropy_residual,
+    through_head,
+    tile_boxes,
+    weight_gradients,
+    windows,
+)
+from segal.models.segmentation import SegmentationModel
+from segal.models.tails import Tail
+from segal.signals.base import Workbench
+from segal.signals.labels import LabelRule, residual_and_mass
+
+
+@dataclass(frozen=True)
+class EntropyLoss:
+    """In place of a label rule: the loss is the entropy of the prediction."""
+
+    name: ClassVar[str] = "entropy"
+
+
+Loss = LabelRule | EntropyLoss
+
+
+@dataclass(frozen=True, eq=False)
+class PulledBack:
+    """Residuals of some losses at the head's resolution; one for all signals of a pass.
+
+    Attributes:
+        model: The network.
+        losses: What is differentiated.
+    """
+
+    model: SegmentationModel
+    losses: list[Loss] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, bench: Workbench, loss: Loss) -> "PulledBack":
+        """That of a pass, with one more loss."""
+        shared = bench.once(cls.__name__, lambda: cls(bench.model))
+        if loss not in shared.losses:
+            shared.losses.append(loss)
+        return shared
+
+    @property
+    def kernel(self) -> Kernel:
+        """Geometry of the head."""
+        head = self.model.head
+        return Kernel(head.kernel_size, head.stride, head.padding, head.dilation)
+
+    def windows(self, evidence: Evidence, units: Units) -> Windows:
+        """The cells that the tiles of the units depend on."""
+        height, width = evidence.features.shape[-2:]
+        upsampling = evidence.upsampling
+        return windows(
+            tile_boxes(units.boxes()),
+            self.kernel.output(height, width),
+            upsampling.size,
+            upsampling.align_corners,
+        )
+
+    def residual(self, evidence: Evidence, view: Windows, loss: Loss) -> Tensor:
+        """(B, tiles, C, cells of a window), of each tile's summed loss."""
+        return self._all(evidence, view)[self.losses.index(loss)]
+
+    def mass(self, evidence: Evidence, view: Windows, loss: Loss) -> Tensor:
+        """(B, tiles) float64 sums of the label rule's weights over each tile."""
+        self._all(evidence, view)
+        return evidence.once(("mass", self, view.tiling.key), _absent)[self.losses.index(loss)]
+
+    def _all(self, evidence: Evidence, view: Windows) -> Tensor:
+        """(losses, B, tiles, C, cells), computed once."""
+
+        def compute() -> Tensor:
+            logits = evidence.logits
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            batch, classes = logits.shape[:2]
+            height, width = view.shape
+            out = logits.new_empty(
+                (len(self.losses), batch, len(view), classes, height * width), dtype=dtype
+            )
+            mass = out.new_zeros((len(self.losses), batch, len(view)), dtype=torch.float64)
+            evidence.once(("mass", self, view.tiling.key), lambda: mass)
+            for run in view.runs(chunk_size(classes, logits.device)):
+                (y0, y1), (x0, x1) = run.rows, run.columns
+                part = slice(run.first, run.first + run.tiles)
+                for image in range(batch):  # one by one: a batch must not change a number
+                    p = logits[image : image + 1, :, y0:y1, x0:x1].to(dtype).softmax(1)
+                    for i, loss in enumerate(self.losses):
+                        if isinstance(loss, EntropyLoss):
+                            residual = entropy_residual(p)
+                        else:
+                            residual, weights = residual_and_mass(p, loss)
+                            mass[i, image, part] = view.sums(weights[0, 0], run)
+                        out[i, image, part] = view.pull_back(residual[0], run)
+            return out
+
+        return evidence.once(("pulled back", self, view.tiling.key), compute)
+
+
+def _absent() -> Tensor:
+    raise AssertionError("computed with the residuals")
+
+
+@dataclass(frozen=True, eq=False)
+class TileGradients:
+    """Gradients of tiles' summed losses by the parameters of a tail that has a closed form.
+
+    Attributes:
+        tail: The tail.
+        shared: The residuals.
+        names: Of the parameters that count, in the order of the tail's.
+    """
+
+    tail: Tail
+    shared: PulledBack
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, bench: Workbench, layers: str, loss: Loss, bias: bool = True) -> "TileGradients":
+        """Those of a tail.
+
+        Args:
+            bench: Of the pass.
+            layers: Name of the tail.
+            loss: What is differentiated.
+            bias: Whether biases count.
+
+        Raises:
+            SegalError: If the tail has no closed form.
+        """
+        tail = bench.model.tail(layers)
+        if tail.affine is None or tail.affine.head.groups != 1:
+            raise SegalError(
+                f"{bench.model.spec.architecture}: no closed form for the gradients of {layers!r}",
+                expected="a last convolution without groups that pads zeros (last), or two of "
+                "1 x 1 with nothing but BatchNorm and ReLU between them (last_two)",
+                got=f"the tail {layers!r}",
+                remedy="take layers: last",
+            )
+        names = tuple(n for n in tail.parameters if bias or not n.endswith("bias"))
+        return cls(tail, PulledBack.of(bench, loss), names)
+
+    @property
+    def catch(self) -> tuple[str, ...]:
+        """Names of the tails whose input is read."""
+        return () if self._of_head else (self.tail.name,)
+
+    @property
+    def width(self) -> int:
+        """Number of parameters that count."""
+        return sum(self.tail.parameters[name].numel() for name in self.names)
+
+    @property
+    def _of_head(self) -> bool:
+        return self.tail.affine is None or self.tail.affine.pointwise is None
+
+    def chunks(
+        self, evidence: Evidence, view: Windows, loss: Loss, image: int
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Tiles of an image in order, a few at a time, and their gradients (tiles, width)."""
+        pulled = self.shared.residual(evidence, view, loss)[image]
+        features = evidence.features[image].to(pulled)
+        cells = view.shape[0] * view.shape[1]
+        numbers = max(self.width, cells * self.shared.kernel.cells * len(features))
+        step = chunk_size(numbers, pulled.device)
+        for first in range(0, len(view), step):
+            last = min(first + step, len(view))
+            shown = cut_patches(view, features, first, last, self.shared.kernel)
+            parts = self._of_parameters(evidence, view, image, pulled[first:last], shown, first)
+            flat = [parts[name]().flatten(1) for name in self.names]
+            yield slice(first, last), flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+
+    def _of_parameters(
+        self,
+        evidence: Evidence,
+        view: Windows,
+        image: int,
+        pulled: Tensor,
+        shown: Tensor,
+        first: int,
+    ) -> dict[str, Callable[[], Tensor]]:
+        """How each parameter's gradient is computed, by its name."""
+        affine = self.tail.affine
+        assert affine is not None
+        prefix = affine.head_prefix
+        parts: dict[str, Callable[[], Tensor]] = {
+            f"{prefix}weight": lambda: weight_gradients(pulled, shown),
+            f"{prefix}bias": lambda: pulled.sum(2),
+        }
+        if affine.pointwise is None:
+            return parts
+        gate = (shown > 0).to(shown) if affine.rectified else None
+        if affine.scale is not None:
+            scale = affine.scale.to(shown)[:, None]
+            gate = scale if gate is None else gate.mul_(scale)
+        through = through_head(pulled, affine.head.weight.flatten(1).to(pulled), gate)
+        inputs = evidence.tail_input[self.tail.name][image].to(pulled)
+        seen = view.cut(inputs, first, first + len(pulled))
+        parts[f"{affine.pointwise_prefix}weight"] = lambda: weight_gradients(through, seen)
+        parts[f"{affine.pointwise_prefix}bias"] = lambda: through.sum(2)
+        return parts
