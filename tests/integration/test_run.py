@@ -25,6 +25,7 @@ from segal.jobs.strategies import configure_run
 from segal.ledger import Ledger
 from segal.masks import read_selection
 from segal.regions import RegionSize
+from segal.scan import Scan
 from segal.signals import Value
 from segal.strategies.random import Random
 
@@ -150,8 +151,8 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(raw, tmp_path, monkey
     monkeypatch.undo()
     trained, train = [], job.train
     monkeypatch.setattr(job, "train", lambda *a, **k: trained.append(1) or train(*a, **k))
-    scanned, scan = [], job.Scan.run
-    monkeypatch.setattr(job.Scan, "run", lambda *a, **k: scanned.append(1) or scan(*a, **k))
+    scanned, scan = [], Scan.run
+    monkeypatch.setattr(Scan, "run", lambda *a, **k: scanned.append(1) or scan(*a, **k))
     outcome = run(again)
     assert decided(outcome.history.folder) == decided(whole.history.folder)
     # Of three trainings, those whose rows were there are not repeated.
