@@ -1,0 +1,158 @@
+"""What a few steps of gradient descent on one region do to other pixels, exactly.
+
+The last layers of a network are a function of their input, a map of cells, and of their
+parameters. A pixel's logits are an interpolation of the layers' outputs at two cells along each
+axis, and an output depends on the cells within a radius. So a region's loss, and a pixel's, need a
+window of cells only, which may be cut out of the whole map without any error: a cut lies further
+from what is used than the radius, and where the window ends with the map, the layers' own padding
+is right. Windows of one size are what `torch.func.vmap` can run over.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+Loss = Callable[[Mapping[str, Tensor]], Tensor]
+
+_REACH = 8  # cells; a function that reaches further is taken to reach everywhere
+EVERYWHERE = 1 << 30
+"""The radius of a function whose every output depends on every cell."""
+
+
+def receptive_radius(function: Function, channels: int, like: Tensor) -> int:
+    """How far an output of a function of maps may lie from a cell that it depends on.
+
+    A cell that is not a number is followed through the function, so that nothing needs to be known
+    of its layers.
+
+    Args:
+        function: Maps (1, channels, h, w) to (1, C, h, w).
+        channels: Of its input.
+        like: A tensor of the dtype and device that it takes.
+
+    Returns:
+        A distance in cells along either axis; `EVERYWHERE` where it is more than 8.
+
+    Raises:
+        ValueError: If the output has another height or width than the input.
+    """
+    side, centre = 2 * _REACH + 3, _REACH + 1
+    cells = torch.zeros(1, channels, side, side, dtype=like.dtype, device=like.device)
+    cells[..., centre, centre] = torch.nan
+    output = function(cells)
+    if tuple(output.shape[-2:]) != (side, side):
+        height, width = output.shape[-2:]
+        raise ValueError(
+            f"expected as many outputs as cells, {side} x {side}, got {height} x {width}"
+        )
+    reached = output.isnan().any(1)[0].nonzero()
+    radius = int((reached - centre).abs().max()) if len(reached) else 0
+    return radius if radius <= _REACH else EVERYWHERE
+
+
+def pixel_windows(matrix: Tensor, pixels: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """The cells along an axis that each pixel's logits depend on.
+
+    Args:
+        matrix: (pixels, cells) interpolation along the axis; no row has more than two weights, at
+            neighbouring cells.
+        pixels: (n,) int64 positions along the axis.
+        radius: As of `receptive_radius`.
+
+    Returns:
+        (n, s) int64 cells, s of them in a row, and (n, s) weights of the outputs there.
+    """
+    cells = matrix.shape[1]
+    taps = int((matrix != 0).sum(1).max())
+    size = min(taps + 2 * radius, cells)
+    rows = matrix[pixels]
+    first = (rows != 0).to(torch.uint8).argmax(1)
+    start = (first - radius).clamp(0, cells - size)
+    window = start[:, None] + torch.arange(size, device=matrix.device)
+    return window, rows.gather(1, window)
+
+
+def interval_windows(
+    matrix: Tensor, intervals: Sequence[tuple[int, int]], radius: int
+) -> tuple[list[int], Tensor]:
+    """The cells along an axis that intervals of pixels depend on, in windows of one size.
+
+    Args:
+        matrix: (pixels, cells) as in `pixel_windows`.
+        intervals: (start, stop) of pixels, half-open.
+        radius: As of `receptive_radius`.
+
+    Returns:
+        The first cell of each interval's window, and (intervals, p, s) weights: what interpolates
+        the s outputs of a window to the pixels of its interval, with rows of zeros after the last
+        of them, up to the longest interval's p.
+    """
+    cells = matrix.shape[1]
+    used = [(matrix[start:stop] != 0).any(0).nonzero()[:, 0] for start, stop in intervals]
+    low = [max(int(u[0]) - radius, 0) for u in used]
+    high = [min(int(u[-1]) + radius + 1, cells) for u in used]
+    size = max(b - a for a, b in zip(low, high, strict=True))
+    first = [min(a, cells - size) for a in low]
+    longest = max(stop - start for start, stop in intervals)
+    weights = matrix.new_zeros(len(intervals), longest, size)
+    for i, (start, stop) in enumerate(intervals):
+        weights[i, : stop - start] = matrix[start:stop, first[i] : first[i] + size]
+    return first, weights
+
+
+def region_loss(
+    outputs: Tensor, rows: Tensor, columns: Tensor, labels: Tensor, weights: Tensor
+) -> Tensor:
+    """Weighted sum of the cross-entropy over a rectangle of pixels.
+
+    Args:
+        outputs: (C, h, w) logits at the cells of a window.
+        rows: (p, h) interpolation along y.
+        columns: (q, w) interpolation along x.
+        labels: (p, q) int64 classes.
+        weights: (p, q); 0 for a pixel that is not of the region.
+
+    Returns:
+        A scalar.
+    """
+    logits = rows @ outputs @ columns.T
+    log_p = logits.log_softmax(0).gather(0, labels[None])[0]
+    return -(log_p * weights).sum()
+
+
+def sgd_steps(
+    loss: Loss, parameters: Mapping[str, Tensor], steps: int, lr: float
+) -> dict[str, Tensor]:
+    """Plain gradient descent: theta <- theta - lr * grad, `steps` times; for `torch.func.vmap`."""
+    current = dict(parameters)
+    gradient = torch.func.grad(loss)
+    for _ in range(steps):
+        slope = gradient(current)
+        current = {name: value - lr * slope[name] for name, value in current.items()}
+    return current
+
+
+def loss_change(before: Tensor, after: Tensor, labels: Tensor) -> Tensor:
+    """How much the cross-entropy of each pixel rose, without the cancellation of a difference.
+
+    With d_k the change of logit k less that of the label's, it is log sum_k p_k exp(d_k), p before.
+    A difference of two losses would lose the change of a pixel that is nearly certain: its loss is
+    0 in float32, and whether it rose would be left to rounding.
+
+    Args:
+        before: (n, C) logits.
+        after: (..., n, C) logits.
+        labels: (n,) int64 classes.
+
+    Returns:
+        (..., n), of the dtype of the logits.
+    """
+    log_p = before.log_softmax(-1)
+    change = after - before
+    index = labels[:, None].expand(*change.shape[:-1], 1)
+    relative = change - change.gather(-1, index)
+    small = (log_p.exp() * relative.expm1()).sum(-1)
+    large = (log_p + relative).logsumexp(-1)
+    return torch.where(small.abs() < 0.5, small.log1p(), large)

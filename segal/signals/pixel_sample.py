@@ -1,0 +1,358 @@
+"""Pixels of a set of images, kept so that the last layers can be run on them again and again.
+
+What is kept is the tail's input at the cells that a pixel's logits depend on: for a sample of
+pixels a small window each, for every pixel of the set the whole maps.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+import psutil
+import torch
+from torch import Tensor
+
+from segal.data.datasets import IGNORE_INDEX
+from segal.errors import SegalError
+from segal.evidence import Upsampling
+from segal.functional.pooling import interpolation_matrix
+from segal.functional.updates import pixel_windows, receptive_radius
+from segal.image_sets import ImageSet, SetName
+from segal.models.segmentation import Tail
+from segal.signals.base import Visit, Workbench
+
+WORKING_BYTES = 64 << 20
+"""What a step of work may take beside what is kept: more is slower on a CPU, by its cache."""
+
+
+class SampleSize(NamedTuple):
+    """How many pixels are kept.
+
+    Attributes:
+        pixels: In all, drawn without replacement; None for every pixel.
+        per_class: Pixels of each class instead, all of a class that has fewer.
+    """
+
+    pixels: int | None
+    per_class: int | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether every pixel is kept."""
+        return self.pixels is None and self.per_class is None
+
+    @property
+    def name(self) -> str:
+        """As `2000`, `8-per-class` or `all`."""
+        if self.per_class is not None:
+            return f"{self.per_class}-per-class"
+        return "all" if self.pixels is None else str(self.pixels)
+
+
+EVERY_PIXEL = SampleSize(None)
+
+
+class Pixels(Protocol):
+    """Some pixels that the tail can be run on."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """(B, U, h, w), the tail's input that they depend on."""
+        ...
+
+    @property
+    def labels(self) -> Tensor | None:
+        """(n,) int64 classes; None if unknown."""
+        ...
+
+    @property
+    def before(self) -> Tensor:
+        """(n, C) logits by the network as it is."""
+        ...
+
+    def logits(self, tail: Tail, parameters: Mapping[str, Tensor]) -> Tensor:
+        """(n, C) logits of the pixels, with other parameters; for `torch.func.vmap`."""
+        ...
+
+
+@dataclass(frozen=True)
+class PixelWindows:
+    """Single pixels.
+
+    Attributes:
+        inputs: (n, U, s, t), the tail's input at the cells of each one's window.
+        weights: (n, s, t) of the tail's outputs there in the pixel's logits.
+        labels: As of `Pixels`.
+        before: As of `Pixels`.
+    """
+
+    inputs: Tensor
+    weights: Tensor
+    labels: Tensor | None
+    before: Tensor
+
+    def logits(self, tail: Tail, parameters: Mapping[str, Tensor]) -> Tensor:
+        """(n, C)."""
+        outputs = tail.low(self.inputs, parameters)
+        return torch.einsum("ncst,nst->nc", outputs, self.weights)
+
+
+@dataclass(frozen=True)
+class PixelMap:
+    """Pixels of one image, with the whole of its map.
+
+    Attributes:
+        inputs: (1, U, h, w), the tail's input.
+        size: (H, W) of the image.
+        upsampling: How the tail's outputs are spread over it.
+        index: (n,) int64 positions y * W + x.
+        labels: As of `Pixels`.
+        before: As of `Pixels`.
+    """
+
+    inputs: Tensor
+    size: tuple[int, int]
+    upsampling: Upsampling
+    index: Tensor
+    labels: Tensor | None
+    before: Tensor
+
+    def logits(self, tail: Tail, parameters: Mapping[str, Tensor]) -> Tensor:
+        """(n, C)."""
+        logits = tail(self.inputs, parameters, self.size, self.upsampling)[0]
+        return logits.flatten(1).index_select(1, self.index).T
+
+
+def constants(tail: Tail) -> dict[str, Tensor]:
+    """The tail's parameters as they are, without a graph."""
+    return {name: value.detach() for name, value in tail.parameters.items()}
+
+
+def tail_radius(tail: Tail, channels: int) -> int:
+    """How far the tail looks, in cells; see `receptive_radius`.
+
+    Raises:
+        SegalError: If its outputs are not at the resolution of its input.
+    """
+    parameters = constants(tail)
+    like = next(iter(parameters.values()))
+    try:
+        with torch.no_grad():
+            return receptive_radius(lambda cells: tail.low(cells, parameters), channels, like)
+    except (ValueError, RuntimeError) as error:
+        raise SegalError(
+            f"layers {tail.name!r}: their output is not at the resolution of their input",
+            expected="last layers that keep it, which can be run on parts of an image",
+            got=str(error).split("\n")[0][:300],
+            remedy="give strategy.layers=last",
+        ) from error
+
+
+@lru_cache(maxsize=64)
+def _interpolation(cells: int, pixels: int, align_corners: bool) -> Tensor:
+    return interpolation_matrix(cells, pixels, align_corners)
+
+
+def interpolations(inputs: Tensor, upsampling: Upsampling) -> tuple[Tensor, Tensor]:
+    """(pixels, cells) matrices along y and x, of the dtype and device of a (.., h, w) map."""
+    height, width = inputs.shape[-2:]
+    corners = upsampling.align_corners
+    rows = _interpolation(height, upsampling.size[0], corners)
+    columns = _interpolation(width, upsampling.size[1], corners)
+    return rows.to(inputs), columns.to(inputs)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device; of the machine for a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def keep_pixels(bench: Workbench, of: SetName, layers: str, size: SampleSize) -> tuple[Pixels, ...]:
+    """Keeps pixels of a set of images; work is shared among the signals of a pass.
+
+    Which pixels are sampled depends on the seed and on the images alone: not on how they are
+    batched or read.
+
+    Args:
+        bench: The workbench.
+        of: The set.
+        layers: Name of the tail.
+        size: How many.
+
+    Returns:
+        The pixels in parts, each small enough to be worked on at a time where it is a sample; a
+        part is a whole image otherwise.
+
+    Raises:
+        SegalError: If the set has no pixel, or memory is too small.
+    """
+
+    def compute() -> tuple[Pixels, ...]:
+        kept = _every_pixel(bench, of, layers) if size.exact else _sampled(bench, of, layers, size)
+        if not kept:
+            raise SegalError(
+                f"the set of images {of!r}: not one pixel to measure on",
+                expected="pixels with a class" if of == "val" else "pixels that are not bought",
+                got="void pixels only",
+                remedy="check the labels, and the list of ignored classes",
+            )
+        return kept
+
+    return bench.once(("pixels", of, layers, size), compute)
+
+
+def _check_memory(of: SetName, needed: int, device: torch.device) -> None:
+    free = free_bytes(device)
+    if needed > free:
+        raise SegalError(
+            f"too little memory to keep pixels of the set of images {of!r}",
+            expected=f"{needed / 2**20:.0f} MiB",
+            got=f"{free / 2**20:.0f} MiB that are free",
+            remedy="give fewer pixels, such as strategy.holdout_pixels=1000, or fewer images",
+        )
+
+
+def _every_pixel(bench: Workbench, of: SetName, layers: str) -> tuple[Pixels, ...]:
+    tail, kept = bench.model.tail(layers), list[Pixels]()
+    parameters = constants(tail)
+    number = len(bench.images(of).indices())
+    for visit in bench.visit(of, (layers,)):
+        for i, inputs in enumerate(_inputs(visit, layers, parameters)):
+            index = visit.mask[i].flatten().nonzero()[:, 0]
+            if not len(index):
+                continue
+            labels = None if visit.labels is None else visit.labels[i].flatten()[index]
+            size = (visit.mask.shape[1], visit.mask.shape[2])
+            upsampling = visit.evidence.upsampling
+            pixels = PixelMap(inputs[None], size, upsampling, index, labels, inputs.new_empty(0))
+            with torch.no_grad():
+                pixels = replace(pixels, before=pixels.logits(tail, parameters))
+            if not kept:
+                each = _bytes(inputs) + _bytes(index) * 2 + _bytes(pixels.before)
+                _check_memory(of, each * (number - 1), inputs.device)
+            # The evidence of the batch is gone after this, and the map with it.
+            kept.append(replace(pixels, inputs=inputs[None].clone()))
+    return tuple(kept)
+
+
+def _inputs(visit: Visit, layers: str, parameters: Mapping[str, Tensor]) -> Tensor:
+    return visit.evidence.tail_input[layers].to(next(iter(parameters.values())))
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _sampled(bench: Workbench, of: SetName, layers: str, size: SampleSize) -> tuple[Pixels, ...]:
+    sites = draw_sites(bench.images(of), size, torch.Generator().manual_seed(bench.seed))
+    tail, radius = bench.model.tail(layers), -1
+    parameters = constants(tail)
+    drawn: dict[tuple[int, ...], list[tuple[Tensor, Tensor, Tensor]]] = {}
+    for visit in bench.visit(of, (layers,)):
+        inputs = _inputs(visit, layers, parameters)
+        rows, columns = interpolations(inputs, visit.evidence.upsampling)
+        if radius < 0:
+            radius = tail_radius(tail, inputs.shape[1])
+        for i, name in enumerate(visit.evidence.images):
+            if name not in sites:
+                continue
+            pixels, labels = (t.to(inputs.device) for t in sites[name])
+            y, x = pixels // visit.mask.shape[2], pixels % visit.mask.shape[2]
+            at_y, by_y = pixel_windows(rows, y, radius)
+            at_x, by_x = pixel_windows(columns, x, radius)
+            if not drawn:
+                each = inputs.shape[1] * at_y.shape[1] * at_x.shape[1] * inputs.element_size()
+                # Twice: the windows are gathered image by image, and then laid together.
+                _check_memory(of, 2 * each * sum(len(p) for p, _ in sites.values()), inputs.device)
+            windows = inputs[i][:, at_y[:, :, None], at_x[:, None, :]].movedim(0, 1)
+            weights = by_y[:, :, None] * by_x[:, None, :]
+            drawn.setdefault(windows.shape[1:], []).append((windows, weights, labels))
+    known = bench.images(of).dataset is not None
+    return tuple(p for same in drawn.values() for p in _parts(same, tail, parameters, known))
+
+
+def draw_sites(
+    images: ImageSet, size: SampleSize, generator: torch.Generator
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Draws pixels of a set of images without replacement.
+
+    Every pixel gets a random key, in candidate order; those with the smallest are drawn.
+
+    Args:
+        images: The set; its void pixels are left out where labels are known.
+        size: How many.
+        generator: The only source of randomness.
+
+    Returns:
+        By the image's path, (n,) int64 positions y * width + x, rising, and (n,) int64 classes (0
+        where labels are unknown).
+    """
+    count = size.pixels if size.per_class is None else size.per_class
+    assert count is not None
+    keys = torch.zeros(0, dtype=torch.float64)
+    found = torch.zeros(0, 3, dtype=torch.int64)  # image, position, class
+    for image in images.indices():
+        if images.dataset is None:
+            position = torch.from_numpy(images.mask(image)).flatten().nonzero()[:, 0]
+            label = torch.zeros_like(position)
+        else:
+            labels = torch.from_numpy(images.label(image)).flatten().long()
+            position = (labels != IGNORE_INDEX).nonzero()[:, 0]
+            label = labels[position]
+        drawn = torch.rand(len(position), generator=generator, dtype=torch.float64)
+        here = torch.stack([torch.full_like(position, image), position, label], 1)
+        keys, found = torch.cat([keys, drawn]), torch.cat([found, here])
+        strata = found[:, 2] if size.per_class is not None else torch.zeros_like(found[:, 2])
+        kept = _lowest(keys, strata, count)
+        keys, found = keys[kept], found[kept]
+    sites = {}
+    for image in sorted(set(found[:, 0].tolist())):
+        of_image = found[found[:, 0] == image]
+        sites[images.pool.paths[image]] = (of_image[:, 1], of_image[:, 2])
+    return sites
+
+
+def _lowest(keys: Tensor, strata: Tensor, count: int) -> Tensor:
+    """Positions, rising, of the `count` lowest keys of each stratum."""
+    order = keys.argsort(stable=True)
+    order = order[strata[order].argsort(stable=True)]
+    sizes = torch.bincount(strata)
+    rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[strata[order]]
+    return order[rank < count].sort().values
+
+
+def _parts(
+    drawn: list[tuple[Tensor, Tensor, Tensor]],
+    tail: Tail,
+    parameters: Mapping[str, Tensor],
+    known: bool,
+) -> Iterator[Pixels]:
+    """Pixels with windows of one size, in parts of bounded size."""
+    windows, weights, labels = (torch.cat(tensors) for tensors in zip(*drawn, strict=True))
+    cells = windows[0, 0].numel()
+    size = max(1, WORKING_BYTES // work_bytes(parameters, windows.shape[1], cells))
+    for start in range(0, len(windows), size):
+        here = slice(start, start + size)
+        part = PixelWindows(
+            windows[here],
+            weights[here],
+            labels[here] if known else None,
+            before=windows.new_empty(0),
+        )
+        with torch.no_grad():
+            yield replace(part, before=part.logits(tail, parameters))
+
+
+def work_bytes(parameters: Mapping[str, Tensor], channels: int, cells: int) -> int:
+    """About what running a tail on some cells takes: its input, and four maps of each layer.
+
+    Args:
+        parameters: The tail's.
+        channels: Of its input.
+        cells: How many.
+    """
+    made = sum(value.shape[0] for value in parameters.values() if value.ndim > 1)
+    return cells * (channels + 4 * made) * next(iter(parameters.values())).element_size()

@@ -1,0 +1,324 @@
+"""Error change and expected-error reduction against real steps of a real network, in float64."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from segal.data.datasets import open_dataset
+from segal.errors import SegalError
+from segal.image_sets import ImageSet
+from segal.models.build import build_model, make_spec
+from segal.models.segmentation import ModelSpec, SegmentationModel
+from segal.regions import RegionSize
+from segal.signals import error_change, pixel_sample
+from segal.signals.error_change import ErrorChange, UpdatedEntropy
+from segal.signals.pixel_sample import EVERY_PIXEL, SampleSize
+from segal.tasks.segmentation import Segmentation
+from segal.workbench import Bench, ScanSettings
+from tests.conftest import CLASSES, write_image
+
+VOID = 255
+LR = 1e-2
+
+
+def make_data(root, sizes, classes, seed=0):
+    """Images with random blocks of labels, a part of them void."""
+    rng = np.random.default_rng(seed)
+    for split in ("val", "train"):
+        for i, (height, width) in enumerate(sizes):
+            write_image(root / "images" / split / f"{i}.png", height, width, seed + i + len(split))
+            label = rng.integers(0, classes, (height // 6 + 1, width // 6 + 1), dtype=np.uint8)
+            label = label.repeat(6, 0).repeat(6, 1)[:height, :width].copy()
+            label[: height // 3, : width // 4] = VOID
+            file = root / "labels" / split / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(label).save(file)
+    (root / "classes.txt").write_text("\n".join(CLASSES[:classes]) + "\n")
+    return open_dataset(root, "val"), open_dataset(root, "train")
+
+
+def make_model(architecture, classes, sharpness):
+    """With random weights; the sharper, the more predictions differ from pixel to pixel."""
+    torch.manual_seed(0)
+    model = build_model(make_spec(architecture, "resnet18", CLASSES[:classes])).double().eval()
+    with torch.no_grad():
+        model.head.weight *= {"Unet": 3.0, "DeepLabV3Plus": 12.0}[
+            architecture
+        ]  # so that predictions differ from pixel to pixel
+    return model
+
+
+@pytest.fixture(scope="module")
+def deeplab():
+    return make_model("DeepLabV3Plus", len(CLASSES), sharpness=12.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), [(37, 52), (32, 48)], len(CLASSES))
+
+
+def make_bench(model, data, batch_size=1, seed=0):
+    val, train = data
+    sets = {"val": ImageSet(val.pool, val), "pool": ImageSet(train.pool)}
+    settings = ScanSettings(torch.device("cpu"), batch_size=batch_size)
+    return Bench(model, Segmentation(), settings, sets, seed)
+
+
+def measured(signal, model, data, region, image=0, **options):
+    """(units,) of one image of the pool."""
+    meter = signal.prepare(make_bench(model, data, **options))
+    with torch.no_grad():
+        pixels = torch.from_numpy(data[1].pool.read(image))[None]
+        evidence = model(model.normalise(pixels), meter.catch)
+    units = RegionSize.parse(region).grid(*data[1].pool.size(image))
+    return meter.measure(evidence, units)[0].numpy()
+
+
+def network_input(model, dataset, index):
+    return model.normalise(torch.from_numpy(dataset.pool.read(index))[None])
+
+
+def trained_layers(model, layers):
+    """The parameters that are updated, named by hand."""
+    network = model.network
+    head = list(network.segmentation_head[0].parameters())
+    if layers == "last":
+        return head
+    if hasattr(network.decoder, "block2"):
+        return head + list(network.decoder.block2[0][1].parameters())
+    return head + list(network.decoder.blocks[-1].conv2[0].parameters())
+
+
+def real_update(model, layers, inputs, box, steps=3, lr=LR):
+    """A copy of the network, trained on one region of one image with its own labels."""
+    trained = copy.deepcopy(model).requires_grad_(False)
+    x0, y0, x1, y1 = box
+    with torch.no_grad():
+        target = trained(inputs).logits.argmax(1)
+    masked = torch.full_like(target, VOID)
+    masked[:, y0:y1, x0:x1] = target[:, y0:y1, x0:x1]
+    chosen = trained_layers(trained, layers)
+    optimiser = torch.optim.SGD([p.requires_grad_() for p in chosen], lr=lr)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        F.cross_entropy(trained(inputs).logits, masked, ignore_index=VOID).backward()
+        optimiser.step()
+    return trained
+
+
+def holdout_losses(model, val):
+    """Cross-entropy of every labelled pixel of the reference set."""
+    losses = []
+    with torch.no_grad():
+        for i in range(len(val)):
+            logits = model(network_input(model, val, i)).logits
+            label = torch.from_numpy(val.read_label(i)).long()[None]
+            loss = F.cross_entropy(logits, label, ignore_index=VOID, reduction="none")
+            losses.append(loss[label != VOID])
+    return torch.cat(losses)
+
+
+def brute_force(model, data, layers, region):
+    """(units,) of the first image of the pool, by how the holdout's pixels are reduced."""
+    val, train = data
+    inputs, before = network_input(model, train, 0), holdout_losses(model, val)
+    positive, everything = [], []
+    for box in RegionSize.parse(region).grid(*train.pool.size(0)).boxes().tolist():
+        change = holdout_losses(real_update(model, layers, inputs, box), val) - before
+        positive.append(float(change[change > 0].mean()))
+        everything.append(float(change.mean()))
+    return {"positive": np.array(positive), "all": np.array(everything)}
+
+
+@pytest.mark.parametrize("layers", ["last", "last_two"])
+def test_equals_real_steps_of_the_real_network(deeplab, data, layers):
+    # 24 divides neither side of 37 x 52; the edge regions are clipped.
+    for reduce, expected in brute_force(deeplab, data, layers, "24").items():
+        got = measured(ErrorChange(layers, lr=LR, reduce=reduce), deeplab, data, "24")
+        assert np.ptp(expected) > 0.1 * np.abs(expected).max()
+        np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("layers", ["last", "last_two"])
+def test_equals_real_steps_where_the_last_layers_look_around(tmp_path, layers):
+    # Unet: convolutions of 3 x 3 that pad with zeros, at the resolution of the image.
+    model, data = make_model("Unet", 3, sharpness=3.0), make_data(tmp_path, [(26, 32)], 3)
+    expected = brute_force(model, data, layers, "16x24")["positive"]
+    for holdout in (EVERY_PIXEL, SampleSize(10**6)):
+        signal = ErrorChange(layers, lr=LR, holdout=holdout)
+        np.testing.assert_allclose(measured(signal, model, data, "16x24"), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("layers", ["last", "last_two"])
+def test_a_sample_of_all_pixels_is_the_exact_mode(deeplab, data, layers):
+    exact = measured(ErrorChange(layers, lr=LR), deeplab, data, "20x32")
+    sampled = ErrorChange(layers, lr=LR, holdout=SampleSize(10**6))
+    np.testing.assert_allclose(measured(sampled, deeplab, data, "20x32"), exact, rtol=1e-9)
+
+
+def test_regions_together_are_regions_one_by_one(deeplab, data, monkeypatch):
+    sample = SampleSize(30)
+    signals = [ErrorChange(lr=LR, holdout=sample), UpdatedEntropy(lr=LR, sample=sample)]
+    together = [measured(signal, deeplab, data, "16") for signal in signals]
+    for module in (error_change, pixel_sample):
+        monkeypatch.setattr(module, "WORKING_BYTES", 1)
+    for signal, expected in zip(signals, together, strict=True):
+        np.testing.assert_allclose(measured(signal, deeplab, data, "16"), expected, rtol=1e-9)
+
+
+def test_a_sample_does_not_depend_on_batches_but_on_the_seed(deeplab, data):
+    signal = ErrorChange("last", lr=LR, holdout=SampleSize(50))
+    first = measured(signal, deeplab, data, "24")
+    np.testing.assert_array_equal(measured(signal, deeplab, data, "24", batch_size=2), first)
+    assert not np.allclose(measured(signal, deeplab, data, "24", seed=1), first, rtol=1e-3)
+
+
+@pytest.mark.parametrize("layers", ["last", "last_two"])
+def test_error_reduction_equals_real_steps_of_the_real_network(deeplab, data, layers):
+    pool = data[1]
+    inputs, expected = network_input(deeplab, pool, 0), []
+    for box in RegionSize.parse("20x32").grid(*pool.pool.size(0)).boxes().tolist():
+        updated = real_update(deeplab, layers, inputs, box, steps=1)
+        with torch.no_grad():
+            logits = [updated(network_input(updated, pool, i)).logits for i in range(len(pool))]
+        flat = torch.cat([z.flatten(2)[0] for z in logits], 1)
+        p = flat.softmax(0)
+        expected.append(float(-(p * p.log()).sum(0).mean()))
+    assert np.ptp(expected) > 1e-4
+    for sample in (EVERY_PIXEL, SampleSize(10**6)):
+        signal = UpdatedEntropy(layers, lr=LR, sample=sample)
+        got = measured(signal, deeplab, data, "20x32")
+        np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+# The first order
+
+
+class Pointwise(nn.Conv2d):
+    """A linear classifier of pixels: three channels to logits, at the image's resolution."""
+
+    def __init__(self, classes):
+        super().__init__(3, classes, 1, bias=False)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A linear classifier of pixels into two classes: the setting of the paper's eqs. 14-16."""
+    torch.manual_seed(1)
+    spec = ModelSpec("toy", "", CLASSES[:2], (0.0,) * 3, (0.5,) * 3, 1)
+    model = SegmentationModel(Pointwise(2), spec).double().eval()
+    return model, make_data(tmp_path, [(16, 17)], 2, seed=3)
+
+
+def per_pixel_gradients(model, data):
+    """Of the holdout by their labels, (n, P), and of the pool by its own labels, (m, P)."""
+    network, (val, train) = model.network, data
+    found = []
+    for dataset, own in ((val, False), (train, True)):
+        phi = network_input(model, dataset, 0)[0].flatten(1).T
+        logits = phi @ network.weight[:, :, 0, 0].T
+        label = torch.from_numpy(dataset.read_label(0)).long().flatten()
+        label = logits.argmax(1) if own else label
+        rows = []
+        for i in range(len(phi)):
+            if label[i] == VOID:
+                continue
+            loss = F.cross_entropy(logits[i][None], label[i][None])
+            (gradient,) = torch.autograd.grad(loss, network.weight, retain_graph=True)
+            rows.append(gradient.flatten())
+        found.append(torch.stack(rows))
+    return found
+
+
+def test_tends_to_the_kernel_form_of_eq_14(toy):
+    model, data = toy
+    holdout, pool = per_pixel_gradients(model, data)
+    # Every pixel is a candidate. Ours is the mean over the holdout where eq. 4 sums.
+    kernel = -(pool @ holdout.T).sum(1).numpy() / len(holdout)
+    steps, scale = 3, np.abs(kernel).max()
+    errors = []
+    for lr in (1e-2, 1e-3):
+        signal = ErrorChange("last", steps=steps, lr=lr, reduce="all")
+        got = measured(signal, model, data, "1") / (steps * lr)
+        errors.append(np.abs(got - kernel).max() / scale)
+    assert errors[0] < 0.2
+    assert errors[1] < 0.12 * errors[0]  # the error is of the order of the step
+
+
+def test_binary_case_equals_eq_16(toy):
+    model, data = toy
+    weight = model.network.weight[:, :, 0, 0].detach()
+    theta = (weight[1] - weight[0]).numpy()
+    phi_v, phi_p = (network_input(model, d, 0)[0].flatten(1).T.numpy() for d in data)
+    y_v = data[0].read_label(0).flatten()
+    phi_v, y_v = phi_v[y_v != VOID], y_v[y_v != VOID]
+    z_v, z_p = phi_v @ theta, phi_p @ theta
+    sigma_v, sigma_p = 1 / (1 + np.exp(-z_v)), 1 / (1 + np.exp(-z_p))
+    of_pool = (sigma_p - (z_p > 0))[:, None] * phi_p
+    eq_16 = -(of_pool @ ((sigma_v - y_v)[:, None] * phi_v).T).sum(1)
+    # A softmax of two classes moves both rows of the weights, by opposite amounts: twice eq. 16.
+    lr = 1e-6
+    got = measured(ErrorChange("last", steps=1, lr=lr, reduce="all"), model, data, "1") / lr
+    np.testing.assert_allclose(got, 2 * eq_16 / len(y_v), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("reduce", ["positive", "all"])
+def test_tends_to_the_directional_derivatives(deeplab, data, reduce):
+    """S / (k lr) -> S_a; with `positive`, to the mean of the derivatives that are positive."""
+    val, train = data
+    tail = deeplab.tail("last_two")
+    parameters = {name: value.detach() for name, value in tail.parameters.items()}
+
+    def losses(p):
+        found = []
+        for i in range(len(val)):
+            evidence = deeplab(network_input(deeplab, val, i), ("last_two",))
+            caught = evidence.tail_input["last_two"].detach()
+            logits = tail(caught, p, val.pool.size(i), evidence.upsampling)
+            label = torch.from_numpy(val.read_label(i)).long()[None]
+            loss = F.cross_entropy(logits, label, ignore_index=VOID, reduction="none")
+            found.append(loss[label != VOID])
+        return torch.cat(found)
+
+    expected = []
+    for x0, y0, x1, y1 in RegionSize.parse("24").grid(*train.pool.size(0)).boxes().tolist():
+        logits = deeplab(network_input(deeplab, train, 0)).logits[:, :, y0:y1, x0:x1]
+        loss = F.cross_entropy(logits, logits.argmax(1))
+        slope = torch.autograd.grad(loss, list(tail.parameters.values()))
+        down = {name: -g for name, g in zip(parameters, slope, strict=True)}
+        _, rise = torch.func.jvp(losses, (parameters,), (down,))
+        rise = rise.detach()
+        expected.append(float((rise[rise > 0] if reduce == "positive" else rise).mean()))
+    medians = []
+    for lr in (1e-3, 1e-4):
+        got = measured(ErrorChange(lr=lr, reduce=reduce), deeplab, data, "24") / (3 * lr)
+        medians.append(np.median(np.abs(got / np.array(expected) - 1)))
+    assert medians[0] < 0.1
+    assert medians[1] < 0.12 * medians[0]
+
+
+# What is refused
+
+
+def test_an_update_out_of_range_names_the_region_and_the_step_size(deeplab, data):
+    signal = ErrorChange("last", lr=1e308, holdout=SampleSize(20))
+    with pytest.raises(SegalError, match=r"(?s)region \d of 6: .*smaller strategy\.lr"):
+        measured(signal, deeplab, data, "24")
+
+
+def test_too_little_memory_names_the_remedy(deeplab, data, monkeypatch):
+    monkeypatch.setattr(error_change, "free_bytes", lambda _: 1000)
+    with pytest.raises(SegalError, match=r"(?s)one region.*smaller --region"):
+        measured(ErrorChange(holdout=SampleSize(20)), deeplab, data, "24")
+    monkeypatch.setattr(pixel_sample, "free_bytes", lambda _: 1000)
+    for holdout in (EVERY_PIXEL, SampleSize(20)):
+        with pytest.raises(
+            SegalError, match=r"(?s)too little memory.*strategy\.holdout_pixels=1000"
+        ):
+            measured(ErrorChange(holdout=holdout), deeplab, data, "24")
