@@ -20,6 +20,42 @@ _INDEX_FILE = "table.json"
 _VALUES, _EMBEDDINGS = "value", "embedding"
 
 
+@dataclass(frozen=True, eq=False)
+class StoredRows:
+    """Some rows of a memory-mapped column, read when they are asked for.
+
+    Attributes:
+        column: (N, d) as stored.
+        rows: (n,) int64 positions that are shown; None: all.
+    """
+
+    column: NDArray[np.floating]
+    rows: NDArray[np.int64] | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+        count = len(self.column) if self.rows is None else len(self.rows)
+        return (count, *self.column.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.column.ndim
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """As stored."""
+        return self.column.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[np.floating]:
+        shown = self.column[index] if self.rows is None else self.column[self.rows[index]]
+        return np.asarray(shown)
+
+
 @dataclass(frozen=True)
 class CandidateTable:
     """Candidates in candidate order: by image path bytewise, then y, then x.
@@ -50,6 +86,10 @@ class CandidateTable:
         stored = self.embeddings[column]
         shown = stored if self.rows is None else stored[self.rows]
         return np.array(shown, dtype=np.float32)
+
+    def stored(self, column: str) -> StoredRows:
+        """(n, d) embeddings of this view as they are stored; none of them is in memory."""
+        return StoredRows(self.embeddings[column], self.rows)
 
     def view(self, rows: NDArray[np.int64], pixels: NDArray[np.int64]) -> "CandidateTable":
         """Some of the candidates, at other prices.

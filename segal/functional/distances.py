@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Embedding = Tensor | npt.NDArray[np.floating]
+
+class ReadRows(Protocol):
+    """An (n, d) floating-point matrix of which rows are read when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """A floating one."""
+        ...
+
+    def __getitem__(self, rows: Any, /) -> npt.NDArray[np.floating]:
+        """Rows of a slice, or of an array of positions."""
+        ...
+
+
+Embedding = Tensor | npt.NDArray[np.floating] | ReadRows
 """An (n, d) floating-point matrix; a NumPy array may be memory-mapped and is read in pieces."""
 
 _CLOSE = 2.0**-8

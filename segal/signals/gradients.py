@@ -23,13 +23,14 @@ class RegionGradient:
         layers: `last` (C * D numbers) or `last_two`.
         labels: Which labels the elements are given.
         bias: Whether biases count.
+        of_labelled: Whether what is labelled already is measured, too.
     """
 
     layers: str = "last"
     labels: LabelRule = Pseudo()  # noqa: RUF009 (frozen)
     bias: bool = False
+    of_labelled: bool = True
     needs: ClassVar[frozenset[Need]] = frozenset()
-    of_labelled: ClassVar[bool] = True
 
     @property
     def column(self) -> str:

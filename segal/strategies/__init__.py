@@ -1,12 +1,14 @@
 """Acquisition strategies: one file each, and one line each in this registry."""
 
 from segal.registry import Registry
+from segal.strategies.badge import Badge
 from segal.strategies.base import Strategy
 from segal.strategies.bvsb import BestVersusSecondBest
 from segal.strategies.coreset import CoreSet
 from segal.strategies.entropy import Entropy
-from segal.strategies.least_confidence import LeastConfidence
+from segal.strategies.gradnorm import GradNorm
 from segal.strategies.learning_loss import LearningLoss
+from segal.strategies.least_confidence import LeastConfidence
 from segal.strategies.margin import Margin
 from segal.strategies.random import Random
 from segal.strategies.uwe import UncertaintyWeightedEmbeddings
@@ -22,3 +24,5 @@ STRATEGIES.register("coreset")(CoreSet)
 STRATEGIES.register("uwe")(UncertaintyWeightedEmbeddings)
 STRATEGIES.register("learning_loss")(LearningLoss)
 STRATEGIES.register("vaal")(VariationalAdversarial)
+STRATEGIES.register("badge")(Badge)
+STRATEGIES.register("gradnorm")(GradNorm)

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segal.candidates import StoredRows
 from segal.functional.k_center import k_center_order
 from segal.functional.kmeans_plusplus import k_means_plusplus
 from segal.strategies.base import Picks
@@ -19,7 +20,7 @@ _NO_CENTRES = "Nothing is labelled yet: the first pick is the embedding of large
 
 
 def select_by_distance(
-    embedding: NDArray[np.float32],
+    embedding: NDArray[np.float32] | StoredRows,
     labelled: NDArray[np.float32],
     count: int,
     generator: torch.Generator,
@@ -30,7 +31,7 @@ def select_by_distance(
     """Picks candidates far from one another and from what is labelled.
 
     Args:
-        embedding: (n, d) of the candidates on offer.
+        embedding: (n, d) of the candidates on offer; as stored, it need not fit into memory.
         labelled: (m, d) of what is labelled; m may be 0.
         count: Number of picks.
         generator: For `k_means_plusplus`.
@@ -44,16 +45,20 @@ def select_by_distance(
     """
     use_labelled = init == "labelled" and len(labelled) > 0
     notes = (_NO_CENTRES,) if init == "labelled" and not use_labelled else ()
-    x = torch.from_numpy(embedding)
+    x = embedding if isinstance(embedding, StoredRows) else torch.from_numpy(embedding)
     centers = torch.from_numpy(labelled) if use_labelled else None
     if selector == "k_center":
         picks, distance, _ = k_center_order(x, count, centers)
     else:
         picks = k_means_plusplus(x, count, generator, centers)
-        distance = _distance_at_pick(x[picks].double(), centers)
+        distance = _distance_at_pick(_rows(embedding, picks), centers)
     if centers is None:
-        distance[0] = x[picks[0]].double().norm()
+        distance[0] = _rows(embedding, picks[:1]).norm()
     return Picks(picks.numpy(), distance.numpy(), notes)
+
+
+def _rows(embedding: NDArray[np.float32] | StoredRows, rows: Tensor) -> Tensor:
+    return torch.from_numpy(embedding[rows.numpy()].astype(np.float64))
 
 
 def _distance_at_pick(points: Tensor, centers: Tensor | None) -> Tensor:

@@ -37,12 +37,17 @@ CASES = [
     ("learning_loss", {"subset": 10}),
     ("vaal", {}),
     ("vaal", {"steps": 200, "latent": 8, "adversary": 10.0}),
+    ("badge", {}),
+    ("badge", {"init": "labelled"}),
+    ("badge", {"selector": "k_center"}),
+    ("gradnorm", {}),
+    ("gradnorm", {"layers": "last_two"}),
 ]
 every_case = pytest.mark.parametrize(("name", "parameters"), CASES)
 
 
 # Columns that hold an embedding, by how they begin, and its size in the tables made here.
-EMBEDDINGS = {"mean_feature": 8}
+EMBEDDINGS = {"mean_feature": 8, "gradient-": 12}
 
 
 def embedding_size(column):

@@ -1,0 +1,62 @@
+"""BADGE: candidates whose gradients are large and unlike one another."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+
+from segal.candidates import CandidateTable
+from segal.signals import RegionGradient, Signal
+from segal.strategies._distance import Init, Selector, select_by_distance
+from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
+
+
+@dataclass(frozen=True, config=PARAMETERS)
+class Badge:
+    """k-means++ seeding on gradients of the last layer, with the likeliest class as the label.
+
+    A candidate's embedding is the gradient of its mean loss by the weights of the last layer, bias
+    left out (Ash et al., eq. 1 for one element; METHODS.md, section 8). For an image that is
+    classified whole it is an outer product; the mean over a region's pixels is not, and is taken
+    in closed form. Embeddings stay on disk while they are selected from.
+
+    Attributes:
+        selector: `k_means_plusplus` (default; Algorithm 1): the largest norm first, then draws in
+            proportion to the squared distance to the nearest pick. Or `k_center`, the farthest
+            each time.
+        init: `max_norm` (default; the paper's picks do not look at what is labelled), or
+            `labelled`: what is labelled gives the first centres.
+    """
+
+    selector: Selector = "k_means_plusplus"
+    init: Init = "max_norm"
+    direction: ClassVar[Direction | None] = None
+    uses_reference_labels: ClassVar[bool] = False
+    source: ClassVar[str] = "Ash et al., BADGE (ICLR 2020), Algorithm 1; regions as in UWE"
+
+    @property
+    def _signal(self) -> RegionGradient:
+        return RegionGradient(of_labelled=self.init == "labelled")
+
+    def passes(self, context: PassContext) -> Iterator[list[Signal]]:
+        """One pass, for the gradients."""
+        yield [self._signal]
+
+    def select(
+        self,
+        table: CandidateTable,
+        labelled: CandidateTable,
+        count: int,
+        generator: torch.Generator,
+    ) -> Picks:
+        """Picks by distance between gradients; scores are distances at pick."""
+        column = self._signal.column
+        gradients = table.stored(column)
+        centres = np.zeros((0, gradients.shape[1]), np.float32)
+        if self.init == "labelled" and len(labelled):
+            centres = labelled.embedding(column)
+        return select_by_distance(
+            gradients, centres, count, generator, selector=self.selector, init=self.init
+        )
