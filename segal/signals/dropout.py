@@ -1,0 +1,109 @@
+"""Signals of passes with dropout switched on: how uncertain and how divided they are."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segal.evidence import Evidence, Reduction, Units
+from segal.functional.divergence import DisagreementSum
+from segal.machine import Precision, autocast
+from segal.models.dropout import Drawn, check_dropout, dropout_passes
+from segal.models.segmentation import SegmentationModel
+from segal.signals.base import Need, Workbench
+
+DropoutName = Literal["mc_dropout", "bald"]
+_ROWS: dict[DropoutName, int] = {"mc_dropout": 0, "bald": 1}
+_PRECISIONS: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True)
+class DropoutValue:
+    """An uncertainty over T passes with dropout, pooled over each candidate.
+
+    Masks are drawn for each image on its own, from a generator seeded by the pass's seed, the
+    image's path, the module and the number of the pass, and images go through the network one by
+    one: neither batch size nor workers nor the order of files changes a byte.
+
+    Attributes:
+        name: `mc_dropout`, the entropy of the mean H(mean_t p_t), or `bald`, that less the mean
+            entropy, H(mean_t p_t) - mean_t H(p_t); in nats, in [0, log C].
+        samples: T, the number of passes.
+        reduction: How a candidate's pixels become one number (mean by default).
+    """
+
+    name: DropoutName
+    samples: int = 10
+    reduction: Reduction = "mean"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    of_labelled: ClassVar[bool] = False
+
+    @property
+    def column(self) -> str:
+        """As `bald-10`, or `bald-10-max`."""
+        column = f"{self.name}-{self.samples}"
+        return column if self.reduction == "mean" else f"{column}-{self.reduction}"
+
+    def prepare(self, bench: Workbench) -> "_Meter":
+        """Checks that dropout changes the logits.
+
+        Raises:
+            SegalError: If it does not.
+        """
+        bench.once(("dropout is there",), lambda: check_dropout(bench.model))
+        return _Meter(self, bench.model, bench.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Meter:
+    """A `DropoutValue` that is ready."""
+
+    signal: DropoutValue
+    model: SegmentationModel
+    seed: int
+    catch: ClassVar[tuple[str, ...]] = ()
+
+    def measure(self, evidence: Evidence, units: Units) -> Tensor:
+        """(B, units) float64."""
+        key = ("dropout", self.signal.samples, self.seed)
+        both = evidence.once(key, lambda: self._maps(evidence))
+        elements = both[:, _ROWS[self.signal.name], None]
+        if self.signal.reduction == "max":
+            return units.pool_max(elements)[..., 0].double()
+        sums, counts = units.pool(evidence.once((*key, self.signal.name), elements.double))
+        return sums[..., 0] if self.signal.reduction == "sum" else sums[..., 0] / counts
+
+    def _maps(self, evidence: Evidence) -> Tensor:
+        """(B, 2, H, W): entropy of the mean, and that less the mean entropy."""
+        if evidence.inputs is None:
+            raise ValueError("evidence: expected the network's inputs, got none")
+        images = zip(evidence.images, torch.split(evidence.inputs, 1), strict=True)
+        with autocast(evidence.inputs.device, _PRECISIONS.get(evidence.features.dtype, "fp32")):
+            return torch.stack([self._map(path, image) for path, image in images])
+
+    def _map(self, path: str, image: Tensor) -> Tensor:
+        """(2, H, W), of one image."""
+        total = DisagreementSum()
+        with dropout_passes(self.model) as forward:
+            for number in range(self.signal.samples):
+                total.add(forward(image, drawn(self.seed, path, number))[0])
+        return torch.stack(total.entropies())
+
+
+def drawn(seed: int, path: str, number: int) -> Drawn:
+    """Generators of the masks of a pass over an image, for `segal.models.dropout`.
+
+    Args:
+        seed: Of the scan.
+        path: Of the image.
+        number: Of the pass.
+    """
+
+    def generator(call: str) -> np.random.Generator:
+        key = "\0".join((str(seed), path, str(number), call)).encode("utf-8", "surrogateescape")
+        return np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()[:16], "little"))
+
+    return generator
