@@ -2,14 +2,17 @@
 
 from segal.registry import Registry
 from segal.strategies.badge import Badge
+from segal.strategies.bald import BALD
 from segal.strategies.base import Strategy
 from segal.strategies.bvsb import BestVersusSecondBest
+from segal.strategies.cdal import CDAL
 from segal.strategies.coreset import CoreSet
 from segal.strategies.entropy import Entropy
 from segal.strategies.gradnorm import GradNorm
 from segal.strategies.learning_loss import LearningLoss
 from segal.strategies.least_confidence import LeastConfidence
 from segal.strategies.margin import Margin
+from segal.strategies.mc_dropout import MCDropout
 from segal.strategies.random import Random
 from segal.strategies.uwe import UncertaintyWeightedEmbeddings
 from segal.strategies.vaal import VariationalAdversarial
@@ -26,3 +29,6 @@ STRATEGIES.register("learning_loss")(LearningLoss)
 STRATEGIES.register("vaal")(VariationalAdversarial)
 STRATEGIES.register("badge")(Badge)
 STRATEGIES.register("gradnorm")(GradNorm)
+STRATEGIES.register("mc_dropout")(MCDropout)
+STRATEGIES.register("bald")(BALD)
+STRATEGIES.register("cdal")(CDAL)

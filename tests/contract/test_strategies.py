@@ -42,12 +42,17 @@ CASES = [
     ("badge", {"selector": "k_center"}),
     ("gradnorm", {}),
     ("gradnorm", {"layers": "last_two"}),
+    ("mc_dropout", {}),
+    ("mc_dropout", {"samples": 3, "reduction": "sum"}),
+    ("bald", {}),
+    ("bald", {"reduction": "max"}),
+    ("cdal", {}),
 ]
 every_case = pytest.mark.parametrize(("name", "parameters"), CASES)
 
 
 # Columns that hold an embedding, by how they begin, and its size in the tables made here.
-EMBEDDINGS = {"mean_feature": 8, "gradient-": 12}
+EMBEDDINGS = {"mean_feature": 8, "gradient-": 12, "class_profiles": 9}
 
 
 def embedding_size(column):
