@@ -153,6 +153,9 @@ def loss_change(before: Tensor, after: Tensor, labels: Tensor) -> Tensor:
     change = after - before
     index = labels[:, None].expand(*change.shape[:-1], 1)
     relative = change - change.gather(-1, index)
-    small = (log_p.exp() * relative.expm1()).sum(-1)
-    large = (log_p + relative).logsumexp(-1)
-    return torch.where(small.abs() < 0.5, small.log1p(), large)
+    rise = (log_p.exp() * relative.expm1()).sum(-1)
+    rise_of_log = rise.log1p()
+    large = ~(rise.abs() < 0.5)  # where the sum may overflow, or cancel; rare
+    if large.any():
+        rise_of_log[large] = (log_p + relative)[large].logsumexp(-1)
+    return rise_of_log

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -31,7 +30,8 @@ from segal.signals.pixel_sample import (
 )
 
 Reduce = Literal["positive", "all"]
-_Gather = Callable[[Pixels, Tensor], tuple[Tensor, Tensor]]
+Gather = Callable[[Pixels, Tensor], Tensor]
+"""Of some pixels and their logits (r, n, C) after r updates: (k, r) float64 to be summed up."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class ErrorChange:
         Raises:
             SegalError: If memory is too small for it, or the layers cannot be run by themselves.
         """
-        updates = _Updates.on(bench, "val", self.layers, self.holdout, self.steps, self.lr)
-        return _UpdateMeter(updates, partial(_risen, reduce=self.reduce))
+        updates = RegionUpdates.on(bench, "val", self.layers, self.holdout, self.steps, self.lr)
+        return _UpdateMeter(updates, error_changes, first=0 if self.reduce == "positive" else 2)
 
 
 @dataclass(frozen=True)
@@ -104,29 +104,34 @@ class UpdatedEntropy:
         Raises:
             SegalError: If memory is too small for it, or the layers cannot be run by themselves.
         """
-        updates = _Updates.on(bench, "pool", self.layers, self.sample, self.steps, self.lr)
+        updates = RegionUpdates.on(bench, "pool", self.layers, self.sample, self.steps, self.lr)
         return _UpdateMeter(updates, _entropies)
 
 
-def _risen(pixels: Pixels, after: Tensor, reduce: Reduce) -> tuple[Tensor, Tensor]:
-    """Sum of the changes of the loss, and their number, (r,) each, from logits (r, n, C)."""
+def error_changes(pixels: Pixels, after: Tensor) -> Tensor:
+    """Sum and number of the changes of the loss that are rises, and sum and number of all."""
     assert pixels.labels is not None
     change = loss_change(pixels.before, after, pixels.labels).double()
-    if reduce == "all":
-        return change.sum(1), torch.full_like(change[:, 0], change.shape[1])
-    return change.clamp(min=0.0).sum(1), (change > 0).sum(1).double()
+    rises, number = change.clamp(min=0.0).sum(1), (change > 0).sum(1)
+    return torch.stack([rises, number, change.sum(1), torch.full_like(number, change.shape[1])])
 
 
-def _entropies(pixels: Pixels, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the entropies, and their number, (r,) each, from logits (r, n, C)."""
+def _entropies(pixels: Pixels, after: Tensor) -> Tensor:
+    """Sum and number of the entropies."""
     values = entropy(after.movedim(-1, 1)).double()
-    return values.sum(1), torch.full_like(values[:, 0], values.shape[1])
+    return torch.stack([values.sum(1), torch.full_like(values[:, 0], values.shape[1])])
 
 
 @dataclass(frozen=True)
 class _UpdateMeter:
-    updates: "_Updates"
-    gather: _Gather
+    """The mean of what is gathered; `first` is the row of its sum, the row after that its number.
+
+    It is 0 of nothing.
+    """
+
+    updates: "RegionUpdates"
+    gather: Gather
+    first: int = 0
 
     @property
     def catch(self) -> tuple[str, ...]:
@@ -141,7 +146,8 @@ class _UpdateMeter:
         boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in units.boxes().tolist()]
         rows = []
         for image in range(len(evidence.logits)):
-            values = self.updates.measure(evidence, image, boxes, self.gather)
+            sums = self.updates.sums(evidence, image, boxes, self.gather)
+            values = sums[self.first] / sums[self.first + 1].clamp(min=1.0)
             bad = (~values.isfinite()).nonzero()
             if len(bad):
                 name = evidence.images[image] if evidence.images else f"image {image + 1}"
@@ -157,7 +163,7 @@ class _UpdateMeter:
 
 
 @dataclass(frozen=True, eq=False)
-class _Updates:
+class RegionUpdates:
     """Steps of gradient descent on regions, and what comes of them at pixels that are kept.
 
     Attributes:
@@ -183,32 +189,40 @@ class _Updates:
         size: SampleSize,
         steps: int,
         lr: float,
-    ) -> "_Updates":
+    ) -> "RegionUpdates":
         """Keeps pixels of a set, and looks how far the tail reaches."""
         pixels = keep_pixels(bench, of, layers, size)
         tail = bench.model.tail(layers)
         return cls(tail, steps, lr, pixels, tail_radius(tail, pixels[0].inputs.shape[1]))
 
     @torch.no_grad()
-    def measure(
-        self, evidence: Evidence, image: int, boxes: Sequence[Box], gather: _Gather
-    ) -> Tensor:
-        """(len(boxes),) float64: the mean of what `gather` sums, 0 of nothing."""
-        parameters = constants(self.tail)
-        sums = torch.zeros(2, len(boxes), dtype=torch.float64, device=evidence.logits.device)
-        # All regions' parameters are held while the pixels are gone through.
-        held = max(
-            1, WORKING_BYTES // sum(p.numel() * p.element_size() for p in parameters.values())
-        )
-        for start in range(0, len(boxes), held):
-            some = slice(start, start + held)
-            updated = self._updated(evidence, image, boxes[some], parameters)
-            for pixels in self.pixels:
-                sums[:, some] += self._gathered(pixels, updated, gather)
-        return sums[0] / sums[1].clamp(min=1.0)
+    def sums(self, evidence: Evidence, image: int, boxes: Sequence[Box], gather: Gather) -> Tensor:
+        """What comes of the steps on each region.
 
-    def _gathered(self, pixels: Pixels, updated: Mapping[str, Tensor], gather: _Gather) -> Tensor:
-        """(2, r): sums and numbers of one part of the pixels, for r updates."""
+        Args:
+            evidence: Of a batch.
+            image: Which of it.
+            boxes: Regions of that image.
+            gather: What to sum over the pixels.
+
+        Returns:
+            (k, len(boxes)) float64.
+
+        Raises:
+            SegalError: If memory is too small for the steps on one region.
+        """
+        parameters, found = constants(self.tail), []
+        # All regions' parameters are held while the pixels are gone through.
+        each = sum(value.numel() * value.element_size() for value in parameters.values())
+        held = max(1, WORKING_BYTES // each)
+        for start in range(0, len(boxes), held):
+            updated = self._updated(evidence, image, boxes[start : start + held], parameters)
+            parts = [self._gathered(pixels, updated, gather) for pixels in self.pixels]
+            found.append(torch.stack(parts).sum(0))
+        return torch.cat(found, 1)
+
+    def _gathered(self, pixels: Pixels, updated: Mapping[str, Tensor], gather: Gather) -> Tensor:
+        """(k, r): sums of one part of the pixels, for r updates."""
         batch, channels, *window = pixels.inputs.shape
         each = work_bytes(updated, channels, batch * math.prod(window))
         each += 6 * pixels.before.numel() * pixels.before.element_size()
@@ -217,7 +231,7 @@ class _Updates:
         for start in range(0, len(next(iter(updated.values()))), count):
             some = {name: value[start : start + count] for name, value in updated.items()}
             after = torch.func.vmap(lambda p: pixels.logits(self.tail, p))(some)
-            sums.append(torch.stack(gather(pixels, after)))
+            sums.append(gather(pixels, after))
         return torch.cat(sums, 1)
 
     def _updated(
