@@ -31,8 +31,8 @@ class LooksLabelled:
     are shrunk to 64 x 64 pixels by area, or enlarged, and so is what is measured. One pair of
     networks serves all region sizes of a pass.
 
-    Each crop is read once, at first, and kept at that size as 8-bit RGB: 24 kB a pair, 49 MB for
-    2000 pairs, and no image is read twice. Batches are drawn from these crops.
+    Crops are cut once, at first, and kept as 8-bit RGB: 24 kB a pair, 49 MB for 2000 pairs. An
+    image is read at most once for either set. Batches are drawn from these crops.
 
     Attributes:
         training: How the networks are trained.
@@ -111,14 +111,13 @@ def _bank(images: ImageSet, crops: Sequence[Crop], workers: int, advance: Advanc
 @torch.no_grad()
 def _outcome(vaal: Vaal, banks: Sequence[Tensor], device: torch.device) -> str:
     """How well the discriminator tells the crops that it was trained on."""
-    share = []
+    right = 0
     for bank, sign in zip(banks, (1, -1), strict=True):
-        right = 0
         for start in range(0, len(bank), _CHUNK):
             crops = bank[start : start + _CHUNK].to(device).float() / 255
             right += int((sign * vaal.logits(crops) > 0).sum())
-        share.append(100 * right / len(bank))
+    share = 100 * right / sum(len(bank) for bank in banks)
     return (
-        f"vaal: the discriminator knows {share[0]:.0f} % of the labelled crops that it was trained "
-        f"on, and {share[1]:.0f} % of the unlabelled ones; by chance it would know 50 %"
+        f"vaal: the discriminator is right about {share:.0f} % of the crops that it was trained "
+        "on; 50 % is chance"
     )

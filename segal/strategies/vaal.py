@@ -44,8 +44,8 @@ class VariationalAdversarial:
     | `beta`, `adversary`   | 1, 1                          | 1, 1                        |
     | learning rates        | 5e-4, 5e-4                    | 5e-4, 5e-4                  |
 
-    The sums are eq. 1's likelihood; means would leave the divergence alone to be heard, and the
-    codes of all crops alike. Beside them, some hundred nats a crop, an adversary of 1 is gentle.
+    The sum is eq. 1's likelihood. With a mean the divergence drowned it, and the codes of all crops
+    became one. Beside a sum, some hundred nats a crop, an adversary of 1 is gentle.
 
     Attributes:
         steps: Steps of either network, taking turns, from 1 to 1,000,000.
