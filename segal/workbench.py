@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segal.console import bar, say
+from segal.console import bar
 from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
@@ -184,10 +184,9 @@ class Bench:
         return found
 
     def note(self, text: str) -> None:
-        """Tells the user something, once."""
+        """Keeps something to tell the user, once."""
         if text not in self.notes:
             self.notes.append(text)
-            say(text, style="yellow")
 
 
 def _stacked(arrays: Sequence[NDArray[Any]]) -> Tensor:

@@ -13,7 +13,7 @@ from segal.errors import SegalError
 from segal.jobs.inputs import image_sizes
 from segal.jobs.network import draw_scenes, identity, open_split
 from segal.regions import RegionSize
-from segal.reporting.protocol import OF_THE_FULL_ARM, flat
+from segal.reporting.protocol import OF_THE_FULL_ARM, compared
 from segal.strategies.base import Strategy
 
 _TOLERANCE = Fraction(1, 100)
@@ -97,7 +97,7 @@ def _protocol(arm: Arm) -> dict[str, str]:
     """By dotted key, what must be the same in all arms, in canonical JSON."""
     named: dict[str, Any] = {k: v for k, v in arm.identity.items() if k not in _MAY_DIFFER}
     named["data"] = {**named["data"], "root": str(arm.config.data.root)}
-    return flat(named)
+    return compared(named)
 
 
 class _Pool:

@@ -17,6 +17,8 @@ OF_THE_FULL_ARM = frozenset(
     }
 )
 """Settings, by dotted key, that a fully supervised arm may have for itself."""
+OF_A_STRATEGY = "train.learning_loss"
+"""What is trained for one strategy alone: arms may differ in it, as they do in strategy."""
 _SHOWN_DIFFERENCES = 12
 
 
@@ -77,6 +79,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
+def compared(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings by dotted key, without what is trained for one strategy alone."""
+    return {k: v for k, v in flat(settings).items() if not k.startswith(OF_A_STRATEGY)}
+
+
 def own_settings(history: History) -> dict[str, Any]:
     """What a run may have for itself: the settings that are compared."""
     return {k: v for k, v in history.configuration.items() if k in _COMPARED}
@@ -85,7 +92,7 @@ def own_settings(history: History) -> dict[str, Any]:
 def shared_settings(history: History) -> dict[str, str]:
     """By dotted key, the settings that all runs of a protocol share."""
     left_out = _COMPARED | _NOT_OF_THE_RESULT
-    return flat({k: v for k, v in history.configuration.items() if k not in left_out})
+    return compared({k: v for k, v in history.configuration.items() if k not in left_out})
 
 
 def _protocol(history: History) -> dict[str, str]:

@@ -90,7 +90,7 @@ class Workbench(Protocol):
         ...
 
     def note(self, text: str) -> None:
-        """Tells the user something, once."""
+        """Keeps something to tell the user, once."""
         ...
 
 
@@ -99,7 +99,7 @@ class Meter(Protocol):
 
     @property
     def catch(self) -> tuple[str, ...]:
-        """Names of the tails whose input it reads from the evidence."""
+        """What it reads from the evidence: names of tails whose input it needs, or `FEATURE_MAPS`."""
         ...
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:

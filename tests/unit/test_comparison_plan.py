@@ -55,6 +55,12 @@ def arm(raw, name, **keys):
     raw["arms"] = [*raw["arms"], {"name": name, **keys}]
 
 
+def test_an_arm_may_train_what_its_strategy_alone_needs(raw):
+    own = {"strategy": {"name": "learning_loss"}, "train": {"learning_loss": True}}
+    arm(raw, "learning_loss", set=own)
+    assert plan_comparison(raw).arms[-1].config.train.learning_loss is not None
+
+
 def test_runs_seed_by_seed_each_with_its_first_round(raw, tmp_path):
     plan = plan_comparison(raw)
     out = tmp_path / "out"

@@ -28,6 +28,7 @@ def histories(folder, **changes):
         {"budget": "12%"},
         {"scores": (0.4, 0.5, 0.6)},
         {"settings": {"measure_picks": False}},
+        {"settings": {"train.learning_loss": {"weight": 1.0}}},
     ],
 )
 def test_what_is_compared_may_differ(tmp_path, changes):
