@@ -99,7 +99,7 @@ class Meter(Protocol):
 
     @property
     def catch(self) -> tuple[str, ...]:
-        """What it reads from the evidence: names of tails whose input it needs, or `FEATURE_MAPS`."""
+        """What of the evidence it needs caught: names of tails, or `FEATURE_MAPS`."""
         ...
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
