@@ -137,6 +137,8 @@ def identity(config: TrainConfig | RunConfig, exclude: set[str]) -> dict[str, ob
     data, network = config.data.model_dump(mode="json"), config.model.model_dump(mode="json")
     weights = config.model.encoder_weights
     named["data"] = {key: value for key, value in data.items() if key != "root"}
+    if not network["insert_dropout"]:
+        del network["insert_dropout"]  # it changes nothing
     named["model"] = network | {"encoder_weights": weights and file_digest(weights)}
     named["train"] = config.train.identity()
     named["checkpoint"] = config.checkpoint and file_digest(config.checkpoint)

@@ -56,8 +56,8 @@ class ModelSpec:
         return len(self.class_names)
 
     def as_dict(self) -> dict[str, object]:
-        """As plain values, for JSON."""
-        return asdict(self)
+        """As plain values, for JSON; without dropout where none is inserted."""
+        return {k: v for k, v in asdict(self).items() if k != "insert_dropout" or v}
 
 
 class SegmentationModel(nn.Module):
