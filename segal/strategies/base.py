@@ -49,13 +49,16 @@ class Strategy(Protocol):
 
     Attributes:
         direction: Which end of the score is picked; None where the order is not by a score.
-        uses_reference_labels: Whether it needs labels of a reference set.
         source: Where it was published.
     """
 
     direction: ClassVar[Direction | None]
-    uses_reference_labels: ClassVar[bool]
     source: ClassVar[str]
+
+    @property
+    def uses_reference_labels(self) -> bool:
+        """Whether it needs labels of a reference set, beyond those that are bought."""
+        ...
 
     def passes(self, context: PassContext) -> Iterator[list[Signal]]:
         """Signals wanted, one list for each pass over the pool; none for no pass at all."""

@@ -47,6 +47,18 @@ CASES = [
     ("bald", {}),
     ("bald", {"reduction": "max"}),
     ("cdal", {}),
+    ("error_change_first_order", {}),
+    ("error_change_first_order", {"layers": "last", "reduction": "sum"}),
+    ("isal", {}),
+    ("isal", {"reference": "labelled", "top_k": 3, "layers": "last_two"}),
+    ("isal", {"reference": "initial", "inverse": "lissa", "weighted": True}),
+    ("grad_similarity", {}),
+    ("grad_similarity", {"reference": "initial"}),
+    ("ralif", {}),
+    ("ralif", {"classes": "single", "baseline": "drop", "diversity": "none"}),
+    ("ralif", {"classes": "expectation"}),
+    ("ralif", {"candidate_fraction": 0.5, "diversity": "k_means", "clusters": 5}),
+    ("ralif", {"candidate_fraction": 0.5, "diversity": "mean_shift"}),
 ]
 every_case = pytest.mark.parametrize(("name", "parameters"), CASES)
 
