@@ -10,6 +10,7 @@ from segal import __version__
 from segal.commands import (
     compare,
     demo,
+    explain,
     plan,
     report,
     run,
@@ -32,6 +33,7 @@ app = typer.Typer(
 for command in (
     select.select,
     plan.plan,
+    explain.explain,
     train.train,
     run.run,
     compare.compare,

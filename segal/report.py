@@ -196,15 +196,15 @@ def _draw(
     sheet = Sheet(panels.height, panels.width, 1 if panels.values is None else 2)
     picks = sorted(picks, key=lambda pick: pick.rank)
     with steady_style():
-        left = sheet.axes(0, "picked regions, numbered by rank")
+        left = sheet.panel(0, "picked regions, numbered by rank")
         _show(left, _spotlight(panels, [pick.box for pick in picks]), panels)
         shown = [left]
         if panels.values is not None and value_range is not None:
-            right = sheet.axes(1, caption)
+            right = sheet.panel(1, caption)
             mappable = ScalarMappable(Normalize(*value_range), _COLORMAP)
             _show(right, mappable.to_rgba(panels.values, bytes=True)[..., :3], panels)
             clipped = float(panels.values.max()) > value_range[1]
-            sheet.colour_bar(mappable, "max" if clipped else "neither")
+            sheet.scale(mappable, "max" if clipped else "neither")
             shown.append(right)
         for axes in shown:
             _outline(axes, picks, bought, panels)

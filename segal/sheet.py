@@ -18,7 +18,8 @@ _DPI = 64  # a power of two keeps the conversion to inches exact
 POINTS = 72 / _DPI  # in a pixel
 _QUIET = "#5a5f66"
 _WIDTH, _HIGHEST_PANEL, _NARROWEST = 1400, 860, 720
-_MARGIN, _GAP, _HEADER, _CAPTION, _BAR, _BAR_LABELS = 20, 28, 62, 24, 16, 76
+MARGIN, HEADER, CAPTION, BAR, BAR_GAP, BAR_LABELS = 20, 62, 24, 16, 10, 76
+_GAP = 28
 _STACK_ABOVE = 1.8  # times as wide as high: one panel above the other
 
 
@@ -28,9 +29,9 @@ def _is_stacked(height: int, width: int, panels: int) -> bool:
 
 def panel_size(height: int, width: int, panels: int) -> tuple[int, int]:
     """(height, width) in pixels at which an image of that size is shown in each of its panels."""
-    room = _WIDTH - 2 * _MARGIN
+    room = _WIDTH - 2 * MARGIN
     if panels == 2:
-        room -= _BAR + _BAR_LABELS
+        room -= BAR + BAR_LABELS
         if not _is_stacked(height, width, panels):
             room = (room - _GAP) // 2
     scale = min(room / width, _HIGHEST_PANEL / height)
@@ -45,45 +46,38 @@ def steady_style() -> Iterator[None]:
         yield
 
 
-class Sheet:
-    """A figure whose panels are shown dot for dot.
+class Canvas:
+    """A figure laid out in its own pixels, with a header.
 
     Args:
-        height: Of the image that is shown, in its own pixels.
-        width: Likewise.
-        panels: 1, or 2 with a colour bar right of the second.
+        width: Of the figure, in pixels.
+        height: Likewise.
+        left: Where its header starts.
     """
 
-    def __init__(self, height: int, width: int, panels: int) -> None:
-        stacked = _is_stacked(height, width, panels)
-        self.panel_height, self.panel_width = height, width = panel_size(height, width, panels)
-        across, down = (1, panels) if stacked else (panels, 1)
-        self.step = (0, height + _CAPTION) if stacked else (width + _GAP, 0)
-        wide = 2 * _MARGIN + across * width + (across - 1) * _GAP
-        wide += _BAR + _BAR_LABELS if panels == 2 else 0
-        self.width = max(wide, _NARROWEST)
-        self.left = (self.width - wide) // 2 + _MARGIN
-        self.height = _HEADER + down * (height + _CAPTION) + _MARGIN
-        self.figure = Figure(figsize=(self.width / _DPI, self.height / _DPI), dpi=_DPI)
+    def __init__(self, width: int, height: int, left: int) -> None:
+        self.width, self.height, self.left = width, height, left
+        self.figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
         FigureCanvasAgg(self.figure)
 
-    def axes(self, place: int, caption: str) -> Axes:
-        """The first or the second panel, under its caption."""
-        x, y = self._corner(place)
+    def axes(self, x: int, y: int, width: int, height: int, caption: str = "") -> Axes:
+        """A panel from (x, y) on, right and down, under its caption."""
         self._text(x, y - 7, caption, color=_QUIET)
-        return self._axes(x, y, self.panel_width, self.panel_height)
+        return self._axes(x, y, width, height)
 
-    def colour_bar(self, mappable: ScalarMappable, extend: str) -> None:
-        """The scale, right of the second panel."""
-        x, y = self._corner(1)
-        bar = self._axes(x + self.panel_width + 10, y, _BAR, self.panel_height)
+    def colour_bar(
+        self, mappable: ScalarMappable, extend: str, x: int, y: int, height: int
+    ) -> Axes:
+        """A scale from (x, y) down."""
+        bar = self._axes(x, y, BAR, height)
         self.figure.colorbar(mappable, cax=bar, extend=extend)
         bar.tick_params(labelsize=13 * POINTS, colors=_QUIET)
-        bar.locator_params(axis="y", nbins=max(1, self.panel_height // 50))
+        bar.locator_params(axis="y", nbins=max(1, height // 50))
+        return bar
 
     def header(self, title: str, summary: str) -> None:
         """The name of the image and what is to be said about it; long ones lose their middle."""
-        room = self.width - self.left - _MARGIN
+        room = self.width - self.left - MARGIN
         self._fit(self._text(self.left, 26, title, size=17, weight="bold"), room)
         self._fit(self._text(self.left, 46, summary, color=_QUIET), room)
 
@@ -93,9 +87,6 @@ class Sheet:
         self.figure.savefig(buffer, format="rgba")
         dots = np.frombuffer(buffer.getvalue(), np.uint8)
         return dots.reshape(self.height, self.width, 4)[..., :3].copy()
-
-    def _corner(self, place: int) -> tuple[int, int]:
-        return self.left + place * self.step[0], _HEADER + _CAPTION + place * self.step[1]
 
     def _axes(self, x: int, y: int, width: int, height: int) -> Axes:
         bottom = self.height - y - height
@@ -134,3 +125,36 @@ class Sheet:
         while kept > 2 and text.get_window_extent().width > room:
             kept = int(kept * 0.95)
             text.set_text(f"{whole[: kept // 2]}\N{HORIZONTAL ELLIPSIS}{whole[-(kept // 2) :]}")
+
+
+class Sheet(Canvas):
+    """A figure whose panels are shown dot for dot.
+
+    Args:
+        height: Of the image that is shown, in its own pixels.
+        width: Likewise.
+        panels: 1, or 2 with a colour bar right of the second.
+    """
+
+    def __init__(self, height: int, width: int, panels: int) -> None:
+        stacked = _is_stacked(height, width, panels)
+        self.panel_height, self.panel_width = height, width = panel_size(height, width, panels)
+        across, down = (1, panels) if stacked else (panels, 1)
+        self.step = (0, height + CAPTION) if stacked else (width + _GAP, 0)
+        wide = 2 * MARGIN + across * width + (across - 1) * _GAP
+        wide += BAR + BAR_LABELS if panels == 2 else 0
+        whole = max(wide, _NARROWEST)
+        left = (whole - wide) // 2 + MARGIN
+        super().__init__(whole, HEADER + down * (height + CAPTION) + MARGIN, left)
+
+    def panel(self, place: int, caption: str) -> Axes:
+        """The first or the second panel, under its caption."""
+        return self.axes(*self._corner(place), self.panel_width, self.panel_height, caption)
+
+    def scale(self, mappable: ScalarMappable, extend: str) -> None:
+        """The colour bar, right of the second panel."""
+        x, y = self._corner(1)
+        self.colour_bar(mappable, extend, x + self.panel_width + BAR_GAP, y, self.panel_height)
+
+    def _corner(self, place: int) -> tuple[int, int]:
+        return self.left + place * self.step[0], HEADER + CAPTION + place * self.step[1]

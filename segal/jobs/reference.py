@@ -10,6 +10,7 @@ from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.inputs import image_digests, read_images, read_labelled
+from segal.models.segmentation import ModelSpec
 from segal.oracle import Oracle
 from segal.regions import Box
 from segal.run_folder import fingerprint
@@ -85,10 +86,10 @@ class SelectionLabels:
         needs = needs_of(strategy)
         reference = training = None
         if config.reference is not None and "val" in {need.of for need in needs}:
-            reference = _open(config.reference, config.machine)
+            reference = open_labels(config.reference, config.machine)
         labelled = {Need("initial", True), Need("labelled", True)}
         if config.training is not None and needs & labelled:
-            training = _open(config.training, config.machine, read_images(config.labelled))
+            training = open_labels(config.training, config.machine, read_images(config.labelled))
         return cls(reference, training)
 
     def identity(self) -> dict[str, str]:
@@ -164,6 +165,17 @@ def check_apart(reference: ImagePool, pool: ImagePool) -> None:
         )
 
 
+def check_classes(reference: LabelledDataset, spec: ModelSpec) -> None:
+    """Raises a SegalError if a data set has other classes than the network."""
+    if len(reference.classes) != spec.num_classes:
+        raise SegalError(
+            f"{reference.pool.root}: labels of other classes than the network's",
+            expected=f"{spec.num_classes} classes",
+            got=f"{len(reference.classes)}: {', '.join(reference.classes.names)}"[:200],
+            remedy="give the data set that the network was trained for, or its ignore_index",
+        )
+
+
 def reference_cost(reference: LabelledDataset) -> dict[str, int]:
     """What the labels of a reference set come to: images, and pixels that are not void."""
     pixels = sum(
@@ -181,9 +193,19 @@ def reference_note(strategy: str, cost: Mapping[str, int], pool_pixels: int) -> 
     )
 
 
-def _open(
+def open_labels(
     config: LabelsConfig, machine: MachineConfig, only: set[str] | None = None
 ) -> LabelledDataset:
+    """Opens a labelled split, and checks every label.
+
+    Args:
+        config: Which.
+        machine: How to run.
+        only: Paths of the images that are meant; all by default.
+
+    Raises:
+        SegalError: If something is missing or damaged, or no pixel has a label.
+    """
     with bar("Checking the reference images") as advance:
         dataset = open_dataset(
             config.root,

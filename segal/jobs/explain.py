@@ -1,0 +1,342 @@
+"""Maps of where accepting a network's own prediction would hurt, pixel by pixel."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from segal import __version__
+from segal.config import LabelsConfig, MachineConfig, ModelConfig, validate
+from segal.config.sections import Paths, Range, Section
+from segal.console import bar
+from segal.data.datasets import LabelledDataset
+from segal.data.pool import ImagePool, open_pool
+from segal.errors import SegalError, raise_all
+from segal.files import replacing, write_json
+from segal.image_sets import ImageSet, SetName
+from segal.jobs.explain_sheet import Legend, Panels, draw_explanation
+from segal.jobs.inputs import read_labelled
+from segal.jobs.reference import check_apart, check_classes, open_labels, reference_cost
+from segal.machine import find_device, use_threads
+from segal.models.checkpoint import CheckpointOptions, load_checkpoint
+from segal.signals import Direction, Value
+from segal.signals.directional import Directional, DirectionalMeter
+from segal.signals.directions import Influence, Inverse, ReferenceGradient
+from segal.tasks.segmentation import Segmentation
+from segal.workbench import Bench, ScanSettings
+
+PICTURES_FOLDER, MAPS_FOLDER, SUMMARY_FILE = "pictures", "maps", "explain.json"
+Score = Literal["error_change", "influence"]
+_CAPTIONS: Mapping[Score, str] = {"error_change": "error change", "influence": "influence"}
+_LAYERS: Mapping[Score, str] = {"error_change": "last_two", "influence": "last"}
+_TOP_SHARE = 0.01  # of the pixels may lie beyond a colour scale
+_SAMPLE = 4096  # values of an image that the common colour scale is taken from
+_NO_PIXEL_MOVES = 1e-12  # end of the scale of maps that are 0 everywhere
+
+
+class ExplainConfig(Section):
+    """Configuration of `segal explain`.
+
+    Attributes:
+        images: Folder of images.
+        checkpoint: The network.
+        model: What the checkpoint does not say.
+        reference: Labelled images whose loss the score is about; none of them may be among the
+            images.
+        score: `error_change`, how the loss of the reference set changes with a small step on the
+            pixel and its prediction (S_a of IWPS, eq. 10); `influence`, with the pixel and its
+            prediction added to what the network is trained on, and training to the end (ISAL,
+            eq. 2).
+        layers: What is differentiated by: `last`, `last_two`, `all` or the name of a module. None:
+            `last_two` for the error change, `last` for influence, as the strategies have it.
+        labelled: Selections of the images that are labelled, on which influence takes the Hessian;
+            on the reference set without any.
+        damping: Added to the Hessian's eigenvalues.
+        count: How many images, spread evenly over the folder; None for all.
+        raw: Also write the maps as `.npy` files.
+        out: Takes the pictures, the maps and a summary.
+        seed: Of the pixels that a Hessian is taken on.
+        precision: Of the network's forward pass.
+        skip_unreadable: Go on without images that cannot be read.
+        value_range: As in `SelectConfig`.
+        machine: How to run.
+    """
+
+    images: Path
+    checkpoint: Path
+    model: ModelConfig = ModelConfig()
+    reference: LabelsConfig
+    score: Score = "error_change"
+    layers: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    labelled: Paths = ()
+    damping: Annotated[float, Field(ge=0)] = 0.01
+    count: Annotated[int, Field(ge=1)] | None = None
+    raw: bool = False
+    out: Path
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    skip_unreadable: bool = False
+    value_range: Range | None = None
+    machine: MachineConfig = MachineConfig()
+
+    def direction(self) -> Direction:
+        """What the pixels' gradients are compared with."""
+        layers = self.layers or _LAYERS[self.score]
+        if self.score == "error_change":
+            return ReferenceGradient("val", layers)
+        return Influence(
+            "val", layers, Inverse(damping=self.damping), "labelled" if self.labelled else "val"
+        )
+
+
+@dataclass(frozen=True)
+class Explained:
+    """An image and what is known of it.
+
+    Attributes:
+        image: Its path, relative to the folder of images.
+        picture: File name of its picture.
+        mean: Of the score over its pixels.
+        hurting: Share of its pixels whose score is above 0.
+        entropy: Mean over its pixels, in nats.
+    """
+
+    image: str
+    picture: str
+    mean: float
+    hurting: float
+    entropy: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was written.
+
+    Attributes:
+        out: The folder.
+        images: In candidate order.
+        notes: What the user was told.
+    """
+
+    out: Path
+    images: Sequence[Explained]
+    notes: Sequence[str]
+
+
+def configure_explanation(raw: Mapping[str, Any]) -> ExplainConfig:
+    """Validates a configuration.
+
+    Raises:
+        SegalError: With all mistakes at once.
+    """
+    config, mistakes = validate(ExplainConfig, raw)
+    raise_all(mistakes)
+    assert config is not None
+    return config
+
+
+def run_explanation(config: ExplainConfig) -> Explanation:
+    """Writes pictures of images with their maps, and the maps themselves if asked to.
+
+    Args:
+        config: The configuration.
+
+    Raises:
+        SegalError: For anything that the user can mend.
+    """
+    device = find_device(config.machine.device)
+    use_threads(config.machine.threads)
+    if config.out.resolve().is_relative_to(config.images.resolve()):
+        raise SegalError(
+            "out: within the folder of images",
+            expected="a folder elsewhere, since pictures are images too",
+            got=str(config.out),
+            remedy="choose another folder with --out",
+        )
+    options = CheckpointOptions(**config.model.model_dump())
+    model = load_checkpoint(config.checkpoint, options).to(device)
+    reference = open_labels(config.reference, config.machine)
+    check_classes(reference, model.spec)
+    pool = _open_pool(config)
+    check_apart(reference.pool, pool)
+    settings = ScanSettings(
+        device, config.machine.batch_size, config.machine.workers, config.precision
+    )
+    sets = _sets(config, pool, reference)
+    bench = Bench(model, Segmentation(), settings, sets, config.seed)
+    if config.score == "influence" and not config.labelled:
+        bench.note(
+            "The Hessian is taken on the reference set; give --labelled FILE to take it on what "
+            "the network was trained on."
+        )
+    with TemporaryDirectory() as scratch:
+        return _Explaining(config, pool, reference, bench, Path(scratch)).run()
+
+
+def _open_pool(config: ExplainConfig) -> ImagePool:
+    with bar("Checking images") as advance:
+        return open_pool(
+            config.images,
+            skip_unreadable=config.skip_unreadable,
+            value_range=config.value_range,
+            workers=max(1, config.machine.workers),
+            progress=advance,
+        )
+
+
+def _sets(
+    config: ExplainConfig, pool: ImagePool, reference: LabelledDataset
+) -> dict[SetName, ImageSet]:
+    count = min(config.count or len(pool), len(pool))
+    shown = [i * len(pool) // count for i in range(count)]
+    whole = {i: [(0, 0, pool.size(i)[1], pool.size(i)[0])] for i in shown}
+    sets: dict[SetName, ImageSet] = {
+        "val": ImageSet(reference.pool, reference),
+        "pool": ImageSet(pool, inside=whole),
+    }
+    if config.labelled:
+        sets["labelled"] = ImageSet(pool, inside=read_labelled(config.labelled, pool))
+    return sets
+
+
+class _Explaining:
+    """One explanation at work: a pass that keeps what is shown on disk, then the drawing.
+
+    The colour scale is common to all pictures, and is known when the last image was measured.
+    """
+
+    def __init__(
+        self,
+        config: ExplainConfig,
+        pool: ImagePool,
+        reference: LabelledDataset,
+        bench: Bench,
+        scratch: Path,
+    ) -> None:
+        self.config, self.pool, self.bench, self.scratch = config, pool, bench, scratch
+        self.reference = reference
+        self.explained: list[Explained] = []
+        self.samples: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+
+    def run(self) -> Explanation:
+        config = self.config
+        maps = config.out / MAPS_FOLDER
+        if config.raw:
+            with replacing(maps) as folder:
+                self.measure(folder)
+        else:
+            self.measure(None)
+        legend = self.legend()
+        with replacing(config.out / PICTURES_FOLDER) as folder, bar("Drawing") as advance:
+            folder.mkdir()
+            for number, explained in enumerate(self.explained):
+                self.draw(folder / explained.picture, number, legend)
+                advance(number + 1, len(self.explained))
+        write_json(config.out / SUMMARY_FILE, self.summary(legend))
+        return Explanation(config.out, self.explained, self.bench.notes)
+
+    @torch.no_grad()
+    def measure(self, maps: Path | None) -> None:
+        """The pass over the images."""
+        if maps is not None:
+            maps.mkdir()
+        signal = Directional(self.config.direction())
+        meter = signal.prepare(self.bench)
+        positions = {path: i for i, path in enumerate(self.pool.paths)}
+        for name, prediction, entropy, score in _maps(self.bench, meter):
+            if not np.isfinite(score).all():
+                raise SegalError(
+                    f"{name}: the {_CAPTIONS[self.config.score]} is not finite",
+                    expected="finite logits and features from the network",
+                    got="NaN or infinity",
+                    remedy="check --mean and --std, and the checkpoint; with fp16, try fp32",
+                )
+            number = len(self.explained)
+            stem = f"{number + 1:04d}_{_plain(name)}"
+            self.explained.append(
+                Explained(
+                    name,
+                    f"{stem}.png",
+                    float(score.mean(dtype=np.float64)),
+                    float((score > 0).mean()),
+                    float(entropy.mean(dtype=np.float64)),
+                )
+            )
+            panels = Panels.of(self.pool.read(positions[name]), prediction, entropy, score)
+            np.savez(self.scratch / f"{number}.npz", **vars(panels))
+            step = -(-panels.score.size // _SAMPLE)
+            flat = panels.entropy.ravel()[::step], panels.score.ravel()[::step]
+            self.samples.append((flat[0].copy(), flat[1].copy()))
+            if maps is not None:
+                np.save(maps / f"{stem}.entropy.npy", entropy)
+                np.save(maps / f"{stem}.{self.config.score}.npy", score)
+
+    def legend(self) -> Legend:
+        """The colour scales that all pictures share."""
+        entropy, score = (np.concatenate(parts) for parts in zip(*self.samples, strict=True))
+        return Legend(
+            names=self.reference.classes.names,
+            palette=self.reference.classes.palette,
+            caption=f"{_CAPTIONS[self.config.score]}: red hurts, blue helps",
+            entropy_top=max(float(np.quantile(entropy, 1 - _TOP_SHARE)), _NO_PIXEL_MOVES),
+            score_top=max(float(np.quantile(np.abs(score), 1 - _TOP_SHARE)), _NO_PIXEL_MOVES),
+        )
+
+    def draw(self, path: Path, number: int, legend: Legend) -> None:
+        kept = self.scratch / f"{number}.npz"
+        with np.load(kept) as arrays:
+            panels = Panels(**arrays)
+        kept.unlink()
+        explained = self.explained[number]
+        summary = (
+            f"{explained.hurting:.1%} of the pixels would hurt; "
+            f"mean {_CAPTIONS[self.config.score]} {explained.mean:+.3g}, "
+            f"mean entropy {explained.entropy:.3f}"
+        )
+        drawn = draw_explanation(panels, legend, explained.image, summary)
+        _, data = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+        path.write_bytes(data.tobytes())
+
+    def summary(self, legend: Legend) -> dict[str, object]:
+        return {
+            "segal": __version__,
+            "configuration": self.config.model_dump(mode="json"),
+            "direction": self.config.direction().name,
+            "reference": reference_cost(self.reference),
+            "scales": {"entropy": legend.entropy_top, self.config.score: legend.score_top},
+            "images": [vars(explained) for explained in self.explained],
+            "notes": list(self.bench.notes),
+        }
+
+
+Array = NDArray[np.float32]
+
+
+def _maps(
+    bench: Bench, meter: DirectionalMeter
+) -> Iterator[tuple[str, NDArray[np.uint8], Array, Array]]:
+    """Path, prediction, entropy and score of every image.
+
+    The score is minus the derivative of a pixel's loss along the direction: how the loss of the
+    reference set changes to first order.
+    """
+    entropy = Value("entropy")
+    for visit in bench.visit("pool", meter.catch):
+        evidence = visit.evidence
+        predictions = evidence.logits.argmax(1).to(torch.uint8).cpu().numpy()
+        entropies = entropy.element_map(evidence).float().cpu().numpy()
+        scores = meter.element_map(evidence).neg().float().cpu().numpy()
+        yield from zip(evidence.images, predictions, entropies, scores, strict=True)
+
+
+def _plain(image: str) -> str:
+    """An image's name without its folder and suffix, of characters that any system takes."""
+    return re.sub(r"[^\w-]+", "_", PurePosixPath(image).stem, flags=re.ASCII)[:80]
