@@ -7,17 +7,28 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from segal.config import TrainConfig
+from segal.config.sections import ModelConfig
 from segal.errors import SegalError
+from segal.jobs.network import initial_model, resolved
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, read_spec, save_checkpoint
 from segal.models.dropout import active_dropouts, add_dropout, check_dropout, dropout_passes
 from segal.signals.dropout import drawn
 
 CLASSES = ("road", "car", "sky", "tree")
+
+
+class Maps(nn.ModuleList):
+    """Returns a list, which the network changes."""
+
+    def forward(self, x):
+        return [layer(x) for layer in self]
 
 
 class Unruly(nn.Module):
@@ -28,7 +39,7 @@ class Unruly(nn.Module):
         self.first = nn.Conv2d(3, 6, 3, stride=2, padding=1)
         self.norm = nn.BatchNorm2d(6)
         self.act = nn.ReLU(inplace=True)
-        self.maps = nn.ModuleList(nn.Conv2d(6, 6, 1) for _ in range(2))
+        self.maps = Maps(nn.Conv2d(6, 6, 1) for _ in range(2))
         self.drop = nn.Dropout(0.4, inplace=True)
         self.side = nn.Conv2d(6, 6, 1)
         self.after = nn.Conv2d(6, 6, 1)
@@ -38,9 +49,10 @@ class Unruly(nn.Module):
 
     def forward(self, images):
         x = self.act(self.norm(self.first(images)))
-        outputs = [layer(x) for layer in self.maps]
-        kept = self.side(x)
+        x = torch.sin(2 * x)
         self.act(x)  # in place, the result is not used
+        outputs = self.maps(x)
+        kept = self.side(x)
         y = outputs.pop().mul_(2.0)
         y += x
         if not self.aux_only:
@@ -325,7 +337,7 @@ def test_a_checkpoint_from_before_still_loads_and_a_wrong_one_is_refused(tmp_pat
     with safe_open(path, "pt") as file:
         metadata = json.loads(file.metadata()["segal"])
     state = load_file(path)
-    del metadata["spec"]["insert_dropout"]
+    assert "insert_dropout" not in metadata["spec"]  # 0 is left out
     save_file(state, path, {"segal": json.dumps(metadata)})
     assert load_checkpoint(path).spec == model.spec
     for wrong in (1.0, -0.1, "half"):
@@ -343,3 +355,26 @@ def test_it_takes_plain_weights_and_refuses_what_is_no_share(tmp_path):
     assert load_checkpoint(path, options).head.dropout.p == 0.2
     with pytest.raises(SegalError, match="insert_dropout: cannot be used"):
         make_spec("Unet", "resnet18", CLASSES, insert_dropout=1.0)
+
+
+def test_a_configuration_asks_for_it(tmp_path):
+    def config(**model):
+        return TrainConfig.model_validate(
+            {"data": {"root": tmp_path}, "model": {"architecture": "Unet", **model}, "out": "out"}
+        )
+
+    asked, plain = config(insert_dropout="0.3"), config()
+    model, without = initial_model(asked, CLASSES), initial_model(plain, CLASSES)
+    assert (model.head.dropout.p, model.spec.insert_dropout) == (0.3, 0.3)
+    assert resolved(asked, model.spec).model.insert_dropout == 0.3
+    assert resolved(plain, without.spec).model.insert_dropout == 0.0
+    for name, value in without.state_dict().items():  # the same draws of the first weights
+        assert torch.equal(model.state_dict()[name], value)
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(without, path)
+    warm = asked.model_copy(update={"checkpoint": path})
+    assert initial_model(warm, CLASSES).spec.insert_dropout == 0.3
+    select = ModelConfig(insert_dropout=0.1)
+    assert load_checkpoint(path, CheckpointOptions(**select.model_dump())).head.dropout.p == 0.1
+    with pytest.raises(ValidationError, match="insert_dropout"):
+        config(insert_dropout=1.0)
