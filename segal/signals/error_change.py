@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from segal.image_sets import SetName
 from segal.models.segmentation import Tail
 from segal.regions import Box
 from segal.signals.base import Meter, Need, Workbench
+from segal.signals.directional import Directional
+from segal.signals.directions import ReferenceGradient
 from segal.signals.pixel_sample import (
     EVERY_PIXEL,
     WORKING_BYTES,
@@ -34,8 +36,24 @@ Gather = Callable[[Pixels, Tensor], Tensor]
 """Of some pixels and their logits (r, n, C) after r updates: (k, r) float64 to be summed up."""
 
 
+NOT_MEASURED = float(torch.finfo(torch.float64).min)
+"""What stands for S where a prefilter left it out."""
+
+
+class Prefilter(NamedTuple):
+    """Where S is worth its cost.
+
+    Attributes:
+        share: Of the candidates of a pass that are measured, in (0, 1].
+        threshold: Of S_a; those from there on are. It follows from the share and the candidates.
+    """
+
+    share: float
+    threshold: float = 0.0
+
+
 @dataclass(frozen=True)
-class ErrorChange:
+class HoldoutErrorChange:
     """How much the loss on a labelled holdout rises by steps on a region (IWPS, eqs. 2-5).
 
     `S(R) = l_v(theta') - l_v(theta)`, where theta' is reached from theta by plain gradient descent
@@ -49,6 +67,7 @@ class ErrorChange:
         reduce: Over the holdout's pixels: `positive` is the mean over those whose loss rose, 0
             where there is none (IWPS, section 4.2), `all` the mean over all.
         holdout: How many pixels of the reference set make up the holdout.
+        prefilter: Where it is measured; None for everywhere.
     """
 
     layers: str = "last_two"
@@ -56,14 +75,21 @@ class ErrorChange:
     lr: float = 1e-4
     reduce: Reduce = "positive"
     holdout: SampleSize = EVERY_PIXEL
+    prefilter: Prefilter | None = None
     needs: ClassVar[frozenset[Need]] = frozenset({Need("val", labels=True)})
     of_labelled: ClassVar[bool] = False
 
     @property
     def column(self) -> str:
-        """As `error_change-last_two-3x0.0001-positive-2000`."""
+        """As `error_change-last_two-3x0.0001-positive-2000`, with `-top0.2` where filtered."""
         update = f"{self.layers}-{self.steps}x{self.lr!r}"
-        return f"error_change-{update}-{self.reduce}-{self.holdout.name}"
+        top = "" if self.prefilter is None else f"-top{self.prefilter.share!r}"
+        return f"error_change-{update}-{self.reduce}-{self.holdout.name}{top}"
+
+    @property
+    def first_order(self) -> Directional:
+        """Minus S_a (IWPS, eq. 10), what S over steps times their size tends to with `all`."""
+        return Directional(ReferenceGradient("val", self.layers))
 
     def prepare(self, bench: Workbench) -> Meter:
         """Keeps the holdout.
@@ -72,7 +98,11 @@ class ErrorChange:
             SegalError: If memory is too small for it, or the layers cannot be run by themselves.
         """
         updates = RegionUpdates.on(bench, "val", self.layers, self.holdout, self.steps, self.lr)
-        return _UpdateMeter(updates, error_changes, first=0 if self.reduce == "positive" else 2)
+        first = 0 if self.reduce == "positive" else 2
+        if self.prefilter is None:
+            return _UpdateMeter(updates, error_changes, first)
+        guide = self.first_order.prepare(bench)
+        return _UpdateMeter(updates, error_changes, first, guide, self.prefilter.threshold)
 
 
 @dataclass(frozen=True)
@@ -124,14 +154,21 @@ def _entropies(pixels: Pixels, after: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _UpdateMeter:
-    """The mean of what is gathered; `first` is the row of its sum, the row after that its number.
+    """The mean of what is gathered, 0 of nothing.
 
-    It is 0 of nothing.
+    Attributes:
+        updates: The steps.
+        gather: Of the pixels.
+        first: Row of the sum in what is gathered; the number is the row after.
+        guide: Measures minus S_a; None to measure everywhere.
+        threshold: Of S_a.
     """
 
     updates: "RegionUpdates"
     gather: Gather
     first: int = 0
+    guide: Meter | None = None
+    threshold: float = 0.0
 
     @property
     def catch(self) -> tuple[str, ...]:
@@ -144,22 +181,33 @@ class _UpdateMeter:
             SegalError: If an update leads out of range, or memory is too small for one region.
         """
         boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in units.boxes().tolist()]
-        rows = []
-        for image in range(len(evidence.logits)):
-            sums = self.updates.sums(evidence, image, boxes, self.gather)
-            values = sums[self.first] / sums[self.first + 1].clamp(min=1.0)
-            bad = (~values.isfinite()).nonzero()
-            if len(bad):
-                name = evidence.images[image] if evidence.images else f"image {image + 1}"
-                raise SegalError(
-                    f"{name}, region {int(bad[0]) + 1} of {len(boxes)}: the updated network is not "
-                    "finite",
-                    expected=f"{self.updates.steps} steps that leave the logits in range",
-                    got="NaN or infinity",
-                    remedy="give a smaller strategy.lr, or check the checkpoint",
-                )
-            rows.append(values)
-        return torch.stack(rows)
+        shape = (len(evidence.logits), len(boxes))
+        wanted = torch.ones(shape, dtype=torch.bool)
+        if self.guide is not None:
+            wanted = -self.guide.measure(evidence, units).cpu() >= self.threshold
+        found = torch.full(shape, NOT_MEASURED, dtype=torch.float64)
+        for image, chosen in enumerate(wanted):
+            units_of_image = chosen.nonzero()[:, 0].tolist()
+            if units_of_image:
+                found[image, chosen] = self._image(evidence, image, boxes, units_of_image)
+        return found
+
+    def _image(
+        self, evidence: Evidence, image: int, boxes: Sequence[Box], chosen: Sequence[int]
+    ) -> Tensor:
+        sums = self.updates.sums(evidence, image, [boxes[i] for i in chosen], self.gather).cpu()
+        values = sums[self.first] / sums[self.first + 1].clamp(min=1.0)
+        bad = (~values.isfinite()).nonzero()
+        if len(bad):
+            name = evidence.images[image] if evidence.images else f"image {image + 1}"
+            raise SegalError(
+                f"{name}, region {chosen[int(bad[0])] + 1} of {len(boxes)}: the updated network "
+                "is not finite",
+                expected=f"steps of {self.updates.lr!r} that leave the logits in range",
+                got="NaN or infinity",
+                remedy="give a smaller strategy.lr, or check the checkpoint",
+            )
+        return values
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,8 @@ from segal.strategies.bvsb import BestVersusSecondBest
 from segal.strategies.cdal import CDAL
 from segal.strategies.coreset import CoreSet
 from segal.strategies.entropy import Entropy
+from segal.strategies.err_reduction import ErrorReduction
+from segal.strategies.error_change import ErrorChange
 from segal.strategies.error_change_first_order import ErrorChangeFirstOrder
 from segal.strategies.grad_similarity import GradientSimilarity
 from segal.strategies.gradnorm import GradNorm
@@ -40,3 +42,5 @@ STRATEGIES.register("error_change_first_order")(ErrorChangeFirstOrder)
 STRATEGIES.register("isal")(InfluenceSelection)
 STRATEGIES.register("grad_similarity")(GradientSimilarity)
 STRATEGIES.register("ralif")(ReliableInfluence)
+STRATEGIES.register("error_change")(ErrorChange)
+STRATEGIES.register("err_reduction")(ErrorReduction)

@@ -59,6 +59,10 @@ CASES = [
     ("ralif", {"classes": "expectation"}),
     ("ralif", {"candidate_fraction": 0.5, "diversity": "k_means", "clusters": 5}),
     ("ralif", {"candidate_fraction": 0.5, "diversity": "mean_shift"}),
+    ("error_change", {}),
+    ("error_change", {"reduce": "all", "holdout_pixels": 0}),
+    ("error_change", {"holdout_per_class": 3, "prefilter": 0.25}),
+    ("err_reduction", {}),
 ]
 every_case = pytest.mark.parametrize(("name", "parameters"), CASES)
 

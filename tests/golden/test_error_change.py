@@ -1,6 +1,7 @@
 """Error change and expected-error reduction against real steps of a real network, in float64."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -9,15 +10,24 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from segal.candidates import CandidateTable
 from segal.data.datasets import open_dataset
 from segal.errors import SegalError
 from segal.image_sets import ImageSet
 from segal.models.build import build_model, make_spec
 from segal.models.segmentation import ModelSpec, SegmentationModel
 from segal.regions import RegionSize
+from segal.scan import Scan
 from segal.signals import error_change, pixel_sample
-from segal.signals.error_change import ErrorChange, UpdatedEntropy
+from segal.signals.error_change import (
+    NOT_MEASURED,
+    HoldoutErrorChange,
+    Prefilter,
+    UpdatedEntropy,
+)
 from segal.signals.pixel_sample import EVERY_PIXEL, SampleSize
+from segal.strategies.base import PassContext
+from segal.strategies.error_change import ErrorChange
 from segal.tasks.segmentation import Segmentation
 from segal.workbench import Bench, ScanSettings
 from tests.conftest import CLASSES, write_image
@@ -140,7 +150,7 @@ def brute_force(model, data, layers, region):
 def test_equals_real_steps_of_the_real_network(deeplab, data, layers):
     # 24 divides neither side of 37 x 52; the edge regions are clipped.
     for reduce, expected in brute_force(deeplab, data, layers, "24").items():
-        got = measured(ErrorChange(layers, lr=LR, reduce=reduce), deeplab, data, "24")
+        got = measured(HoldoutErrorChange(layers, lr=LR, reduce=reduce), deeplab, data, "24")
         assert np.ptp(expected) > 0.1 * np.abs(expected).max()
         np.testing.assert_allclose(got, expected, rtol=1e-9)
 
@@ -151,20 +161,20 @@ def test_equals_real_steps_where_the_last_layers_look_around(tmp_path, layers):
     model, data = make_model("Unet", 3, sharpness=3.0), make_data(tmp_path, [(26, 32)], 3)
     expected = brute_force(model, data, layers, "16x24")["positive"]
     for holdout in (EVERY_PIXEL, SampleSize(10**6)):
-        signal = ErrorChange(layers, lr=LR, holdout=holdout)
+        signal = HoldoutErrorChange(layers, lr=LR, holdout=holdout)
         np.testing.assert_allclose(measured(signal, model, data, "16x24"), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("layers", ["last", "last_two"])
 def test_a_sample_of_all_pixels_is_the_exact_mode(deeplab, data, layers):
-    exact = measured(ErrorChange(layers, lr=LR), deeplab, data, "20x32")
-    sampled = ErrorChange(layers, lr=LR, holdout=SampleSize(10**6))
+    exact = measured(HoldoutErrorChange(layers, lr=LR), deeplab, data, "20x32")
+    sampled = HoldoutErrorChange(layers, lr=LR, holdout=SampleSize(10**6))
     np.testing.assert_allclose(measured(sampled, deeplab, data, "20x32"), exact, rtol=1e-9)
 
 
 def test_regions_together_are_regions_one_by_one(deeplab, data, monkeypatch):
     sample = SampleSize(30)
-    signals = [ErrorChange(lr=LR, holdout=sample), UpdatedEntropy(lr=LR, sample=sample)]
+    signals = [HoldoutErrorChange(lr=LR, holdout=sample), UpdatedEntropy(lr=LR, sample=sample)]
     together = [measured(signal, deeplab, data, "16") for signal in signals]
     for module in (error_change, pixel_sample):
         monkeypatch.setattr(module, "WORKING_BYTES", 1)
@@ -173,7 +183,7 @@ def test_regions_together_are_regions_one_by_one(deeplab, data, monkeypatch):
 
 
 def test_a_sample_does_not_depend_on_batches_but_on_the_seed(deeplab, data):
-    signal = ErrorChange("last", lr=LR, holdout=SampleSize(50))
+    signal = HoldoutErrorChange("last", lr=LR, holdout=SampleSize(50))
     first = measured(signal, deeplab, data, "24")
     np.testing.assert_array_equal(measured(signal, deeplab, data, "24", batch_size=2), first)
     assert not np.allclose(measured(signal, deeplab, data, "24", seed=1), first, rtol=1e-3)
@@ -244,7 +254,7 @@ def test_tends_to_the_kernel_form_of_eq_14(toy):
     steps, scale = 3, np.abs(kernel).max()
     errors = []
     for lr in (1e-2, 1e-3):
-        signal = ErrorChange("last", steps=steps, lr=lr, reduce="all")
+        signal = HoldoutErrorChange("last", steps=steps, lr=lr, reduce="all")
         got = measured(signal, model, data, "1") / (steps * lr)
         errors.append(np.abs(got - kernel).max() / scale)
     assert errors[0] < 0.2
@@ -264,7 +274,7 @@ def test_binary_case_equals_eq_16(toy):
     eq_16 = -(of_pool @ ((sigma_v - y_v)[:, None] * phi_v).T).sum(1)
     # A softmax of two classes moves both rows of the weights, by opposite amounts: twice eq. 16.
     lr = 1e-6
-    got = measured(ErrorChange("last", steps=1, lr=lr, reduce="all"), model, data, "1") / lr
+    got = measured(HoldoutErrorChange("last", steps=1, lr=lr, reduce="all"), model, data, "1") / lr
     np.testing.assert_allclose(got, 2 * eq_16 / len(y_v), rtol=1e-4, atol=1e-6)
 
 
@@ -297,17 +307,62 @@ def test_tends_to_the_directional_derivatives(deeplab, data, reduce):
         expected.append(float((rise[rise > 0] if reduce == "positive" else rise).mean()))
     medians = []
     for lr in (1e-3, 1e-4):
-        got = measured(ErrorChange(lr=lr, reduce=reduce), deeplab, data, "24") / (3 * lr)
+        got = measured(HoldoutErrorChange(lr=lr, reduce=reduce), deeplab, data, "24") / (3 * lr)
         medians.append(np.median(np.abs(got / np.array(expected) - 1)))
     assert medians[0] < 0.1
     assert medians[1] < 0.12 * medians[0]
+
+
+# The prefilter
+
+
+def test_a_prefilter_leaves_out_what_the_first_order_ranks_low(deeplab, data):
+    sample = SampleSize(200)
+    signal = HoldoutErrorChange(lr=LR, holdout=sample)
+    full = measured(signal, deeplab, data, "16")
+    first = -measured(signal.first_order, deeplab, data, "16")
+    threshold = np.sort(first)[-5]
+    filtered = dataclasses.replace(signal, prefilter=Prefilter(5 / 12, threshold))
+    got = measured(filtered, deeplab, data, "16")
+    assert (got > NOT_MEASURED).sum() == 5
+    np.testing.assert_allclose(got[first >= threshold], full[first >= threshold], rtol=1e-9)
+    assert filtered.column != signal.column
+
+
+def test_strategy_measures_the_share_asked_for_and_ranks_the_rest_after(deeplab, data, tmp_path):
+    strategy = ErrorChange(lr=LR, holdout_pixels=200, prefilter=0.3)
+    context = PassContext()
+    bench = make_bench(deeplab, data)
+    for number, signals in enumerate(strategy.passes(context)):
+        scan = Scan(
+            data[1].pool, bench.task, [RegionSize(16, 16)], bench.settings, signals, deeplab
+        )
+        dataclasses.replace(scan, sets=bench.sets).run(tmp_path / str(number))
+        context.tables.append(CandidateTable.open(tmp_path / str(number) / "16"))
+    tables = context.tables
+    assert len(tables) == 2
+    table, count = tables[1], len(tables[1])
+    nothing = table.view(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    picks = strategy.select(table, nothing, count, torch.Generator())
+    (column,) = [name for name in table.values if name.startswith("error_change")]
+    (first,) = [name for name in table.values if name.startswith("directional")]
+    top = int(np.ceil(0.3 * count))
+    best = np.argsort(tables[0].values[first])[:top]
+    assert set(picks.rows[:top]) == set(best)
+    np.testing.assert_array_equal(picks.scores[:top], np.sort(table.values[column][best])[::-1])
+    rest = np.sort(-table.values[first])[::-1][top:]
+    np.testing.assert_array_equal(picks.scores[top:], rest)
+    assert picks.notes == (
+        f"{count - top} of the {count} picks rank by the first-order signal: "
+        f"the prefilter measured {top} of the {count} candidates on offer.",
+    )
 
 
 # What is refused
 
 
 def test_an_update_out_of_range_names_the_region_and_the_step_size(deeplab, data):
-    signal = ErrorChange("last", lr=1e308, holdout=SampleSize(20))
+    signal = HoldoutErrorChange("last", lr=1e308, holdout=SampleSize(20))
     with pytest.raises(SegalError, match=r"(?s)region \d of 6: .*smaller strategy\.lr"):
         measured(signal, deeplab, data, "24")
 
@@ -315,10 +370,10 @@ def test_an_update_out_of_range_names_the_region_and_the_step_size(deeplab, data
 def test_too_little_memory_names_the_remedy(deeplab, data, monkeypatch):
     monkeypatch.setattr(error_change, "free_bytes", lambda _: 1000)
     with pytest.raises(SegalError, match=r"(?s)one region.*smaller --region"):
-        measured(ErrorChange(holdout=SampleSize(20)), deeplab, data, "24")
+        measured(HoldoutErrorChange(holdout=SampleSize(20)), deeplab, data, "24")
     monkeypatch.setattr(pixel_sample, "free_bytes", lambda _: 1000)
     for holdout in (EVERY_PIXEL, SampleSize(20)):
         with pytest.raises(
             SegalError, match=r"(?s)too little memory.*strategy\.holdout_pixels=1000"
         ):
-            measured(ErrorChange(holdout=holdout), deeplab, data, "24")
+            measured(HoldoutErrorChange(holdout=holdout), deeplab, data, "24")
