@@ -43,6 +43,7 @@ def places(tmp_path, model):
         "ROUNDS": tmp_path / "rounds",
         "COMPARISON": tmp_path / "comparison",
         "TUNE": tmp_path / "tune",
+        "MAPS": tmp_path / "maps",
         "SCENES": tmp_path / "drawn",
         "FILE": encoder,
     }
@@ -65,6 +66,7 @@ EXTRA = {
     # A budget that is larger than this small pool takes all of it.
     "select": ["--overlays", 1],
     "train": TRAINING,
+    "explain": ["--count", 1],
     "run": ["data.root=SCENES", *SCENES, *TRAINING, *BUYING],
     "compare": [
         "seeds=0", "permutations=100", "run.data.root=SCENES",
@@ -97,7 +99,7 @@ def test_the_commands_of_the_readme(segal, places, checkpoint):
         code, _, stderr = segal(*words)
         assert code == 0, (line, stderr)
         ran.append(words[0])
-    assert ran == ["select", "train", "run", "compare", "report", "tune"]
+    assert ran == ["select", "train", "explain", "run", "compare", "report", "tune"]
     assert segal("validate", places["DATASET"])[0] == 0
     assert segal("strategies")[0] == 0
 
