@@ -4,7 +4,7 @@ What is kept is the tail's input at the cells that a pixel's logits depend on: f
 pixels a small window each, for every pixel of the set the whole maps.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -204,6 +204,37 @@ def keep_pixels(bench: Workbench, of: SetName, layers: str, size: SampleSize) ->
     return bench.once(("pixels", of, layers, size), compute)
 
 
+def planned_bytes(
+    size: SampleSize,
+    *,
+    inputs: Sequence[int],
+    pixels: int,
+    images: int,
+    classes: int,
+    window: int = 4,
+    itemsize: int = 4,
+) -> int:
+    """About the memory that `keep_pixels` takes at most, for images of one size.
+
+    Args:
+        size: How many pixels are kept.
+        inputs: (U, h, w), the tail's input for one image.
+        pixels: Of one image.
+        images: Of the set.
+        classes: Of the network.
+        window: Cells that a pixel's logits depend on: 4 where the tail looks at one cell at a time.
+        itemsize: Of a number.
+    """
+    channels, height, width = inputs
+    if size.exact:
+        of_map = channels * height * width * itemsize
+        return images * (of_map + pixels * (classes * itemsize + 16))
+    count = size.pixels or (size.per_class or 0) * classes
+    # Twice: windows are gathered image by image, and then laid together.
+    each = (2 * (channels + 1) * window + classes) * itemsize + 16
+    return min(count, images * pixels) * each
+
+
 def _check_memory(of: SetName, needed: int, device: torch.device) -> None:
     free = free_bytes(device)
     if needed > free:
@@ -218,21 +249,27 @@ def _check_memory(of: SetName, needed: int, device: torch.device) -> None:
 def _every_pixel(bench: Workbench, of: SetName, layers: str) -> tuple[Pixels, ...]:
     tail, kept = bench.model.tail(layers), list[Pixels]()
     parameters = constants(tail)
-    number = len(bench.images(of).indices())
     for visit in bench.visit(of, (layers,)):
         for i, inputs in enumerate(_inputs(visit, layers, parameters)):
             index = visit.mask[i].flatten().nonzero()[:, 0]
             if not len(index):
                 continue
+            if not kept:
+                needed = planned_bytes(
+                    EVERY_PIXEL,
+                    inputs=inputs.shape,
+                    pixels=visit.mask[i].numel(),
+                    images=len(bench.images(of).indices()),
+                    classes=bench.model.spec.num_classes,
+                    itemsize=inputs.element_size(),
+                )
+                _check_memory(of, needed, inputs.device)
             labels = None if visit.labels is None else visit.labels[i].flatten()[index]
             size = (visit.mask.shape[1], visit.mask.shape[2])
             upsampling = visit.evidence.upsampling
             pixels = PixelMap(inputs[None], size, upsampling, index, labels, inputs.new_empty(0))
             with torch.no_grad():
                 pixels = replace(pixels, before=pixels.logits(tail, parameters))
-            if not kept:
-                each = _bytes(inputs) + _bytes(index) * 2 + _bytes(pixels.before)
-                _check_memory(of, each * (number - 1), inputs.device)
             # The evidence of the batch is gone after this, and the map with it.
             kept.append(replace(pixels, inputs=inputs[None].clone()))
     return tuple(kept)
@@ -240,10 +277,6 @@ def _every_pixel(bench: Workbench, of: SetName, layers: str) -> tuple[Pixels, ..
 
 def _inputs(visit: Visit, layers: str, parameters: Mapping[str, Tensor]) -> Tensor:
     return visit.evidence.tail_input[layers].to(next(iter(parameters.values())))
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _sampled(bench: Workbench, of: SetName, layers: str, size: SampleSize) -> tuple[Pixels, ...]:
@@ -264,9 +297,16 @@ def _sampled(bench: Workbench, of: SetName, layers: str, size: SampleSize) -> tu
             at_y, by_y = pixel_windows(rows, y, radius)
             at_x, by_x = pixel_windows(columns, x, radius)
             if not drawn:
-                each = inputs.shape[1] * at_y.shape[1] * at_x.shape[1] * inputs.element_size()
-                # Twice: the windows are gathered image by image, and then laid together.
-                _check_memory(of, 2 * each * sum(len(p) for p, _ in sites.values()), inputs.device)
+                needed = planned_bytes(
+                    size,
+                    inputs=inputs.shape[1:],
+                    pixels=visit.mask[i].numel(),
+                    images=len(bench.images(of).indices()),
+                    classes=bench.model.spec.num_classes,
+                    window=at_y.shape[1] * at_x.shape[1],
+                    itemsize=inputs.element_size(),
+                )
+                _check_memory(of, needed, inputs.device)
             windows = inputs[i][:, at_y[:, :, None], at_x[:, None, :]].movedim(0, 1)
             weights = by_y[:, :, None] * by_x[:, None, :]
             drawn.setdefault(windows.shape[1:], []).append((windows, weights, labels))
