@@ -61,10 +61,15 @@ class InverseParameters:
         )
 
 
+def predicted_change(table: CandidateTable, signal: Directional) -> torch.Tensor:
+    """(n,) float64, minus the directional derivative: how the loss is predicted to change."""
+    return torch.from_numpy(np.negative(table.values[signal.column]))
+
+
 def pick_by_change(
     table: CandidateTable, signal: Directional, count: int, direction: Literal["higher", "lower"]
 ) -> Picks:
-    """The candidates whose gradients predict the largest or smallest change; scores are these."""
-    scores = torch.from_numpy(np.negative(table.values[signal.column]))
+    """The candidates of the largest or smallest predicted change; scores are these."""
+    scores = predicted_change(table, signal)
     rows = top_k(scores, count, direction)
     return Picks(rows.numpy(), scores[rows].numpy())
