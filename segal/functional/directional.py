@@ -8,11 +8,14 @@ The tangent of the logits is propagated by hand where the last layers are known,
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_CPU_CELLS = 1024
+"""Cells at a time: 256 channels of them in float32 (1 MiB) stay in the cache."""
 
 
 def last_tangent(
@@ -41,7 +44,17 @@ def last_tangent(
     Returns:
         (B, C, h', w'), at the resolution of the convolution's output.
     """
-    return F.conv2d(features, weight, bias, stride, padding, dilation, groups)
+    kernel = tuple(weight.shape[2:])
+    if (*kernel, *stride, groups) != (1, 1, 1, 1, 1) or padding not in {(0, 0), "valid", "same"}:
+        return F.conv2d(features, weight, bias, stride, padding, dilation, groups)
+    # As bare products it is several times faster on one thread.
+    f, matrix = features.flatten(2), weight.flatten(1)
+    tangent = f.new_empty(len(f), len(matrix), f.shape[2])
+    for image, part in _parts(f):
+        tangent[image, :, part] = matrix @ f[image, :, part]
+    if bias is not None:
+        tangent += bias[:, None]
+    return tangent.view(len(f), len(matrix), *features.shape[2:])
 
 
 def last_two_tangent(
@@ -78,10 +91,33 @@ def last_two_tangent(
     if scale is not None:
         weight = weight * scale[:, None, None, None]
         bias = None if bias is None else bias * scale
-    moved = F.conv2d(inputs, weight, bias)
-    if rectified:
-        moved = moved * (features > 0)
-    return F.conv2d(features, head_weight, head_bias) + F.conv2d(moved, head)
+    u, f = inputs.flatten(2), features.flatten(2)
+    first, last, of_features = weight.flatten(1), head.flatten(1), head_weight.flatten(1)
+    tangent = u.new_empty(len(u), len(last), u.shape[2])
+    for image, part in _parts(u):
+        moved = first @ u[image, :, part]
+        if bias is not None:
+            moved += bias[:, None]
+        if rectified:
+            moved = gated(moved, f[image, :, part])
+        tangent[image, :, part] = (last @ moved).addmm_(of_features, f[image, :, part])
+    if head_bias is not None:
+        tangent += head_bias[:, None]
+    return tangent.view(len(u), len(last), *inputs.shape[2:])
+
+
+def gated(x: Tensor, features: Tensor) -> Tensor:
+    """Multiplies with the derivative of a ReLU: x where its output is above zero, 0 elsewhere."""
+    masked: Tensor = torch.ops.aten.threshold_backward(x, features, 0.0)  # one pass, no mask made
+    return masked
+
+
+def _parts(x: Tensor) -> Iterator[tuple[int, slice]]:
+    """Images of (B, D, cells), some cells at a time: what is between two layers is never large."""
+    step = x.shape[2] if x.is_cuda else _CPU_CELLS
+    for image in range(len(x)):
+        for start in range(0, x.shape[2], step):
+            yield image, slice(start, start + step)
 
 
 def general_tangent(

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segal.functional.directional import gated
 from segal.functional.pooling import interpolation_matrix
 
 TILE = 64
@@ -402,18 +403,21 @@ def weight_gradients(by_output: Tensor, inputs: Tensor) -> Tensor:
     return torch.bmm(by_output, inputs.mT)
 
 
-def through_head(pulled: Tensor, head: Tensor, gate: Tensor | None) -> Tensor:
+def through_head(
+    by_logits: Tensor, head: Tensor, scale: Tensor | None, features: Tensor | None
+) -> Tensor:
     """Gradient of each tile's summed loss by the output of the convolution before the head.
 
-    `e = s * 1[a > 0] * W^T r`, with a the input of the ReLU and s the scale of the normalisation.
+    `e = s * [f > 0] * W^T r`, with s the scale of the normalisation, f the output of the ReLU.
 
     Args:
-        pulled: (m, C, cells), r.
+        by_logits: (m, C, cells), r.
         head: (C, D), W.
-        gate: Broadcastable to (m, D, cells), s * 1[a > 0]; None where there is neither.
+        scale: (D,), s; None without a normalisation.
+        features: (m, D, cells), f; None without a ReLU.
 
     Returns:
         (m, D, cells), whose product with the convolution's inputs is its weight's gradient.
     """
-    through = torch.matmul(head.T, pulled)
-    return through if gate is None else through.mul_(gate)
+    through = torch.matmul((head if scale is None else head * scale).T, by_logits)
+    return through if features is None else gated(through, features)

@@ -14,6 +14,9 @@ from segal.signals.base import Direction, Need, Parameters, Workbench
 from segal.signals.labels import LabelRule, Pseudo, residual
 from segal.signals.pulled_back import PulledBack, TileGradients
 
+_FEW = 2
+"""Directions of the same layers and labels up to which each takes its own tangent."""
+
 
 @dataclass(frozen=True)
 class Directional:
@@ -21,7 +24,7 @@ class Directional:
 
     It is the derivative of the candidate's loss along the vector. No region is differentiated:
     the logits' tangent along the vector is propagated once, at the head's resolution, and
-    multiplied with the residuals there (METHODS.md, section 4). Two directions or more by the same
+    multiplied with the residuals there (METHODS.md, section 4). Several directions by the same
     layers and labels take the tiles' gradients instead, where these have a closed form: one product
     for them all.
 
@@ -99,7 +102,7 @@ class Bundle:
     ) -> Tensor:
         """(B, tiles) float64, of each tile's summed loss."""
         directions = self.wanted[labels]
-        if labels in self._closed and len(directions) > 1:
+        if labels in self._closed and len(directions) > _FEW:
             found = evidence.once(
                 ("table", self, labels, view.tiling.key),
                 lambda: self._of_table(evidence, view, labels),
@@ -138,16 +141,16 @@ class Bundle:
         gradients, directions = self._closed[labels], self.wanted[labels]
         batch = len(evidence.logits)
         sums = evidence.logits.new_empty((batch, len(view), len(directions)), dtype=torch.float64)
-        along = torch.stack(
-            [
-                torch.cat([self.vectors[d][name].flatten() for name in gradients.names])
-                for d in directions
-            ],
-            1,
-        )
+        along = [
+            torch.stack([self.vectors[d][name].flatten() for d in directions], 1)
+            for name in gradients.names
+        ]
         for image in range(batch):
             for part, tiles in gradients.chunks(evidence, view, labels, image):
-                sums[image, part] = (tiles @ along.to(tiles)).double()
+                pairs = zip(tiles, along, strict=True)
+                sums[image, part] = torch.stack(
+                    [(of_tiles @ vectors.to(of_tiles)).double() for of_tiles, vectors in pairs]
+                ).sum(0)
         return sums
 
 

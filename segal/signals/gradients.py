@@ -67,14 +67,8 @@ class GradientMeter:
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units, parameters) float64, in the order of the tail's parameters."""
         view = self.gradients.shared.windows(evidence, units)
-        tiling = view.tiling
-        sums = evidence.logits.new_zeros(
-            (len(evidence.logits), tiling.count, self.gradients.width), dtype=torch.float64
-        )
-        for image in range(len(sums)):
-            for part, tiles in self.gradients.chunks(evidence, view, self.loss, image):
-                tiling.add(sums[image], tiles, part)
-        return sums / tiling.pixels.to(sums.device)[:, None]
+        sums = self.gradients.sums(evidence, view, self.loss)
+        return sums.div_(view.tiling.pixels.to(sums.device)[:, None])
 
 
 @dataclass(frozen=True)

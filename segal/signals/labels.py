@@ -92,9 +92,10 @@ class Truncated:
         elif self.divide == "mass":
             mass = weights.sum(1, keepdim=True)
             weights /= torch.where(mass > 0, mass, 1)
-        if self.empty == "single":
-            none = ~kept.any(1, keepdim=True)
-            weights = torch.where(none, _one_hot_of_largest(probabilities), weights)
+        if self.empty == "single":  # no weight is there yet where none is kept
+            largest = probabilities.max(1, keepdim=True)
+            none = (largest.values <= self.threshold).to(weights)
+            weights.scatter_add_(1, largest.indices, none)
         return weights
 
 

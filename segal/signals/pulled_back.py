@@ -30,6 +30,9 @@ from segal.models.tails import Tail
 from segal.signals.base import Workbench
 from segal.signals.labels import LabelRule, residual_and_mass
 
+_KEPT = 1 << 25
+"""Numbers of tiles' gradients that are kept for a batch: 128 MiB in float32."""
+
 
 @dataclass(frozen=True)
 class EntropyLoss:
@@ -168,16 +171,56 @@ class TileGradients:
     @property
     def width(self) -> int:
         """Number of parameters that count."""
-        return sum(self.tail.parameters[name].numel() for name in self.names)
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers in each of them."""
+        return [self.tail.parameters[name].numel() for name in self.names]
 
     @property
     def _of_head(self) -> bool:
         return self.tail.affine is None or self.tail.affine.pointwise is None
 
+    def sums(self, evidence: Evidence, view: Windows, loss: Loss) -> Tensor:
+        """(B, units, width) float64, gradients of the units' summed losses.
+
+        Where the tiles' own fit into memory, they are kept for other sizes of units.
+        """
+        tiling, batch = view.tiling, range(len(evidence.logits))
+        numbers = len(batch) * len(view) * self.width
+        if numbers <= _KEPT and tiling.count < len(view):
+
+            def compute() -> Tensor:
+                kept = evidence.logits.new_empty(
+                    (len(batch), len(view), self.width),
+                    dtype=self.shared.residual(evidence, view, loss).dtype,
+                )
+                for image in batch:
+                    for part, tiles in self.chunks(evidence, view, loss, image):
+                        kept[image, part] = torch.cat(tiles, 1)
+                return kept
+
+            key = ("tile gradients", self.tail.name, self.names, loss, view.tiling.key)
+            return tiling.sum(evidence.once(key, compute))
+        sums = evidence.logits.new_zeros(
+            (len(batch), tiling.count, self.width), dtype=torch.float64
+        )
+        for image in batch:
+            by_parameter = torch.split(sums[image], self.sizes, 1)
+            for part, tiles in self.chunks(evidence, view, loss, image):
+                for total, values in zip(by_parameter, tiles, strict=True):
+                    tiling.add(total, values, part)
+        return sums
+
     def chunks(
         self, evidence: Evidence, view: Windows, loss: Loss, image: int
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Tiles of an image in order, a few at a time, and their gradients (tiles, width)."""
+    ) -> Iterator[tuple[slice, list[Tensor]]]:
+        """Tiles of an image in order, a few at a time, and their gradients by each parameter.
+
+        Yields:
+            The tiles, and (tiles, numbers) for each of `names`.
+        """
         pulled = self.shared.residual(evidence, view, loss)[image]
         features = evidence.features[image].to(pulled)
         cells = view.shape[0] * view.shape[1]
@@ -187,8 +230,7 @@ class TileGradients:
             last = min(first + step, len(view))
             shown = cut_patches(view, features, first, last, self.shared.kernel)
             parts = self._of_parameters(evidence, view, image, pulled[first:last], shown, first)
-            flat = [parts[name]().flatten(1) for name in self.names]
-            yield slice(first, last), flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+            yield slice(first, last), [parts[name]().flatten(1) for name in self.names]
 
     def _of_parameters(
         self,
@@ -209,11 +251,12 @@ class TileGradients:
         }
         if affine.pointwise is None:
             return parts
-        gate = (shown > 0).to(shown) if affine.rectified else None
-        if affine.scale is not None:
-            scale = affine.scale.to(shown)[:, None]
-            gate = scale if gate is None else gate.mul_(scale)
-        through = through_head(pulled, affine.head.weight.flatten(1).to(pulled), gate)
+        through = through_head(
+            pulled,
+            affine.head.weight.flatten(1).to(pulled),
+            None if affine.scale is None else affine.scale.to(pulled),
+            shown if affine.rectified else None,
+        )
         inputs = evidence.tail_input[self.tail.name][image].to(pulled)
         seen = view.cut(inputs, first, first + len(pulled))
         parts[f"{affine.pointwise_prefix}weight"] = lambda: weight_gradients(through, seen)
