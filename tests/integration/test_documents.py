@@ -158,16 +158,17 @@ def tiny_encoder(tmp_path_factory):
 @pytest.fixture
 def street(tmp_path):
     """The made scenes as CamVid is laid out: 11 classes, and a twelfth that is ignored."""
-    make_scenes(tmp_path / "made", splits={"train": 6, "val": 2}, size=(64, 128), seed=0)
+    splits = {"train": 6, "val": 2, "test": 2}
+    make_scenes(tmp_path / "made", splits=splits, size=(64, 128), seed=0)
     root = tmp_path / "street"
-    for ours, theirs in (("train", "train"), ("val", "test")):
-        dataset = open_dataset(tmp_path / "made", ours)
+    for split in splits:
+        dataset = open_dataset(tmp_path / "made", split)
         for kind in ("images", "labels"):
-            (root / kind / theirs).mkdir(parents=True)
+            (root / kind / split).mkdir(parents=True)
         for index, path in enumerate(dataset.pool.paths):
-            shutil.copy(dataset.pool.root / path, root / "images" / theirs / f"{index}.png")
+            shutil.copy(dataset.pool.root / path, root / "images" / split / f"{index}.png")
             label = np.minimum(dataset.read_label(index), 11)
-            cv2.imwrite(str(root / "labels" / theirs / f"{index}.png"), label)
+            cv2.imwrite(str(root / "labels" / split / f"{index}.png"), label)
     (root / "classes.txt").write_text("\n".join(f"{i} class{i}" for i in range(12)))
     return root
 
@@ -199,6 +200,16 @@ def quick(prefix, data, encoder):
     ]  # fmt: skip
 
 
+SMALL = {
+    "vaal": {"steps": 2},
+    "isal": {"hessian_pixels": 200},
+    "ralif": {"hessian_pixels": 200},
+    "mc_dropout": {"samples": 2},
+    "bald": {"samples": 2},
+}
+"""What makes a strategy quick."""
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_configuration_runs_on_made_data(
     segal, places, street, checkpoint, tiny_encoder, tmp_path, path
@@ -224,8 +235,12 @@ def test_every_configuration_runs_on_made_data(
             extra[0] = f"data.root={tmp_path / 'drawn'}"
     else:
         arms = [{**arm, "seeds": [0]} for arm in raw["arms"]]
+        for arm in arms:
+            strategy = arm.get("set", {}).get("strategy", {})
+            strategy |= SMALL.get(strategy.get("name"), {})
         small = {**raw, "arms": arms, "seeds": [0], "permutations": 100}
-        small["run"] |= {"seed_set": "20%", "budgets": ["20%", "20%"], "region": "32"}
+        budgets = ["20%"] * len(raw["run"]["budgets"])
+        small["run"] |= {"seed_set": "20%", "budgets": budgets, "region": "32"}
         path = tmp_path / path.name
         path.write_text(yaml.safe_dump(small))
         extra = quick("run.", data, encoder)
