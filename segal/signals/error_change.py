@@ -25,6 +25,7 @@ from segal.signals.pixel_sample import (
     SampleSize,
     constants,
     free_bytes,
+    in_float64,
     interpolations,
     keep_pixels,
     tail_radius,
@@ -141,14 +142,14 @@ class UpdatedEntropy:
 def error_changes(pixels: Pixels, after: Tensor) -> Tensor:
     """Sum and number of the changes of the loss that are rises, and sum and number of all."""
     assert pixels.labels is not None
-    change = loss_change(pixels.before, after, pixels.labels).double()
+    change = loss_change(pixels.before, after, pixels.labels)
     rises, number = change.clamp(min=0.0).sum(1), (change > 0).sum(1)
     return torch.stack([rises, number, change.sum(1), torch.full_like(number, change.shape[1])])
 
 
 def _entropies(pixels: Pixels, after: Tensor) -> Tensor:
     """Sum and number of the entropies."""
-    values = entropy(after.movedim(-1, 1)).double()
+    values = entropy(after.movedim(-1, 1))
     return torch.stack([values.sum(1), torch.full_like(values[:, 0], values.shape[1])])
 
 
@@ -215,7 +216,7 @@ class RegionUpdates:
     """Steps of gradient descent on regions, and what comes of them at pixels that are kept.
 
     Attributes:
-        tail: The layers that are updated.
+        tail: The layers that are updated, in double precision.
         steps: How many.
         lr: Their size.
         pixels: What is looked at afterwards.
@@ -240,7 +241,7 @@ class RegionUpdates:
     ) -> "RegionUpdates":
         """Keeps pixels of a set, and looks how far the tail reaches."""
         pixels = keep_pixels(bench, of, layers, size)
-        tail = bench.model.tail(layers)
+        tail = in_float64(bench.model.tail(layers))
         return cls(tail, steps, lr, pixels, tail_radius(tail, pixels[0].inputs.shape[1]))
 
     @torch.no_grad()

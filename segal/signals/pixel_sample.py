@@ -4,10 +4,11 @@ What is kept is the tail's input at the cells that a pixel's logits depend on: f
 pixels a small window each, for every pixel of the set the whole maps.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import psutil
 import torch
@@ -51,6 +52,7 @@ class SampleSize(NamedTuple):
 
 
 EVERY_PIXEL = SampleSize(None)
+_Kept = TypeVar("_Kept", "PixelWindows", "PixelMap")
 
 
 class Pixels(Protocol):
@@ -85,17 +87,24 @@ class PixelWindows:
         weights: (n, s, t) of the tail's outputs there in the pixel's logits.
         labels: As of `Pixels`.
         before: As of `Pixels`.
+        local: Whether the tail looks at one cell at a time. All cells are then laid out as one
+            map, which products of matrices are faster on.
     """
 
     inputs: Tensor
     weights: Tensor
     labels: Tensor | None
     before: Tensor
+    local: bool = False
 
     def logits(self, tail: Tail, parameters: Mapping[str, Tensor]) -> Tensor:
         """(n, C)."""
-        outputs = tail.low(self.inputs, parameters)
-        return torch.einsum("ncst,nst->nc", outputs, self.weights)
+        inputs, weights = _like(self.inputs, parameters), _like(self.weights, parameters)
+        if not self.local:
+            return torch.einsum("ncst,nst->nc", tail.low(inputs, parameters), weights)
+        cells = inputs.movedim(0, -1).flatten(1, 2)[None]
+        outputs = tail.low(cells, parameters)[0]
+        return torch.einsum("ckn,kn->nc", outputs, weights.movedim(0, -1).flatten(0, 1))
 
 
 @dataclass(frozen=True)
@@ -120,8 +129,25 @@ class PixelMap:
 
     def logits(self, tail: Tail, parameters: Mapping[str, Tensor]) -> Tensor:
         """(n, C)."""
-        logits = tail(self.inputs, parameters, self.size, self.upsampling)[0]
+        inputs = _like(self.inputs, parameters)
+        logits = tail(inputs, parameters, self.size, self.upsampling)[0]
         return logits.flatten(1).index_select(1, self.index).T
+
+
+def _like(inputs: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    """What is kept in single precision, in the precision of the work."""
+    return inputs.to(next(iter(parameters.values())).dtype)
+
+
+def in_float64(tail: Tail) -> Tail:
+    """A copy of a tail in double precision.
+
+    A step changes the logits in their fourth digit, or below. In single precision the differences
+    would have but a few digits left, and the sign of the smallest would be left to rounding.
+    """
+    module = copy.deepcopy(tail.module).double()
+    parameters = {name: module.get_parameter(name).detach() for name in tail.parameters}
+    return replace(tail, module=module, parameters=parameters)
 
 
 def constants(tail: Tail) -> dict[str, Tensor]:
@@ -155,12 +181,12 @@ def _interpolation(cells: int, pixels: int, align_corners: bool) -> Tensor:
 
 
 def interpolations(inputs: Tensor, upsampling: Upsampling) -> tuple[Tensor, Tensor]:
-    """(pixels, cells) matrices along y and x, of the dtype and device of a (.., h, w) map."""
+    """(pixels, cells) float64 matrices along y and x, on the device of a (.., h, w) map."""
     height, width = inputs.shape[-2:]
     corners = upsampling.align_corners
     rows = _interpolation(height, upsampling.size[0], corners)
     columns = _interpolation(width, upsampling.size[1], corners)
-    return rows.to(inputs), columns.to(inputs)
+    return rows.to(inputs.device), columns.to(inputs.device)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -184,7 +210,8 @@ def keep_pixels(bench: Workbench, of: SetName, layers: str, size: SampleSize) ->
 
     Returns:
         The pixels in parts, each small enough to be worked on at a time where it is a sample; a
-        part is a whole image otherwise.
+        part is a whole image otherwise. Inputs are kept as the network made them, in single
+        precision at least; the rest is in double precision, as the tail must be.
 
     Raises:
         SegalError: If the set has no pixel, or memory is too small.
@@ -223,15 +250,15 @@ def planned_bytes(
         images: Of the set.
         classes: Of the network.
         window: Cells that a pixel's logits depend on: 4 where the tail looks at one cell at a time.
-        itemsize: Of a number.
+        itemsize: Of a number of the input.
     """
     channels, height, width = inputs
     if size.exact:
         of_map = channels * height * width * itemsize
-        return images * (of_map + pixels * (classes * itemsize + 16))
+        return images * (of_map + pixels * (classes * 8 + 16))
     count = size.pixels or (size.per_class or 0) * classes
     # Twice: windows are gathered image by image, and then laid together.
-    each = (2 * (channels + 1) * window + classes) * itemsize + 16
+    each = 2 * (channels * itemsize + 8) * window + classes * 8 + 16
     return min(count, images * pixels) * each
 
 
@@ -247,10 +274,9 @@ def _check_memory(of: SetName, needed: int, device: torch.device) -> None:
 
 
 def _every_pixel(bench: Workbench, of: SetName, layers: str) -> tuple[Pixels, ...]:
-    tail, kept = bench.model.tail(layers), list[Pixels]()
-    parameters = constants(tail)
+    tail, kept = in_float64(bench.model.tail(layers)), list[Pixels]()
     for visit in bench.visit(of, (layers,)):
-        for i, inputs in enumerate(_inputs(visit, layers, parameters)):
+        for i, inputs in enumerate(_inputs(visit, layers)):
             index = visit.mask[i].flatten().nonzero()[:, 0]
             if not len(index):
                 continue
@@ -267,25 +293,30 @@ def _every_pixel(bench: Workbench, of: SetName, layers: str) -> tuple[Pixels, ..
             labels = None if visit.labels is None else visit.labels[i].flatten()[index]
             size = (visit.mask.shape[1], visit.mask.shape[2])
             upsampling = visit.evidence.upsampling
-            pixels = PixelMap(inputs[None], size, upsampling, index, labels, inputs.new_empty(0))
-            with torch.no_grad():
-                pixels = replace(pixels, before=pixels.logits(tail, parameters))
-            # The evidence of the batch is gone after this, and the map with it.
-            kept.append(replace(pixels, inputs=inputs[None].clone()))
+            # The evidence of the batch is gone after this; a view of its map would keep it all.
+            pixels = PixelMap(
+                inputs[None].clone(), size, upsampling, index, labels, inputs.new_empty(0)
+            )
+            kept.append(_with_logits(pixels, tail))
     return tuple(kept)
 
 
-def _inputs(visit: Visit, layers: str, parameters: Mapping[str, Tensor]) -> Tensor:
-    return visit.evidence.tail_input[layers].to(next(iter(parameters.values())))
+def _inputs(visit: Visit, layers: str) -> Tensor:
+    inputs = visit.evidence.tail_input[layers]
+    return inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+
+
+def _with_logits(pixels: _Kept, tail: Tail) -> _Kept:
+    with torch.no_grad():
+        return replace(pixels, before=pixels.logits(tail, constants(tail)))
 
 
 def _sampled(bench: Workbench, of: SetName, layers: str, size: SampleSize) -> tuple[Pixels, ...]:
     sites = draw_sites(bench.images(of), size, torch.Generator().manual_seed(bench.seed))
-    tail, radius = bench.model.tail(layers), -1
-    parameters = constants(tail)
+    tail, radius = in_float64(bench.model.tail(layers)), -1
     drawn: dict[tuple[int, ...], list[tuple[Tensor, Tensor, Tensor]]] = {}
     for visit in bench.visit(of, (layers,)):
-        inputs = _inputs(visit, layers, parameters)
+        inputs = _inputs(visit, layers)
         rows, columns = interpolations(inputs, visit.evidence.upsampling)
         if radius < 0:
             radius = tail_radius(tail, inputs.shape[1])
@@ -311,7 +342,11 @@ def _sampled(bench: Workbench, of: SetName, layers: str, size: SampleSize) -> tu
             weights = by_y[:, :, None] * by_x[:, None, :]
             drawn.setdefault(windows.shape[1:], []).append((windows, weights, labels))
     known = bench.images(of).dataset is not None
-    return tuple(p for same in drawn.values() for p in _parts(same, tail, parameters, known))
+    return tuple(
+        part
+        for same in drawn.values()
+        for part in _parts(same, tail, known=known, local=radius == 0)
+    )
 
 
 def draw_sites(
@@ -365,25 +400,20 @@ def _lowest(keys: Tensor, strata: Tensor, count: int) -> Tensor:
 
 
 def _parts(
-    drawn: list[tuple[Tensor, Tensor, Tensor]],
-    tail: Tail,
-    parameters: Mapping[str, Tensor],
-    known: bool,
+    drawn: list[tuple[Tensor, Tensor, Tensor]], tail: Tail, *, known: bool, local: bool
 ) -> Iterator[Pixels]:
     """Pixels with windows of one size, in parts of bounded size."""
     windows, weights, labels = (torch.cat(tensors) for tensors in zip(*drawn, strict=True))
     cells = windows[0, 0].numel()
-    size = max(1, WORKING_BYTES // work_bytes(parameters, windows.shape[1], cells))
+    size = max(1, WORKING_BYTES // work_bytes(constants(tail), windows.shape[1], cells))
     for start in range(0, len(windows), size):
-        here = slice(start, start + size)
-        part = PixelWindows(
-            windows[here],
-            weights[here],
-            labels[here] if known else None,
-            before=windows.new_empty(0),
-        )
-        with torch.no_grad():
-            yield replace(part, before=part.logits(tail, parameters))
+        part = slice(start, start + size)
+        classes = labels[part] if known else None
+        inputs = windows[part]
+        if local:  # the same values, in the order that `PixelWindows.logits` wants them in
+            inputs = inputs.movedim(0, -1).contiguous().movedim(-1, 0)
+        pixels = PixelWindows(inputs, weights[part], classes, windows.new_empty(0), local)
+        yield _with_logits(pixels, tail)
 
 
 def work_bytes(parameters: Mapping[str, Tensor], channels: int, cells: int) -> int:
