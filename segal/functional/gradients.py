@@ -354,40 +354,33 @@ class Kernel(NamedTuple):
         return columns, columns, rows, rows
 
 
-def cut_patches(
-    view: Windows, features: Tensor, first: int, last: int, kernel: Kernel | None = None
-) -> Tensor:
+def cut_patches(view: Windows, padded: Tensor, first: int, last: int, kernel: Kernel) -> Tensor:
     """The head's inputs at every cell of some tiles' windows.
 
     Args:
         view: The windows, on the head's output.
-        features: (D, h, w), the head's input.
+        padded: (D, h, w), the head's input with the zeros of `kernel.margins` around it.
         first: Position of the first tile.
         last: One beyond the last.
-        kernel: Of the head; None for a pointwise one.
+        kernel: Of the head.
 
     Returns:
         (last - first, D * kernel cells, cells of a window): what a convolution multiplies with its
         weight, flattened.
     """
-    if kernel is None or kernel.pointwise:
-        return view.cut(features, first, last)
-    padded = F.pad(features, kernel.margins)
-    spans = [
-        (length - 1) * stride + dilation * (size - 1) + 1
-        for length, stride, dilation, size in zip(
-            view.shape, kernel.stride, kernel.dilation, kernel.size, strict=True
-        )
-    ]
-    patches = []
-    for row, column in zip(
-        view.rows.starts[first:last], view.columns.starts[first:last], strict=True
-    ):
-        top, left = row * kernel.stride[0], column * kernel.stride[1]
-        patches.append(padded[:, top : top + spans[0], left : left + spans[1]])
-    return F.unfold(
-        torch.stack(patches), kernel.size, dilation=kernel.dilation, stride=kernel.stride
+    if kernel.pointwise:
+        return view.cut(padded, first, last)
+    (down, right), (dilation, across) = kernel.stride, kernel.dilation
+    height = (view.shape[0] - 1) * down + dilation * (kernel.size[0] - 1) + 1
+    width = (view.shape[1] - 1) * right + across * (kernel.size[1] - 1) + 1
+    starts = zip(view.rows.starts[first:last], view.columns.starts[first:last], strict=True)
+    patches = torch.stack(
+        [
+            padded[:, row * down : row * down + height, column * right : column * right + width]
+            for row, column in starts
+        ]
     )
+    return F.unfold(patches, kernel.size, dilation=kernel.dilation, stride=kernel.stride)
 
 
 def weight_gradients(by_output: Tensor, inputs: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segal.errors import SegalError
@@ -222,13 +223,15 @@ class TileGradients:
             The tiles, and (tiles, numbers) for each of `names`.
         """
         pulled = self.shared.residual(evidence, view, loss)[image]
+        kernel = self.shared.kernel
         features = evidence.features[image].to(pulled)
+        padded = features if kernel.pointwise else F.pad(features, kernel.margins)
         cells = view.shape[0] * view.shape[1]
-        numbers = max(self.width, cells * self.shared.kernel.cells * len(features))
+        numbers = max(self.width, cells * kernel.cells * len(features))
         step = chunk_size(numbers, pulled.device)
         for first in range(0, len(view), step):
             last = min(first + step, len(view))
-            shown = cut_patches(view, features, first, last, self.shared.kernel)
+            shown = cut_patches(view, padded, first, last, kernel)
             parts = self._of_parameters(evidence, view, image, pulled[first:last], shown, first)
             yield slice(first, last), [parts[name]().flatten(1) for name in self.names]
 
