@@ -15,13 +15,7 @@ def explain(
     checkpoint: Annotated[
         Path | None, typer.Option(help="The network: .safetensors or .pth.")
     ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ROOT[:SPLIT]",
-            help="Labelled data set, and its split, whose loss the maps are about. [default: val]",
-        ),
-    ] = None,
+    reference: o.Reference = None,
     score: Annotated[
         str | None, typer.Option(help="error_change or influence. [default: error_change]")
     ] = None,
@@ -63,7 +57,7 @@ def explain(
     from segal.console import say
     from segal.jobs.explain import configure_explanation, run_explanation
 
-    root, split = _root_and_split(reference)
+    root, split = o.root_and_split(reference)
     result = run_explanation(
         configure_explanation(
             read_config(
@@ -101,11 +95,3 @@ def explain(
         say(note, style="yellow")
     say(f"{len(result.images)} images explained")
     typer.echo(result.out)
-
-
-def _root_and_split(text: str | None) -> tuple[str | None, str | None]:
-    """A folder whose own name has a colon is taken as it is."""
-    root, colon, split = (text or "").rpartition(":")
-    if not colon or not root or Path(text or "").exists():
-        return text, None
-    return root, split

@@ -36,3 +36,18 @@ SkipUnreadable = Annotated[
     bool | None,
     typer.Option("--skip-unreadable", help="Go on without images that cannot be read."),
 ]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROOT[:SPLIT]",
+        help="Labelled data set, and its split, to measure on. [default of the split: val]",
+    ),
+]
+
+
+def root_and_split(text: str | None) -> tuple[str | None, str | None]:
+    """The parts of ROOT[:SPLIT]; a folder whose own name has a colon is taken as it is."""
+    root, colon, split = (text or "").rpartition(":")
+    if not colon or not root or Path(text or "").exists():
+        return text, None
+    return root, split

@@ -22,6 +22,7 @@ def plan(
         str | None, typer.Option(help="500 (regions), 2% (of the pixels) or 10img.")
     ] = None,
     strategy: o.Strategy = None,
+    reference: o.Reference = None,
     threads: o.Threads = None,
 ) -> None:
     """Say about how much time, memory and disk `segal select` would take, from a trial.
@@ -32,6 +33,7 @@ def plan(
     from segal.jobs.plan import plan_selection
     from segal.jobs.strategies import configure_selection
 
+    root, split = o.root_and_split(reference)
     raw = read_config(
         config,
         overrides or [],
@@ -41,6 +43,8 @@ def plan(
             "region": region,
             "budget": budget,
             "strategy": strategy,
+            "reference.root": root,
+            "reference.split": split,
             "machine.threads": threads,
         },
     )

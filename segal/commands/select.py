@@ -28,10 +28,7 @@ def select(
         list[Path] | None,
         typer.Option(help="A selection.csv of regions that are labelled; may be repeated."),
     ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(help="Data set whose split val error-change and influence measure on."),
-    ] = None,
+    reference: o.Reference = None,
     arch: o.Architecture = None,
     encoder: o.Encoder = None,
     num_classes: o.NumClasses = None,
@@ -59,6 +56,7 @@ def select(
     from segal.jobs.select import run_selection
     from segal.jobs.strategies import configure_selection
 
+    root, split = o.root_and_split(reference)
     raw = read_config(
         config,
         overrides or [],
@@ -71,7 +69,8 @@ def select(
             "strategy.tau": tau,
             "out": out,
             "labelled": labelled or None,
-            "reference.root": reference,
+            "reference.root": root,
+            "reference.split": split,
             "model.architecture": arch,
             "model.encoder": encoder,
             "model.num_classes": num_classes,

@@ -5,8 +5,12 @@ import re
 import pytest
 
 from segal.candidates import CandidateTable
+from segal.data.datasets import open_dataset
+from segal.data.synthetic import make_scenes
 from segal.jobs.plan import plan_selection
 from segal.jobs.strategies import configure_selection
+from segal.models.build import build_model, make_spec
+from segal.models.checkpoint import save_checkpoint
 
 
 def test_says_what_a_selection_would_take_and_leaves_nothing(
@@ -39,6 +43,23 @@ def test_disk_and_memory_are_those_of_the_selection(segal, image_folder, checkpo
     assert plan.select_bytes == table.embeddings["mean_feature"].nbytes
     taken = sum(p.stat().st_size for p in (folder / "32").glob("*.npy"))
     assert plan.disk_bytes == pytest.approx(taken, rel=0.05)
+
+
+def test_counts_the_reference_set(segal, checkpoint, tmp_path):
+    make_scenes(tmp_path / "data", splits={"train": 4, "val": 3}, size=(64, 128), seed=0)
+    images = tmp_path / "data" / "leftImg8bit" / "train"
+    call = ("plan", "--images", images, "--region", "32", "--budget", "5")
+    score = ("--strategy", "error_change_first_order")
+    network = tmp_path / "network.safetensors"
+    names = open_dataset(tmp_path / "data", "val").classes.names
+    save_checkpoint(build_model(make_spec("DeepLabV3Plus", "mobilenet_v2", names)).eval(), network)
+    reference = ("--reference", f"{tmp_path / 'data'}:val")
+    code, out, err = segal(*call, *score, "--checkpoint", network, *reference)
+    assert code == 0, err
+    assert out.startswith("4 images")
+    code, _, err = segal(*call, *score, "--checkpoint", network)
+    assert code == 2
+    assert "reference: missing" in err
 
 
 def test_refuses_what_select_refuses(segal, image_folder, tmp_path):
