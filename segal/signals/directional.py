@@ -24,7 +24,7 @@ class Directional:
 
     It is the derivative of the candidate's loss along the vector. No region is differentiated:
     the logits' tangent along the vector is propagated once, at the head's resolution, and
-    multiplied with the residuals there (METHODS.md, section 4). Several directions by the same
+    multiplied with the residuals there. Several directions by the same
     layers and labels take the tiles' gradients instead, where these have a closed form: one product
     for them all.
 

@@ -17,7 +17,7 @@ class RegionGradient:
     """Gradient of each candidate's mean loss by the last layers' parameters, as an embedding.
 
     For the head it is `G_R = mean of r [up(f); 1]^T`, with r the residual of the labels and f the
-    head's input (METHODS.md, section 3; BADGE, Ash et al., ICLR 2020, eq. 1 for one element).
+    head's input (for one element: BADGE, Ash et al., ICLR 2020, eq. 1).
 
     Attributes:
         layers: `last` (C * D numbers) or `last_two`.
@@ -75,7 +75,7 @@ class GradientMeter:
 class GradientNorm:
     """Norm of the gradient of each candidate's mean entropy by the last layers' parameters.
 
-    The entropy's gradient by the logits is `-p * (log p + H)` (METHODS.md, section 8; GradNorm as
+    The entropy's gradient by the logits is `-p * (log p + H)` (GradNorm as
     UWE, TMLR 2024, compares). All parameters of the layers count, biases too.
 
     Attributes:

@@ -18,7 +18,7 @@ class Badge:
     """k-means++ seeding on gradients of the last layer, with the likeliest class as the label.
 
     A candidate's embedding is the gradient of its mean loss by the weights of the last layer, bias
-    left out (Ash et al., eq. 1 for one element; METHODS.md, section 8). For an image that is
+    left out (Ash et al., eq. 1 for one element). For an image that is
     classified whole it is an outer product; the mean over a region's pixels is not, and is taken
     in closed form. Embeddings stay on disk while they are selected from.
 

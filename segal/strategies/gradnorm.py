@@ -17,7 +17,7 @@ class GradNorm:
     """Picks the largest gradient of the entropy of the prediction; higher is picked.
 
     A candidate's score is the norm of the gradient of its mean entropy by the parameters of the
-    last layers, in closed form (METHODS.md, section 8).
+    last layers, in closed form.
 
     Attributes:
         layers: `last` (default) or `last_two`.
