@@ -1,6 +1,6 @@
 """What error_change costs, and what its sample and its prefilter do to its ranking.
 
-    python tools/bench_error_change.py DATA --checkpoint FILE --regions 108 --json error_change.json
+    python tools/bench_error_change.py DATA --checkpoint FILE --json error_change.json
 
 The truth is S on every labelled pixel of the split `val`, one region of `train` at a time, as the
 paper measures it but for the maps at the input of the last layers, which are kept. Against it:

@@ -367,6 +367,16 @@ def test_an_update_out_of_range_names_the_region_and_the_step_size(deeplab, data
         measured(signal, deeplab, data, "24")
 
 
+@pytest.mark.parametrize("holdout", [EVERY_PIXEL, SampleSize(20), SampleSize(None, 3)])
+def test_a_reference_set_without_a_labelled_pixel_is_refused(deeplab, data, holdout):
+    val = data[0]
+    void = {i: [(0, 0, *reversed(val.pool.size(i)))] for i in range(len(val))}
+    bench = make_bench(deeplab, data)
+    sets = {"val": ImageSet(val.pool, val, outside=void)}
+    with pytest.raises(SegalError, match="not one pixel"):
+        HoldoutErrorChange(holdout=holdout).prepare(dataclasses.replace(bench, sets=sets))
+
+
 def test_too_little_memory_names_the_remedy(deeplab, data, monkeypatch):
     monkeypatch.setattr(error_change, "free_bytes", lambda _: 1000)
     with pytest.raises(SegalError, match=r"(?s)one region.*smaller --region"):
