@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 Batch = tuple["Tensor", "Tensor"]
 
 
-def mean_loss(model: SegmentationModel, dataset: LabelledDataset) -> float:
-    """Mean cross-entropy over all labelled pixels, in nats."""
+def mean_loss(model: SegmentationModel, dataset: LabelledDataset, every: int) -> float:
+    """Mean cross-entropy over the labelled pixels of every so manieth image, in nats."""
     import torch
     import torch.nn.functional as F
 
     total, count = 0.0, 0
     model.eval()
-    for index in range(len(dataset)):
+    for index in range(0, len(dataset), every):
         image = torch.from_numpy(dataset.pool.read(index))[None]
         target = torch.from_numpy(dataset.read_label(index))[None].long()
         with torch.inference_mode():
@@ -59,7 +59,7 @@ def mean_loss(model: SegmentationModel, dataset: LabelledDataset) -> float:
 class Experiment:
     """The run, and what is trained on."""
 
-    def __init__(self, run: Path, steps: int, lr: float) -> None:
+    def __init__(self, run: Path, steps: int, lr: float, every: int) -> None:
         import yaml
 
         from segal.config import RunConfig
@@ -75,6 +75,7 @@ class Experiment:
         data = RunData.open(config)
         self.pool_set, self.validation = data.pool_set, data.held_out["validation"]
         self.steps, self.lr, self.size = steps, lr, config.train.batch_size
+        self.every = every
         with Ledger.read(run) as ledger:
             bought: dict[str, list[Any]] = {}
             for purchase in ledger.purchases("seed", 0):
@@ -127,7 +128,7 @@ class Experiment:
                 loss = loss + extra / self.size
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        return mean_loss(model, self.validation)
+        return mean_loss(model, self.validation, self.every)
 
 
 def rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[float]:
@@ -169,6 +170,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--every", type=int, default=1, help="validate on every so manieth image")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -176,7 +178,7 @@ def main() -> None:
 
     from segal.candidates import CandidateTable
 
-    experiment = Experiment(arguments.run, arguments.steps, arguments.lr)
+    experiment = Experiment(arguments.run, arguments.steps, arguments.lr, arguments.every)
     tables = arguments.run / "rounds" / "000" / "candidates"
     table = CandidateTable.open(tables / experiment.region)
     columns = sorted(table.values, key=lambda name: name == "entropy")  # the strategy's own first
