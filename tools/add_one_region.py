@@ -1,9 +1,9 @@
 """Measure what adding single regions to the labels really does, and hold scores to it.
 
-    python tools/add_one_region.py --run RUN --regions 40 --out add_one.json
+    python tools/add_one_region.py --run RUN --scores RUN ... --regions 40 --out add_one.json
 
 RUN is the folder of a `segal run` with a validation split; its first network and first scan are
-used. The network goes on training for a few steps on batches of its labelled regions, once as it is
+used; further runs give the scores of other strategies on the same network. The network goes on training for a few steps on batches of its labelled regions, once as it is
 and once for each region with that region's loss added to every step at the weight of one more crop
 of a batch; BatchNorm stays frozen. The effect of a region is what it changes in the mean
 cross-entropy on the validation split, against the training with the same batches and without it.
@@ -166,6 +166,7 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--scores", type=Path, nargs="*", default=[])
     parser.add_argument("--regions", type=int, default=40)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -181,11 +182,15 @@ def main() -> None:
     experiment = Experiment(arguments.run, arguments.steps, arguments.lr, arguments.every)
     tables = arguments.run / "rounds" / "000" / "candidates"
     table = CandidateTable.open(tables / experiment.region)
-    columns = sorted(table.values, key=lambda name: name == "entropy")  # the strategy's own first
+    values = dict(sorted(table.values.items(), key=lambda item: item[0] == "entropy"))
+    for other in arguments.scores:
+        folder = other / "rounds" / "000" / "candidates" / experiment.region
+        values |= CandidateTable.open(folder).values
+    columns = list(values)  # the strategy's own first
     # Whole images are labelled at the start: their regions are not candidates.
     taken = {table.images[i] for i in CandidateTable.open(tables / "labelled").image}
     free = np.flatnonzero([table.images[i] not in taken for i in table.image])
-    rows = chosen_rows(table.values[columns[0]], arguments.regions, free)
+    rows = chosen_rows(values[columns[0]], arguments.regions, free)
     positions = {path: i for i, path in enumerate(experiment.pool_set.pool.paths)}
     done: dict[str, float] = {}
     if arguments.out.exists():
@@ -204,14 +209,14 @@ def main() -> None:
                     done[key] = done[f"{seed}/None"]  # void alone: adding it does nothing
                     continue
             done[key] = experiment.train(batches, added)
-            scores = {name: table.values[name][rows].tolist() for name in columns}
+            scores = {name: values[name][rows].tolist() for name in columns}
             written = {"rows": rows, "scores": scores, "losses": done}
             arguments.out.write_text(json.dumps(written))
             print(f"{key}: {done[key]:.6f}, {time.perf_counter() - started:.0f} s", flush=True)
     effects = np.array(
         [[done[f"{s}/{r}"] - done[f"{s}/None"] for s in range(arguments.seeds)] for r in rows]
     )
-    summarise(effects, {name: table.values[name][rows] for name in columns})
+    summarise(effects, {name: values[name][rows] for name in columns})
 
 
 if __name__ == "__main__":
