@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -203,30 +204,39 @@ def upsample(low: Tensor, upsampling: Upsampling) -> Tensor:
 def affine_of(layers: list[nn.Module], parameters: Mapping[str, Tensor]) -> Affine | None:
     """The closed form of a chain of layers, if it has one.
 
+    Subclasses of torch's layers have none: they may do more than these, such as to standardise
+    their weights or to apply an activation.
+
     Args:
         layers: In the order that they run in; the last is the head.
         parameters: Of the tail, by name: the layer's number (nothing for a lone head) before the
             layer's own name for it. Only convolutions may have any.
     """
-    head = layers[-1]
-    if not isinstance(head, nn.Conv2d) or head.padding_mode != "zeros":
+    first, head = layers[0], layers[-1]
+    if not _plain(head) or not _plain(first):
         return None
     if len(layers) == 1:
-        return Affine(head, "")
-    first, between = layers[0], layers[1:-1]
-    last = len(layers) - 1
-    pointwise = all(isinstance(layer, nn.Conv2d) and _pointwise(layer) for layer in (first, head))
-    of_convolutions = all(name.split(".")[0] in {"0", str(last)} for name in parameters)
-    if not isinstance(first, nn.Conv2d) or not pointwise or not of_convolutions:
+        return Affine(head, "") if parameters.keys() == _names("", head) else None
+    between, last = layers[1:-1], f"{len(layers) - 1}."
+    of_convolutions = parameters.keys() == _names("0.", first) | _names(last, head)
+    if not of_convolutions or not _pointwise(first) or not _pointwise(head):
         return None
     norm = None
-    if between and isinstance(between[0], nn.BatchNorm2d) and between[0].running_var is not None:
+    if between and type(between[0]) is nn.BatchNorm2d and between[0].running_var is not None:
         norm = between.pop(0)
-    rectified = bool(between) and isinstance(between[0], nn.ReLU)
+    rectified = bool(between) and type(between[0]) is nn.ReLU
     if between[rectified:]:
         return None
     assert norm is None or isinstance(norm, nn.BatchNorm2d)
-    return Affine(head, f"{last}.", first, "0.", norm, rectified)
+    return Affine(head, last, first, "0.", norm, rectified)
+
+
+def _names(prefix: str, layer: nn.Conv2d) -> set[str]:
+    return {f"{prefix}weight"} | ({f"{prefix}bias"} if layer.bias is not None else set())
+
+
+def _plain(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros"
 
 
 def _pointwise(layer: nn.Conv2d) -> bool:

@@ -167,7 +167,7 @@ class TailFinder:
                 raise self._broken(leaves, chain)
             chain.insert(0, before)
         modules = [call.module for call in chain]
-        if _intact(chain):
+        if _intact(chain) and _run_once(calls, chain):
             ends = {"0", str(len(chain) - 1)}
             return self._chained("last_two", modules, ends)
         names = [f"{c.name}.{p}" for c in (chain[0], last) for p, _ in c.module.named_parameters()]
@@ -183,7 +183,7 @@ class TailFinder:
                 remedy="name another, or use last, last_two or all",
             )
         chain = _chain_from(calls, own[0], last) if len(own) == 1 else None
-        if chain is not None and _intact(chain):
+        if chain is not None and _intact(chain) and _run_once(calls, chain):
             return self._chained(layers, [call.module for call in chain])
         ran = [call for call in calls if own[0].start <= call.start <= last.start]
         names = {
@@ -328,3 +328,16 @@ def _intact(chain: list[_Call]) -> bool:
     """Whether a chain's input is one tensor, still as it was when the run is over."""
     source = chain[0].source
     return source is not None and source[0]._version == source[1]
+
+
+def _run_once(calls: list[_Call], chain: list[_Call]) -> bool:
+    """Whether a chain's parameters come into the logits by the chain alone."""
+    trained = [p for call in chain for p in call.module.parameters()]
+    used = {id(p) for p in trained}
+    elsewhere = (c for c in calls if c.start < chain[-1].start and not _within(c, chain))
+    own = (p for call in elsewhere for p in call.module.parameters(recurse=False))
+    return len(used) == len(trained) and not any(id(p) in used for p in own)
+
+
+def _within(call: _Call, chain: list[_Call]) -> bool:
+    return any(link.start <= call.start <= link.end for link in chain)

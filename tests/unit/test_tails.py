@@ -111,7 +111,31 @@ def test_closed_form(between):
         assert affine.scale is affine.shift is None
 
 
+class Standardised(nn.Conv2d):
+    """As of networks with group normalisation: the weights are not what is multiplied."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+class NormAndActivation(nn.BatchNorm2d):
+    """As of timm: a BatchNorm by its type."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Shifted(nn.ReLU):
+    def forward(self, x):
+        return super().forward(x + 1)
+
+
 GENERAL = {
+    "standardised": nn.Sequential(Standardised(6, 6, 1), nn.ReLU()),
+    "norm and activation": nn.Sequential(nn.Conv2d(6, 6, 1), NormAndActivation(6)),
+    "no ReLU": nn.Sequential(nn.Conv2d(6, 6, 1), Shifted()),
+    "relu6": nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU6()),
     "3x3": nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU()),
     "groups": nn.Sequential(nn.Conv2d(6, 6, 1, groups=2), nn.ReLU()),
     "strides": nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(6, 6, 1, stride=2)),
@@ -225,6 +249,37 @@ def test_a_module_that_runs_twice():
     tail = check(model, "between.0")
     assert tail.replays
     assert len(tail.parameters) == 4
+
+
+def test_a_convolution_that_also_runs_before_the_tail():
+    """Its parameters come into the logits twice: what runs it once would miss a part."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.other = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+
+        def forward(self, x):
+            return self.conv(self.other(self.conv(x).sigmoid()) + x)
+
+    model = wrapped(Network(Block()))
+    tail = check(model, "last_two")
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2)).double()
+    direction = {name: torch.ones_like(value) for name, value in tail.parameters.items()}
+    evidence = model(images, ("last_two",))
+    low = tail.tangent(evidence.tail_input["last_two"], direction)
+    tangent = tail.upsample(low, (32, 32), evidence.upsampling)
+    gradients = torch.autograd.grad(evidence.logits.sum(), list(tail.parameters.values()))
+    torch.testing.assert_close(tangent.sum(), sum(g.sum() for g in gradients))
+    assert not model.tail("between.other").affine
+    assert model.tail("between.other").replays
+
+
+def test_weights_that_a_hook_makes_have_no_closed_form():
+    conv = nn.utils.spectral_norm(nn.Conv2d(6, 6, 1))
+    tail = check(wrapped(Network(nn.Sequential(conv, nn.ReLU()))), "last_two")
+    assert tail.affine is None
+    assert "0.weight_orig" in tail.parameters
 
 
 def test_named_modules():
