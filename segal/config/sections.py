@@ -19,7 +19,7 @@ from segal.errors import SegalError
 from segal.history import Axis
 from segal.models.build import MAX_SCALE, MIN_SCALE
 from segal.regions import RegionSize
-from segal.train import TrainSettings, split_commas
+from segal.train_settings import TrainSettings, split_commas
 
 
 def _parsed(parse: Any) -> Any:
@@ -248,7 +248,8 @@ class RunConfig(Section):
         strategy: Its name and parameters.
         target: Stop once the mIoU on `data.validation` reaches this, in [0, 1].
         measure_picks: Measure the entropy and the features of every strategy's picks, also of
-            those that do not go by them; this costs `random` a scan a round.
+            those that do not go by them, and how many of their pixels the network had wrong; this
+            costs `random` a scan a round, and every strategy a pass over the images picked from.
         precision: Of the network's forward pass in evaluation and scan.
         embedding_dtype: Of the stored embeddings.
         overlays: For how many images to draw a picture each round.

@@ -11,7 +11,7 @@ from segal.errors import raise_all
 from segal.jobs.select import MASKS_FOLDER, OVERLAYS_FOLDER, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
 from segal.jobs.train import TrainingOutcome, run_training
-from segal.train import TrainSettings
+from segal.train_settings import TrainSettings
 
 
 @dataclass(frozen=True)

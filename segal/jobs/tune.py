@@ -26,7 +26,7 @@ from segal.jobs.tune_chart import draw_tuning
 from segal.jobs.tune_scan import StoredScan, allowance_of
 from segal.jobs.tune_sweep import LARGEST_TAU, Pool, RegionTuning, tune_region
 from segal.regions import RegionSize
-from segal.train import split_commas
+from segal.train_settings import split_commas
 
 TAUS = (
     *(0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6),

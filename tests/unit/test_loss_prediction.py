@@ -437,6 +437,13 @@ def test_bad_settings(wrong):
         settings(learning_loss=wrong)
 
 
+def test_a_batch_without_a_pair_is_refused():
+    alone = {"batch_size": 1, "batchnorm": "frozen"}
+    assert settings(learning_loss=False, **alone).batch_size == 1
+    with pytest.raises(ValidationError, match="at least 2 for learning_loss"):
+        settings(**alone)
+
+
 def test_checkpoint_round_trip(tmp_path):
     own = CheckpointOptions(architecture=OWN)
     path = tmp_path / "model.safetensors"
