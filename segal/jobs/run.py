@@ -13,6 +13,7 @@ from segal.history import COMMAND, CONFIG_FILE, History, read_history
 from segal.jobs.network import draw_scenes, identity, initial_model, refuse_two_sources, resolved
 from segal.jobs.rounds import Rounds
 from segal.jobs.run_data import RunData, check_budgets
+from segal.jobs.strategies import check_network
 from segal.ledger import Ledger
 from segal.machine import find_device, use_threads
 from segal.strategies.base import Strategy
@@ -59,6 +60,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     data = RunData.open(config)
     check_budgets(config, data)
     model = initial_model(config, data.pool_set.classes.names)
+    check_network(strategy, model.eval())
     config = resolved(config, model.spec)
     del model
     with Ledger.open(config.out, COMMAND, identity(config, _NOT_OF_THE_RESULT)) as ledger:

@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, raise_all
 from segal.jobs.reference import unmet_needs
+from segal.models.dropout import check_dropout
+from segal.models.segmentation import SegmentationModel
 from segal.signals import PredictedLoss
+from segal.signals.dropout import DropoutValue
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 
@@ -61,6 +64,18 @@ def _untrained(config: SelectConfig | RunConfig, strategy: Strategy) -> list[Seg
             remedy="give train.learning_loss=true",
         )
     ]
+
+
+def check_network(strategy: Strategy, model: SegmentationModel) -> None:
+    """Raises a SegalError if a strategy needs dropout of a network that has none.
+
+    Args:
+        strategy: The strategy.
+        model: The network, trained or not, in `eval()` mode.
+    """
+    signals = next(iter(strategy.passes(PassContext())), [])
+    if any(isinstance(signal, DropoutValue) for signal in signals):
+        check_dropout(model)
 
 
 def _make(named: object) -> tuple[Strategy | None, list[SegalError]]:

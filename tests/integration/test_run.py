@@ -462,6 +462,12 @@ def test_an_empty_validation_set_is_refused(raw, scenes, tmp_path):
         run(raw, data={"root": str(root), "validation": "test", "test": "val"})
 
 
+def test_dropout_that_a_network_has_not_is_missed_before_work_starts(raw, tmp_path):
+    with pytest.raises(SegalError, match="no dropout on the way to its logits"):
+        run(raw, strategy={"name": "bald"}, model={"architecture": "Unet"})
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_within_the_data_set_is_refused(raw, scenes):
     with pytest.raises(SegalError, match="within the data set"):
         run(raw, out=str(scenes / "run"))
