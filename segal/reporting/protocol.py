@@ -85,8 +85,10 @@ def compared(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def own_settings(history: History) -> dict[str, Any]:
-    """What a run may have for itself: the settings that are compared."""
-    return {k: v for k, v in history.configuration.items() if k in _COMPARED}
+    """What a run may have for itself: what is compared, and what is trained for its strategy."""
+    settings = history.configuration
+    trained = {k: v for k, v in flat(settings).items() if k.startswith(OF_A_STRATEGY)}
+    return {k: v for k, v in settings.items() if k in _COMPARED} | trained
 
 
 def shared_settings(history: History) -> dict[str, str]:

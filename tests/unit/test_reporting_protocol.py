@@ -7,6 +7,7 @@ import pytest
 from segal.data.images import ImageInfo
 from segal.errors import SegalError
 from segal.history import read_history
+from segal.reporting.arms import gather
 from segal.reporting.protocol import check_protocol, is_full
 from tests import fake_runs
 from tests.fake_runs import make_run
@@ -33,6 +34,13 @@ def histories(folder, **changes):
 )
 def test_what_is_compared_may_differ(tmp_path, changes):
     check_protocol(histories(tmp_path, **changes))
+
+
+def test_runs_that_trained_more_for_a_strategy_are_an_arm_of_their_own(tmp_path):
+    more = {"train.learning_loss": {"weight": 1.0}}
+    runs = histories(tmp_path, seed=1, settings=more)
+    assert [len(arm.runs) for arm in gather(runs)] == [1, 1]
+    assert [len(arm.runs) for arm in gather(histories(tmp_path / "alike", seed=1))] == [2]
 
 
 @pytest.mark.parametrize(
