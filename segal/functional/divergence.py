@@ -100,14 +100,17 @@ def class_profile(probabilities: Tensor, weights: Tensor, predicted: Tensor) -> 
     Returns:
         (C, C) float64: row c is class c's mean, zeros if no element is of it.
     """
-    wide, by_class = probabilities.double(), torch.zeros(probabilities.shape, dtype=torch.float64)
-    by_class = by_class.to(wide.device).scatter_(0, predicted[None], weights.double()[None])
-    mass = by_class.sum(1)
-    counts = torch.bincount(predicted, minlength=len(mass))
-    for c in ((mass == 0) & (counts > 0)).nonzero()[:, 0].tolist():
-        by_class[c] = predicted == c
-        mass[c] = counts[c]
-    return (by_class @ wide.T) / torch.where(mass > 0, mass, 1)[:, None]
+    classes, n = probabilities.shape
+    uncertain = torch.bincount(predicted[weights > 0], minlength=classes) > 0
+    weights = torch.where(uncertain[predicted], weights.double(), 1.0)
+    sums = torch.zeros(classes, classes, dtype=torch.float64, device=probabilities.device)
+    mass = sums.new_zeros(classes)
+    for part in (slice(i, i + _CPU_CHUNK) for i in range(0, n, _CPU_CHUNK)):
+        p = probabilities[:, part].double()
+        by_class = torch.zeros_like(p).scatter_(0, predicted[None, part], weights[None, part])
+        sums += by_class @ p.T
+        mass += by_class.sum(1)
+    return sums / torch.where(mass > 0, mass, 1)[:, None]
 
 
 def class_profile_distances(profiles: Tensor, others: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def _of_image(
     for x0, y0, x1, y1 in boxes:
         inside = (..., slice(y0, y1), slice(x0, x1))
         profile = class_profile(
-            probabilities[inside].double().flatten(1),
+            probabilities[inside].flatten(1),
             entropy[inside].flatten(),
             predicted[inside].flatten(),
         )

@@ -224,6 +224,17 @@ def test_profile_of_certain_pixels_is_the_plain_mean():
     assert ours[2].tolist() == [0, 0, 0]
 
 
+def test_profile_of_many_pixels():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet([0.3] * 4, 70_001).T
+    p[:, ::3] = np.eye(4)[:, [2]]  # class 2 is certain here
+    p[:, p.argmax(0) == 3] = np.eye(4)[:, [3]]  # and class 3 everywhere
+    entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(0)
+    predicted = p.argmax(0)
+    ours = class_profile(*map(torch.from_numpy, (p, entropy, predicted)))
+    np.testing.assert_allclose(ours, brute_profile(p, predicted, 4), rtol=1e-12)
+
+
 @pytest.fixture(scope="module")
 def varied(model):
     """The shared network predicts one class on most of an image; spread its logits."""
