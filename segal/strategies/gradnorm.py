@@ -43,5 +43,5 @@ class GradNorm:
     ) -> Picks:
         """The `count` largest norms, lowest id first among equals; scores are the norms."""
         scores = torch.from_numpy(table.values[GradientNorm(self.layers).column])
-        rows = top_k(scores, count, self.direction or "higher")
+        rows = top_k(scores, count, "higher")
         return Picks(rows.numpy(), scores[rows].numpy())
