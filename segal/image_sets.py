@@ -25,12 +25,14 @@ class ImageSet:
         dataset: The same images with labels; None where labels are unknown.
         inside: Boxes by image that make up the set; None: whole images.
         outside: Boxes by image that are left out.
+        tried_for: Images of the set that this is a part of, for a trial; 0 for a set as such.
     """
 
     pool: ImagePool
     dataset: LabelledDataset | None = None
     inside: Mapping[int, Sequence[Box]] | None = None
     outside: Mapping[int, Sequence[Box]] = field(default_factory=dict)
+    tried_for: int = 0
 
     def indices(self) -> list[int]:
         """Images of which a part may be in the set, in candidate order."""
@@ -38,12 +40,20 @@ class ImageSet:
         return [i for i in images if self.inside is None or self.inside.get(i)]
 
     def first(self, count: int) -> "ImageSet":
-        """The part of the set that is in its first images."""
-        boxes = {}
-        for i in self.indices()[:count]:
-            height, width = self.pool.size(i)
-            boxes[i] = [(0, 0, width, height)] if self.inside is None else self.inside[i]
-        return ImageSet(self.pool, self.dataset, boxes, self.outside)
+        """The part of the set that is in the first images of which it has a pixel, for a trial."""
+        boxes: dict[int, Sequence[Box]] = {}
+        for i in self.indices():
+            if len(boxes) == count:
+                break
+            if self._has_pixel(i):
+                height, width = self.pool.size(i)
+                boxes[i] = [(0, 0, width, height)] if self.inside is None else self.inside[i]
+        return ImageSet(self.pool, self.dataset, boxes, self.outside, len(self.indices()))
+
+    def _has_pixel(self, index: int) -> bool:
+        if self.dataset is None:
+            return bool(self.mask(index).any())
+        return bool((self.label(index) != IGNORE_INDEX).any())
 
     def mask(self, index: int) -> NDArray[np.bool_]:
         """(H, W), the pixels of an image that are in the set, void ones included."""

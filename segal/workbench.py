@@ -20,6 +20,7 @@ from segal.machine import Precision, autocast
 from segal.models.segmentation import SegmentationModel
 from segal.regions import RegionSize
 from segal.signals import Visit
+from segal.signals.base import NOT_FINITE
 from segal.tasks.base import Task
 
 T = TypeVar("T")
@@ -99,7 +100,7 @@ def forward(
             "the network failed on {} images of {} x {} pixels".format(*images.shape[:3]),
             expected="a network that takes images of that size, and memory for it",
             got=str(error).split("\n")[0][:300],
-            remedy="try a smaller --batch-size or --input-scale, or another architecture",
+            remedy="try a smaller machine.batch_size or model.input_scale, or another architecture",
         ) from error
     evidence.inputs, evidence.images = inputs, tuple(names)
     return evidence
@@ -153,7 +154,8 @@ class Bench:
         """Forward passes over a set; see `segal.signals.Workbench`.
 
         Raises:
-            SegalError: If there is no such set, or an image or a label cannot be read.
+            SegalError: If there is no such set, an image or a label cannot be read, or a logit is
+                NaN or infinite.
         """
         images, settings = self.images(of), self.settings
         chosen = images.indices()
@@ -171,6 +173,7 @@ class Bench:
             for batch, pixels, mask, labels in prefetch(read, grouped, settings.workers):
                 names = [images.pool.paths[i] for i in batch]
                 evidence = forward(self.task, self.model, pixels, settings, catch, names)
+                _check_finite(of, evidence)
                 known = None if labels is None else labels.to(settings.device)
                 yield Visit(evidence, mask.to(settings.device), known)
                 done += len(batch)
@@ -187,6 +190,18 @@ class Bench:
         """Keeps something to tell the user, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+
+def _check_finite(of: SetName, evidence: Evidence) -> None:
+    finite = evidence.logits.flatten(1).isfinite().all(1).tolist()
+    broken = [name for name, good in zip(evidence.images, finite, strict=True) if not good]
+    if broken:
+        raise SegalError(
+            f"the {_SHOWN[of]}: the network's logits are not finite",
+            expected="finite logits",
+            got="NaN or infinity at " + ", ".join(broken),
+            remedy=NOT_FINITE,
+        )
 
 
 def _stacked(arrays: Sequence[NDArray[Any]]) -> Tensor:

@@ -13,6 +13,9 @@ from segal.regions import RegionSize
 
 T = TypeVar("T")
 
+NOT_FINITE = "check the checkpoint, and the mean and std of images; with fp16, try bf16 or fp32"
+"""What to do about a network that gives NaN or infinity."""
+
 Parameters = Mapping[str, Tensor]
 """A vector in the space of a tail's parameters: tensors of the shapes of `Tail.parameters`."""
 

@@ -17,7 +17,7 @@ from segal.errors import SegalError
 from segal.functional import inverse as inverses
 from segal.image_sets import SetName
 from segal.models.segmentation import Tail
-from segal.signals.base import Need, Parameters, Visit, Workbench
+from segal.signals.base import NOT_FINITE, Need, Parameters, Visit, Workbench
 from segal.signals.curvature import LARGEST_MATRIX, Curvature, curvature
 from segal.signals.pixel_sample import constants
 
@@ -64,7 +64,7 @@ def _measure(bench: Workbench, of: SetName, layers: str) -> SetLoss:
     if pixels == 0:
         raise SegalError(
             f"the {of} set: not one pixel to take a gradient on",
-            expected="pixels with a class",
+            expected="pixels with a class, within what is labelled",
             got="void pixels only",
             remedy="check the labels, and the list of ignored classes",
         )
@@ -106,7 +106,7 @@ def _check_finite(of: SetName, visit: Visit, gradient: dict[str, Tensor], losses
         f"the {of} set: the gradient of its loss is not finite",
         expected="finite logits and features from the network",
         got="NaN or infinity at " + ", ".join(visit.evidence.images[i] for i in broken),
-        remedy="check --mean and --std, and the checkpoint; with fp16, try bf16 or fp32",
+        remedy=NOT_FINITE,
     )
 
 
@@ -172,7 +172,7 @@ class Inverse:
 
     @property
     def name(self) -> str:
-        """What changes the result, as `cg-0.01-1e-05-200-10000`."""
+        """What changes the result, as `cg-0.01-10000-1e-05-200`."""
         parts: tuple[object, ...] = (self.damping, "all" if self.pixels is None else self.pixels)
         if self.method == "identity":
             parts = ()
@@ -220,11 +220,12 @@ class Inverse:
     def _matrix(self, hessian: Curvature, parameters: int) -> Tensor:
         matrix = hessian.matrix() if parameters <= LARGEST_MATRIX else None
         if matrix is None:
+            sample = "every pixel" if self.pixels is None else "a sample of pixels"
             raise SegalError(
-                "inverse: cholesky does not serve these layers",
+                "inverse: cholesky does not serve here",
                 expected=f"the last layer, a 1 x 1 convolution of at most {LARGEST_MATRIX} "
-                "parameters",
-                got=f"{parameters} parameters",
+                "parameters, on a sample of pixels (strategy.hessian_pixels)",
+                got=f"{parameters} parameters, on {sample}",
                 remedy="take strategy.inverse=cg",
             )
         return matrix

@@ -44,6 +44,8 @@ class Pseudo:
 class TopK:
     """The K likeliest classes, each weighted by its probability (ISAL, eq. 3).
 
+    Among classes of equal probability the lowest index is likelier, as in `Pseudo`.
+
     Attributes:
         count: K, below the number of classes: with all of them the gradient is identically zero,
             since sum_k p_k (p - e_k) = 0.
@@ -58,8 +60,12 @@ class TopK:
 
     def weights(self, probabilities: Tensor) -> Tensor:
         """The probability on the K likeliest classes, 0 elsewhere."""
-        kept = probabilities.topk(self.count, dim=1)
-        return torch.zeros_like(probabilities).scatter_(1, kept.indices, kept.values)
+        weights, left = torch.zeros_like(probabilities), probabilities.clone()
+        for _ in range(self.count):  # torch.topk may take any of those that are equal
+            largest = left.max(1, keepdim=True)
+            weights.scatter_(1, largest.indices, largest.values)
+            left.scatter_(1, largest.indices, -1.0)
+        return weights
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ class SampleSize(NamedTuple):
 
 
 EVERY_PIXEL = SampleSize(None)
+_FEWER_PIXELS: Mapping[SetName, str] = {"val": "holdout_pixels", "pool": "pool_pixels"}
+"""What strategies call the number of pixels of a set; of the others it is `hessian_pixels`."""
 _Kept = TypeVar("_Kept", "PixelWindows", "PixelMap")
 
 
@@ -171,7 +173,8 @@ def tail_radius(tail: Tail, channels: int) -> int:
             f"layers {tail.name!r}: their output is not at the resolution of their input",
             expected="last layers that keep it, which can be run on parts of an image",
             got=str(error).split("\n")[0][:300],
-            remedy="give strategy.layers=last",
+            remedy="give strategy.layers=last; for a Hessian alone strategy.hessian_pixels=null "
+            "serves too, which runs them on whole images",
         ) from error
 
 
@@ -222,9 +225,11 @@ def keep_pixels(bench: Workbench, of: SetName, layers: str, size: SampleSize) ->
         if not kept:
             raise SegalError(
                 f"the set of images {of!r}: not one pixel to measure on",
-                expected="pixels with a class" if of == "val" else "pixels that are not bought",
-                got="void pixels only",
-                remedy="check the labels, and the list of ignored classes",
+                expected="pixels that are not bought" if of == "pool" else "pixels with a class",
+                got="none" if of == "pool" else "void pixels only",
+                remedy="add images to the pool"
+                if of == "pool"
+                else "check the labels, and the list of ignored classes",
             )
         return kept
 
@@ -262,14 +267,19 @@ def planned_bytes(
     return min(count, images * pixels) * each
 
 
+def _planned_images(images: ImageSet) -> int:
+    """Images of a set; in a trial, those that the work itself would go through."""
+    return images.tried_for or len(images.indices())
+
+
 def _check_memory(of: SetName, needed: int, device: torch.device) -> None:
-    free = free_bytes(device)
+    free, fewer = free_bytes(device), _FEWER_PIXELS.get(of, "hessian_pixels")
     if needed > free:
         raise SegalError(
             f"too little memory to keep pixels of the set of images {of!r}",
             expected=f"{needed / 2**20:.0f} MiB",
             got=f"{free / 2**20:.0f} MiB that are free",
-            remedy="give fewer pixels, such as strategy.holdout_pixels=1000, or fewer images",
+            remedy=f"give fewer pixels, such as strategy.{fewer}=1000, or fewer images",
         )
 
 
@@ -285,7 +295,7 @@ def _every_pixel(bench: Workbench, of: SetName, layers: str) -> tuple[Pixels, ..
                     EVERY_PIXEL,
                     inputs=inputs.shape,
                     pixels=visit.mask[i].numel(),
-                    images=len(bench.images(of).indices()),
+                    images=_planned_images(bench.images(of)),
                     classes=bench.model.spec.num_classes,
                     itemsize=inputs.element_size(),
                 )
@@ -332,7 +342,7 @@ def _sampled(bench: Workbench, of: SetName, layers: str, size: SampleSize) -> tu
                     size,
                     inputs=inputs.shape[1:],
                     pixels=visit.mask[i].numel(),
-                    images=len(bench.images(of).indices()),
+                    images=_planned_images(bench.images(of)),
                     classes=bench.model.spec.num_classes,
                     window=at_y.shape[1] * at_x.shape[1],
                     itemsize=inputs.element_size(),

@@ -1,10 +1,10 @@
 """What the strategies that score by a directional derivative share."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from segal.candidates import CandidateTable
@@ -24,8 +24,8 @@ class InverseParameters:
 
     Attributes:
         inverse: `cg` (default), `cholesky` (last layer only) or `lissa`.
-        damping: Added to the eigenvalues of the Hessian; for `lissa`, d, which comes to d times
-            the scale.
+        damping: Added to the eigenvalues of the Hessian; for `lissa`, d, at most 1, which comes to
+            d times the scale.
         tolerance: Of `cg`, relative to the right-hand side.
         max_iterations: Of `cg`.
         samples: Of `lissa`: steps k of a chain.
@@ -45,6 +45,15 @@ class InverseParameters:
     batch: Count = 1
     scale: Annotated[float, Field(gt=0.0)] = 1e4
     hessian_pixels: Count | None = 10_000
+
+    @model_validator(mode="after")
+    def _recursion_can_converge(self) -> Self:
+        if self.inverse == "lissa" and self.damping > 1.0:
+            raise ValueError(
+                "damping from 0 to 1 with inverse lissa, where it is a share of the scale|"
+                "give a smaller strategy.damping; damping * scale is added to the eigenvalues"
+            )
+        return self
 
     def _inverse(self, corrected: bool) -> Inverse:
         return Inverse(

@@ -60,7 +60,8 @@ class InfluenceSelection(InverseParameters):
         reduction: `mean` (default) per pixel of a candidate, or `sum`, its whole effect.
         corrected: Divide what `lissa` finds by its scale; the order of candidates is the same.
         inverse: `cg` (default), `cholesky` (last layer only) or `lissa`.
-        damping: Added to the eigenvalues of H; for `lissa`, d, which comes to d times the scale.
+        damping: Added to the eigenvalues of H; for `lissa`, d, at most 1, which comes to d times
+            the scale.
         tolerance: Of `cg`, relative to the right-hand side.
         max_iterations: Of `cg`.
         samples: Of `lissa`: steps k of a chain.

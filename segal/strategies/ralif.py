@@ -72,7 +72,8 @@ class ReliableInfluence(InverseParameters):
         clusters: Of `k_means`, which needs it: the number of candidates that the budget buys. With
             more picks than clusters a second round takes the next nearest of each.
         inverse: `cg` (default), `cholesky` (last layer only) or `lissa` (divided by its scale).
-        damping: Added to the eigenvalues of H; for `lissa`, d, which comes to d times the scale.
+        damping: Added to the eigenvalues of H; for `lissa`, d, at most 1, which comes to d times
+            the scale.
         tolerance: Of `cg`, relative to the right-hand side.
         max_iterations: Of `cg`.
         samples: Of `lissa`: steps k of a chain.

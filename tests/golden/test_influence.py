@@ -534,6 +534,16 @@ def test_settings_that_make_no_sense_are_refused(options):
         ralif(**options)
 
 
+@pytest.mark.parametrize("strategy", [InfluenceSelection, ReliableInfluence])
+def test_a_recursion_that_cannot_converge_is_refused(strategy):
+    """LiSSA's d is a share of the scale: no scale helps against one above 2."""
+    make = TypeAdapter(strategy).validate_python
+    assert make({"inverse": "lissa", "damping": 1.0}).damping == 1.0
+    assert make({"damping": 5.0}).damping == 5.0
+    with pytest.raises(ValueError, match="damping from 0 to 1"):
+        make({"inverse": "lissa", "damping": 1.5})
+
+
 def test_labels_of_a_reference_set_are_declared():
     assert ErrorChangeFirstOrder().uses_reference_labels
     assert not ReliableInfluence().uses_reference_labels

@@ -194,6 +194,25 @@ def test_a_gradient_that_is_no_number_names_the_image(model, sets):
         ReferenceGradient("val", "last").vector(bench)
 
 
+class BrokenLogits(Segmentation):
+    """Makes a NaN of one logit of the last image of a batch."""
+
+    def evidence(self, model, images, catch=()):
+        found = super().evidence(model, images, catch)
+        found.logits[-1, 0, 3, 4] = torch.nan
+        return found
+
+
+@pytest.mark.parametrize("method", ["cg", "lissa"])
+def test_a_hessian_of_no_number_names_the_image_and_blames_no_damping(model, sets, method):
+    bench = dataclasses.replace(make_bench(model, sets, batch_size=2), task=BrokenLogits())
+    with pytest.raises(SegalError, match=r"(?s)labelled regions.*at 0\.png\n") as caught:
+        curvature(bench, "labelled", "last", 50)
+    assert "damping" not in str(caught.value)
+    with pytest.raises(SegalError, match="reference set: the network's logits are not finite"):
+        Influence("val", "last", Inverse(method)).vector(bench)
+
+
 def test_what_cannot_be_inverted_says_what_to_do(model, sets):
     bench = make_bench(model, sets)
     with pytest.raises(SegalError, match=r"strategy\.damping=0\.01"):
@@ -204,6 +223,8 @@ def test_what_cannot_be_inverted_says_what_to_do(model, sets):
         Influence("val", "last", Inverse("lissa", damping=0.0, scale=0.01)).vector(bench)
     with pytest.raises(SegalError, match=r"(?s)cholesky.*inverse=cg"):
         Influence("val", "last_two", Inverse("cholesky")).vector(bench)
+    with pytest.raises(SegalError, match=r"(?s)a sample of pixels.*every pixel.*inverse=cg"):
+        Influence("val", "last", Inverse("cholesky", pixels=None)).vector(bench)
 
 
 def test_conjugate_gradients_that_end_early_say_so(model, sets):
