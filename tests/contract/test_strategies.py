@@ -188,14 +188,25 @@ def test_declares_itself_and_refuses_what_it_does_not_know(name, parameters):
         make(name, {**parameters, "no_such_parameter": 1})
 
 
-@pytest.mark.parametrize("name", ["entropy", "least_confidence", "margin", "bvsb"])
-def test_uncertainties_pick_the_highest_lowest_id_first_among_equals(name):
+@pytest.mark.parametrize(
+    ("direction", "name"),
+    [
+        *(("higher", name) for name in ("entropy", "least_confidence", "margin", "bvsb")),
+        *(("higher", name) for name in ("mc_dropout", "bald", "gradnorm", "learning_loss")),
+        *(("lower", name) for name in ("vaal", "err_reduction")),
+    ],
+)
+def test_values_are_picked_from_their_end_lowest_id_first_among_equals(direction, name):
     strategy = make(name, {})
     table = made_table(strategy)
-    table.values[name][:] = np.round(table.values[name], 1)
+    (values,) = table.values.values()
+    values[:] = np.round(values, 1)
     picks = pick(strategy, table, table.view(np.zeros(0, int), np.zeros(0, int)), 40)
-    expected = sorted(range(len(table)), key=lambda row: (-table.values[name][row], row))[:40]
+    sign = {"higher": -1, "lower": 1}[direction]
+    expected = sorted(range(len(table)), key=lambda row: (sign * values[row], row))[:40]
+    assert strategy.direction == direction
     assert picks.rows.tolist() == expected
+    assert np.array_equal(picks.scores, values[expected])
 
 
 @pytest.mark.parametrize("selector", ["k_center", "k_means_plusplus"])
