@@ -273,7 +273,7 @@ class RegionUpdates:
     def _gathered(self, pixels: Pixels, updated: Mapping[str, Tensor], gather: Gather) -> Tensor:
         """(k, r): sums of one part of the pixels, for r updates."""
         batch, channels, *window = pixels.inputs.shape
-        each = work_bytes(updated, channels, batch * math.prod(window))
+        each = work_bytes(constants(self.tail), channels, batch * math.prod(window))
         each += 6 * pixels.before.numel() * pixels.before.element_size()
         count = max(1, WORKING_BYTES // each)
         sums = []

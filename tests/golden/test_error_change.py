@@ -23,6 +23,7 @@ from segal.signals.error_change import (
     NOT_MEASURED,
     HoldoutErrorChange,
     Prefilter,
+    RegionUpdates,
     UpdatedEntropy,
 )
 from segal.signals.pixel_sample import EVERY_PIXEL, SampleSize
@@ -57,9 +58,7 @@ def make_model(architecture, classes, sharpness):
     torch.manual_seed(0)
     model = build_model(make_spec(architecture, "resnet18", CLASSES[:classes])).double().eval()
     with torch.no_grad():
-        model.head.weight *= {"Unet": 3.0, "DeepLabV3Plus": 12.0}[
-            architecture
-        ]  # so that predictions differ from pixel to pixel
+        model.head.weight *= sharpness
     return model
 
 
@@ -180,6 +179,27 @@ def test_regions_together_are_regions_one_by_one(deeplab, data, monkeypatch):
         monkeypatch.setattr(module, "WORKING_BYTES", 1)
     for signal, expected in zip(signals, together, strict=True):
         np.testing.assert_allclose(measured(signal, deeplab, data, "16"), expected, rtol=1e-9)
+
+
+def test_as_many_regions_at_a_time_as_memory_takes(deeplab, data, monkeypatch):
+    """However many there are."""
+    updates = RegionUpdates.on(make_bench(deeplab, data), "val", "last", SampleSize(20), 1, LR)
+    (pixels,) = updates.pixels
+    parameters = pixel_sample.constants(updates.tail)
+    cells = pixels.inputs.numel() // pixels.inputs.shape[1]
+    each = pixel_sample.work_bytes(parameters, pixels.inputs.shape[1], cells)
+    each += 6 * pixels.before.numel() * pixels.before.element_size()
+    monkeypatch.setattr(error_change, "WORKING_BYTES", 3 * each)
+    taken = []
+
+    def gather(_, after):
+        taken.append(len(after))
+        return after.new_zeros(1, len(after))
+
+    for count in (2, 8):
+        updated = {name: torch.stack([value] * count) for name, value in parameters.items()}
+        updates._gathered(pixels, updated, gather)
+    assert taken == [2, 3, 3, 2]
 
 
 def test_a_sample_does_not_depend_on_batches_but_on_the_seed(deeplab, data):
