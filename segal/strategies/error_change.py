@@ -47,7 +47,8 @@ class ErrorChange:
             count alike, and l_v is another mean than the paper's for segmentation.
         prefilter: The share of candidates, those of the largest S_a (IWPS, eq. 10), that S is
             measured for, in a second pass; the others rank after them, by S_a, which is their
-            score. Null for S of all of them in one pass.
+            score. Null for S of all of them in one pass. S_a ranks much as S does with `all`, and
+            loosely with `positive`: a share below a half then loses some of the best.
     """
 
     layers: Layers = "last_two"
