@@ -4,6 +4,7 @@ No logits are kept, and memory does not grow with the pool: rows go to disk as t
 What scores the pool gets images only; there is no label in anything that this module is given.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,18 +22,21 @@ from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.evidence import Evidence, Units
-from segal.files import replacing
+from segal.files import replacing, write_json
 from segal.image_sets import ImageSet, SetName
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Box, Boxes, RegionSize
 from segal.signals import Meter, Signal
+from segal.signals.base import NOT_FINITE
 from segal.tasks.base import Task
 from segal.workbench import Bench, ScanSettings, batches, forward
 
-__all__ = ["LABELLED_FOLDER", "Scan", "ScanSettings"]
+__all__ = ["LABELLED_FOLDER", "NOTES_FILE", "Scan", "ScanSettings", "scan_notes"]
 
 Progress = Callable[[int, int], None]
 LABELLED_FOLDER = "labelled"
+NOTES_FILE = "notes.json"
+"""Beside the tables, where there is something to say of the pass."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Scan:
     seed: int = 0
 
     def run(self, folder: Path, progress: Progress | None = None) -> tuple[str, ...]:
-        """Measures, and writes the tables `folder/<size>` and `folder/labelled`.
+        """Measures, and writes the tables `folder/<size>` and `folder/labelled`, and what it notes.
 
         Args:
             folder: Appears as a whole when the pass is done.
@@ -92,6 +96,8 @@ class Scan:
                 done += len(batch)
                 if progress is not None:
                     progress(done, len(self.pool))
+            if notes:
+                write_json(temporary / NOTES_FILE, notes)
         return tuple(notes)
 
     def _prepare(self) -> tuple[dict[Signal, Meter], list[str]]:
@@ -152,6 +158,13 @@ class Scan:
         return forward(self.task, self.model, images, self.settings, list(catch), names)
 
 
+def scan_notes(folder: Path) -> list[str]:
+    """What a pass that is done noted, from the folder that it wrote."""
+    path = folder / NOTES_FILE
+    notes: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return notes
+
+
 def _measure(
     evidence: Evidence | None, units: Units, meters: Mapping[Signal, Meter], names: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
@@ -168,7 +181,7 @@ def _measure(
                 f"{names[image]}, region {unit + 1} of {len(units)}: {signal.column} is not finite",
                 expected="finite logits and features from the network",
                 got="NaN or infinity",
-                remedy="check --mean and --std, and the checkpoint; with fp16, try bf16 or fp32",
+                remedy=NOT_FINITE,
             )
         measured[signal.column] = values
     return measured

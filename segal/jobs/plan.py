@@ -1,28 +1,25 @@
 """What a selection would take, from trials on a few images: time, memory and disk."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
 from segal.acquisition import Offer
-from segal.budget import Budget
 from segal.candidates import CandidateTable
 from segal.config import SelectConfig
 from segal.console import bar
 from segal.data.pool import ImagePool, open_pool
-from segal.errors import SegalError
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.inputs import image_sizes, read_labelled, scan_settings
 from segal.jobs.reference import SelectionLabels, needs_of
+from segal.jobs.select import load_network, make_offer
 from segal.machine import find_device, peak_memory_bytes, use_threads
-from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.models.segmentation import SegmentationModel
 from segal.regions import RegionSize
 from segal.scan import Scan
+from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.tasks.segmentation import Segmentation
 
@@ -79,6 +76,11 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     """
     use_threads(config.machine.threads)
     device = find_device(config.machine.device)
+    model = load_network(config, strategy)
+    labels = SelectionLabels.open(config, strategy)
+    if model is not None:
+        labels.check_classes(model.spec)
+        model.to(device)
     with bar("Checking images") as advance:
         pool = open_pool(
             config.images,
@@ -88,27 +90,14 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
             progress=advance,
         )
     labelled = read_labelled(config.labelled, pool)
-    sizes = image_sizes(pool)
     boxes = {pool.paths[image]: found for image, found in labelled.items()}
-    offer = Offer.of(sizes, RegionSize.parse(config.region), boxes)
-    areas = np.array([h * w for h, w in sizes.values()], np.int64)
-    picks = Budget.parse(config.budget).allowance(areas).most(offer.prices)
-    sets = SelectionLabels.open(config, strategy).sets(config, pool, labelled)
-    model = None
-    if config.checkpoint is not None:
-        options = CheckpointOptions(**config.model.model_dump())
-        model = load_checkpoint(config.checkpoint, options).to(device)
-    elif next(iter(strategy.passes(PassContext())), []):
-        raise SegalError(
-            "checkpoint: missing",
-            expected=f"a network, which {config.strategy['name']} measures the pool with",
-            got="no --checkpoint",
-            remedy="give --checkpoint FILE",
-        )
-    needed = [sets[of].indices() for of in {need.of for need in needs_of(strategy)}]
-    return _extrapolate(
-        _Trial(config, strategy, pool, sets, model), len(offer), picks, sum(map(len, needed))
+    offer, allowance = make_offer(config, pool, boxes)
+    sets, needed = labels.sets(config, pool, labelled), {need.of for need in needs_of(strategy)}
+    trial = _Trial(
+        config, strategy, pool, {name: sets[name] for name in sets if name in needed}, model
     )
+    rows = len(Offer.of(image_sizes(pool), RegionSize.parse(config.region), {}))
+    return _extrapolate(trial, rows, len(offer), allowance.most(offer.prices))
 
 
 @dataclass(frozen=True)
@@ -117,11 +106,15 @@ class _Measured:
 
     Attributes:
         seconds: Of all passes.
-        disk: Bytes of their tables for each candidate.
+        images: Of the pool, that they went over.
+        beside: Images of the sets that were looked at before.
+        disk: Bytes of their tables for each row of one.
         embedded: Numbers in a candidate's embeddings.
     """
 
     seconds: float
+    images: int
+    beside: int
     disk: float
     embedded: int
 
@@ -138,32 +131,49 @@ class _Trial:
 
     def __call__(self, images: int, beside: int) -> _Measured:
         """Runs all passes over the first images of the pool, and of each set beside it."""
-        config, context = self.config, PassContext()
-        sizes = dict.fromkeys([config.region, *config.extra_regions])
+        context = PassContext()
+        pool = self.pool.subset(range(min(images, len(self.pool))))
+        sets = {name: found.first(beside) for name, found in self.sets.items()}
         started = time.perf_counter()
         with TemporaryDirectory() as temporary:
             for number, signals in enumerate(self.strategy.passes(context)):
-                scan = Scan(
-                    pool=self.pool.subset(range(min(images, len(self.pool)))),
-                    task=Segmentation(),
-                    regions=[RegionSize.parse(size) for size in sizes],
-                    settings=scan_settings(config, find_device(config.machine.device)),
-                    signals=signals,
-                    model=self.model,
-                    sets={name: found.first(beside) for name, found in self.sets.items()},
-                )
-                scan.run(Path(temporary) / str(number))
-                table = CandidateTable.open(Path(temporary) / str(number) / config.region)
-                context.tables.append(table)
+                context.tables.append(self._scan(pool, sets, signals, Path(temporary, str(number))))
+            if not context.tables:
+                context.tables.append(self._scan(pool, sets, [], Path(temporary, "0")))
             seconds = time.perf_counter() - started
-            files = (p for p in Path(temporary).rglob("*.npy"))
-            disk = sum(path.stat().st_size for path in files)
-        columns = [c for table in context.tables for c in table.embeddings.values()]
-        embedded = sum(column.shape[1] for column in columns)
-        return _Measured(seconds, disk / sum(map(len, context.tables)), embedded)
+            disk = sum(path.stat().st_size for path in Path(temporary).rglob("*.npy"))
+            last = context.tables[-1]  # which the choice is made from
+            return _Measured(
+                seconds=seconds,
+                images=len(pool),
+                beside=sum(len(found.indices()) for found in sets.values()),
+                disk=disk / len(last),
+                embedded=sum(column.shape[1] for column in last.embeddings.values()),
+            )
+
+    def _scan(
+        self,
+        pool: ImagePool,
+        sets: Mapping[SetName, ImageSet],
+        signals: Sequence[Signal],
+        folder: Path,
+    ) -> CandidateTable:
+        config = self.config
+        sizes = dict.fromkeys([config.region, *config.extra_regions])
+        scan = Scan(
+            pool=pool,
+            task=Segmentation(),
+            regions=[RegionSize.parse(size) for size in sizes],
+            settings=scan_settings(config, find_device(config.machine.device)),
+            signals=signals,
+            model=self.model,
+            sets=sets,
+        )
+        scan.run(folder)
+        return CandidateTable.open(folder / config.region)
 
 
-def _extrapolate(trial: _Trial, candidates: int, picks: int, beside: int) -> Plan:
+def _extrapolate(trial: _Trial, rows: int, candidates: int, picks: int) -> Plan:
     """From a few images to all, as if time and disk grew with the pixels."""
     trial(1, 1)  # the first pass of all pays for what is loaded late
     with bar("Trying it on a few images") as advance:
@@ -173,20 +183,26 @@ def _extrapolate(trial: _Trial, candidates: int, picks: int, beside: int) -> Pla
             advance(len(measured), len(_TRIALS))
     one, more, more_beside = measured
     areas = [h * w for h, w in image_sizes(trial.pool).values()]
-    tried = areas[: max(images for images, _ in _TRIALS)]
-    of_image = max(0.0, (more.seconds - one.seconds) / 2)
-    of_set = max(0.0, (more_beside.seconds - one.seconds) / 2) if beside else 0.0
-    fixed = max(0.0, one.seconds - of_image - of_set)
+    tried = areas[: more.images]
+    beside = sum(len(found.indices()) for found in trial.sets.values())
+    of_image = _slope(one.seconds, more.seconds, more.images - one.images)
+    of_set = _slope(one.seconds, more_beside.seconds, more_beside.beside - one.beside)
+    fixed = max(0.0, one.seconds - of_image * one.images - of_set * one.beside)
     return Plan(
         images=len(areas),
         candidates=candidates,
         picks=picks,
         prepare_seconds=fixed + of_set * beside,
         scan_seconds=of_image * len(tried) * sum(areas) / sum(tried),
-        disk_bytes=round(more.disk * candidates),
+        disk_bytes=round(more.disk * rows),
         scan_bytes=max(peak_memory_bytes(find_device(trial.config.machine.device)).values()),
         select_bytes=one.embedded * 4 * candidates,
     )
+
+
+def _slope(one: float, more: float, further: int) -> float:
+    """Seconds of an image, from those of some and of further ones; not negative."""
+    return max(0.0, more - one) / max(1, further)
 
 
 def _minutes(seconds: float) -> str:

@@ -70,7 +70,8 @@ class SelectionLabels:
 
     Attributes:
         reference: Whole images outside the pool.
-        training: The images that regions are labelled of.
+        training: The images that regions are labelled of; without it their void pixels are unknown,
+            and count like any other.
     """
 
     reference: LabelledDataset | None = None
@@ -87,8 +88,7 @@ class SelectionLabels:
         reference = training = None
         if config.reference is not None and "val" in {need.of for need in needs}:
             reference = open_labels(config.reference, config.machine)
-        labelled = {Need("initial", True), Need("labelled", True)}
-        if config.training is not None and needs & labelled:
+        if config.training is not None and {need.of for need in needs} & {"initial", "labelled"}:
             training = open_labels(config.training, config.machine, read_images(config.labelled))
         return cls(reference, training)
 
@@ -101,6 +101,12 @@ class SelectionLabels:
             if dataset is not None
         }
 
+    def check_classes(self, spec: ModelSpec) -> None:
+        """Raises a SegalError if one of them has other classes than the network."""
+        for dataset in (self.reference, self.training):
+            if dataset is not None:
+                check_classes(dataset, spec)
+
     def sets(
         self, config: SelectConfig, pool: ImagePool, labelled: Mapping[int, Sequence[Box]]
     ) -> dict[SetName, ImageSet]:
@@ -112,13 +118,16 @@ class SelectionLabels:
             labelled: Boxes that are labelled, by image index.
 
         Raises:
-            SegalError: If the reference set shares images with the pool.
+            SegalError: If the reference set shares images with the pool, or the images that
+                `training` has labels of are not those of the pool.
         """
         sets: dict[SetName, ImageSet] = {"pool": ImageSet(pool, outside=labelled)}
         if self.reference is not None:
             check_apart(self.reference.pool, pool)
             sets["val"] = ImageSet(self.reference.pool, self.reference)
         dataset, images = self.training, pool if self.training is None else self.training.pool
+        if self.training is not None:
+            _check_same(self.training.pool, pool)
         if config.labelled:
             sets["initial"] = ImageSet(images, dataset, read_labelled(config.labelled[:1], images))
             sets["labelled"] = ImageSet(images, dataset, read_labelled(config.labelled, images))
@@ -165,6 +174,18 @@ def check_apart(reference: ImagePool, pool: ImagePool) -> None:
         )
 
 
+def _check_same(labelled: ImagePool, pool: ImagePool) -> None:
+    digests = dict(image_digests(pool))
+    others = [p for p, digest in image_digests(labelled) if digests.get(p, digest) != digest]
+    if others:
+        raise SegalError(
+            f"{labelled.root}: other images than the pool's of the same name",
+            expected=f"the images below {pool.root}, which the regions were selected from",
+            got=", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else ""),
+            remedy="give the data set whose images the pool is as training.root",
+        )
+
+
 def check_classes(reference: LabelledDataset, spec: ModelSpec) -> None:
     """Raises a SegalError if a data set has other classes than the network."""
     if len(reference.classes) != spec.num_classes:
@@ -178,10 +199,12 @@ def check_classes(reference: LabelledDataset, spec: ModelSpec) -> None:
 
 def reference_cost(reference: LabelledDataset) -> dict[str, int]:
     """What the labels of a reference set come to: images, and pixels that are not void."""
-    pixels = sum(
-        int((reference.read_label(i) != IGNORE_INDEX).sum()) for i in range(len(reference))
-    )
-    return {"images": len(reference), "pixels": pixels}
+    pixels, images = 0, len(reference)
+    with bar("Counting reference labels") as advance:
+        for i in range(images):
+            pixels += int((reference.read_label(i) != IGNORE_INDEX).sum())
+            advance(i + 1, images)
+    return {"images": images, "pixels": pixels}
 
 
 def reference_note(strategy: str, cost: Mapping[str, int], pool_pixels: int) -> str:
@@ -206,7 +229,7 @@ def open_labels(
     Raises:
         SegalError: If something is missing or damaged, or no pixel has a label.
     """
-    with bar("Checking the reference images") as advance:
+    with bar(f"Checking images of {config.split}") as advance:
         dataset = open_dataset(
             config.root,
             config.split,
@@ -217,9 +240,9 @@ def open_labels(
             progress=advance,
             only=only,
         )
-    with bar("Checking the reference labels") as advance:
+    with bar(f"Checking labels of {config.split}") as advance:
         dataset.check(progress=advance)
-    if not reference_cost(dataset)["pixels"]:
+    if not any((dataset.read_label(i) != IGNORE_INDEX).any() for i in range(len(dataset))):
         raise SegalError(
             f"{config.root}: {config.split} has no labels to measure on",
             expected="labels of some pixels at least",

@@ -49,7 +49,7 @@ class RoundScan:
         signals: Sequence[Signal],
         model: SegmentationModel | None,
         tables: Path,
-    ) -> list[str]:
+    ) -> None:
         """Scans the pool.
 
         Args:
@@ -57,9 +57,6 @@ class RoundScan:
             signals: What to measure.
             model: The network that the round trained.
             tables: Folder of the tables.
-
-        Returns:
-            What the user should be told.
         """
         config, region = self.config, RegionSize.parse(self.config.region)
         by_index = self.oracle.by_index(self.bought)
@@ -75,4 +72,4 @@ class RoundScan:
             seed=derive_seed(config.seed, number, SCAN),
         )
         with bar(f"Round {number}: scanning the pool") as advance:
-            return [f"Round {number}: {note}" for note in scan.run(tables, advance)]
+            scan.run(tables, advance)

@@ -69,7 +69,7 @@ from segal.models.segmentation import SegmentationModel
 from segal.oracle import Oracle
 from segal.regions import Box, RegionSize
 from segal.run_folder import fingerprint
-from segal.scan import LABELLED_FOLDER
+from segal.scan import LABELLED_FOLDER, scan_notes
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.train import train
@@ -314,12 +314,14 @@ class Rounds:
                 bought=self.bought.boxes,
             )
             model = self.model(number) if signals else None
-            self.notes += scan.run(number, signals, model, tables)
+            scan.run(number, signals, model, tables)
             return [tables], []
 
         columns = [signal.column for signal in signals]
         settings = [config.region, columns, config.precision, config.embedding_dtype]
         self.phase(f"scan-{index}", number, settings, work)
+        found = [f"Round {number}: {note}" for note in scan_notes(tables)]
+        self.notes += [note for note in found if note not in self.notes]
         return CandidateTable.open(tables / config.region)
 
     def measured(self, index: int) -> list[Signal]:

@@ -43,7 +43,7 @@ from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Box, RegionSize
 from segal.run_folder import fingerprint
-from segal.scan import LABELLED_FOLDER, Scan
+from segal.scan import LABELLED_FOLDER, Scan, scan_notes
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.tasks.segmentation import Segmentation
@@ -123,24 +123,64 @@ def run_selection(config: SelectConfig, strategy: Strategy) -> SelectionResult:
             got=str(config.out),
             remedy="choose another folder with --out",
         )
-    needs = next(iter(strategy.passes(PassContext())), [])
-    if needs and config.checkpoint is None:
+    model = load_network(config, strategy)
+    labels = SelectionLabels.open(config, strategy)
+    if model is not None:
+        labels.check_classes(model.spec)
+    with Ledger.open(config.out, "select", _identity(config, labels)) as ledger:
+        return _Selection(config, strategy, ledger, model, device, labels).run()
+
+
+def load_network(config: SelectConfig, strategy: Strategy) -> SegmentationModel | None:
+    """The network that the pool is measured with; None where there is none, nor a need of one.
+
+    Raises:
+        SegalError: If it is missing, or cannot be loaded.
+    """
+    if config.checkpoint is not None:
+        return load_checkpoint(config.checkpoint, CheckpointOptions(**config.model.model_dump()))
+    if next(iter(strategy.passes(PassContext())), []):
         raise SegalError(
             "checkpoint: missing",
             expected=f"a network, which {config.strategy['name']} measures the pool with",
             got="no --checkpoint",
             remedy="give --checkpoint FILE, or --strategy random, which needs none",
         )
-    model = _load_model(config)
-    labels = SelectionLabels.open(config, strategy)
-    with Ledger.open(config.out, "select", _identity(config, labels)) as ledger:
-        return _Selection(config, strategy, ledger, model, device, labels).run()
+    return None
 
 
-def _load_model(config: SelectConfig) -> SegmentationModel | None:
-    if config.checkpoint is None:
-        return None
-    return load_checkpoint(config.checkpoint, CheckpointOptions(**config.model.model_dump()))
+def make_offer(
+    config: SelectConfig, pool: ImagePool, labelled: Mapping[str, Sequence[Box]]
+) -> tuple[Offer, Allowance]:
+    """The candidates of which something is left to buy, and what may be spent.
+
+    Args:
+        config: The configuration.
+        pool: The pool.
+        labelled: Boxes that are labelled, by image.
+
+    Raises:
+        SegalError: If nothing is left, or the budget buys nothing.
+    """
+    sizes = image_sizes(pool)
+    offer = Offer.of(sizes, RegionSize.parse(config.region), labelled)
+    if not len(offer):
+        raise SegalError(
+            f"{config.images}: nothing is left to select",
+            expected="pixels that are not labelled yet",
+            got="candidates that are all labelled",
+            remedy="add images",
+        )
+    areas = np.array([h * w for h, w in sizes.values()], np.int64)
+    allowance = Budget.parse(config.budget).allowance(areas)
+    if allowance.most(offer.prices) == 0:
+        raise SegalError(
+            f"budget: {config.budget} does not buy a single region",
+            expected=f"at least {offer.prices.min()} pixels, the cheapest region's price",
+            got=f"{allowance.limit} pixels",
+            remedy="give a larger --budget, or a smaller --region",
+        )
+    return offer, allowance
 
 
 def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object]:
@@ -169,6 +209,7 @@ class _Selection:
         self.device = device
         self.clock = _Clock()
         self.notes: list[str] = []
+        self.reference_cost: Mapping[str, int] | None = None
 
     def run(self) -> SelectionResult:
         pool = self.open_pool()
@@ -176,7 +217,7 @@ class _Selection:
         self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
         self.sets = self.labels.sets(self.config, pool, labelled)
         inputs = fingerprint(image_digests(pool))
-        offer, allowance = self.make_offer(pool)
+        offer, allowance = make_offer(self.config, pool, self.labelled)
         context = PassContext()
         for number, signals in enumerate(self.strategy.passes(context)):
             context.tables.append(self.scan(pool, labelled, signals, number, inputs))
@@ -197,7 +238,7 @@ class _Selection:
             "picks": len(selected),
         }
         if self.labels.reference is not None:
-            cost = reference_cost(self.labels.reference)
+            self.reference_cost = cost = reference_cost(self.labels.reference)
             total = sum(h * w for h, w in image_sizes(pool).values())
             self.notes.append(reference_note(str(self.config.strategy["name"]), cost, total))
         if len(selected) == len(offer):
@@ -238,28 +279,6 @@ class _Selection:
                     purchases.append(Purchase(rank, "labelled", image, box, 0.0))
         self.ledger.finish("labelled", _ROUND, inputs, purchases=purchases)
 
-    def make_offer(self, pool: ImagePool) -> tuple[Offer, Allowance]:
-        """The candidates of which something is left to buy, and what may be spent."""
-        config, sizes = self.config, image_sizes(pool)
-        offer = Offer.of(sizes, RegionSize.parse(config.region), self.labelled)
-        if not len(offer):
-            raise SegalError(
-                f"{config.images}: nothing is left to select",
-                expected="pixels that are not labelled yet",
-                got="candidates that are all labelled",
-                remedy="add images",
-            )
-        areas = np.array([h * w for h, w in sizes.values()], np.int64)
-        allowance = Budget.parse(config.budget).allowance(areas)
-        if allowance.most(offer.prices) == 0:
-            raise SegalError(
-                f"budget: {config.budget} does not buy a single region",
-                expected=f"at least {offer.prices.min()} pixels, the cheapest region's price",
-                got=f"{allowance.limit} pixels",
-                remedy="give a larger --budget, or a smaller --region",
-            )
-        return offer, allowance
-
     # The pass over the pool
 
     def scan(
@@ -291,10 +310,11 @@ class _Selection:
                 seed=derive_seed(config.seed, _ROUND, SCAN),
             )
             with bar("Scanning the pool") as advance, self.clock(phase):
-                self.notes += scan.run(folder, advance)
+                scan.run(folder, advance)
             self.ledger.finish(
                 phase, _ROUND, inputs, artefacts=[folder], seconds=self.clock.seconds[phase]
             )
+        self.notes += [note for note in scan_notes(folder) if note not in self.notes]
         self.labelled_table = CandidateTable.open(folder / LABELLED_FOLDER)
         return CandidateTable.open(folder / config.region)
 
@@ -362,9 +382,7 @@ class _Selection:
                 "pixels": pixels,
                 "share_of_pool": pixels / total,
                 "image_equivalents": pixels * len(pool) / total,
-                "reference": None
-                if self.labels.reference is None
-                else reference_cost(self.labels.reference),
+                "reference": self.reference_cost,
             },
             "seconds": self.clock.seconds,
             "peak_memory_bytes": peak_memory_bytes(self.device),

@@ -14,7 +14,7 @@ from segal.errors import SegalError
 from segal.ledger import Ledger, Phase
 from segal.regions import Box, RegionSize
 from segal.run_folder import LEDGER_FILE, fingerprint
-from segal.scan import LABELLED_FOLDER
+from segal.scan import LABELLED_FOLDER, NOTES_FILE
 from segal.signals import MeanFeature
 
 FEATURE = MeanFeature().column
@@ -56,7 +56,11 @@ class StoredScan:
             if phase is None or not tables.is_dir():
                 raise _no_scan(path, root)
             identity = [ledger.configuration, phase.name, phase.round, phase.fingerprint]
-        sizes = [RegionSize.parse(p.name) for p in tables.iterdir() if p.name != LABELLED_FOLDER]
+        sizes = [
+            RegionSize.parse(p.name)
+            for p in tables.iterdir()
+            if p.name not in {LABELLED_FOLDER, NOTES_FILE}
+        ]
         return cls(
             folder=tables,
             sizes=tuple(sorted(sizes, key=_area)),

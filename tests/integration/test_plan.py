@@ -1,16 +1,22 @@
 """`segal plan`: a trial that tells what a selection would take."""
 
 import re
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
 from segal.candidates import CandidateTable
 from segal.data.datasets import open_dataset
+from segal.data.pool import open_pool
 from segal.data.synthetic import make_scenes
+from segal.errors import SegalError
 from segal.jobs.plan import plan_selection
 from segal.jobs.strategies import configure_selection
+from segal.masks import Selected, write_selection
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
+from segal.signals import MeanFeature, Value, pixel_sample
 
 
 def test_says_what_a_selection_would_take_and_leaves_nothing(
@@ -66,6 +72,87 @@ def test_refuses_what_select_refuses(segal, image_folder, tmp_path):
     code, out, err = segal("plan", "--images", image_folder, "--budget", "5")
     assert (code, out) == (2, "")
     assert "checkpoint: missing" in err
-    code, _, err = segal("plan", "--images", tmp_path / "nowhere", "--budget", "5")
+    code, _, err = segal(
+        *("plan", "--images", tmp_path / "nowhere", "--budget", "5", "--strategy", "random")
+    )
     assert code == 2
     assert "nowhere" in err
+
+
+def test_tries_strategies_without_a_pass_and_with_two(segal, image_folder, tmp_path):
+    code, out, err = segal(
+        "plan", "--images", image_folder, "--region", "32", "--budget", "5", "--strategy", "random"
+    )
+    assert code == 0, err
+    assert out.startswith("7 images, 60 regions on offer")
+
+
+@dataclass(frozen=True)
+class TwoPasses:
+    """Looks twice, as a prefilter does."""
+
+    direction: ClassVar = None
+    uses_reference_labels: ClassVar = False
+    source: ClassVar = "a test"
+
+    def passes(self, context):
+        yield [MeanFeature()]
+        yield [Value("entropy")]
+
+    def select(self, table, labelled, count, generator):
+        raise AssertionError("a plan makes no choice")
+
+
+def test_two_passes_fill_the_disk_twice_and_the_choice_reads_the_last(image_folder, checkpoint):
+    def plan(strategy):
+        raw = {"images": str(image_folder), "checkpoint": str(checkpoint), "region": "32",
+               "budget": "12", "out": "run", "strategy": {"name": "uwe"}}  # fmt: skip
+        return plan_selection(configure_selection(raw)[0], strategy)
+
+    class First(TwoPasses):
+        def passes(self, context):
+            yield [MeanFeature()]
+
+    once, twice = plan(First()), plan(TwoPasses())
+    assert once.select_bytes > 0
+    assert twice.select_bytes == 0
+    assert once.disk_bytes < twice.disk_bytes < 2 * once.disk_bytes
+
+
+def test_tries_a_set_of_which_the_first_image_has_no_pixel(image_folder, checkpoint, tmp_path):
+    """Its first image is all labelled."""
+    pool = open_pool(image_folder)
+    height, width = pool.size(0)
+    path = tmp_path / "labelled.csv"
+    write_selection(path, [Selected(1, pool.paths[0], (0, 0, width, height), height * width, 0.0)])
+    raw = {
+        "images": str(image_folder), "checkpoint": str(checkpoint), "region": "32", "budget": "12",
+        "out": "run", "labelled": [str(path)],
+        "strategy": {"name": "ralif", "hessian_pixels": 50, "tau": 0.3},
+    }  # fmt: skip
+    plan = plan_selection(*configure_selection(raw))
+    assert plan.candidates < 60
+
+
+def test_tells_beforehand_that_memory_is_too_small(
+    segal, image_folder, checkpoint, tmp_path, monkeypatch
+):
+    """For all images of the pool, where those of the trial would have fitted."""
+    raw = {
+        "images": str(image_folder), "checkpoint": str(checkpoint), "region": "32", "budget": "12",
+        "out": "run", "strategy": {"name": "err_reduction", "pool_pixels": 0},
+    }  # fmt: skip
+    config, strategy = configure_selection(raw)
+    free = 4_000_000
+    monkeypatch.setattr(pixel_sample, "free_bytes", lambda device: free)
+    with pytest.raises(SegalError, match=r"(?s)too little memory.*strategy\.pool_pixels") as caught:
+        plan_selection(config, strategy)
+    needed = float(re.search(r"expected: (\d+) MiB", str(caught.value))[1]) * 2**20
+    assert 3 / 7 * needed < free < needed
+
+
+def test_refuses_a_budget_that_buys_nothing(segal, image_folder, checkpoint):
+    arguments = ("--images", image_folder, "--checkpoint", checkpoint, "--region", "image")
+    code, _, err = segal("plan", *arguments, "--budget", "0.01%")
+    assert code == 2
+    assert "does not buy a single region" in err

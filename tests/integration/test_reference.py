@@ -9,13 +9,18 @@ import pytest
 
 from segal.candidates import CandidateTable
 from segal.data.datasets import open_dataset
+from segal.data.pool import open_pool
 from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
+from segal.jobs.inputs import read_labelled
+from segal.jobs.reference import SelectionLabels
 from segal.jobs.run import run_rounds
-from segal.jobs.strategies import configure_run
+from segal.jobs.strategies import configure_run, configure_selection
 from segal.masks import Selected, write_selection
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
+from segal.signals.influence import labelled_pixels
+from segal.workbench import Bench
 
 GRADIENTS = ("error_change_first_order", "grad_similarity", "isal", "ralif")
 
@@ -133,6 +138,53 @@ def test_refuses_a_reference_set_without_labels(select, scenes, tmp_path):
     code, _, err = select("error_change_first_order", "--reference", root)
     assert code == 2
     assert "val" in err
+
+
+def test_refuses_a_reference_set_of_other_classes(select, scenes, tmp_path):
+    names = ("road", "sky", "car")
+    network = tmp_path / "few.safetensors"
+    save_checkpoint(build_model(make_spec("DeepLabV3Plus", "mobilenet_v2", names)).eval(), network)
+    arguments = ("--reference", scenes, "--checkpoint", network)
+    code, _, err = select("error_change_first_order", *arguments)
+    assert code == 2
+    assert "other classes than the network's" in err
+
+
+def test_refuses_labels_of_other_images_than_the_pools(select, scenes, labelled, tmp_path):
+    root = tmp_path / "others"
+    shutil.copytree(scenes, root)
+    image = root / "leftImg8bit" / "train" / open_dataset(scenes, "train").pool.paths[0]
+    cv2.imwrite(str(image), 255 - cv2.imread(str(image)))
+    training = ("--labelled", labelled, f"training.root={root}", "training.split=train")
+    code, _, err = select("grad_similarity", "strategy.reference=initial", *training)
+    assert code == 2
+    assert "other images than the pool's of the same name" in err
+    assert image.name in err
+
+
+def test_void_pixels_of_labels_that_are_given_are_left_out(scenes, labelled, tmp_path):
+    root = tmp_path / "void"
+    shutil.copytree(scenes, root)
+    image = open_dataset(scenes, "train").pool.paths[0]
+    label = root / "gtFine" / "train" / image.replace("_leftImg8bit", "_gtFine_labelIds")
+    there = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)
+    there[:16, :32] = 0  # unlabeled
+    cv2.imwrite(str(label), there)
+    raw = {
+        "images": root / "leftImg8bit" / "train", "budget": "5", "out": tmp_path / "run",
+        "region": "32", "labelled": [labelled], "strategy": {"name": "ralif"},
+    }  # fmt: skip
+    counts = []
+    for training in ({}, {"training": {"root": root, "split": "train"}}):
+        config, strategy = configure_selection(raw | training)
+        pool = open_pool(config.images)
+        labels = SelectionLabels.open(config, strategy)
+        bought = read_labelled(config.labelled, pool)
+        images = labels.sets(config, pool, bought)["labelled"]
+        counts.append(labelled_pixels(Bench(None, None, None, {"labelled": images})))
+    void = int((open_dataset(root, "train").read_label(0)[:32, :32] == 255).sum())
+    assert counts[0] == 2 * 32 * 32
+    assert counts[1] <= counts[0] - void < counts[0]
 
 
 @pytest.mark.parametrize("reference", ["val", "initial", "labelled"])
