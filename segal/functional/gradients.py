@@ -240,6 +240,18 @@ class Windows:
         shown = [x[:, top : top + height, left : left + width] for top, left in starts]
         return torch.stack(shown).flatten(2)
 
+    def add(self, x: Tensor, values: Tensor, tile: int) -> None:
+        """Adds what is on a tile's window to a map, in place.
+
+        Args:
+            x: (D, h, w), the map.
+            values: (D, cells of a window).
+            tile: Position of the tile.
+        """
+        height, width = self.shape
+        top, left = self.rows.starts[tile], self.columns.starts[tile]
+        x[:, top : top + height, left : left + width] += values.view(-1, height, width)
+
 
 @lru_cache(maxsize=64)
 def windows(

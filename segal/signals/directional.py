@@ -12,7 +12,7 @@ from segal.functional.gradients import Windows, chunk_size
 from segal.models.tails import Tail
 from segal.signals.base import Direction, Need, Parameters, Workbench
 from segal.signals.labels import LabelRule, Pseudo, residual
-from segal.signals.pulled_back import PulledBack, TileGradients
+from segal.signals.pulled_back import PulledBack, TileGradients, is_closed, note_general_route
 
 _FEW = 2
 """Directions of the same layers and labels up to which each takes its own tangent."""
@@ -24,9 +24,8 @@ class Directional:
 
     It is the derivative of the candidate's loss along the vector. No region is differentiated:
     the logits' tangent along the vector is propagated once, at the head's resolution, and
-    multiplied with the residuals there. Several directions by the same
-    layers and labels take the tiles' gradients instead, where these have a closed form: one product
-    for them all.
+    multiplied with the residuals there. Several directions by the same layers and labels take the
+    tiles' gradients instead, where these have a closed form: one product for them all.
 
     Attributes:
         direction: The vector's recipe; its layers are what is differentiated by.
@@ -59,10 +58,7 @@ class Directional:
         layers = self.direction.layers
         tail = bench.model.tail(layers)
         if tail.affine is None:
-            bench.note(
-                f"{bench.model.spec.architecture}: the layers {layers!r} have no closed form; "
-                "derivatives take the general route, which is slower and just as exact."
-            )
+            note_general_route(bench, layers)
         shared = PulledBack.of(bench, self.labels)
         bundle = bench.once(("Bundle", layers), lambda: Bundle(tail, shared))
         bundle.add(self.direction, self.labels, bench)
@@ -77,7 +73,7 @@ class Bundle:
         tail: The layers.
         shared: Residuals.
         vectors: By direction.
-        wanted: Label rules by direction, as they were asked for.
+        wanted: By label rule, the directions that were asked for with it.
     """
 
     tail: Tail
@@ -93,8 +89,7 @@ class Bundle:
         directions = self.wanted.setdefault(labels, [])
         if direction not in directions:
             directions.append(direction)
-        affine = self.tail.affine
-        if labels not in self._closed and affine is not None and affine.head.groups == 1:
+        if labels not in self._closed and is_closed(self.tail):
             self._closed[labels] = TileGradients.of(bench, self.tail.name, labels)
 
     def sums(

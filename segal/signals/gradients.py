@@ -1,4 +1,4 @@
-"""Signals of the gradients of regions' losses, in closed form: no backward pass is run."""
+"""Signals of the gradients of regions' losses, in closed form wherever there is one."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 
 from segal.evidence import Evidence, Units
+from segal.regions import Box, Boxes
 from segal.signals.base import Need, Workbench
 from segal.signals.labels import LabelRule, Pseudo
 from segal.signals.pulled_back import EntropyLoss, Loss, PulledBack, TileGradients
+
+_HELD = 1 << 24
+"""Numbers of an image's gradients that are held for their norms: 128 MiB in float64."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class RegionGradient:
     head's input (for one element: BADGE, Ash et al., ICLR 2020, eq. 1).
 
     Attributes:
-        layers: `last` (C * D numbers) or `last_two`.
+        layers: `last` (C * D numbers for a head of 1 x 1), `last_two` or any other tail.
         labels: Which labels the elements are given.
         bias: Whether biases count.
         of_labelled: Whether what is labelled already is measured, too.
@@ -38,10 +42,10 @@ class RegionGradient:
         return f"gradient-{self.layers}-{self.labels.name}{'-bias' * self.bias}"
 
     def prepare(self, bench: Workbench) -> "GradientMeter":
-        """Finds the closed form.
+        """Finds the layers.
 
         Raises:
-            SegalError: If the layers have none.
+            SegalError: If the network has none of that name.
         """
         gradients = TileGradients.of(bench, self.layers, self.labels, self.bias)
         return GradientMeter(gradients, self.labels)
@@ -75,11 +79,11 @@ class GradientMeter:
 class GradientNorm:
     """Norm of the gradient of each candidate's mean entropy by the last layers' parameters.
 
-    The entropy's gradient by the logits is `-p * (log p + H)` (GradNorm as
-    UWE, TMLR 2024, compares). All parameters of the layers count, biases too.
+    The entropy's gradient by the logits is `-p * (log p + H)` (GradNorm as UWE, TMLR 2024,
+    compares). All parameters of the layers count, biases too.
 
     Attributes:
-        layers: `last` or `last_two`.
+        layers: `last`, `last_two` or any other tail.
     """
 
     layers: str = "last"
@@ -92,10 +96,10 @@ class GradientNorm:
         return f"gradient_norm-{self.layers}"
 
     def prepare(self, bench: Workbench) -> "NormMeter":
-        """Finds the closed form.
+        """Finds the layers.
 
         Raises:
-            SegalError: If the layers have none.
+            SegalError: If the network has none of that name.
         """
         loss = EntropyLoss()
         return NormMeter(GradientMeter(TileGradients.of(bench, self.layers, loss), loss))
@@ -117,9 +121,14 @@ class NormMeter:
         return self.gradient.catch
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
-        """(B, units) float64."""
-        norms: Tensor = torch.linalg.vector_norm(self.gradient.measure(evidence, units), dim=-1)
-        return norms
+        """(B, units) float64; the gradients of many units are not held all at once."""
+        count = max(1, _HELD // self.gradient.gradients.width)
+        parts: list[Units] = [units]
+        if len(units) > count:
+            boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in units.boxes().tolist()]
+            parts = [Boxes(tuple(boxes[i : i + count])) for i in range(0, len(boxes), count)]
+        gradients = (self.gradient.measure(evidence, part) for part in parts)
+        return torch.cat([torch.linalg.vector_norm(g, dim=-1) for g in gradients], 1)
 
 
 @dataclass(frozen=True)

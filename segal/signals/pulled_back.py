@@ -7,13 +7,13 @@ region sizes that are made of the same tiles share it.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segal.errors import SegalError
 from segal.evidence import Evidence, Units
 from segal.functional.gradients import (
     Kernel,
@@ -125,9 +125,24 @@ def _absent() -> Tensor:
     raise AssertionError("computed with the residuals")
 
 
+def is_closed(tail: Tail) -> bool:
+    """Whether gradients by a tail's parameters have a closed form here."""
+    return tail.affine is not None and tail.affine.head.groups == 1
+
+
+def note_general_route(bench: Workbench, layers: str) -> None:
+    """Tells the user, once, that layers have no closed form."""
+    bench.note(
+        f"{bench.model.spec.architecture}: the layers {layers!r} have no closed form; "
+        "derivatives take the general route, which is slower and just as exact."
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class TileGradients:
-    """Gradients of tiles' summed losses by the parameters of a tail that has a closed form.
+    """Gradients of summed losses by the parameters of a tail.
+
+    In closed form, tile by tile, where there is one; else by a backward pass for each unit.
 
     Attributes:
         tail: The tail.
@@ -141,7 +156,7 @@ class TileGradients:
 
     @classmethod
     def of(cls, bench: Workbench, layers: str, loss: Loss, bias: bool = True) -> "TileGradients":
-        """Those of a tail.
+        """Those of a tail; without a closed form the user is told.
 
         Args:
             bench: Of the pass.
@@ -150,24 +165,20 @@ class TileGradients:
             bias: Whether biases count.
 
         Raises:
-            SegalError: If the tail has no closed form.
+            SegalError: If the network has no such tail.
         """
         tail = bench.model.tail(layers)
-        if tail.affine is None or tail.affine.head.groups != 1:
-            raise SegalError(
-                f"{bench.model.spec.architecture}: no closed form for the gradients of {layers!r}",
-                expected="a last convolution without groups that pads zeros (last), or two of "
-                "1 x 1 with nothing but BatchNorm and ReLU between them (last_two)",
-                got=f"the tail {layers!r}",
-                remedy="take layers: last",
-            )
+        if not is_closed(tail):
+            note_general_route(bench, layers)
         names = tuple(n for n in tail.parameters if bias or not n.endswith("bias"))
         return cls(tail, PulledBack.of(bench, loss), names)
 
     @property
     def catch(self) -> tuple[str, ...]:
         """Names of the tails whose input is read."""
-        return () if self._of_head else (self.tail.name,)
+        affine = self.tail.affine
+        of_head = affine is not None and affine.pointwise is None
+        return () if of_head and is_closed(self.tail) else (self.tail.name,)
 
     @property
     def width(self) -> int:
@@ -179,15 +190,13 @@ class TileGradients:
         """Numbers in each of them."""
         return [self.tail.parameters[name].numel() for name in self.names]
 
-    @property
-    def _of_head(self) -> bool:
-        return self.tail.affine is None or self.tail.affine.pointwise is None
-
     def sums(self, evidence: Evidence, view: Windows, loss: Loss) -> Tensor:
         """(B, units, width) float64, gradients of the units' summed losses.
 
         Where the tiles' own fit into memory, they are kept for other sizes of units.
         """
+        if not is_closed(self.tail):
+            return self._by_backward(evidence, view, loss)
         tiling, batch = view.tiling, range(len(evidence.logits))
         numbers = len(batch) * len(view) * self.width
         if numbers <= _KEPT and tiling.count < len(view):
@@ -214,10 +223,29 @@ class TileGradients:
                     tiling.add(total, values, part)
         return sums
 
+    def _by_backward(self, evidence: Evidence, view: Windows, loss: Loss) -> Tensor:
+        """As `sums`: the units' residuals, laid together, go back through any tail."""
+        pulled, tiling = self.shared.residual(evidence, view, loss), view.tiling
+        parameters = {name: self.tail.parameters[name].detach() for name in self.names}
+        inputs = evidence.tail_input[self.tail.name].to(next(iter(parameters.values())))
+        sums = pulled.new_empty((len(pulled), tiling.count, self.width), dtype=torch.float64)
+        tiles = [tiling.part[tiling.box == row].tolist() for row in range(tiling.count)]
+        for image, given in enumerate(inputs):
+            low, backward, *_ = torch.func.vjp(partial(self.tail.low, given[None]), parameters)
+            for row, own in enumerate(tiles):
+                residual = torch.zeros_like(low[0], dtype=pulled.dtype)
+                for tile in own:
+                    view.add(residual, pulled[image, tile], tile)
+                (found,) = backward(residual[None].to(low))
+                sums[image, row] = torch.cat([found[name].flatten() for name in self.names])
+        return sums
+
     def chunks(
         self, evidence: Evidence, view: Windows, loss: Loss, image: int
     ) -> Iterator[tuple[slice, list[Tensor]]]:
         """Tiles of an image in order, a few at a time, and their gradients by each parameter.
+
+        For a tail that has a closed form.
 
         Yields:
             The tiles, and (tiles, numbers) for each of `names`.

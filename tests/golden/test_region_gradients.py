@@ -156,6 +156,16 @@ def test_gradient_norm_is_that_of_the_mean_entropy(deep, layers):
     torch.testing.assert_close(ours, reference, rtol=1e-10, atol=0)
 
 
+def test_layers_without_a_closed_form_take_a_backward_pass_per_region(deep):
+    layers, x = "decoder.block2", images(2)
+    signals = [RegionGradient(layers, TopK(2), bias=True), GradientNorm(layers)]
+    for units in (RegionSize.parse("30").grid(HEIGHT, WIDTH), BOXES):
+        gradient, norm = measured(deep, signals, units, x)
+        assert_close(gradient, by_autograd(deep, layers, TopK(2), units, x))
+        reference = by_autograd(deep, layers, None, units, x).norm(dim=-1)
+        torch.testing.assert_close(norm, reference, rtol=1e-10, atol=0)
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize(
     "head",
