@@ -11,10 +11,8 @@ from segal.commands import options as o
 def explain(
     overrides: o.Overrides = None,
     config: o.ConfigFile = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="The network: .safetensors or .pth.")
-    ] = None,
+    images: o.Images = None,
+    checkpoint: o.Checkpoint = None,
     reference: o.Reference = None,
     score: Annotated[
         str | None, typer.Option(help="error_change or influence. [default: error_change]")
@@ -23,10 +21,7 @@ def explain(
         str | None,
         typer.Option(help="last, last_two, all or a module of the network, to differentiate by."),
     ] = None,
-    labelled: Annotated[
-        list[Path] | None,
-        typer.Option(help="A selection.csv of what is labelled (influence); may be repeated."),
-    ] = None,
+    labelled: o.Labelled = None,
     count: Annotated[
         int | None, typer.Option(help="So many images, spread evenly. [default: all]")
     ] = None,

@@ -10,6 +10,13 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Overrides of the configuration."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option(help="A YAML file, as in configs/.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of images.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="The network: .safetensors or .pth.")]
+Labelled = Annotated[
+    list[Path] | None,
+    typer.Option(help="A selection.csv of regions that are labelled; may be repeated."),
+]
+Budget = Annotated[str | None, typer.Option(help="500 (regions), 2% (of the pixels) or 10img.")]
 Region = Annotated[str | None, typer.Option(help="512, HEIGHTxWIDTH or image. [default: 512]")]
 Strategy = Annotated[str | None, typer.Option(help="See `segal strategies`. [default: uwe]")]
 Tau = Annotated[float | None, typer.Option(help="Power of the uncertainty (uwe). [default: 1]")]

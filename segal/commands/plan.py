@@ -1,8 +1,5 @@
 """`segal plan`: what a selection would take, before it is made."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from segal.commands import options as o
@@ -11,16 +8,10 @@ from segal.commands import options as o
 def plan(
     overrides: o.Overrides = None,
     config: o.ConfigFile = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the images to select from.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="The current network: .safetensors or .pth.")
-    ] = None,
+    images: o.Images = None,
+    checkpoint: o.Checkpoint = None,
     region: o.Region = None,
-    budget: Annotated[
-        str | None, typer.Option(help="500 (regions), 2% (of the pixels) or 10img.")
-    ] = None,
+    budget: o.Budget = None,
     strategy: o.Strategy = None,
     reference: o.Reference = None,
     threads: o.Threads = None,

@@ -11,23 +11,14 @@ from segal.commands import options as o
 def select(
     overrides: o.Overrides = None,
     config: o.ConfigFile = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the images to select from.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="The current network: .safetensors or .pth.")
-    ] = None,
+    images: o.Images = None,
+    checkpoint: o.Checkpoint = None,
     region: o.Region = None,
-    budget: Annotated[
-        str | None, typer.Option(help="500 (regions), 2% (of the pixels) or 10img.")
-    ] = None,
+    budget: o.Budget = None,
     strategy: o.Strategy = None,
     tau: o.Tau = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
-    labelled: Annotated[
-        list[Path] | None,
-        typer.Option(help="A selection.csv of regions that are labelled; may be repeated."),
-    ] = None,
+    labelled: o.Labelled = None,
     reference: o.Reference = None,
     arch: o.Architecture = None,
     encoder: o.Encoder = None,
