@@ -187,6 +187,22 @@ def test_void_pixels_of_labels_that_are_given_are_left_out(scenes, labelled, tmp
     assert counts[1] <= counts[0] - void < counts[0]
 
 
+def test_what_a_pass_noted_is_said_again_when_a_selection_goes_on(
+    select, scenes, labelled, tmp_path
+):
+    arguments = ("--reference", scenes, "--labelled", labelled, "--overlays", "0")
+    settings = ("strategy.hessian_pixels=50", "strategy.max_iterations=1")
+    said = []
+    for _ in range(2):
+        code, _, err = select("isal", *arguments, *settings)
+        assert code == 0, err
+        summary = tmp_path / "run" / "summary.json"
+        said.append([n for n in json.loads(summary.read_text())["notes"] if "after 1 it" in n])
+        summary.unlink()  # as if it had been killed before the end
+    assert len(said[0]) == 1
+    assert said[0] == said[1]
+
+
 @pytest.mark.parametrize("reference", ["val", "initial", "labelled"])
 def test_rounds_measure_on_what_they_bought(scenes, tmp_path, reference):
     raw = {
