@@ -35,7 +35,7 @@ from bench_scan import make_model, make_pool
 from torch import Tensor
 
 from segal.evidence import Evidence
-from segal.functional.gradients import tile_boxes, windows
+from segal.functional.tiles import tile_boxes, windows
 from segal.machine import describe, find_device, use_threads
 from segal.regions import RegionSize
 from segal.scan import Scan, ScanSettings

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from segal.evidence import Evidence, Units
 from segal.functional.directional import directional_map
-from segal.functional.gradients import Windows, chunk_size
+from segal.functional.gradients import chunk_size
+from segal.functional.tiles import Windows
 from segal.models.tails import Tail
 from segal.signals.base import Direction, Need, Parameters, Workbench
 from segal.signals.labels import LabelRule, Pseudo, residual

@@ -1,7 +1,7 @@
 """What the gradient signals of a pass share: residuals at the resolution of the head.
 
 Each label rule's residual is brought there once per batch, tile by tile (see
-`segal.functional.gradients`), for all rules together while a tile's probabilities are in the cache;
+`segal.functional.tiles`), for all rules together while a tile's probabilities are in the cache;
 region sizes that are made of the same tiles share it.
 """
 
@@ -17,15 +17,13 @@ from torch import Tensor
 from segal.evidence import Evidence, Units
 from segal.functional.gradients import (
     Kernel,
-    Windows,
     chunk_size,
     cut_patches,
     entropy_residual,
     through_head,
-    tile_boxes,
     weight_gradients,
-    windows,
 )
+from segal.functional.tiles import Windows, tile_boxes, windows
 from segal.models.segmentation import SegmentationModel
 from segal.models.tails import Tail
 from segal.signals.base import Workbench

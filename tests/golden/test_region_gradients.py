@@ -156,6 +156,25 @@ def test_gradient_norm_is_that_of_the_mean_entropy(deep, layers):
     torch.testing.assert_close(ours, reference, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (16, 40)])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_images_of_a_pixel_and_maps_of_a_cell(size, kernel):
+    torch.manual_seed(4)
+    network = Kernels(kernel_size=kernel, padding=kernel // 2)
+    network.body = nn.Conv2d(3, 6, 16, stride=16)
+    model, units = wrapped(network), RegionSize.parse("3").grid(*size)
+    x = images(2, *size)
+    assert model(x).features.shape[-1] == -(-size[1] // 16)
+    gradient, along = measured(
+        model, [RegionGradient(bias=True), Directional(Fixed("last"))], units, x
+    )
+    reference = by_autograd(model, "last", Pseudo(), units, x)
+    assert_close(gradient, reference)
+    _, bench = prepared(model)
+    vector = torch.cat([v.flatten() for v in Fixed("last").vector(bench).values()])
+    assert_close(along, reference @ vector)
+
+
 def test_layers_without_a_closed_form_take_a_backward_pass_per_region(deep):
     layers, x = "decoder.block2", images(2)
     signals = [RegionGradient(layers, TopK(2), bias=True), GradientNorm(layers)]

@@ -11,8 +11,9 @@ from segal.candidates import CandidateTable, StoredRows, TableWriter
 from segal.data.pool import open_pool
 from segal.errors import SegalError
 from segal.evidence import Evidence
-from segal.functional.gradients import TILE, entropy_residual, tile_boxes, windows
+from segal.functional.gradients import entropy_residual
 from segal.functional.kmeans_plusplus import k_means_plusplus
+from segal.functional.tiles import TILE, tile_boxes, windows
 from segal.models.segmentation import ModelSpec, SegmentationModel
 from segal.regions import RegionSize
 from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
