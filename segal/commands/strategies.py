@@ -23,4 +23,6 @@ def strategies(
         typer.echo(f"  picks:      {entry['direction'] or 'not by a score'}")
         typer.echo(f"  measures:   {', '.join(entry['signals']) or 'nothing'}")
         typer.echo(f"  parameters: {parameters}")
+        if entry["presets"]:
+            typer.echo(f"  presets:    {', '.join(entry['presets'])}")
         typer.echo(f"  source:     {entry['source']}")

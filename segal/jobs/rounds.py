@@ -158,7 +158,7 @@ class Rounds:
                 self.notes.append(f"The pool is used up: the run ends with round {number}.")
                 break
             allowance = self.allowance(number)
-            table, labelled = self.scan(number)
+            table, labelled = self.scan(number, offer)
             self.select(number, table, labelled, offer, allowance)
             self.buy(number, allowance)
         self.summarise()
@@ -286,9 +286,9 @@ class Rounds:
         self.phase("evaluate", number, config.precision, work)
         self.say_score(number)
 
-    def scan(self, number: int) -> tuple[CandidateTable, CandidateTable]:
+    def scan(self, number: int, offer: Offer) -> tuple[CandidateTable, CandidateTable]:
         """The tables of the strategy's last pass: the candidates, and what is labelled."""
-        context = PassContext()
+        context = PassContext(offered=offer.rows)
         # A pass may be asked for in view of the tables of those before it.
         for signals in self.strategy.passes(context):
             context.tables.append(self.scan_once(number, len(context.tables), signals))

@@ -218,7 +218,7 @@ class _Selection:
         self.sets = self.labels.sets(self.config, pool, labelled)
         inputs = fingerprint(image_digests(pool))
         offer, allowance = make_offer(self.config, pool, self.labelled)
-        context = PassContext()
+        context = PassContext(offered=offer.rows)
         for number, signals in enumerate(self.strategy.passes(context)):
             context.tables.append(self.scan(pool, labelled, signals, number, inputs))
         if not context.tables:

@@ -39,15 +39,39 @@ def configure_run(raw: Mapping[str, Any]) -> tuple[RunConfig, Strategy]:
 
 def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Strategy]:
     named = raw.get("strategy", {})
+    unknown: list[SegalError] = []
     if isinstance(named, Mapping):
-        named = {"name": _DEFAULT, **named}
+        named, unknown = _with_preset({"name": _DEFAULT, **named})
     config, mistakes = validate(kind, {**raw, "strategy": named})
     strategy, further = _make(named)
+    mistakes += unknown
     raise_all(mistakes + further)
     assert config is not None
     assert strategy is not None
     raise_all(unmet_needs(config, strategy) + _untrained(config, strategy))
     return config, strategy
+
+
+def _with_preset(named: dict[str, Any]) -> tuple[dict[str, Any], list[SegalError]]:
+    """The parameters that a preset stands for, beneath those that are given; or what is wrong."""
+    preset = named.pop("preset", None)
+    if preset is None:
+        return named, []
+    try:
+        presets = getattr(STRATEGIES.get(str(named["name"])), "presets", {})
+    except SegalError:
+        return named, []  # `_make` says so
+    if preset in presets:
+        return {**presets[preset], **named}, []
+    there = ", ".join(presets)
+    return named, [
+        SegalError(
+            f"strategy.preset: unknown to {named['name']}",
+            expected=f"one of {there}" if there else "no preset: it has none",
+            got=repr(preset),
+            remedy="see `segal strategies`, or leave it out",
+        )
+    ]
 
 
 def _untrained(config: SelectConfig | RunConfig, strategy: Strategy) -> list[SegalError]:
@@ -118,6 +142,7 @@ def describe_strategies() -> list[dict[str, Any]]:
                 "direction": strategy.direction,
                 "parameters": parameters,
                 "signals": [signal.column for signal in first],
+                "presets": sorted(getattr(kind, "presets", {})),
                 "uses_reference_labels": strategy.uses_reference_labels,
                 "source": strategy.source,
             }

@@ -1,8 +1,8 @@
 """What a strategy is: it names signals, and orders the candidate table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from segal.errors import SegalError
 from segal.signals import Signal
 
 Direction = Literal["higher", "lower"]
+Presets = Mapping[str, Mapping[str, Any]]
+"""Published settings by name, for `strategy.preset`; parameters that are given go before them."""
 PARAMETERS = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -39,9 +41,12 @@ class PassContext:
 
     Attributes:
         tables: One candidate table for each pass that is done, in order.
+        offered: (n,) rows of a table that are on offer, ascending: not those that are bought whole;
+            None for all of them.
     """
 
     tables: list[CandidateTable] = field(default_factory=list)
+    offered: NDArray[np.int64] | None = None
 
 
 class Strategy(Protocol):

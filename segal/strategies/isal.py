@@ -18,7 +18,7 @@ from segal.strategies._influence import (
     Reference,
     pick_by_change,
 )
-from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
+from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks, Presets
 
 
 @dataclass(frozen=True, config=PARAMETERS)
@@ -45,6 +45,8 @@ class InfluenceSelection(InverseParameters):
     an eigenvalue above 2, which is an error that says so. A test set is no reference: what results
     are reported on must not choose what is labelled. An element of the paper's is an image; here it
     is a pixel.
+
+    `strategy.preset` takes a column of the table; a parameter that is given goes before it.
 
     Attributes:
         reference: R: `val` (default), `initial` (what was labelled first; the paper's v2) or
@@ -77,6 +79,12 @@ class InfluenceSelection(InverseParameters):
     layers: Layers = "last"
     reduction: Literal["mean", "sum"] = "mean"
     corrected: bool = False
+    presets: ClassVar[Presets] = {
+        "paper": {"inverse": "lissa", "damping": 0.0, "scale": 1.0},
+        "code": {
+            "inverse": "lissa", "damping": 0.01, "scale": 1e4, "samples": 250, "repeats": 4,
+        },
+    }  # fmt: skip
     direction: ClassVar[Direction | None] = "lower"
     source: ClassVar[str] = "ISAL (ICCV 2021), eqs. 2-4 and Algorithms 1-3"
 

@@ -18,7 +18,7 @@ from segal.signals import MeanFeature, Signal
 from segal.signals.directions import Influence
 from segal.signals.influence import EstimatedLoss
 from segal.strategies._influence import Count, InverseParameters, Layers
-from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
+from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks, Presets
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.int64]
@@ -51,6 +51,8 @@ class ReliableInfluence(InverseParameters):
     Two defaults are not the paper's: `empty: single` and `diversity: k_means_plusplus`.
     In `truncated` the pool's loss times the kept probability swamps the gradient: the order is
     nearly that of least confidence, unless `baseline` is `drop` or `renorm`.
+
+    `strategy.preset` takes a column of the table; a parameter that is given goes before it.
 
     Attributes:
         classes: `truncated` (default; eq. 9), `single` (eq. 7), or `expectation` (eq. 8), which is
@@ -92,6 +94,10 @@ class ReliableInfluence(InverseParameters):
     candidate_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     diversity: Literal["k_means_plusplus", "k_means", "mean_shift", "none"] = "k_means_plusplus"
     clusters: Count | None = None
+    presets: ClassVar[Presets] = {
+        "paper": {"reduce": "sum", "empty": "paper"},
+        "code": {"reduce": "mean", "diversity": "k_means_plusplus"},
+    }
     direction: ClassVar[Direction | None] = "lower"
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "RALIF (TMLR 2023), eqs. 7-10 and Algorithm 1"

@@ -13,7 +13,7 @@ from segal.candidates import CandidateTable
 from segal.errors import SegalError
 from segal.signals import MeanFeature, Signal, UncertaintyName, Value
 from segal.strategies._distance import Init, Selector, select_by_distance
-from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
+from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks, Presets
 
 _FEATURE = MeanFeature()
 
@@ -28,6 +28,8 @@ class UncertaintyWeightedEmbeddings:
     |-----------|-----------------|----------|
     | init      | labelled        | max_norm |
     | normalize | none            | minmax   |
+
+    `strategy.preset` takes a column of the table; a parameter that is given goes before it.
 
     Attributes:
         uncertainty: A registered uncertainty (`entropy` by default, as the paper's segmentation
@@ -45,6 +47,10 @@ class UncertaintyWeightedEmbeddings:
     selector: Selector = "k_center"
     init: Init = "labelled"
     normalize: Literal["none", "minmax"] = "none"
+    presets: ClassVar[Presets] = {
+        "paper": {"init": "labelled", "normalize": "none"},
+        "code": {"init": "max_norm", "normalize": "minmax"},
+    }
     direction: ClassVar[Direction | None] = None
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "UWE (TMLR 2024), eqs. 4-7 and Algorithm 1"

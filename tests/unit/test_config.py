@@ -1,9 +1,12 @@
 """Configurations: merging, and mistakes with their keys."""
 
 import pytest
+from pydantic import TypeAdapter
 
 from segal.config import RunConfig, SelectConfig, TrainConfig, read_config, validate
 from segal.errors import SegalError
+from segal.jobs.strategies import configure_selection
+from segal.strategies import STRATEGIES
 
 WHOLE = {"images": "a", "out": "b", "budget": "5", "strategy": {"name": "uwe"}}
 
@@ -103,3 +106,26 @@ def test_an_empty_list_on_the_command_line():
     assert config.budgets == ()
     _, errors = validate(RunConfig, {**raw, "out": "b", "budgets": "5%,"})
     assert [str(error).split(":")[0] for error in errors] == ["budgets.1"]
+
+
+def test_a_preset_stands_for_published_parameters():
+    raw = {"images": "x", "out": "y", "budget": "5", "checkpoint": "z"}
+    config, strategy = configure_selection({**raw, "strategy": {"preset": "code", "tau": 0.1}})
+    assert (strategy.init, strategy.normalize, strategy.tau) == ("max_norm", "minmax", 0.1)
+    assert config.strategy == {
+        "name": "uwe", "init": "max_norm", "normalize": "minmax", "tau": 0.1,
+    }  # fmt: skip
+    _, strategy = configure_selection({**raw, "strategy": {"preset": "code", "normalize": "none"}})
+    assert (strategy.init, strategy.normalize) == ("max_norm", "none")
+    with pytest.raises(SegalError, match="preset: unknown to uwe"):
+        configure_selection({**raw, "strategy": {"preset": "codes"}})
+    with pytest.raises(SegalError, match="it has none"):
+        configure_selection({**raw, "strategy": {"name": "random", "preset": "code"}})
+
+
+@pytest.mark.parametrize("name", ["uwe", "isal", "ralif"])
+def test_every_preset_is_valid(name):
+    presets = STRATEGIES.get(name).presets
+    assert set(presets) == {"paper", "code"}
+    for parameters in presets.values():
+        assert TypeAdapter(STRATEGIES.get(name)).validate_python(dict(parameters))
