@@ -10,7 +10,8 @@ stays frozen. The effect of a region is what it changes in the mean cross-entrop
 split, against the training with the same batches and without it. Several seeds draw several
 sequences of batches: the spread of a region's effect between them is the noise. Regions are taken
 evenly along the ranking by the first column. Finished regions are not measured again when the
-command is given again.
+command is given again. Columns named directional-... are inner products with a gradient: minus
+them is the predicted change, so a score that works has a negative correlation with the effect.
 """
 
 # ruff: noqa: PLC0415 (torch reads its thread settings when first imported)
@@ -163,8 +164,8 @@ def summarise(effects: NDArray[np.float64], scores: dict[str, NDArray[np.float64
         print(f"{column}: rank correlation with the effect {rho:+.3f} (p = {p:.2g})")
 
 
-def main() -> None:
-    """Measures and prints."""
+def read_arguments() -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--scores", type=Path, nargs="*", default=[])
@@ -174,11 +175,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--every", type=int, default=1, help="validate on every so manieth image")
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures and prints."""
+    arguments = read_arguments()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import numpy as np
 
     from segal.candidates import CandidateTable
+    from segal.files import write_json
 
     experiment = Experiment(arguments.run, arguments.steps, arguments.lr, arguments.every)
     tables = arguments.run / "rounds" / "000" / "candidates"
@@ -194,8 +201,12 @@ def main() -> None:
     rows = chosen_rows(values[columns[0]], arguments.regions, free)
     positions = {path: i for i, path in enumerate(experiment.pool_set.pool.paths)}
     done: dict[str, float] = {}
+    settings = {"steps": arguments.steps, "lr": arguments.lr, "every": arguments.every}
     if arguments.out.exists():
-        done = json.loads(arguments.out.read_text())["losses"]
+        before = json.loads(arguments.out.read_text())
+        if before["settings"] != settings:
+            sys.exit(f"{arguments.out} was measured with {before['settings']}")
+        done = before["losses"]
     for seed in range(arguments.seeds):
         batches = experiment.batches(seed)
         for row in [None, *rows]:
@@ -211,8 +222,8 @@ def main() -> None:
                     continue
             done[key] = experiment.train(batches, added)
             scores = {name: values[name][rows].tolist() for name in columns}
-            written = {"rows": rows, "scores": scores, "losses": done}
-            arguments.out.write_text(json.dumps(written))
+            written = {"settings": settings, "rows": rows, "scores": scores, "losses": done}
+            write_json(arguments.out, written)
             print(f"{key}: {done[key]:.6f}, {time.perf_counter() - started:.0f} s", flush=True)
     effects = np.array(
         [[done[f"{s}/{r}"] - done[f"{s}/None"] for s in range(arguments.seeds)] for r in rows]
