@@ -45,7 +45,7 @@ class Prefilter(NamedTuple):
     """Where S is worth its cost.
 
     Attributes:
-        share: Of the candidates of a pass that are measured, in (0, 1].
+        share: Of the candidates on offer that are measured, in (0, 1].
         threshold: Of S_a; those from there on are. It follows from the share and the candidates.
     """
 

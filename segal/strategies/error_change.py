@@ -45,10 +45,10 @@ class ErrorChange:
             for all of them.
         holdout_per_class: Pixels of each class instead, all of a class that has fewer. Classes then
             count alike, and l_v is another mean than the paper's for segmentation.
-        prefilter: The share of candidates, those of the largest S_a (IWPS, eq. 10), that S is
-            measured for, in a second pass; the others rank after them, by S_a, which is their
-            score. Null for S of all of them in one pass. S_a ranks much as S does with `all`, and
-            loosely with `positive`: on CamVid a share of one half then loses a fifth of S's
+        prefilter: The share of the candidates on offer, those of the largest S_a (IWPS, eq. 10),
+            that S is measured for, in a second pass; the others rank after them, by S_a, which is
+            their score. Null for S of all of them in one pass. S_a ranks much as S does with `all`,
+            and loosely with `positive`: on CamVid a share of one half then loses a fifth of S's
             top tenth.
     """
 

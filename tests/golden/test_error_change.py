@@ -378,6 +378,24 @@ def test_strategy_measures_the_share_asked_for_and_ranks_the_rest_after(deeplab,
     )
 
 
+def test_the_share_is_of_what_is_on_offer():
+    """What is bought does not take the place of what can be."""
+    strategy = ErrorChange(prefilter=0.5)
+    [signal] = next(strategy.passes(PassContext()))
+    column = np.array([-9.0, -8.0, -7.0, -6.0, -1.0, -4.0, -3.0, -2.0])  # minus S_a
+    nothing = np.zeros(8, np.int32)
+    table = CandidateTable(
+        ("a.png",), nothing, np.zeros((8, 4), np.int32), nothing + 1, {signal.column: column}
+    )
+    for offered, threshold in ((None, 6.0), (np.array([4, 5, 6, 7]), 3.0), (np.array([4]), 1.0)):
+        context = PassContext([], offered)
+        passes = strategy.passes(context)
+        next(passes)
+        context.tables.append(table)
+        _, filtered = next(passes)
+        assert filtered.prefilter == Prefilter(0.5, threshold)
+
+
 # What is refused
 
 
