@@ -8,7 +8,7 @@ made, and no finished training or scan is done again.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from segal.acquisition import (
 from segal.budget import Allowance, Budget
 from segal.candidates import CandidateTable
 from segal.config import RunConfig
-from segal.console import bar, say
+from segal.console import bar
 from segal.evaluation import evaluate_images
 from segal.files import remove, write_json
 from segal.history import (
@@ -58,6 +58,7 @@ from segal.jobs.reference import (
     reference_cost,
     reference_note,
 )
+from segal.jobs.round_results import Bought, say_score, summary
 from segal.jobs.round_scan import RoundScan
 from segal.jobs.run_data import RunData, record_pool
 from segal.jobs.takeover import take_over
@@ -67,7 +68,7 @@ from segal.masks import Selected, read_selection, write_selection
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
 from segal.models.segmentation import SegmentationModel
 from segal.oracle import Oracle
-from segal.regions import Box, RegionSize
+from segal.regions import RegionSize
 from segal.run_folder import fingerprint
 from segal.scan import LABELLED_FOLDER, scan_notes
 from segal.signals import Signal
@@ -80,29 +81,6 @@ _SEED_SET = "seed"
 
 Made = tuple[Sequence[Path], Sequence[Purchase]]
 """What a phase made: its files, and what it bought."""
-
-
-@dataclass
-class _Bought:
-    """What is bought so far, and what it left of the budgets.
-
-    Attributes:
-        boxes: By image.
-        pixels: Charged so far.
-        unspent: Pixels that budgets in pixels have left.
-    """
-
-    boxes: dict[str, list[Box]] = field(default_factory=dict)
-    pixels: int = 0
-    unspent: int = 0
-
-    def add(self, purchases: Sequence[Purchase], allowance: Allowance) -> None:
-        spent = sum(p.pixels or 0 for p in purchases)
-        self.pixels += spent
-        if allowance.counts == "pixels":
-            self.unspent = allowance.limit - spent
-        for image, boxes in boxes_of(purchases).items():
-            self.boxes.setdefault(image, []).extend(boxes)
 
 
 class Rounds:
@@ -133,7 +111,7 @@ class Rounds:
         self.areas, self.sizes = data.areas(), image_sizes(self.pool)
         self.start = start
         self.region = RegionSize.parse(config.region)
-        self.bought = _Bought()
+        self.bought = Bought()
         self.notes: list[str] = []
         self.chain = data.fingerprint()
         self._model: tuple[int, SegmentationModel] | None = None
@@ -284,7 +262,8 @@ class Rounds:
             return [folder / EVALUATION_FILE, folder / METRICS_FILE], []
 
         self.phase("evaluate", number, config.precision, work)
-        self.say_score(number)
+        share = self.bought.pixels / int(self.areas.sum())
+        say_score(number, share, self.metrics(number), list(self.held_out))
 
     def scan(self, number: int, offer: Offer) -> tuple[CandidateTable, CandidateTable]:
         """The tables of the strategy's last pass: the candidates, and what is labelled."""
@@ -441,38 +420,15 @@ class Rounds:
         metrics: dict[str, Any] = json.loads(path.read_text())
         return metrics
 
-    def say_score(self, number: int) -> None:
-        """A round in a line."""
-        share = 100 * self.bought.pixels / int(self.areas.sum())
-        metrics = self.metrics(number)
-        scores = []
-        for name in self.held_out:
-            miou, absent = metrics[name]["miou"], metrics[name]["absent"]
-            shown = "-" if miou is None else f"{100 * miou:.2f} %"
-            scores.append(f"mIoU {shown} on {name}" + (f" ({absent} absent)" if absent else ""))
-        say(f"Round {number}: {share:.2f} % of the pixels are labelled, " + ", ".join(scores))
-
     def summarise(self) -> None:
         """Writes what the run came to."""
-        phases = self.ledger.phases()
-        names = dict.fromkeys(p.name for p in phases)
         reference = None
         if "val" in {need.of for need in needs_of(self.strategy)}:
             reference = reference_cost(self.held_out["validation"])
             name = str(self.config.strategy["name"])
             self.notes.append(reference_note(name, reference, int(self.areas.sum())))
-        seconds = {n: round(sum(p.seconds for p in phases if p.name == n), 3) for n in names}
-        write_json(
-            self.config.out / SUMMARY_FILE,
-            {
-                "segal": __version__,
-                "fingerprint": fingerprint(self.ledger.configuration),
-                "cost": asdict(self.ledger.cost()) | {"reference": reference},
-                "seconds": seconds,
-                "machine": describe(self.device),
-                "notes": self.notes,
-            },
-        )
+        found = summary(self.ledger, self.device, reference, self.notes)
+        write_json(self.config.out / SUMMARY_FILE, found)
 
 
 def _table_folder(index: int) -> str:
