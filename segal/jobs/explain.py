@@ -20,7 +20,7 @@ from segal.console import bar
 from segal.data.datasets import LabelledDataset
 from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError, raise_all
-from segal.files import replacing, write_json
+from segal.files import remove, replacing, write_json
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.explain_sheet import Legend, Panels, draw_explanation
 from segal.jobs.inputs import read_labelled
@@ -234,6 +234,7 @@ class _Explaining:
                 self.measure(folder)
         else:
             self.measure(None)
+            remove(maps)  # those of an earlier run are not of these pictures
         legend = self.legend()
         with replacing(config.out / PICTURES_FOLDER) as folder, bar("Drawing") as advance:
             folder.mkdir()

@@ -158,6 +158,7 @@ def test_same_pictures_however_it_is_run(explain, tmp_path):
 
 
 def test_every_image_without_raw_maps(explain, image_folder, tmp_path):
+    (tmp_path / "out" / "maps").mkdir(parents=True)  # of an earlier run
     assert explain(tmp_path / "out", "--layers", "last")[0] == 0
     summary = json.loads((tmp_path / "out" / "explain.json").read_text())
     assert [shown["image"] for shown in summary["images"]] == sorted(
