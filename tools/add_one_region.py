@@ -5,8 +5,8 @@
 RUN is the folder of a `segal run` with a validation split; its first network and first scan are
 used, and further runs give the scores of other strategies on the same network. The network goes on
 training for a few steps on batches of its labelled regions, once as it is and once for each region
-with that region's loss added to every step at the weight of one more crop of a batch; BatchNorm
-stays frozen. The effect of a region is what it changes in the mean cross-entropy on the validation
+with that region's loss added to every step at the weight of one more crop of a batch, with its
+true labels or with the network's own (--labels predicted); BatchNorm stays frozen. The effect of a region is what it changes in the mean cross-entropy on the validation
 split, against the training with the same batches and without it. Several seeds draw several
 sequences of batches: the spread of a region's effect between them is the noise. Regions are taken
 evenly along the ranking by the first column. Finished regions are not measured again when the
@@ -104,15 +104,22 @@ class Experiment:
             for start in range(0, len(numbers), self.size)
         ]
 
-    def region_batch(self, image: int, box: list[int]) -> Batch:
-        """A whole image with the labels of one region."""
+    def region_batch(self, image: int, box: list[int], labels: str) -> Batch:
+        """A whole image with the labels of one region: the true ones, or the network's own."""
+        import numpy as np
         import torch
 
         from segal.data.transforms import keep_regions
 
         x0, y0, x1, y1 = box
-        label = keep_regions(self.pool_set.read_label(image), [(x0, y0, x1, y1)])
-        return torch.from_numpy(self.pool_set.pool.read(image))[None], torch.from_numpy(label)[None]
+        pixels = torch.from_numpy(self.pool_set.pool.read(image))[None]
+        label = self.pool_set.read_label(image)
+        if labels == "predicted":
+            with torch.inference_mode():
+                logits = self.model(self.model.normalise(pixels)).logits
+            label = logits.argmax(1)[0].numpy().astype(np.uint8)
+        kept = keep_regions(label, [(x0, y0, x1, y1)])
+        return pixels, torch.from_numpy(kept)[None]
 
     def train(self, batches: list[Batch], added: Batch | None) -> float:
         """Trains on, and returns the loss on the validation split."""
@@ -174,6 +181,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--every", type=int, default=1, help="validate on every so manieth image")
+    parser.add_argument("--labels", choices=["true", "predicted"], default="true")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
 
@@ -201,7 +209,7 @@ def main() -> None:
     rows = chosen_rows(values[columns[0]], arguments.regions, free)
     positions = {path: i for i, path in enumerate(experiment.pool_set.pool.paths)}
     done: dict[str, float] = {}
-    settings = {"steps": arguments.steps, "lr": arguments.lr, "every": arguments.every}
+    settings = {key: getattr(arguments, key) for key in ("steps", "lr", "every", "labels")}
     if arguments.out.exists():
         before = json.loads(arguments.out.read_text())
         if before["settings"] != settings:
@@ -216,7 +224,7 @@ def main() -> None:
             started, added = time.perf_counter(), None
             if row is not None:
                 image = positions[table.images[table.image[row]]]
-                added = experiment.region_batch(image, table.box[row].tolist())
+                added = experiment.region_batch(image, table.box[row].tolist(), arguments.labels)
                 if not (added[1] != 255).any():
                     done[key] = done[f"{seed}/None"]  # void alone: adding it does nothing
                     continue
