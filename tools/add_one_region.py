@@ -5,13 +5,14 @@
 RUN is the folder of a `segal run` with a validation split; its first network and first scan are
 used, and further runs give the scores of other strategies on the same network. The network goes on
 training for a few steps on batches of its labelled regions, once as it is and once for each region
-with that region's loss added to every step at the weight of one more crop of a batch, with its
-true labels or with the network's own (--labels predicted); BatchNorm stays frozen. The effect of a region is what it changes in the mean cross-entropy on the validation
-split, against the training with the same batches and without it. Several seeds draw several
-sequences of batches: the spread of a region's effect between them is the noise. Regions are taken
-evenly along the ranking by the first column. Finished regions are not measured again when the
-command is given again. Columns named directional-... are inner products with a gradient: minus
-them is the predicted change, so a score that works has a negative correlation with the effect.
+with that region's loss added to every step at the weight of one more crop of a batch, with its true
+labels or with the network's own (--labels predicted); BatchNorm stays frozen. The effect of a
+region is what it changes in the mean cross-entropy on the validation split, against the training
+with the same batches and without it. Several seeds draw several sequences of batches: the spread of
+a region's effect between them is the noise. Regions are taken evenly along the ranking by the first
+column. Finished regions are not measured again when the command is given again. Columns named
+directional-... are inner products with a gradient: minus them is the predicted change, so a score
+that works has a negative correlation with the effect.
 """
 
 # ruff: noqa: PLC0415 (torch reads its thread settings when first imported)
