@@ -23,7 +23,7 @@ from segal.errors import SegalError, raise_all
 from segal.files import remove, replacing, write_json
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.explain_sheet import Legend, Panels, draw_explanation
-from segal.jobs.inputs import read_labelled
+from segal.jobs.inputs import read_labelled, refuse_out_within
 from segal.jobs.reference import check_apart, check_classes, open_labels, reference_cost
 from segal.machine import find_device, use_threads
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
@@ -154,13 +154,7 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     """
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
-    if config.out.resolve().is_relative_to(config.images.resolve()):
-        raise SegalError(
-            "out: within the folder of images",
-            expected="a folder elsewhere, since pictures are images too",
-            got=str(config.out),
-            remedy="choose another folder with --out",
-        )
+    refuse_out_within(config.out, config.images, "folder of images")
     options = CheckpointOptions(**config.model.model_dump())
     model = load_checkpoint(config.checkpoint, options).to(device)
     reference = open_labels(config.reference, config.machine)

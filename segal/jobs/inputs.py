@@ -28,6 +28,23 @@ def file_digest(path: Path) -> str:
         raise read_error(path, error, "a file") from error
 
 
+def refuse_out_within(out: Path, inputs: Path, kind: str) -> None:
+    """Raises a SegalError if what is written would lie among what is read.
+
+    Args:
+        out: The folder to write.
+        inputs: The folder that is read.
+        kind: What it is, as the message says it.
+    """
+    if out.resolve().is_relative_to(inputs.resolve()):
+        raise SegalError(
+            f"out: within the {kind}",
+            expected="a folder elsewhere, since the pictures that are written are images too",
+            got=str(out),
+            remedy="choose another folder with --out",
+        )
+
+
 def scan_settings(config: SelectConfig | RunConfig, device: torch.device) -> ScanSettings:
     """How a configuration says that the pool is scanned."""
     return ScanSettings(

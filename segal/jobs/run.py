@@ -7,9 +7,9 @@ from pathlib import Path
 import yaml
 
 from segal.config import RunConfig
-from segal.errors import SegalError
 from segal.files import write_bytes
 from segal.history import COMMAND, CONFIG_FILE, History, read_history
+from segal.jobs.inputs import refuse_out_within
 from segal.jobs.network import draw_scenes, identity, initial_model, refuse_two_sources, resolved
 from segal.jobs.rounds import Rounds
 from segal.jobs.run_data import RunData, check_budgets
@@ -47,13 +47,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
         SegalError: For anything that the user can mend.
     """
     refuse_two_sources(config)
-    if config.out.resolve().is_relative_to(config.data.root.resolve()):
-        raise SegalError(
-            "out: within the data set",
-            expected="a folder elsewhere, since its pictures are images too",
-            got=str(config.out),
-            remedy="choose another folder with --out",
-        )
+    refuse_out_within(config.out, config.data.root, "data set")
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
     draw_scenes(config.data)

@@ -31,6 +31,7 @@ from segal.jobs.inputs import (
     image_digests,
     image_sizes,
     read_labelled,
+    refuse_out_within,
     scan_settings,
 )
 from segal.jobs.overlays import Overlays
@@ -116,13 +117,7 @@ def run_selection(config: SelectConfig, strategy: Strategy) -> SelectionResult:
     """
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
-    if config.out.resolve().is_relative_to(config.images.resolve()):
-        raise SegalError(
-            "out: within the folder of images",
-            expected="a folder elsewhere, since its masks and overlays are images too",
-            got=str(config.out),
-            remedy="choose another folder with --out",
-        )
+    refuse_out_within(config.out, config.images, "folder of images")
     model = load_network(config, strategy)
     labels = SelectionLabels.open(config, strategy)
     if model is not None:
