@@ -28,7 +28,7 @@ class UncertaintyStrategy:
     source: ClassVar[str]
 
     @property
-    def _signal(self) -> Value:
+    def _signal(self) -> Signal:
         return Value(self.uncertainty_name, self.reduction)
 
     def passes(self, context: PassContext) -> Iterator[list[Signal]]:

@@ -17,5 +17,5 @@ class BALD(DropoutStrategy):
     are switched on; a network without any needs `model.insert_dropout`.
     """
 
-    value_name: ClassVar[DropoutName] = "bald"
+    uncertainty_name: ClassVar[DropoutName] = "bald"
     source: ClassVar[str] = "Houlsby et al. (2011); Gal, Islam and Ghahramani (ICML 2017)"

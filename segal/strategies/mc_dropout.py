@@ -16,5 +16,5 @@ class MCDropout(DropoutStrategy):
     Only dropout modules are switched on; a network without any needs `model.insert_dropout`.
     """
 
-    value_name: ClassVar[DropoutName] = "mc_dropout"
+    uncertainty_name: ClassVar[DropoutName] = "mc_dropout"
     source: ClassVar[str] = "Gal and Ghahramani (ICML 2016); Gal, Islam and Ghahramani (ICML 2017)"
