@@ -2,10 +2,10 @@
 
 The last layers of a network are a function of their input, a map of cells, and of their
 parameters. A pixel's logits are an interpolation of the layers' outputs at two cells along each
-axis, and an output depends on the cells within a radius. So a region's loss, and a pixel's, need a
-window of cells only, which may be cut out of the whole map without any error: a cut lies further
-from what is used than the radius, and where the window ends with the map, the layers' own padding
-is right. Windows of one size are what `torch.func.vmap` can run over.
+axis, and an output depends on the cells within a radius. So if that is small, a region's loss, and
+a pixel's, need a window of cells only, which may be cut out of the whole map without any error: a
+cut lies further from what is used than the radius, and where the window ends with the map, the
+layers' own padding is right. Windows of one size are what `torch.func.vmap` can run over.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +16,10 @@ from torch import Tensor
 Function = Callable[[Tensor], Tensor]
 Loss = Callable[[Mapping[str, Tensor]], Tensor]
 
-_REACH = 8  # cells; a function that reaches further is taken to reach everywhere
-EVERYWHERE = 1 << 30
-"""The radius of a function whose every output depends on every cell."""
+_REACH = 8  # cells; for a function that reaches further, windows are no use
 
 
-def receptive_radius(function: Function, channels: int, like: Tensor) -> int:
+def receptive_radius(function: Function, channels: int, like: Tensor) -> int | None:
     """How far an output of a function of maps may lie from a cell that it depends on.
 
     A cell that is not a number is followed through the function, so that nothing needs to be known
@@ -33,23 +31,18 @@ def receptive_radius(function: Function, channels: int, like: Tensor) -> int:
         like: A tensor of the dtype and device that it takes.
 
     Returns:
-        A distance in cells along either axis; `EVERYWHERE` where it is more than 8.
-
-    Raises:
-        ValueError: If the output has another height or width than the input.
+        A distance in cells along either axis; None where it is more than 8, or where the output has
+        another height or width than the input.
     """
     side, centre = 2 * _REACH + 3, _REACH + 1
     cells = torch.zeros(1, channels, side, side, dtype=like.dtype, device=like.device)
     cells[..., centre, centre] = torch.nan
     output = function(cells)
     if tuple(output.shape[-2:]) != (side, side):
-        height, width = output.shape[-2:]
-        raise ValueError(
-            f"expected as many outputs as cells, {side} x {side}, got {height} x {width}"
-        )
+        return None
     reached = output.isnan().any(1)[0].nonzero()
     radius = int((reached - centre).abs().max()) if len(reached) else 0
-    return radius if radius <= _REACH else EVERYWHERE
+    return radius if radius <= _REACH else None
 
 
 def pixel_windows(matrix: Tensor, pixels: Tensor, radius: int) -> tuple[Tensor, Tensor]:
@@ -59,7 +52,7 @@ def pixel_windows(matrix: Tensor, pixels: Tensor, radius: int) -> tuple[Tensor, 
         matrix: (pixels, cells) interpolation along the axis; no row has more than two weights, at
             neighbouring cells.
         pixels: (n,) int64 positions along the axis.
-        radius: As of `receptive_radius`.
+        radius: How far around them the outputs depend on cells.
 
     Returns:
         (n, s) int64 cells, s of them in a row, and (n, s) weights of the outputs there.
@@ -82,7 +75,7 @@ def interval_windows(
     Args:
         matrix: (pixels, cells) as in `pixel_windows`.
         intervals: (start, stop) of pixels, half-open.
-        radius: As of `receptive_radius`.
+        radius: As in `pixel_windows`.
 
     Returns:
         The first cell of each interval's window, and (intervals, p, s) weights: what interpolates

@@ -19,14 +19,8 @@ from segal.functional.inverse import (
 from segal.image_sets import SetName
 from segal.models.segmentation import Tail
 from segal.signals.base import Parameters, Workbench
-from segal.signals.pixel_sample import (
-    PixelMap,
-    Pixels,
-    PixelWindows,
-    SampleSize,
-    constants,
-    keep_pixels,
-)
+from segal.signals.pixel_sample import SampleSize, keep_pixels
+from segal.signals.pixels import PixelMap, Pixels, PixelWindows, constants
 
 LARGEST_MATRIX = 8192
 """Parameters up to which the matrix itself is made: 512 MiB, and as much again to factor it."""
@@ -78,8 +72,7 @@ def curvature(bench: Workbench, of: SetName, layers: str, pixels: int | None) ->
             on the seed and the images alone, not on batches or workers.
 
     Raises:
-        SegalError: If the set has no pixel, memory is too small, or the tail's output is not at the
-            resolution of its input.
+        SegalError: If the set has no pixel, or memory is too small.
     """
 
     def compute() -> Curvature:

@@ -19,7 +19,7 @@ from segal.image_sets import SetName
 from segal.models.segmentation import Tail
 from segal.signals.base import NOT_FINITE, Need, Parameters, Visit, Workbench
 from segal.signals.curvature import LARGEST_MATRIX, Curvature, curvature
-from segal.signals.pixel_sample import constants
+from segal.signals.pixels import constants
 
 Method = Literal["cg", "cholesky", "lissa", "identity"]
 

@@ -1,14 +1,8 @@
-"""Pixels of a set of images, kept so that the last layers can be run on them again and again.
+"""Pixels of a set of images, all of them or a sample, kept to run the last layers on them."""
 
-What is kept is the tail's input at the cells that a pixel's logits depend on: for a sample of
-pixels a small window each, for every pixel of the set the whole maps.
-"""
-
-import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import NamedTuple, Protocol, TypeVar
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 import psutil
 import torch
@@ -16,15 +10,21 @@ from torch import Tensor
 
 from segal.data.datasets import IGNORE_INDEX
 from segal.errors import SegalError
-from segal.evidence import Upsampling
-from segal.functional.pooling import interpolation_matrix
-from segal.functional.updates import pixel_windows, receptive_radius
+from segal.functional.updates import pixel_windows
 from segal.image_sets import ImageSet, SetName
 from segal.models.segmentation import Tail
 from segal.signals.base import Visit, Workbench
-
-WORKING_BYTES = 64 << 20
-"""What a step of work may take beside what is kept: more is slower on a CPU, by its cache."""
+from segal.signals.pixels import (
+    WORKING_BYTES,
+    PixelMap,
+    Pixels,
+    PixelWindows,
+    constants,
+    in_float64,
+    interpolations,
+    tail_radius,
+    work_bytes,
+)
 
 
 class SampleSize(NamedTuple):
@@ -57,141 +57,6 @@ _FEWER_PIXELS: Mapping[SetName, str] = {"val": "holdout_pixels", "pool": "pool_p
 _Kept = TypeVar("_Kept", "PixelWindows", "PixelMap")
 
 
-class Pixels(Protocol):
-    """Some pixels that the tail can be run on."""
-
-    @property
-    def inputs(self) -> Tensor:
-        """(B, U, h, w), the tail's input that they depend on."""
-        ...
-
-    @property
-    def labels(self) -> Tensor | None:
-        """(n,) int64 classes; None if unknown."""
-        ...
-
-    @property
-    def before(self) -> Tensor:
-        """(n, C) logits by the network as it is."""
-        ...
-
-    def logits(self, tail: Tail, parameters: Mapping[str, Tensor]) -> Tensor:
-        """(n, C) logits of the pixels, with other parameters; for `torch.func.vmap`."""
-        ...
-
-
-@dataclass(frozen=True)
-class PixelWindows:
-    """Single pixels.
-
-    Attributes:
-        inputs: (n, U, s, t), the tail's input at the cells of each one's window.
-        weights: (n, s, t) of the tail's outputs there in the pixel's logits.
-        labels: As of `Pixels`.
-        before: As of `Pixels`.
-        local: Whether the tail looks at one cell at a time. All cells are then laid out as one
-            map, which products of matrices are faster on.
-    """
-
-    inputs: Tensor
-    weights: Tensor
-    labels: Tensor | None
-    before: Tensor
-    local: bool = False
-
-    def logits(self, tail: Tail, parameters: Mapping[str, Tensor]) -> Tensor:
-        """(n, C)."""
-        inputs, weights = _like(self.inputs, parameters), _like(self.weights, parameters)
-        if not self.local:
-            return torch.einsum("ncst,nst->nc", tail.low(inputs, parameters), weights)
-        cells = inputs.movedim(0, -1).flatten(1, 2)[None]
-        outputs = tail.low(cells, parameters)[0]
-        return torch.einsum("ckn,kn->nc", outputs, weights.movedim(0, -1).flatten(0, 1))
-
-
-@dataclass(frozen=True)
-class PixelMap:
-    """Pixels of one image, with the whole of its map.
-
-    Attributes:
-        inputs: (1, U, h, w), the tail's input.
-        size: (H, W) of the image.
-        upsampling: How the tail's outputs are spread over it.
-        index: (n,) int64 positions y * W + x.
-        labels: As of `Pixels`.
-        before: As of `Pixels`.
-    """
-
-    inputs: Tensor
-    size: tuple[int, int]
-    upsampling: Upsampling
-    index: Tensor
-    labels: Tensor | None
-    before: Tensor
-
-    def logits(self, tail: Tail, parameters: Mapping[str, Tensor]) -> Tensor:
-        """(n, C)."""
-        inputs = _like(self.inputs, parameters)
-        logits = tail(inputs, parameters, self.size, self.upsampling)[0]
-        return logits.flatten(1).index_select(1, self.index).T
-
-
-def _like(inputs: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-    """What is kept in single precision, in the precision of the work."""
-    return inputs.to(next(iter(parameters.values())).dtype)
-
-
-def in_float64(tail: Tail) -> Tail:
-    """A copy of a tail in double precision.
-
-    A step changes the logits in their fourth digit, or below. In single precision the differences
-    would have but a few digits left, and the sign of the smallest would be left to rounding.
-    """
-    module = copy.deepcopy(tail.module).double()
-    parameters = {name: module.get_parameter(name).detach() for name in tail.parameters}
-    return replace(tail, module=module, parameters=parameters)
-
-
-def constants(tail: Tail) -> dict[str, Tensor]:
-    """The tail's parameters as they are, without a graph."""
-    return {name: value.detach() for name, value in tail.parameters.items()}
-
-
-def tail_radius(tail: Tail, channels: int) -> int:
-    """How far the tail looks, in cells; see `receptive_radius`.
-
-    Raises:
-        SegalError: If its outputs are not at the resolution of its input.
-    """
-    parameters = constants(tail)
-    like = next(iter(parameters.values()))
-    try:
-        with torch.no_grad():
-            return receptive_radius(lambda cells: tail.low(cells, parameters), channels, like)
-    except (ValueError, RuntimeError) as error:
-        raise SegalError(
-            f"layers {tail.name!r}: their output is not at the resolution of their input",
-            expected="last layers that keep it, which can be run on parts of an image",
-            got=str(error).split("\n")[0][:300],
-            remedy="give strategy.layers=last; for a Hessian alone strategy.hessian_pixels=null "
-            "serves too, which runs them on whole images",
-        ) from error
-
-
-@lru_cache(maxsize=64)
-def _interpolation(cells: int, pixels: int, align_corners: bool) -> Tensor:
-    return interpolation_matrix(cells, pixels, align_corners)
-
-
-def interpolations(inputs: Tensor, upsampling: Upsampling) -> tuple[Tensor, Tensor]:
-    """(pixels, cells) float64 matrices along y and x, on the device of a (.., h, w) map."""
-    height, width = inputs.shape[-2:]
-    corners = upsampling.align_corners
-    rows = _interpolation(height, upsampling.size[0], corners)
-    columns = _interpolation(width, upsampling.size[1], corners)
-    return rows.to(inputs.device), columns.to(inputs.device)
-
-
 def free_bytes(device: torch.device) -> int:
     """Memory that is free on a device; of the machine for a CPU."""
     if device.type == "cuda":
@@ -212,16 +77,19 @@ def keep_pixels(bench: Workbench, of: SetName, layers: str, size: SampleSize) ->
         size: How many.
 
     Returns:
-        The pixels in parts, each small enough to be worked on at a time where it is a sample; a
-        part is a whole image otherwise. Inputs are kept as the network made them, in single
-        precision at least; the rest is in double precision, as the tail must be.
+        The pixels in parts. Those of a sample keep a window each, in parts that are small enough to
+        be worked on at a time; every pixel of a set, and those of layers that want whole images,
+        are kept with the maps of their images, one to a part. Inputs are kept as the network made
+        them, in single precision at least; the rest is in double precision, as the tail must be.
 
     Raises:
         SegalError: If the set has no pixel, or memory is too small.
     """
 
     def compute() -> tuple[Pixels, ...]:
-        kept = _every_pixel(bench, of, layers) if size.exact else _sampled(bench, of, layers, size)
+        tail = in_float64(bench.model.tail(layers))
+        gather = _every_pixel if size.exact else _sampled
+        kept = gather(bench, of, tail, size)
         if not kept:
             raise SegalError(
                 f"the set of images {of!r}: not one pixel to measure on",
@@ -243,7 +111,7 @@ def planned_bytes(
     pixels: int,
     images: int,
     classes: int,
-    window: int = 4,
+    window: int | None = 4,
     itemsize: int = 4,
 ) -> int:
     """About the memory that `keep_pixels` takes at most, for images of one size.
@@ -254,26 +122,36 @@ def planned_bytes(
         pixels: Of one image.
         images: Of the set.
         classes: Of the network.
-        window: Cells that a pixel's logits depend on: 4 where the tail looks at one cell at a time.
+        window: Cells that a pixel's logits depend on: 4 where the tail looks at one cell at a time;
+            None where whole maps are kept.
         itemsize: Of a number of the input.
     """
     channels, height, width = inputs
-    if size.exact:
-        of_map = channels * height * width * itemsize
-        return images * (of_map + pixels * (classes * 8 + 16))
     count = size.pixels or (size.per_class or 0) * classes
+    kept = images * pixels if size.exact else min(count, images * pixels)
+    if size.exact or window is None:
+        maps = min(images, kept) * channels * height * width * itemsize
+        return maps + kept * (classes * 8 + 16)
     # Twice: windows are gathered image by image, and then laid together.
-    each = 2 * (channels * itemsize + 8) * window + classes * 8 + 16
-    return min(count, images * pixels) * each
+    return kept * (2 * (channels * itemsize + 8) * window + classes * 8 + 16)
 
 
-def _planned_images(images: ImageSet) -> int:
-    """Images of a set; in a trial, those that the work itself would go through."""
-    return images.tried_for or len(images.indices())
-
-
-def _check_memory(of: SetName, needed: int, device: torch.device) -> None:
-    free, fewer = free_bytes(device), _FEWER_PIXELS.get(of, "hessian_pixels")
+def _check_memory(
+    bench: Workbench, of: SetName, size: SampleSize, inputs: Tensor, pixels: int, window: int | None
+) -> None:
+    """For all images of a set, by the (U, h, w) input and the number of pixels of one."""
+    images = bench.images(of)
+    needed = planned_bytes(
+        size,
+        inputs=inputs.shape,
+        pixels=pixels,
+        # In a trial, those that the work itself would go through.
+        images=images.tried_for or len(images.indices()),
+        classes=bench.model.spec.num_classes,
+        window=window,
+        itemsize=inputs.element_size(),
+    )
+    free, fewer = free_bytes(inputs.device), _FEWER_PIXELS.get(of, "hessian_pixels")
     if needed > free:
         raise SegalError(
             f"too little memory to keep pixels of the set of images {of!r}",
@@ -283,37 +161,34 @@ def _check_memory(of: SetName, needed: int, device: torch.device) -> None:
         )
 
 
-def _every_pixel(bench: Workbench, of: SetName, layers: str) -> tuple[Pixels, ...]:
-    tail, kept = in_float64(bench.model.tail(layers)), list[Pixels]()
-    for visit in bench.visit(of, (layers,)):
-        for i, inputs in enumerate(_inputs(visit, layers)):
+def _every_pixel(bench: Workbench, of: SetName, tail: Tail, size: SampleSize) -> tuple[Pixels, ...]:
+    kept = list[Pixels]()
+    for visit in bench.visit(of, (tail.name,)):
+        for i, inputs in enumerate(_inputs(visit, tail)):
             index = visit.mask[i].flatten().nonzero()[:, 0]
             if not len(index):
                 continue
             if not kept:
-                needed = planned_bytes(
-                    EVERY_PIXEL,
-                    inputs=inputs.shape,
-                    pixels=visit.mask[i].numel(),
-                    images=_planned_images(bench.images(of)),
-                    classes=bench.model.spec.num_classes,
-                    itemsize=inputs.element_size(),
-                )
-                _check_memory(of, needed, inputs.device)
+                _check_memory(bench, of, size, inputs, visit.mask[i].numel(), None)
             labels = None if visit.labels is None else visit.labels[i].flatten()[index]
-            size = (visit.mask.shape[1], visit.mask.shape[2])
-            upsampling = visit.evidence.upsampling
-            # The evidence of the batch is gone after this; a view of its map would keep it all.
-            pixels = PixelMap(
-                inputs[None].clone(), size, upsampling, index, labels, inputs.new_empty(0)
-            )
-            kept.append(_with_logits(pixels, tail))
+            kept.append(_map(visit, inputs, index, labels, tail))
     return tuple(kept)
 
 
-def _inputs(visit: Visit, layers: str) -> Tensor:
-    inputs = visit.evidence.tail_input[layers]
+def _inputs(visit: Visit, tail: Tail) -> Tensor:
+    inputs = visit.evidence.tail_input[tail.name]
     return inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+
+
+def _map(
+    visit: Visit, inputs: Tensor, index: Tensor, labels: Tensor | None, tail: Tail
+) -> PixelMap:
+    size = (visit.mask.shape[1], visit.mask.shape[2])
+    # The evidence of the batch is gone after this; a view of its map would keep it all.
+    inputs, none = inputs[None].clone(), inputs.new_empty(0)
+    return _with_logits(
+        PixelMap(inputs, size, visit.evidence.upsampling, index, labels, none), tail
+    )
 
 
 def _with_logits(pixels: _Kept, tail: Tail) -> _Kept:
@@ -321,42 +196,41 @@ def _with_logits(pixels: _Kept, tail: Tail) -> _Kept:
         return replace(pixels, before=pixels.logits(tail, constants(tail)))
 
 
-def _sampled(bench: Workbench, of: SetName, layers: str, size: SampleSize) -> tuple[Pixels, ...]:
+def _sampled(bench: Workbench, of: SetName, tail: Tail, size: SampleSize) -> tuple[Pixels, ...]:
     sites = draw_sites(bench.images(of), size, torch.Generator().manual_seed(bench.seed))
-    tail, radius = in_float64(bench.model.tail(layers)), -1
+    known = bench.images(of).dataset is not None
     drawn: dict[tuple[int, ...], list[tuple[Tensor, Tensor, Tensor]]] = {}
-    for visit in bench.visit(of, (layers,)):
-        inputs = _inputs(visit, layers)
-        rows, columns = interpolations(inputs, visit.evidence.upsampling)
-        if radius < 0:
-            radius = tail_radius(tail, inputs.shape[1])
+    maps, radius = list[Pixels](), None
+    for visit in bench.visit(of, (tail.name,)):
+        batch, pixels = _inputs(visit, tail), visit.mask[0].numel()
+        if not maps and not drawn:
+            radius = tail_radius(tail, batch.shape[1])
         for i, name in enumerate(visit.evidence.images):
             if name not in sites:
                 continue
-            pixels, labels = (t.to(inputs.device) for t in sites[name])
-            y, x = pixels // visit.mask.shape[2], pixels % visit.mask.shape[2]
-            at_y, by_y = pixel_windows(rows, y, radius)
-            at_x, by_x = pixel_windows(columns, x, radius)
+            index, labels = (t.to(batch.device) for t in sites[name])
+            if radius is None:
+                if not maps:
+                    _check_memory(bench, of, size, batch[i], pixels, None)
+                maps.append(_map(visit, batch[i], index, labels if known else None, tail))
+                continue
+            windows, weights = _windows(visit, batch[i], index, radius)
             if not drawn:
-                needed = planned_bytes(
-                    size,
-                    inputs=inputs.shape[1:],
-                    pixels=visit.mask[i].numel(),
-                    images=_planned_images(bench.images(of)),
-                    classes=bench.model.spec.num_classes,
-                    window=at_y.shape[1] * at_x.shape[1],
-                    itemsize=inputs.element_size(),
-                )
-                _check_memory(of, needed, inputs.device)
-            windows = inputs[i][:, at_y[:, :, None], at_x[:, None, :]].movedim(0, 1)
-            weights = by_y[:, :, None] * by_x[:, None, :]
+                _check_memory(bench, of, size, batch[i], pixels, weights[0].numel())
             drawn.setdefault(windows.shape[1:], []).append((windows, weights, labels))
-    known = bench.images(of).dataset is not None
-    return tuple(
-        part
-        for same in drawn.values()
-        for part in _parts(same, tail, known=known, local=radius == 0)
-    )
+    parts = (_parts(same, tail, known=known, local=radius == 0) for same in drawn.values())
+    return (*maps, *(part for same in parts for part in same))
+
+
+def _windows(visit: Visit, inputs: Tensor, index: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """(n, U, s, t) of the (U, h, w) input, and (n, s, t) weights, for pixels of an image."""
+    upsampling = visit.evidence.upsampling
+    rows, columns = interpolations(tuple(inputs.shape[-2:]), upsampling, inputs.device)
+    width = visit.mask.shape[2]
+    at_y, by_y = pixel_windows(rows, index // width, radius)
+    at_x, by_x = pixel_windows(columns, index % width, radius)
+    windows = inputs[:, at_y[:, :, None], at_x[:, None, :]].movedim(0, 1)
+    return windows, by_y[:, :, None] * by_x[:, None, :]
 
 
 def draw_sites(
@@ -424,15 +298,3 @@ def _parts(
             inputs = inputs.movedim(0, -1).contiguous().movedim(-1, 0)
         pixels = PixelWindows(inputs, weights[part], classes, windows.new_empty(0), local)
         yield _with_logits(pixels, tail)
-
-
-def work_bytes(parameters: Mapping[str, Tensor], channels: int, cells: int) -> int:
-    """About what running a tail on some cells takes: its input, and four maps of each layer.
-
-    Args:
-        parameters: The tail's.
-        channels: Of its input.
-        cells: How many.
-    """
-    made = sum(value.shape[0] for value in parameters.values() if value.ndim > 1)
-    return cells * (channels + 4 * made) * next(iter(parameters.values())).element_size()

@@ -25,8 +25,8 @@ class ErrorReduction:
     of the pool is lowest. Neither source gives the sample or the step for regions.
 
     Attributes:
-        layers: Parameters that are updated: `last`, `last_two` (default), or the name of a module
-            of the network from which on they are.
+        layers: Parameters that are updated: `last`, `last_two` (default), `all`, or the name of a
+            module of the network from which on they are; see `error_change` for what that costs.
         lr: Size of the step.
         pool_pixels: Pixels of the pool that the entropy is taken over, drawn at random; 0 or null
             for all of them.

@@ -35,8 +35,9 @@ class ErrorChange:
     | prefilter      | none                                       | none     |
 
     Attributes:
-        layers: Parameters that are updated: `last`, `last_two`, or the name of a module of the
-            network from which on they are. Their output must be at their input's resolution.
+        layers: Parameters that are updated: `last`, `last_two`, `all`, or the name of a module of
+            the network from which on they are. Where they see far, as `all` do, every step runs
+            them on a whole image, and every candidate on all images of the sample: seconds each.
         steps: Of gradient descent.
         lr: Size of a step.
         reduce: Over the reference set's pixels: `positive` is the mean over those whose loss rose

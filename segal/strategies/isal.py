@@ -57,8 +57,8 @@ class InfluenceSelection(InverseParameters):
         weighted: With K = 1, weigh the gradient by the probability, as eq. 3 does and Algorithm 1
             does not; K > 1 always is.
         layers: Parameters that it is differentiated by: `last` (default), `last_two`, `all`, or the
-            name of a module of the network. Layers that see far, as `all` do, need
-            `hessian_pixels: null`, which runs them on whole images in every step.
+            name of a module of the network. Layers that see far, as `all` do, run on the whole
+            images of H in every step of its inversion.
         reduction: `mean` (default) per pixel of a candidate, or `sum`, its whole effect.
         corrected: Divide what `lissa` finds by its scale; the order of candidates is the same.
         inverse: `cg` (default), `cholesky` (last layer only) or `lissa`.

@@ -64,8 +64,8 @@ class ReliableInfluence(InverseParameters):
         empty: A pixel none of whose classes is kept: `single` (default) takes the likeliest,
             `paper` leaves it at 0, which ranks first.
         reduce: `sum` (default) or `mean` over a pixel's kept classes; `renorm` needs neither.
-        layers: Parameters that it is differentiated by: `last` (default), `last_two`, or the name
-            of a module of the network.
+        layers: Parameters that it is differentiated by: `last` (default), `last_two`, `all`, or
+            the name of a module of the network; see `isal` for what that costs.
         candidate_fraction: Of the candidates on offer, above 0.
         diversity: `k_means_plusplus` (default): draws by squared distance between mean features,
             from the lowest loss on. `k_means`: Lloyd's algorithm from such draws, nearest to the

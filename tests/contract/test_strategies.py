@@ -61,6 +61,7 @@ CASES = [
     ("ralif", {"candidate_fraction": 0.5, "diversity": "mean_shift"}),
     ("error_change", {}),
     ("error_change", {"reduce": "all", "holdout_pixels": 0}),
+    ("error_change", {"layers": "all", "holdout_pixels": 20}),
     ("error_change", {"holdout_per_class": 3, "prefilter": 0.25}),
     ("err_reduction", {}),
 ]

@@ -18,15 +18,10 @@ from segal.models.build import build_model, make_spec
 from segal.models.segmentation import ModelSpec, SegmentationModel
 from segal.regions import RegionSize
 from segal.scan import Scan
-from segal.signals import error_change, pixel_sample
-from segal.signals.error_change import (
-    NOT_MEASURED,
-    HoldoutErrorChange,
-    Prefilter,
-    RegionUpdates,
-    UpdatedEntropy,
-)
+from segal.signals import pixel_sample, pixels, region_updates
+from segal.signals.error_change import NOT_MEASURED, HoldoutErrorChange, Prefilter, UpdatedEntropy
 from segal.signals.pixel_sample import EVERY_PIXEL, SampleSize
+from segal.signals.region_updates import RegionUpdates
 from segal.strategies.base import PassContext
 from segal.strategies.error_change import ErrorChange
 from segal.tasks.segmentation import Segmentation
@@ -96,6 +91,8 @@ def network_input(model, dataset, index):
 def trained_layers(model, layers):
     """The parameters that are updated, named by hand."""
     network = model.network
+    if layers == "all":
+        return list(network.parameters())
     head = list(network.segmentation_head[0].parameters())
     if layers == "last":
         return head
@@ -133,13 +130,13 @@ def holdout_losses(model, val):
     return torch.cat(losses)
 
 
-def brute_force(model, data, layers, region):
+def brute_force(model, data, layers, region, lr=LR):
     """(units,) of the first image of the pool, by how the holdout's pixels are reduced."""
     val, train = data
     inputs, before = network_input(model, train, 0), holdout_losses(model, val)
     positive, everything = [], []
     for box in RegionSize.parse(region).grid(*train.pool.size(0)).boxes().tolist():
-        change = holdout_losses(real_update(model, layers, inputs, box), val) - before
+        change = holdout_losses(real_update(model, layers, inputs, box, lr=lr), val) - before
         positive.append(float(change[change > 0].mean()))
         everything.append(float(change.mean()))
     return {"positive": np.array(positive), "all": np.array(everything)}
@@ -164,6 +161,29 @@ def test_equals_real_steps_where_the_last_layers_look_around(tmp_path, layers):
         np.testing.assert_allclose(measured(signal, model, data, "16x24"), expected, rtol=1e-9)
 
 
+def test_all_layers_take_real_steps_on_whole_images(deeplab, data):
+    expected = brute_force(deeplab, data, "all", "20x32", lr=1e-4)["positive"]
+    assert np.ptp(expected) > 0.1 * np.abs(expected).max()
+    for holdout in (EVERY_PIXEL, SampleSize(10**6)):
+        signal = HoldoutErrorChange("all", lr=1e-4, holdout=holdout)
+        got = measured(signal, deeplab, data, "20x32", batch_size=2)
+        np.testing.assert_allclose(got, expected, rtol=1e-7)
+
+
+def test_a_sample_for_all_layers_is_that_for_the_last(deeplab, data):
+    """The same pixels, kept with the maps of their images; those of images with none are not."""
+    of_last, of_all = (
+        RegionUpdates.on(make_bench(deeplab, data), "val", layers, SampleSize(20), 1, LR).pixels
+        for layers in ("last", "all")
+    )
+    assert all(isinstance(part, pixels.PixelMap) and len(part.index) for part in of_all)
+    for got, expected in (
+        ([part.before for part in of_all], [part.before for part in of_last]),
+        ([part.labels for part in of_all], [part.labels for part in of_last]),
+    ):
+        torch.testing.assert_close(torch.cat(got), torch.cat(expected))
+
+
 @pytest.mark.parametrize("layers", ["last", "last_two"])
 def test_a_sample_of_all_pixels_is_the_exact_mode(deeplab, data, layers):
     exact = measured(HoldoutErrorChange(layers, lr=LR), deeplab, data, "20x32")
@@ -175,7 +195,7 @@ def test_regions_together_are_regions_one_by_one(deeplab, data, monkeypatch):
     sample = SampleSize(30)
     signals = [HoldoutErrorChange(lr=LR, holdout=sample), UpdatedEntropy(lr=LR, sample=sample)]
     together = [measured(signal, deeplab, data, "16") for signal in signals]
-    for module in (error_change, pixel_sample):
+    for module in (region_updates, pixel_sample):
         monkeypatch.setattr(module, "WORKING_BYTES", 1)
     for signal, expected in zip(signals, together, strict=True):
         np.testing.assert_allclose(measured(signal, deeplab, data, "16"), expected, rtol=1e-9)
@@ -184,12 +204,12 @@ def test_regions_together_are_regions_one_by_one(deeplab, data, monkeypatch):
 def test_as_many_regions_at_a_time_as_memory_takes(deeplab, data, monkeypatch):
     """However many there are."""
     updates = RegionUpdates.on(make_bench(deeplab, data), "val", "last", SampleSize(20), 1, LR)
-    (pixels,) = updates.pixels
-    parameters = pixel_sample.constants(updates.tail)
-    cells = pixels.inputs.numel() // pixels.inputs.shape[1]
-    each = pixel_sample.work_bytes(parameters, pixels.inputs.shape[1], cells)
-    each += 6 * pixels.before.numel() * pixels.before.element_size()
-    monkeypatch.setattr(error_change, "WORKING_BYTES", 3 * each)
+    (part,) = updates.pixels
+    parameters = pixels.constants(updates.tail)
+    cells = part.inputs.numel() // part.inputs.shape[1]
+    each = pixels.work_bytes(parameters, part.inputs.shape[1], cells)
+    each += 6 * part.before.numel() * part.before.element_size()
+    monkeypatch.setattr(region_updates, "WORKING_BYTES", 3 * each)
     taken = []
 
     def gather(_, after):
@@ -198,7 +218,7 @@ def test_as_many_regions_at_a_time_as_memory_takes(deeplab, data, monkeypatch):
 
     for count in (2, 8):
         updated = {name: torch.stack([value] * count) for name, value in parameters.items()}
-        updates._gathered(pixels, updated, gather)
+        updates._gathered(part, updated, gather)
     assert taken == [2, 3, 3, 2]
 
 
@@ -416,7 +436,7 @@ def test_a_reference_set_without_a_labelled_pixel_is_refused(deeplab, data, hold
 
 
 def test_too_little_memory_names_the_remedy(deeplab, data, monkeypatch):
-    monkeypatch.setattr(error_change, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(region_updates, "free_bytes", lambda _: 1000)
     with pytest.raises(SegalError, match=r"(?s)one region.*smaller --region"):
         measured(HoldoutErrorChange(holdout=SampleSize(20)), deeplab, data, "24")
     monkeypatch.setattr(pixel_sample, "free_bytes", lambda _: 1000)

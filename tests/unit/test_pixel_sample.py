@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from segal.errors import SegalError
 from segal.functional.pooling import interpolation_matrix
 from segal.functional.updates import (
-    EVERYWHERE,
     interval_windows,
     loss_change,
     pixel_windows,
@@ -22,7 +20,8 @@ from segal.functional.updates import (
 )
 from segal.image_sets import ImageSet
 from segal.models.build import build_model, make_spec
-from segal.signals.pixel_sample import SampleSize, draw_sites, planned_bytes, tail_radius
+from segal.signals.pixel_sample import SampleSize, draw_sites, planned_bytes
+from segal.signals.pixels import tail_radius
 
 LIKE = torch.zeros(0, dtype=torch.float64)
 
@@ -36,7 +35,8 @@ LIKE = torch.zeros(0, dtype=torch.float64)
         ([nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)], 0),
         ([nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3, padding=1)], 2),
         ([nn.Conv2d(3, 4, 3, padding=6, dilation=6)], 6),
-        ([nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)], EVERYWHERE),
+        ([nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)], None),
+        ([nn.Conv2d(3, 4, 3, stride=2, padding=1)], None),
     ],
 )
 def test_radius(layers, radius):
@@ -45,15 +45,10 @@ def test_radius(layers, radius):
         assert receptive_radius(network, 3, LIKE) == radius
 
 
-def test_radius_needs_an_output_for_every_cell():
-    with pytest.raises(ValueError, match=r"19 x 19, got 10 x 10"):
-        receptive_radius(nn.Conv2d(3, 4, 3, stride=2, padding=1).double(), 3, LIKE)
-
-
-def test_layers_that_change_the_resolution_are_refused():
+def test_layers_that_need_whole_images_have_no_radius():
     model = build_model(make_spec("DeepLabV3Plus", "resnet18", ("a", "b"))).eval()
-    with pytest.raises(SegalError, match=r"(?s)'all'.*strategy\.layers=last"):
-        tail_radius(model.tail("all"), 3)
+    assert tail_radius(model.tail("all"), 3) is None
+    assert tail_radius(model.tail("decoder.block2"), 304) == 1
 
 
 @settings(max_examples=40, deadline=None)
