@@ -29,8 +29,8 @@ def derive_generator(seed: int, number: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, number, stream))
 
 
-Acquired = tuple[list[Selected], list[int], tuple[str, ...]]
-"""Picks in order, their rows in the candidate table, and notes."""
+Acquired = tuple[list[Selected], tuple[str, ...]]
+"""Picks in order, and the strategy's notes."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def acquire(
         generator: The only source of randomness.
 
     Returns:
-        The picks in order, their rows in `table`, and the strategy's notes.
+        The picks in order, and the strategy's notes.
 
     Raises:
         SegalError: If the budget does not buy the first pick.
@@ -135,4 +135,4 @@ def acquire(
                 score=float(score),
             )
         )
-    return selected, offer.rows[picks.rows].tolist(), picks.notes
+    return selected, picks.notes

@@ -7,12 +7,11 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from segal.acquisition import Acquired
 from segal.candidates import CandidateTable
 from segal.console import bar
 from segal.data.datasets import IGNORE_INDEX
 from segal.functional.batch import batch_statistics
-from segal.ledger import Ledger, Purchase
+from segal.ledger import Purchase
 from segal.masks import Selected
 from segal.models.segmentation import SegmentationModel
 from segal.oracle import Oracle, RevealedDataset
@@ -79,21 +78,16 @@ def shown_value(strategy: Strategy) -> Value:
     return next((s for s in signals if isinstance(s, Value)), _ENTROPY)
 
 
-def bought_already(ledger: Ledger, number: int, table: CandidateTable) -> Acquired | None:
-    """What was bought after a round, as `acquire` gave it but for notes; None before that.
+def selected_from(purchases: Iterable[Purchase]) -> list[Selected]:
+    """What was selected, as it was booked."""
+    return [Selected(p.rank, p.image, p.box, p.pixels or 0, p.score) for p in purchases]
 
-    Args:
-        ledger: Of the run.
-        number: The round.
-        table: The candidates.
-    """
-    bought = ledger.purchases("buy", number)
-    if not bought:
-        return None
+
+def rows_of(table: CandidateTable, selected: Iterable[Selected]) -> list[int]:
+    """Where picks stand in the table of the candidates."""
     places = zip(table.image.tolist(), map(tuple, table.box.tolist()), strict=True)
     rows = {(table.images[image], box): row for row, (image, box) in enumerate(places)}
-    selected = [Selected(p.rank, p.image, p.box, p.pixels or 0, p.score) for p in bought]
-    return selected, [rows[s.image, s.box] for s in selected], ()
+    return [rows[s.image, s.box] for s in selected]
 
 
 def priced(

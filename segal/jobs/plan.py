@@ -23,8 +23,11 @@ from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.tasks.segmentation import Segmentation
 
-_TRIALS = ((1, 1), (3, 1), (1, 3))
+_TRIALS = ((1, 1), (3, 1), (1, 3), (3, 3))
 """Images of the pool, and of each set beside it, that a trial looks at."""
+
+_CLEAR = 1.3
+"""What a trial must take, as a multiple of what the others say, to show more than their noise."""
 
 
 @dataclass(frozen=True)
@@ -181,32 +184,49 @@ def _extrapolate(trial: _Trial, rows: int, candidates: int, picks: int) -> Plan:
         for sizes in _TRIALS:
             measured.append(trial(*sizes))
             advance(len(measured), len(_TRIALS))
-    one, more, more_beside = measured
+    one, more = measured[:2]
     areas = [h * w for h, w in image_sizes(trial.pool).values()]
-    tried = areas[: more.images]
+    share = sum(areas) * more.images / sum(areas[: more.images])  # the pool, in images like those
     beside = sum(len(found.indices()) for found in trial.sets.values())
-    of_image = _slope(one.seconds, more.seconds, more.images - one.images)
-    of_set = _slope(one.seconds, more_beside.seconds, more_beside.beside - one.beside)
-    fixed = max(0.0, one.seconds - of_image * one.images - of_set * one.beside)
+    fixed, of_image, of_set, of_pair = seconds_by(
+        [(trial.images, trial.beside, trial.seconds) for trial in measured]
+    )
     return Plan(
         images=len(areas),
         candidates=candidates,
         picks=picks,
         prepare_seconds=fixed + of_set * beside,
-        scan_seconds=of_image * len(tried) * sum(areas) / sum(tried),
+        scan_seconds=(of_image + of_pair * beside) * share,
         disk_bytes=round(more.disk * rows),
         scan_bytes=max(peak_memory_bytes(find_device(trial.config.machine.device)).values()),
         select_bytes=one.embedded * 4 * candidates,
     )
 
 
-def _slope(one: float, more: float, further: int) -> float:
-    """Seconds of an image, from those of some and of further ones; not negative."""
-    return max(0.0, more - one) / max(1, further)
+def seconds_by(trials: Sequence[tuple[int, int, float]]) -> tuple[float, float, float, float]:
+    """What the time of four trials is made of.
+
+    Args:
+        trials: Images of the pool, images beside, and seconds: with few of both, with more of the
+            pool, with more beside, and with more of both.
+
+    Returns:
+        Seconds in any case, for an image of the pool, for one beside, and for each pair of the two
+        (where every candidate is measured on all images of a set); none is negative.
+    """
+    (n, m, one), (more_n, _, of_pool), (_, more_m, of_beside), (_, _, of_both) = trials
+    wide, deep = max(1, more_n - n), max(1, more_m - m)
+    extra = of_both - (of_pool + of_beside - one)
+    pair = extra / (wide * deep) if of_both > _CLEAR * (of_both - extra) else 0.0
+    image = max(0.0, (of_pool - one) / wide - pair * m)
+    beside = max(0.0, (of_beside - one) / deep - pair * n)
+    return max(0.0, one - image * n - beside * m - pair * n * m), image, beside, pair
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Rounds of train, evaluate, scan, select and buy, with an oracle for the annotators.
+"""Rounds of train, evaluate, scan, select, inspect and buy, with an oracle for the annotators.
 
 A round's stages are phases in the ledger. Each has a fingerprint of its settings and of the phase
 before it, so that a run that was killed goes on from whole phases to the picks that it would have
@@ -35,36 +35,21 @@ from segal.history import (
     EVALUATION_FILE,
     METRICS_FILE,
     MODEL_FILE,
-    OVERLAYS_FOLDER,
-    PICKS_FILE,
     SELECTION_FILE,
     round_folder,
 )
 from segal.jobs.inputs import image_sizes
+from segal.jobs.inspection import Inspection
 from segal.jobs.network import identity, initial_model
-from segal.jobs.overlays import Overlays
-from segal.jobs.picks import (
-    MEASURED,
-    bought_already,
-    boxes_of,
-    describe_picks,
-    mistake_rate,
-    priced,
-    shown_value,
-)
-from segal.jobs.reference import (
-    check_apart,
-    needs_of,
-    reference_cost,
-    reference_note,
-)
+from segal.jobs.picks import MEASURED, boxes_of, priced, selected_from, shown_value
+from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
 from segal.jobs.round_results import Bought, say_score, summary
 from segal.jobs.round_scan import RoundScan
 from segal.jobs.run_data import RunData, record_pool
 from segal.jobs.takeover import take_over
 from segal.ledger import Ledger, Purchase
 from segal.machine import describe
-from segal.masks import Selected, read_selection, write_selection
+from segal.masks import read_selection, write_selection
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
 from segal.models.segmentation import SegmentationModel
 from segal.oracle import Oracle
@@ -77,6 +62,7 @@ from segal.train import train
 
 SUMMARY_FILE = "summary.json"
 _UNFINISHED_FILE, _TRAINING_FILE = ".unfinished.safetensors", "training.json"
+_NOTES_FILE = "notes.json"
 _SEED_SET = "seed"
 
 Made = tuple[Sequence[Path], Sequence[Purchase]]
@@ -138,6 +124,7 @@ class Rounds:
             allowance = self.allowance(number)
             table, labelled = self.scan(number, offer)
             self.select(number, table, labelled, offer, allowance)
+            self.inspect(number)
             self.buy(number, allowance)
         self.summarise()
 
@@ -315,48 +302,48 @@ class Rounds:
         offer: Offer,
         allowance: Allowance,
     ) -> None:
-        """Lets the strategy pick from what is on offer, and writes what it picked and why."""
+        """Lets the strategy pick from what is on offer."""
         config = self.config
 
         def work(folder: Path) -> Made:
             generator = derive_generator(config.seed, number, SELECT)
             # What is bought stays bought, also where files are made again on another machine.
-            selected, rows, notes = bought_already(self.ledger, number, table) or acquire(
-                self.strategy, table, labelled, offer, allowance, generator
+            before = selected_from(self.ledger.purchases("buy", number))
+            selected, notes = (
+                (before, ())
+                if before
+                else acquire(self.strategy, table, labelled, offer, allowance, generator)
             )
             cost = len(offer) if allowance.counts == "regions" else int(offer.prices.sum())
             if len(selected) == len(offer) and cost < allowance.limit:
                 left = "region is" if len(offer) == 1 else f"{len(offer)} regions are"
                 notes += (f"The budget outlives the pool: the last {left} taken.",)
             write_selection(folder / SELECTION_FILE, selected)
-            picks: dict[str, Any] = {"region": config.region, "count": len(selected)}
-            first = CandidateTable.open(folder / _table_folder(0) / config.region)
-            picks |= describe_picks(first, rows) | self.mistakes(number, selected)
-            write_json(folder / PICKS_FILE, picks | {"notes": notes})
-            self.draw(folder / OVERLAYS_FOLDER, number, selected)
-            names = (SELECTION_FILE, PICKS_FILE, OVERLAYS_FOLDER)
-            return [folder / name for name in names], []
+            write_json(folder / _NOTES_FILE, notes)
+            return [folder / SELECTION_FILE, folder / _NOTES_FILE], []
 
         settings = [config.strategy, config.seed, allowance.limit, allowance.counts]
         self.phase("select", number, settings, work)
-        picks = json.loads((round_folder(config.out, number) / PICKS_FILE).read_text())
-        self.notes += [f"Round {number}: {note}" for note in picks["notes"]]
+        notes = json.loads((round_folder(config.out, number) / _NOTES_FILE).read_text())
+        self.notes += [f"Round {number}: {note}" for note in notes]
 
-    def mistakes(self, number: int, selected: Sequence[Selected]) -> dict[str, float]:
-        """How much of the picks the network had wrong; measured when they are settled."""
-        config = self.config
-        if not config.measure_picks:
-            return {}
-        with bar(f"Round {number}: comparing the picks with their labels") as advance:
-            return mistake_rate(
-                self.model(number),
-                self.oracle.reveal(boxes_of(selected)),
+    def inspect(self, number: int) -> None:
+        """Looks at what was picked."""
+
+        def work(folder: Path) -> Made:
+            look = Inspection(
+                config=self.config,
                 device=self.device,
-                batch_size=config.machine.batch_size,
-                workers=config.machine.workers,
-                precision=config.precision,
-                progress=advance,
+                pool=self.pool,
+                oracle=self.oracle,
+                value=shown_value(self.strategy),
+                bought=self.bought.boxes,
             )
+            selected = read_selection(folder / SELECTION_FILE)
+            table = CandidateTable.open(folder / _table_folder(0) / self.config.region)
+            return look.write(folder, number, selected, table, self.model(number)), []
+
+        self.phase("inspect", number, None, work)
 
     def buy(self, number: int, allowance: Allowance) -> None:
         """Books what was selected, at the cost that the oracle took for it."""
@@ -386,21 +373,6 @@ class Rounds:
         if allowance.counts == "regions":
             return allowance
         return Allowance(allowance.limit + self.bought.unspent, "pixels")
-
-    def draw(self, folder: Path, number: int, selected: Sequence[Selected]) -> None:
-        """Pictures of what was picked, and why."""
-        remove(folder)
-        folder.mkdir(parents=True)
-        if self.config.overlays:
-            with bar(f"Round {number}: drawing overlays") as advance:
-                overlays = Overlays(
-                    self.pool,
-                    self.model(number),
-                    shown_value(self.strategy),
-                    self.bought.boxes,
-                    self.config.precision,
-                )
-                overlays.write(folder, selected, self.config.overlays, advance)
 
     def is_good_enough(self, number: int) -> bool:
         """Whether a round reached the target."""

@@ -35,7 +35,7 @@ from segal.jobs.inputs import (
     scan_settings,
 )
 from segal.jobs.overlays import Overlays
-from segal.jobs.picks import shown_value
+from segal.jobs.picks import selected_from, shown_value
 from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
 from segal.ledger import Ledger, Purchase
 from segal.machine import describe, find_device, peak_memory_bytes, use_threads
@@ -318,7 +318,7 @@ class _Selection:
     def choose(self, table: CandidateTable, offer: Offer, allowance: Allowance) -> list[Selected]:
         generator = derive_generator(self.config.seed, _ROUND, SELECT)
         with bar("Choosing regions") as advance, self.clock("select"):
-            selected, _, notes = acquire(
+            selected, notes = acquire(
                 self.strategy, table, self.labelled_table, offer, allowance, generator
             )
             advance(len(selected), len(selected))
@@ -327,10 +327,7 @@ class _Selection:
 
     def bought_already(self) -> list[Selected]:
         """The selection as the ledger has it; empty before it is made."""
-        return [
-            Selected(rank=p.rank, image=p.image, box=p.box, pixels=p.pixels or 0, score=p.score)
-            for p in self.ledger.purchases("select", _ROUND)
-        ]
+        return selected_from(self.ledger.purchases("select", _ROUND))
 
     # What is written
 

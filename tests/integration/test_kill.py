@@ -12,7 +12,7 @@ from segal.data.synthetic import make_scenes
 from segal.ledger import Ledger
 from tests import killed_run
 
-PHASES = 13
+PHASES = 15
 RANDOM_MOMENTS = 30
 FILES = ("selection.csv", "picks.json", "model.safetensors", "evaluation.npz")
 
@@ -86,7 +86,7 @@ def phases(folder):
 
 
 def test_killed_before_and_after_every_phase(processes, base, whole, tmp_path):
-    """26 kills of one run; each process gets one phase further, or none."""
+    """30 kills of one run; each process gets one phase further, or none."""
     folder = tmp_path / "run"
     for number in range(PHASES):
         assert start(processes, base, folder, "before") == -signal.SIGKILL

@@ -11,7 +11,7 @@ from segal.data.datasets import open_dataset
 from segal.data.pool import open_pool
 from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
-from segal.jobs.plan import plan_selection
+from segal.jobs.plan import plan_selection, seconds_by
 from segal.jobs.strategies import configure_selection
 from segal.masks import Selected, write_selection
 from segal.models.build import build_model, make_spec
@@ -156,3 +156,24 @@ def test_refuses_a_budget_that_buys_nothing(segal, image_folder, checkpoint):
     code, _, err = segal("plan", *arguments, "--budget", "0.01%")
     assert code == 2
     assert "does not buy a single region" in err
+
+
+@pytest.mark.parametrize("pair", [0.0, 0.5])
+def test_finds_what_the_time_of_trials_is_made_of(pair):
+    def seconds(n, m):
+        return 0.2 + 0.3 * n + 0.1 * m + pair * n * m
+
+    sizes = [(1, 1), (3, 1), (1, 4), (3, 4)]
+    found = seconds_by([(n, m, seconds(n, m)) for n, m in sizes])
+    assert found == pytest.approx((0.2, 0.3, 0.1, pair))
+
+
+def test_noise_of_trials_does_not_grow_with_the_product():
+    assert seconds_by([(1, 1, 1.0), (3, 1, 1.3), (1, 3, 0.9), (3, 3, 1.5)])[3] == 0.0
+
+
+def test_without_a_set_only_the_pool_counts():
+    """All trials have the same images beside: none."""
+    fixed, image, beside, pair = seconds_by([(1, 0, 1.0), (3, 0, 2.0), (1, 0, 1.1), (3, 0, 2.2)])
+    assert (fixed, image, pair) == (0.5, 0.5, 0.0)
+    assert beside == pytest.approx(0.1)

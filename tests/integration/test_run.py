@@ -29,7 +29,7 @@ from segal.scan import Scan
 from segal.signals import Value
 from segal.strategies.random import Random
 
-PHASES = ["train", "evaluate", "scan-0", "select", "buy"]
+PHASES = ["train", "evaluate", "scan-0", "select", "inspect", "buy"]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_what_a_run_writes(segal, raw, scenes, tmp_path):
     with Ledger.read(tmp_path / "out") as ledger:
         done = [(p.name, p.round) for p in ledger.phases()]
         assert done == [("seed", 0)] + [
-            (name, number) for number in range(3) for name in PHASES[: 5 if number < 2 else 2]
+            (name, number) for number in range(3) for name in PHASES[: 6 if number < 2 else 2]
         ]
     history = read_history(tmp_path / "out")
     seed_set, first, second = history.seed_set, history.rounds[0].bought, history.rounds[1].bought
@@ -133,7 +133,7 @@ def evaluation_iou(r):
     return r.metrics["test"]["iou"].values()
 
 
-@pytest.mark.parametrize("point", [1, 4, 7, 11])
+@pytest.mark.parametrize("point", [1, 4, 5, 7, 13])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(raw, tmp_path, monkeypatch, point):
     """Stopped once a phase has written its files, but not its row."""
     whole = run(raw)
@@ -156,9 +156,9 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(raw, tmp_path, monkey
     outcome = run(again)
     assert decided(outcome.history.folder) == decided(whole.history.folder)
     # Of three trainings, those whose rows were there are not repeated.
-    finished = sum(point > place for place in (1, 6, 11))
+    finished = sum(point > place for place in (1, 7, 13))
     assert len(trained) == 3 - finished
-    assert len(scanned) == 2 - sum(point > place for place in (3, 8))
+    assert len(scanned) == 2 - sum(point > place for place in (3, 9))
 
 
 def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(raw, tmp_path, monkeypatch):
@@ -321,7 +321,7 @@ def test_every_strategy_is_measured_alike_unless_asked_not_to(raw, tmp_path):
     bare = run(
         raw, strategy=strategy, budgets=["4"], measure_picks=False, out=str(tmp_path / "bare")
     ).history.rounds[0]
-    assert set(bare.picks) == {"region", "count", "notes"}
+    assert set(bare.picks) == {"region", "count"}
     assert not (bare.folder / "candidates" / "32" / "value-entropy.npy").exists()
 
 
