@@ -1,7 +1,7 @@
 """What a few training steps on a region, with the network's own labels, do to other pixels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -21,6 +21,9 @@ from segal.signals.region_updates import Gather, RegionUpdates
 
 Reduce = Literal["positive", "all"]
 
+GUIDE_PIXELS = 1000
+"""Of the reference set, that a prefilter looks at: fewer miss some of the highest S."""
+
 NOT_MEASURED = float(torch.finfo(torch.float64).min)
 """What stands for S where a prefilter left it out."""
 
@@ -30,7 +33,8 @@ class Prefilter(NamedTuple):
 
     Attributes:
         share: Of the candidates on offer that are measured, in (0, 1].
-        threshold: Of S_a; those from there on are. It follows from the share and the candidates.
+        threshold: Of the guide; those from there on are. It follows from the share and the
+            candidates.
     """
 
     share: float
@@ -72,9 +76,23 @@ class HoldoutErrorChange:
         return f"error_change-{update}-{self.reduce}-{self.holdout.name}{top}"
 
     @property
-    def first_order(self) -> Directional:
-        """Minus S_a (IWPS, eq. 10), what S over steps times their size tends to with `all`."""
-        return Directional(ReferenceGradient("val", self.layers))
+    def guide(self) -> "Directional | HoldoutErrorChange":
+        """What ranks as S does, at less cost.
+
+        Over all pixels that is S_a (IWPS, eq. 10), which S over steps times their size tends to.
+        It says little of the pixels whose loss rises; for these it is S itself, after one step, on
+        few pixels.
+        """
+        size = self.holdout
+        if size.per_class is None:
+            if self.reduce == "all":
+                return Directional(ReferenceGradient("val", self.layers))
+            size = SampleSize(min(size.pixels or GUIDE_PIXELS, GUIDE_PIXELS))
+        return replace(self, steps=1, holdout=size, prefilter=None)
+
+    def guide_scores(self, values: Tensor) -> Tensor:
+        """The guide, the higher the more promising, from what its column holds (minus S_a)."""
+        return -values if isinstance(self.guide, Directional) else values
 
     def prepare(self, bench: Workbench) -> Meter:
         """Keeps the holdout.
@@ -85,9 +103,13 @@ class HoldoutErrorChange:
         updates = RegionUpdates.on(bench, "val", self.layers, self.holdout, self.steps, self.lr)
         first = 0 if self.reduce == "positive" else 2
         if self.prefilter is None:
-            return _UpdateMeter(updates, error_changes, first)
-        guide = self.first_order.prepare(bench)
-        return _UpdateMeter(updates, error_changes, first, guide, self.prefilter.threshold)
+            return _UpdateMeter(self.column, updates, error_changes, first)
+        guide, threshold = self.guide.prepare(bench), self.prefilter.threshold
+
+        def promising(evidence: Evidence, units: Units) -> Tensor:
+            return self.guide_scores(guide.measure(evidence, units)) >= threshold
+
+        return _UpdateMeter(self.column, updates, error_changes, first, promising)
 
 
 @dataclass(frozen=True)
@@ -120,7 +142,7 @@ class UpdatedEntropy:
             SegalError: If memory is too small for it.
         """
         updates = RegionUpdates.on(bench, "pool", self.layers, self.sample, self.steps, self.lr)
-        return _UpdateMeter(updates, _entropies)
+        return _UpdateMeter(self.column, updates, _entropies)
 
 
 def error_changes(pixels: Pixels, after: Tensor) -> Tensor:
@@ -142,18 +164,18 @@ class _UpdateMeter:
     """The mean of what is gathered, 0 of nothing.
 
     Attributes:
+        column: Of the signal.
         updates: The steps.
         gather: Of the pixels.
         first: Row of the sum in what is gathered; the number is the row after.
-        guide: Measures minus S_a; None to measure everywhere.
-        threshold: Of S_a.
+        promising: (B, units) bool, where to measure; None for everywhere.
     """
 
+    column: str
     updates: RegionUpdates
     gather: Gather
     first: int = 0
-    guide: Meter | None = None
-    threshold: float = 0.0
+    promising: Callable[[Evidence, Units], Tensor] | None = None
 
     @property
     def catch(self) -> tuple[str, ...]:
@@ -165,11 +187,16 @@ class _UpdateMeter:
         Raises:
             SegalError: If an update leads out of range, or memory is too small for one region.
         """
+        # Once: it may guide another signal of the same pass.
+        key = (self.column, units.boxes().tobytes())
+        return evidence.once(key, lambda: self._measure(evidence, units))
+
+    def _measure(self, evidence: Evidence, units: Units) -> Tensor:
         boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in units.boxes().tolist()]
         shape = (len(evidence.logits), len(boxes))
         wanted = torch.ones(shape, dtype=torch.bool)
-        if self.guide is not None:
-            wanted = -self.guide.measure(evidence, units).cpu() >= self.threshold
+        if self.promising is not None:
+            wanted = self.promising(evidence, units).cpu()
         found = torch.full(shape, NOT_MEASURED, dtype=torch.float64)
         for image, chosen in enumerate(wanted):
             units_of_image = chosen.nonzero()[:, 0].tolist()

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.stats import spearmanr
 from torch import nn
 
 from segal.candidates import CandidateTable
@@ -356,11 +357,13 @@ def test_tends_to_the_directional_derivatives(deeplab, data, reduce):
 # The prefilter
 
 
-def test_a_prefilter_leaves_out_what_the_first_order_ranks_low(deeplab, data):
-    sample = SampleSize(200)
-    signal = HoldoutErrorChange(lr=LR, holdout=sample)
+@pytest.mark.parametrize("reduce", ["positive", "all"])
+def test_a_prefilter_leaves_out_what_the_first_order_ranks_low(deeplab, data, reduce):
+    signal = HoldoutErrorChange(lr=LR, reduce=reduce, holdout=SampleSize(200))
     full = measured(signal, deeplab, data, "16")
-    first = -measured(signal.first_order, deeplab, data, "16")
+    first = measured(signal.guide, deeplab, data, "16")
+    first = signal.guide_scores(torch.from_numpy(first)).numpy()
+    assert spearmanr(first, full).statistic > 0.9
     threshold = np.sort(first)[-5]
     filtered = dataclasses.replace(signal, prefilter=Prefilter(5 / 12, threshold))
     got = measured(filtered, deeplab, data, "16")
@@ -369,8 +372,11 @@ def test_a_prefilter_leaves_out_what_the_first_order_ranks_low(deeplab, data):
     assert filtered.column != signal.column
 
 
-def test_strategy_measures_the_share_asked_for_and_ranks_the_rest_after(deeplab, data, tmp_path):
-    strategy = ErrorChange(lr=LR, holdout_pixels=200, prefilter=0.3)
+@pytest.mark.parametrize("reduce", ["positive", "all"])
+def test_strategy_measures_the_share_asked_for_and_ranks_the_rest_after(
+    deeplab, data, tmp_path, reduce
+):
+    strategy = ErrorChange(lr=LR, reduce=reduce, holdout_pixels=200, prefilter=0.3)
     context = PassContext()
     bench = make_bench(deeplab, data)
     for number, signals in enumerate(strategy.passes(context)):
@@ -384,23 +390,39 @@ def test_strategy_measures_the_share_asked_for_and_ranks_the_rest_after(deeplab,
     table, count = tables[1], len(tables[1])
     nothing = table.view(np.zeros(0, np.int64), np.zeros(0, np.int64))
     picks = strategy.select(table, nothing, count, torch.Generator())
-    (column,) = [name for name in table.values if name.startswith("error_change")]
-    (first,) = [name for name in table.values if name.startswith("directional")]
+    signal = strategy._signal()
+    guide = {"positive": "error_change-last_two-1x", "all": "directional"}[reduce]
+    assert signal.guide.column.startswith(guide)
+    column = table.values[signal.column]
+    first = table.values[signal.guide.column] * {"positive": 1, "all": -1}[reduce]
+    np.testing.assert_array_equal(
+        table.values[signal.guide.column], tables[0].values[signal.guide.column]
+    )
     top = int(np.ceil(0.3 * count))
-    best = np.argsort(tables[0].values[first])[:top]
+    best = np.argsort(-first)[:top]
     assert set(picks.rows[:top]) == set(best)
-    np.testing.assert_array_equal(picks.scores[:top], np.sort(table.values[column][best])[::-1])
-    rest = np.sort(-table.values[first])[::-1][top:]
+    np.testing.assert_array_equal(picks.scores[:top], np.sort(column[best])[::-1])
+    rest = np.sort(first)[::-1][top:]
     np.testing.assert_array_equal(picks.scores[top:], rest)
     assert picks.notes == (
-        f"{count - top} of the {count} picks rank by the first-order signal: "
+        f"{count - top} of the {count} picks rank by the first order of S: "
         f"the prefilter measured {top} of the {count} candidates on offer.",
     )
 
 
+def test_the_guide_looks_at_few_pixels_or_as_many_of_each_class_as_the_score():
+    for holdout, expected in (
+        (EVERY_PIXEL, SampleSize(1000)),
+        (SampleSize(300), SampleSize(300)),
+        (SampleSize(None, 7), SampleSize(None, 7)),
+    ):
+        guide = HoldoutErrorChange(holdout=holdout, prefilter=Prefilter(0.5)).guide
+        assert (guide.holdout, guide.steps, guide.prefilter) == (expected, 1, None)
+
+
 def test_the_share_is_of_what_is_on_offer():
     """What is bought does not take the place of what can be."""
-    strategy = ErrorChange(prefilter=0.5)
+    strategy = ErrorChange(reduce="all", prefilter=0.5)
     [signal] = next(strategy.passes(PassContext()))
     column = np.array([-9.0, -8.0, -7.0, -6.0, -1.0, -4.0, -3.0, -2.0])  # minus S_a
     nothing = np.zeros(8, np.int32)
