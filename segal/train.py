@@ -97,7 +97,7 @@ def train(
     """
     for checked in (dataset, validation):
         if checked is not None:
-            check_classes(model, checked)
+            check_classes(model.spec, checked)
     run = _Run(
         model,
         _samples(dataset, labelled, settings, seed),

@@ -5,8 +5,8 @@
 The truth is S on every labelled pixel of the split `val`, one region of `train` at a time, as the
 paper measures it but for the maps at the input of the last layers, which are kept. Against it:
 samples of the holdout's pixels (rank correlation, seconds) and candidates computed only where the
-prefilter's guide, or S_a, is largest (recall of the top tenth by S). Seconds are the processor's, of
-one thread, so that a busy machine does not count. The truth is kept beside the JSON file, and
+prefilter's guide, or S_a, is largest (recall of the top tenth by S). Seconds are the processor's,
+of one thread, so that a busy machine does not count. The truth is kept beside the JSON file, and
 measured again only where it is missing.
 """
 

@@ -24,13 +24,13 @@ from segal.files import remove, replacing, write_json
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.explain_sheet import Legend, Panels, draw_explanation
 from segal.jobs.inputs import read_labelled, refuse_out_within
-from segal.jobs.reference import check_apart, check_classes, open_labels, reference_cost
+from segal.jobs.reference import check_apart, open_labels, reference_cost
 from segal.machine import find_device, use_threads
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.signals import Direction, Value
 from segal.signals.directional import Directional, DirectionalMeter
 from segal.signals.directions import Influence, Inverse, ReferenceGradient
-from segal.tasks.segmentation import Segmentation
+from segal.tasks.segmentation import Segmentation, check_classes
 from segal.workbench import Bench, ScanSettings
 
 PICTURES_FOLDER, MAPS_FOLDER, SUMMARY_FILE = "pictures", "maps", "explain.json"
@@ -158,7 +158,7 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     options = CheckpointOptions(**config.model.model_dump())
     model = load_checkpoint(config.checkpoint, options).to(device)
     reference = open_labels(config.reference, config.machine)
-    check_classes(reference, model.spec)
+    check_classes(model.spec, reference)
     pool = _open_pool(config)
     check_apart(reference.pool, pool)
     settings = ScanSettings(

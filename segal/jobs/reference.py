@@ -16,6 +16,7 @@ from segal.regions import Box
 from segal.run_folder import fingerprint
 from segal.signals import Need
 from segal.strategies.base import PassContext, Strategy
+from segal.tasks.segmentation import check_classes
 
 _SHOWN = 5
 
@@ -105,7 +106,7 @@ class SelectionLabels:
         """Raises a SegalError if one of them has other classes than the network."""
         for dataset in (self.reference, self.training):
             if dataset is not None:
-                check_classes(dataset, spec)
+                check_classes(spec, dataset)
 
     def sets(
         self, config: SelectConfig, pool: ImagePool, labelled: Mapping[int, Sequence[Box]]
@@ -183,17 +184,6 @@ def _check_same(labelled: ImagePool, pool: ImagePool) -> None:
             expected=f"the images below {pool.root}, which the regions were selected from",
             got=", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else ""),
             remedy="give the data set whose images the pool is as training.root",
-        )
-
-
-def check_classes(reference: LabelledDataset, spec: ModelSpec) -> None:
-    """Raises a SegalError if a data set has other classes than the network."""
-    if len(reference.classes) != spec.num_classes:
-        raise SegalError(
-            f"{reference.pool.root}: labels of other classes than the network's",
-            expected=f"{spec.num_classes} classes",
-            got=f"{len(reference.classes)}: {', '.join(reference.classes.names)}"[:200],
-            remedy="give the data set that the network was trained for, or its ignore_index",
         )
 
 

@@ -9,8 +9,10 @@ from segal.data.datasets import LabelledDataset, open_dataset, splits
 from segal.data.pool import open_pool
 from segal.errors import SegalError, raise_all
 from segal.jobs.compare import CONFIG_FILE
+from segal.jobs.explain import configure_explanation
 from segal.jobs.planning import RUNS_FOLDER
 from segal.jobs.strategies import configure_run, configure_selection
+from segal.jobs.tune import configure_tuning
 from segal.ledger import Ledger
 from segal.run_folder import LEDGER_FILE
 
@@ -67,6 +69,12 @@ def _validate_config(path: Path) -> list[str]:
         _, errors = validate(TrainConfig, raw)
         raise_all(errors)
         return [f"{path}: a configuration of segal train, without mistakes"]
+    elif "scan" in raw:
+        configure_tuning(raw)
+        return [f"{path}: a configuration of segal tune, without mistakes"]
+    elif "reference" in raw and "budget" not in raw:
+        configure_explanation(raw)
+        return [f"{path}: a configuration of segal explain, without mistakes"]
     else:
         _, strategy = configure_selection(raw)
         command = "select"

@@ -103,13 +103,13 @@ class HoldoutErrorChange:
         updates = RegionUpdates.on(bench, "val", self.layers, self.holdout, self.steps, self.lr)
         first = 0 if self.reduce == "positive" else 2
         if self.prefilter is None:
-            return _UpdateMeter(self.column, updates, error_changes, first)
+            return _UpdateMeter(updates, error_changes, first)
         guide, threshold = self.guide.prepare(bench), self.prefilter.threshold
 
         def promising(evidence: Evidence, units: Units) -> Tensor:
             return self.guide_scores(guide.measure(evidence, units)) >= threshold
 
-        return _UpdateMeter(self.column, updates, error_changes, first, promising)
+        return _UpdateMeter(updates, error_changes, first, promising)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class UpdatedEntropy:
             SegalError: If memory is too small for it.
         """
         updates = RegionUpdates.on(bench, "pool", self.layers, self.sample, self.steps, self.lr)
-        return _UpdateMeter(self.column, updates, _entropies)
+        return _UpdateMeter(updates, _entropies)
 
 
 def error_changes(pixels: Pixels, after: Tensor) -> Tensor:
@@ -164,14 +164,12 @@ class _UpdateMeter:
     """The mean of what is gathered, 0 of nothing.
 
     Attributes:
-        column: Of the signal.
         updates: The steps.
         gather: Of the pixels.
         first: Row of the sum in what is gathered; the number is the row after.
         promising: (B, units) bool, where to measure; None for everywhere.
     """
 
-    column: str
     updates: RegionUpdates
     gather: Gather
     first: int = 0
@@ -188,7 +186,7 @@ class _UpdateMeter:
             SegalError: If an update leads out of range, or memory is too small for one region.
         """
         # Once: it may guide another signal of the same pass.
-        key = (self.column, units.boxes().tobytes())
+        key = (self, units.boxes().tobytes())
         return evidence.once(key, lambda: self._measure(evidence, units))
 
     def _measure(self, evidence: Evidence, units: Units) -> Tensor:

@@ -58,10 +58,14 @@ class RegionUpdates:
         steps: int,
         lr: float,
     ) -> "RegionUpdates":
-        """Keeps pixels of a set, and looks how far the tail reaches."""
-        pixels = keep_pixels(bench, of, layers, size)
-        tail = in_float64(bench.model.tail(layers))
-        return cls(tail, steps, lr, pixels, tail_radius(tail, pixels[0].inputs.shape[1]))
+        """Keeps pixels of a set, and looks how far the tail reaches; once for a pass."""
+
+        def compute() -> RegionUpdates:
+            pixels = keep_pixels(bench, of, layers, size)
+            tail = in_float64(bench.model.tail(layers))
+            return cls(tail, steps, lr, pixels, tail_radius(tail, pixels[0].inputs.shape[1]))
+
+        return bench.once(("region_updates", of, layers, size, steps, lr), compute)
 
     @torch.no_grad()
     def sums(self, evidence: Evidence, image: int, boxes: Sequence[Box], gather: Gather) -> Tensor:

@@ -18,7 +18,7 @@ from segal.evidence import Evidence
 from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
 from segal.machine import Precision, autocast
 from segal.models.loss_prediction import LearningLossSettings, ranking_loss
-from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
+from segal.models.segmentation import FEATURE_MAPS, ModelSpec, SegmentationModel
 from segal.regions import Grid, RegionSize
 
 
@@ -216,7 +216,7 @@ class Segmentation:
         Raises:
             SegalError: If the network and the data set have different classes, or a file is bad.
         """
-        check_classes(model, dataset)
+        check_classes(model.spec, dataset)
         device = torch.device(device)
         was_training = model.training
         model.to(device).eval()
@@ -256,13 +256,14 @@ def _whole_images(
         yield batch, stack_images(images), torch.from_numpy(np.stack(labels))
 
 
-def check_classes(model: SegmentationModel, dataset: LabelledDataset) -> None:
-    """Raises a SegalError if a network has another number of classes than a data set."""
+def check_classes(spec: ModelSpec, dataset: LabelledDataset) -> None:
+    """Raises a SegalError if a data set has another number of classes than a network."""
     names = dataset.classes.names
-    if len(names) != model.spec.num_classes:
+    if len(names) != spec.num_classes:
         raise SegalError(
-            "the network and the data set have different classes",
-            expected=f"{len(names)} classes: {', '.join(names)}",
-            got=f"a network of {model.spec.num_classes} classes",
-            remedy="choose a checkpoint that was trained for these classes",
+            f"{dataset.pool.root}: labels of other classes than the network's",
+            expected=f"{spec.num_classes} classes",
+            got=f"{len(names)}: {', '.join(names)}"[:200],
+            remedy="give the data set that the network was trained for, or a checkpoint that was "
+            "trained for these classes; a class that stands for void is its ignore_index",
         )

@@ -372,6 +372,20 @@ def test_a_prefilter_leaves_out_what_the_first_order_ranks_low(deeplab, data, re
     assert filtered.column != signal.column
 
 
+def test_a_guide_that_is_a_column_too_is_measured_once(deeplab, data, monkeypatch):
+    signal = HoldoutErrorChange(lr=LR, holdout=SampleSize(20), prefilter=Prefilter(0.5, 0.0))
+    bench, taken, sums = make_bench(deeplab, data), [], RegionUpdates.sums
+    meters = [each.prepare(bench) for each in (signal.guide, signal)]
+    monkeypatch.setattr(
+        RegionUpdates, "sums", lambda self, *a: taken.append(self.steps) or sums(self, *a)
+    )
+    with torch.no_grad():
+        evidence = deeplab(network_input(deeplab, data[1], 0), meters[0].catch)
+    for meter in meters:
+        meter.measure(evidence, RegionSize(24, 24).grid(*data[1].pool.size(0)))
+    assert taken == [1, 3]
+
+
 @pytest.mark.parametrize("reduce", ["positive", "all"])
 def test_strategy_measures_the_share_asked_for_and_ranks_the_rest_after(
     deeplab, data, tmp_path, reduce

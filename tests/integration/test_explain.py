@@ -271,3 +271,16 @@ def test_colours_say_what_they_mean():
     left, right = prediction[int(width * 0.55)], prediction[int(width * 0.8)]
     assert left.argmax() == 0
     assert right.argmax() == 2
+
+
+def test_validate_knows_its_configuration(segal, tmp_path):
+    config = tmp_path / "explain.yaml"
+    config.write_text("images: a\ncheckpoint: b\nreference: {root: c}\nout: d\nscore: influence\n")
+    code, out, _ = segal("validate", config)
+    assert code == 0
+    assert "a configuration of segal explain, without mistakes" in out
+    config.write_text(config.read_text().replace("influence", "fame") + "damping: -1\n")
+    code, _, err = segal("validate", config)
+    assert code == 2
+    assert "score: " in err
+    assert "damping: " in err

@@ -274,7 +274,7 @@ def test_options_beside_a_checkpoint_count(segal, scenes, plain, tmp_path):
         "train", "--data", scenes, "--checkpoint", path, *OWN, "--out", tmp_path / "other", *QUICK
     )
     assert code == 2
-    assert "the network and the data set have different classes" in stderr
+    assert "labels of other classes than the network's" in stderr
     code, _, stderr = segal(
         *call, "--checkpoint", path, *OWN, "--input-scale", 0.5, "--mean", "0.1,0.2,0.3"
     )

@@ -221,3 +221,17 @@ def test_a_round_of_a_run(segal, image_folder, checkpoint, tmp_path):
     assert code == 2
     assert "give a round's folder" in stderr
     assert str(tables.parent) in stderr
+
+
+def test_validate_knows_its_configuration(segal, image_folder, checkpoint, tmp_path):
+    select(segal, image_folder, checkpoint, tmp_path / "run")
+    config = tmp_path / "tune.yaml"
+    config.write_text(f"scan: {tmp_path / 'run'}\nbudget: 12\nout: {tmp_path / 'tuned'}\n")
+    code, out, _ = segal("validate", config)
+    assert code == 0
+    assert "a configuration of segal tune, without mistakes" in out
+    assert segal("validate", config.rename(tmp_path / "t.yml"))[0] == 0
+    (tmp_path / "t.yml").write_text((tmp_path / "t.yml").read_text() + "taus: -1\n")
+    code, _, err = segal("validate", tmp_path / "t.yml")
+    assert code == 2
+    assert "taus" in err

@@ -45,6 +45,7 @@ class Pool:
 
     def __init__(self, images):
         self.images, self.seen = images, set()
+        self.root = "memory"
         self.paths = [f"{i}.png" for i in range(len(images))]
         self.infos = [SimpleNamespace(digest=hashlib.sha256(i).hexdigest()) for i in images]
 
@@ -519,5 +520,5 @@ def test_other_classes_are_refused_before_the_first_step(which):
     other = Dataset()
     other.classes = SimpleNamespace(names=("a", "b"))
     arguments = {"dataset": Dataset(), "validation": Dataset(), which: other}
-    with pytest.raises(SegalError, match="different classes"):
+    with pytest.raises(SegalError, match="labels of other classes"):
         train(make_model(), settings=settings(), seed=0, progress=kill_at(1), **arguments)
