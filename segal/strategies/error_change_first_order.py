@@ -25,7 +25,7 @@ class ErrorChangeFirstOrder:
     Attributes:
         layers: Parameters that it is differentiated by: `last`, `last_two` (default, as the paper's
             segmentation experiments), `all`, or the name of a module of the network.
-        reduction: `mean` (default) per pixel of a candidate, or `sum`, its whole effect.
+        reduction: `mean` (default) per pixel of a candidate, or `sum` over them, bought ones too.
     """
 
     layers: Layers = "last_two"

@@ -25,7 +25,7 @@ class GradientSimilarity:
         reference: R: `val` (default), `initial` (what was labelled first) or `labelled`.
         layers: Parameters that it is differentiated by: `last` (default), `last_two`, `all`, or the
             name of a module of the network.
-        reduction: `mean` (default) per pixel of a candidate, or `sum`, its whole effect.
+        reduction: `mean` (default) per pixel of a candidate, or `sum` over them, bought ones too.
     """
 
     reference: Reference = "val"

@@ -59,7 +59,7 @@ class InfluenceSelection(InverseParameters):
         layers: Parameters that it is differentiated by: `last` (default), `last_two`, `all`, or the
             name of a module of the network. Layers that see far, as `all` do, run on the whole
             images of H in every step of its inversion.
-        reduction: `mean` (default) per pixel of a candidate, or `sum`, its whole effect.
+        reduction: `mean` (default) per pixel of a candidate, or `sum` over them, bought ones too.
         corrected: Divide what `lissa` finds by its scale; the order of candidates is the same.
         inverse: `cg` (default), `cholesky` (last layer only) or `lissa`.
         damping: Added to the eigenvalues of H; for `lissa`, d, at most 1, which comes to d times
