@@ -12,6 +12,7 @@ import yaml
 from segal.data.synthetic import make_scenes
 from segal.history import read_history
 from segal.ledger import Ledger
+from tests.quick_run import quick_run
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +25,10 @@ def scenes(tmp_path_factory):
 @pytest.fixture
 def config(scenes, tmp_path):
     """A configuration that is quick to run."""
+    of_run = quick_run(scenes, seed_set="1img", budgets=["12.5%", "12.5%"])
+    of_arms = {"strategy", "machine"}
     raw = {
-        "run": {
-            "data": {"root": str(scenes), "test": "val"},
-            "model": {"architecture": "tests.tiny_network:build"},
-            "train": {
-                "iterations": 2, "batch_size": 2, "crop": "64", "optimizer": "adamw", "lr": 1e-3,
-                "workers": 0,
-            },
-            "seed_set": "1img",
-            "region": "32",
-            "budgets": ["12.5%", "12.5%"],
-            "overlays": 1,
-        },
+        "run": {key: value for key, value in of_run.items() if key not in of_arms},
         "arms": [
             {"name": "random", "set": {"strategy": "random"}},
             {"name": "uwe-fine", "set": {"strategy": {"name": "uwe", "tau": 0.1}, "region": "16"}},

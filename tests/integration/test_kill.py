@@ -11,6 +11,7 @@ import pytest
 from segal.data.synthetic import make_scenes
 from segal.ledger import Ledger
 from tests import killed_run
+from tests.quick_run import quick_run
 
 PHASES = 15
 RANDOM_MOMENTS = 30
@@ -30,21 +31,8 @@ def processes():
 def base(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
     make_scenes(root, splits={"train": 8, "val": 3}, size=(64, 128), seed=0)
-    return {
-        "data": {"root": str(root), "test": "val"},
-        "model": {"architecture": "tests.tiny_network:build"},
-        "train": {
-            "iterations": 6, "batch_size": 2, "crop": "64", "optimizer": "adamw", "lr": 1e-3,
-            "workers": 1, "checkpoint_every": 2,
-        },
-        "start": "warm",
-        "seed_set": "2img",
-        "region": "32",
-        "budgets": ["10%", "6"],
-        "strategy": {"name": "uwe"},
-        "overlays": 1,
-        "machine": {"threads": 1},
-    }  # fmt: skip
+    train = {"iterations": 6, "workers": 1, "checkpoint_every": 2}
+    return quick_run(root, train, start="warm", budgets=["10%", "6"])
 
 
 @pytest.fixture(scope="module")

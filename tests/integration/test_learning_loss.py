@@ -14,6 +14,7 @@ from segal.jobs.run import run_rounds
 from segal.jobs.strategies import configure_run
 from segal.ledger import Ledger
 from segal.masks import read_selection
+from tests.quick_run import quick_run
 
 
 @pytest.fixture(scope="module")
@@ -25,22 +26,14 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture
 def raw(scenes, tmp_path):
-    return {
-        "data": {"root": str(scenes), "test": "val"},
-        "model": {"architecture": "tests.tiny_network:build"},
-        "train": {
-            "iterations": 4, "batch_size": 2, "crop": "64", "optimizer": "adamw", "lr": 1e-3,
-            "workers": 0, "checkpoint_every": 1, "learning_loss": True,
-        },
-        "start": "warm",
-        "seed_set": "2img",
-        "region": "32",
-        "budgets": ["4", "4"],
-        "strategy": {"name": "learning_loss"},
-        "overlays": 1,
-        "out": str(tmp_path / "run"),
-        "machine": {"threads": 1},
-    }  # fmt: skip
+    return quick_run(
+        scenes,
+        {"iterations": 4, "checkpoint_every": 1, "learning_loss": True},
+        start="warm",
+        budgets=["4", "4"],
+        strategy={"name": "learning_loss"},
+        out=str(tmp_path / "run"),
+    )
 
 
 def module(history, number):

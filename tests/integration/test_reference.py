@@ -21,6 +21,7 @@ from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
 from segal.signals.influence import labelled_pixels
 from segal.workbench import Bench
+from tests.quick_run import quick_run
 
 GRADIENTS = ("error_change_first_order", "grad_similarity", "isal", "ralif")
 
@@ -205,21 +206,16 @@ def test_what_a_pass_noted_is_said_again_when_a_selection_goes_on(
 
 @pytest.mark.parametrize("reference", ["val", "initial", "labelled"])
 def test_rounds_measure_on_what_they_bought(scenes, tmp_path, reference):
-    raw = {
-        "data": {"root": str(scenes), "validation": "val"},
-        "model": {"architecture": "tests.tiny_network:build"},
-        "train": {
-            "iterations": 2, "batch_size": 2, "crop": "64", "optimizer": "adamw", "lr": 1e-3,
-            "workers": 0, "validate_every": 0,
-        },
-        "seed_set": "1img",
-        "region": "32",
-        "budgets": ["10%", "10%"],
-        "strategy": {"name": "isal", "reference": reference, "hessian_pixels": 500},
-        "overlays": 0,
-        "out": str(tmp_path / "run"),
-        "machine": {"threads": 1},
-    }  # fmt: skip
+    raw = quick_run(
+        scenes,
+        {"validate_every": 0},
+        data={"root": str(scenes), "validation": "val"},
+        seed_set="1img",
+        budgets=["10%", "10%"],
+        strategy={"name": "isal", "reference": reference, "hessian_pixels": 500},
+        overlays=0,
+        out=str(tmp_path / "run"),
+    )
     outcome = run_rounds(*configure_run(raw))
     assert len(outcome.history.rounds) == 3
     assert outcome.history.rounds[0].picks["mistakes"] == pytest.approx(0.5, abs=0.5)

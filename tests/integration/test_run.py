@@ -28,6 +28,7 @@ from segal.regions import RegionSize
 from segal.scan import Scan
 from segal.signals import Value
 from segal.strategies.random import Random
+from tests.quick_run import quick_run
 
 PHASES = ["train", "evaluate", "scan-0", "select", "inspect", "buy"]
 
@@ -42,21 +43,7 @@ def scenes(tmp_path_factory):
 @pytest.fixture
 def raw(scenes, tmp_path):
     """A configuration that is quick to run."""
-    return {
-        "data": {"root": str(scenes), "test": "val"},
-        "model": {"architecture": "tests.tiny_network:build"},
-        "train": {
-            "iterations": 2, "batch_size": 2, "crop": "64", "optimizer": "adamw", "lr": 1e-3,
-            "workers": 0, "checkpoint_every": 1,
-        },
-        "seed_set": "2img",
-        "region": "32",
-        "budgets": ["10%", "4"],
-        "strategy": {"name": "uwe"},
-        "overlays": 1,
-        "out": str(tmp_path / "run"),
-        "machine": {"threads": 1},
-    }  # fmt: skip
+    return quick_run(scenes, {"checkpoint_every": 1}, out=str(tmp_path / "run"))
 
 
 def run(raw, **changes):
