@@ -131,8 +131,11 @@ def tail_radius(tail: Tail, channels: int) -> int | None:
         return None
     parameters = constants(tail)
     like = next(iter(parameters.values()))
-    with torch.no_grad():
-        return receptive_radius(lambda cells: tail.low(cells, parameters), channels, like)
+    try:
+        with torch.no_grad():
+            return receptive_radius(lambda cells: tail.low(cells, parameters), channels, like)
+    except RuntimeError:  # layers that do not take so small a map
+        return None
 
 
 @lru_cache(maxsize=64)

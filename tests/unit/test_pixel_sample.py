@@ -51,6 +51,13 @@ def test_layers_that_need_whole_images_have_no_radius():
     assert tail_radius(model.tail("decoder.block2"), 304) == 1
 
 
+def test_layers_that_do_not_take_a_small_map_have_no_radius():
+    tail = build_model(make_spec("DeepLabV3Plus", "resnet18", ("a", "b"))).eval().tail("last")
+    wide = nn.Conv2d(256, 2, 31)  # wider than the map that is tried
+    tail = dataclasses.replace(tail, module=wide, parameters=dict(wide.named_parameters()))
+    assert tail_radius(tail, 256) is None
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     cells=st.integers(1, 12),
