@@ -9,11 +9,14 @@ from typing import Any
 from segal.budget import Budget
 from segal.config import RunConfig
 from segal.console import bar
-from segal.errors import SegalError
+from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_sizes
-from segal.jobs.network import draw_scenes, identity, open_split
+from segal.jobs.network import draw_scenes, identity, initial_model, open_split
+from segal.jobs.strategies import check_network
+from segal.models.segmentation import SegmentationModel
 from segal.regions import RegionSize
 from segal.reporting.protocol import OF_THE_FULL_ARM, compared
+from segal.run_folder import fingerprint
 from segal.strategies.base import Strategy
 
 _TOLERANCE = Fraction(1, 100)
@@ -167,6 +170,35 @@ def check_costs(arms: Sequence[Arm]) -> list[SegalError]:
                 )
                 break
     return errors
+
+
+def check_networks(arms: Sequence[Arm]) -> None:
+    """Builds the arms' networks, to see that each has what its strategy asks for.
+
+    Raises:
+        SegalError: With all that is missing, and where.
+    """
+    shared, models, errors = arms[0].config, dict[str, SegmentationModel](), list[SegalError]()
+    with bar("Checking images") as advance:
+        pool_set = open_split(shared.data, shared.data.train, shared.machine, advance)
+    for arm in arms:
+        network = fingerprint(
+            [arm.config.model.model_dump(mode="json"), str(arm.config.checkpoint)]
+        )
+        if network not in models:
+            models[network] = initial_model(arm.config, pool_set.classes.names).eval()
+        try:
+            check_network(arm.strategy, models[network])
+        except SegalError as error:
+            errors.append(
+                SegalError(
+                    f"arms.{arm.name}: {error.problem}",
+                    expected=error.expected,
+                    got=error.got,
+                    remedy=error.remedy,
+                )
+            )
+    raise_all(errors)
 
 
 def _region_of_budgets(config: RunConfig) -> str | None:

@@ -23,7 +23,7 @@ from segal.database import lock
 from segal.errors import SegalError
 from segal.files import read_error, remove, write_bytes, write_error, write_json
 from segal.history import History, read_history
-from segal.jobs.arms import Arm
+from segal.jobs.arms import Arm, check_networks
 from segal.jobs.network import draw_scenes
 from segal.jobs.planning import Plan, PlannedRun
 from segal.jobs.report import write_report
@@ -77,6 +77,8 @@ def run_comparison(plan: Plan, *, processes: int = 1, partial: bool = False) -> 
             _check_begun(plan)
             _record(plan)
             _draw_scenes(plan)
+            if not any(map(_has_begun, _all_arms(plan))):
+                check_networks(plan.arms)
         with _helpers(plan, processes):
             failed = _share_work(plan.runs, _threads(plan.config, processes))
     missing = [run.title for run in plan.runs if run.arm and not is_finished(run.config.out)]

@@ -37,6 +37,7 @@ from segal.jobs.inputs import (
 from segal.jobs.overlays import Overlays
 from segal.jobs.picks import selected_from, shown_value
 from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
+from segal.jobs.strategies import check_network
 from segal.ledger import Ledger, Purchase
 from segal.machine import describe, find_device, peak_memory_bytes, use_threads
 from segal.masks import Selected, read_selection, write_masks, write_selection
@@ -130,10 +131,13 @@ def load_network(config: SelectConfig, strategy: Strategy) -> SegmentationModel 
     """The network that the pool is measured with; None where there is none, nor a need of one.
 
     Raises:
-        SegalError: If it is missing, or cannot be loaded.
+        SegalError: If it is missing, cannot be loaded, or has not what the strategy asks for.
     """
     if config.checkpoint is not None:
-        return load_checkpoint(config.checkpoint, CheckpointOptions(**config.model.model_dump()))
+        options = CheckpointOptions(**config.model.model_dump())
+        model = load_checkpoint(config.checkpoint, options)
+        check_network(strategy, model)
+        return model
     if next(iter(strategy.passes(PassContext())), []):
         raise SegalError(
             "checkpoint: missing",

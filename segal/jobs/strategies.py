@@ -8,10 +8,8 @@ from typing import Any, TypeVar
 from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, raise_all
 from segal.jobs.reference import unmet_needs
-from segal.models.dropout import check_dropout
 from segal.models.segmentation import SegmentationModel
-from segal.signals import PredictedLoss
-from segal.signals.dropout import DropoutValue
+from segal.signals import AsksOfNetwork, PredictedLoss
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 
@@ -91,15 +89,16 @@ def _untrained(config: SelectConfig | RunConfig, strategy: Strategy) -> list[Seg
 
 
 def check_network(strategy: Strategy, model: SegmentationModel) -> None:
-    """Raises a SegalError if a strategy needs dropout of a network that has none.
+    """Raises a SegalError if a strategy asks for what a network has not.
 
     Args:
         strategy: The strategy.
         model: The network, trained or not, in `eval()` mode.
     """
     signals = next(iter(strategy.passes(PassContext())), [])
-    if any(isinstance(signal, DropoutValue) for signal in signals):
-        check_dropout(model)
+    for signal in signals:
+        if isinstance(signal, AsksOfNetwork):
+            signal.check(model)
 
 
 def _make(named: object) -> tuple[Strategy | None, list[SegalError]]:

@@ -3,7 +3,16 @@
 A signal is hashable by its parameters; the scan measures each one once per image and region size.
 """
 
-from segal.signals.base import Direction, Meter, Need, Parameters, Signal, Visit, Workbench
+from segal.signals.base import (
+    AsksOfNetwork,
+    Direction,
+    Meter,
+    Need,
+    Parameters,
+    Signal,
+    Visit,
+    Workbench,
+)
 from segal.signals.directional import Directional
 from segal.signals.gradients import GradientNorm, KeptMass, RegionGradient
 from segal.signals.labels import LabelRule, Pseudo, TopK, Truncated
@@ -12,6 +21,7 @@ from segal.signals.values import UNCERTAINTIES, MeanFeature, UncertaintyName, Va
 
 __all__ = [
     "UNCERTAINTIES",
+    "AsksOfNetwork",
     "Direction",
     "Directional",
     "GradientNorm",

@@ -138,6 +138,19 @@ class Signal(Hashable, Protocol):
         ...
 
 
+@runtime_checkable
+class AsksOfNetwork(Protocol):
+    """A signal that not every network will do for, and that can tell before work starts."""
+
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if a network will not do.
+
+        Args:
+            model: It, trained or not, in `eval()` mode.
+        """
+        ...
+
+
 class PlainSignal:
     """A signal that needs nothing but the evidence: it is its own meter."""
 

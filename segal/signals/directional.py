@@ -10,6 +10,7 @@ from segal.evidence import Evidence, Units
 from segal.functional.directional import directional_map
 from segal.functional.gradients import chunk_size
 from segal.functional.tiles import Windows
+from segal.models.segmentation import SegmentationModel
 from segal.models.tails import Tail
 from segal.signals.base import Direction, Need, Parameters, Workbench
 from segal.signals.labels import LabelRule, Pseudo, residual
@@ -49,6 +50,10 @@ class Directional:
     def needs(self) -> frozenset[Need]:
         """What the direction is computed from."""
         return self.direction.needs
+
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if the network has no such layers."""
+        model.tail(self.direction.layers)
 
     def prepare(self, bench: Workbench) -> "DirectionalMeter":
         """Computes the direction, unless another signal of the pass has done so.

@@ -47,13 +47,17 @@ class DropoutValue:
         column = f"{self.name}-{self.samples}"
         return column if self.reduction == "mean" else f"{column}-{self.reduction}"
 
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if the network has no dropout that changes its logits."""
+        check_dropout(model)
+
     def prepare(self, bench: Workbench) -> "_Meter":
-        """Checks that dropout changes the logits.
+        """Checks the network.
 
         Raises:
-            SegalError: If it does not.
+            SegalError: As `check`.
         """
-        bench.once(("dropout is there",), lambda: check_dropout(bench.model))
+        bench.once(("dropout is there",), lambda: self.check(bench.model))
         return _Meter(self, bench.model, bench.seed)
 
 

@@ -11,6 +11,7 @@ from segal.errors import SegalError
 from segal.evidence import Evidence, Units
 from segal.functional.uncertainty import entropy
 from segal.functional.updates import loss_change
+from segal.models.segmentation import SegmentationModel
 from segal.regions import Box
 from segal.signals.base import Meter, Need, Workbench
 from segal.signals.directional import Directional
@@ -94,6 +95,10 @@ class HoldoutErrorChange:
         """The guide, the higher the more promising, from what its column holds (minus S_a)."""
         return -values if isinstance(self.guide, Directional) else values
 
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if the network has no such layers."""
+        model.tail(self.layers)
+
     def prepare(self, bench: Workbench) -> Meter:
         """Keeps the holdout.
 
@@ -134,6 +139,10 @@ class UpdatedEntropy:
     def column(self) -> str:
         """As `updated_entropy-last_two-1x0.0001-2000`."""
         return f"updated_entropy-{self.layers}-{self.steps}x{self.lr!r}-{self.sample.name}"
+
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if the network has no such layers."""
+        model.tail(self.layers)
 
     def prepare(self, bench: Workbench) -> Meter:
         """Keeps the sample.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from segal.evidence import Evidence, Units
+from segal.models.segmentation import SegmentationModel
 from segal.regions import Box, Boxes
 from segal.signals.base import Need, Workbench
 from segal.signals.labels import LabelRule, Pseudo
@@ -40,6 +41,10 @@ class RegionGradient:
     def column(self) -> str:
         """As `gradient-last-pseudo`."""
         return f"gradient-{self.layers}-{self.labels.name}{'-bias' * self.bias}"
+
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if the network has no such layers."""
+        model.tail(self.layers)
 
     def prepare(self, bench: Workbench) -> "GradientMeter":
         """Finds the layers.
@@ -94,6 +99,10 @@ class GradientNorm:
     def column(self) -> str:
         """As `gradient_norm-last`."""
         return f"gradient_norm-{self.layers}"
+
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if the network has no such layers."""
+        model.tail(self.layers)
 
     def prepare(self, bench: Workbench) -> "NormMeter":
         """Finds the layers.

@@ -9,6 +9,7 @@ from torch import Tensor
 from segal.data.datasets import IGNORE_INDEX
 from segal.errors import SegalError
 from segal.evidence import Evidence, Units
+from segal.models.segmentation import SegmentationModel
 from segal.signals.base import Direction, Meter, Need, Workbench
 from segal.signals.directional import Directional, DirectionalMeter
 from segal.signals.directions import set_loss
@@ -23,14 +24,13 @@ Baseline = Literal["paper", "drop", "renorm"]
 class TopKDirectional(Directional):
     """`Directional` with the labels `TopK`, whose K is checked against the network's classes."""
 
-    def prepare(self, bench: Workbench) -> DirectionalMeter:
-        """Computes the direction, unless another signal of the pass has done so.
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if there are no such layers, or K is not below the number of classes.
 
-        Raises:
-            SegalError: If K is not below the number of classes: with all of them, every candidate's
-                gradient sum_k p_k (p - e_k) is identically zero.
+        With all of them, every candidate's gradient sum_k p_k (p - e_k) is identically zero.
         """
-        classes = bench.model.spec.num_classes
+        super().check(model)
+        classes = model.spec.num_classes
         if isinstance(self.labels, TopK) and self.labels.count >= classes:
             raise SegalError(
                 f"strategy.top_k: {self.labels.count} of {classes} classes",
@@ -39,6 +39,14 @@ class TopKDirectional(Directional):
                 got=str(self.labels.count),
                 remedy="give a smaller strategy.top_k; the paper's is 1",
             )
+
+    def prepare(self, bench: Workbench) -> DirectionalMeter:
+        """Computes the direction, unless another signal of the pass has done so.
+
+        Raises:
+            SegalError: As `check`, or if the direction cannot be computed.
+        """
+        self.check(bench.model)
         return super().prepare(bench)
 
 
@@ -82,6 +90,11 @@ class EstimatedLoss:
     def needs(self) -> frozenset[Need]:
         """What h is computed from, and what is labelled, whose pixels are counted."""
         return self.direction.needs | {Need("labelled", labels=False), Need("pool", labels=False)}
+
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if there are no such layers, or the default threshold keeps none."""
+        model.tail(self.direction.layers)
+        self.labels(model.spec.num_classes)
 
     def prepare(self, bench: Workbench) -> "LossMeter":
         """Computes L, h and m.

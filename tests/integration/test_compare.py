@@ -136,6 +136,26 @@ def test_mistakes_come_at_once_and_before_any_work(segal, config, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_networks_have_not_is_said_of_all_arms_before_work_starts(segal, config, tmp_path):
+    raw = yaml.safe_load(config.read_text())
+    raw["run"]["model"] = {"architecture": "Unet"}
+    raw["arms"] += [
+        {"name": "divided", "set": {"strategy": "bald"}},
+        {"name": "tail", "set": {"strategy": {"name": "badge"}}},
+        {
+            "name": "many",
+            "set": {"strategy": {"name": "isal", "reference": "labelled", "top_k": 19}},
+        },
+    ]
+    config.write_text(yaml.safe_dump(raw))
+    code, _, stderr = segal("compare", "--config", config, "--out", tmp_path / "out")
+    assert code == 2
+    assert "arms.divided: " in stderr
+    assert "arms.many: strategy.top_k: 19 of 19 classes" in stderr
+    assert "arms.tail" not in stderr
+    assert not list((tmp_path / "out").rglob("ledger.sqlite"))
+
+
 def test_a_run_that_fails(segal, config, scenes, tmp_path):
     """Image-level budgets that the pool is too small for do not stop the rest."""
     raw = yaml.safe_load(config.read_text())

@@ -449,9 +449,20 @@ def test_an_empty_validation_set_is_refused(raw, scenes, tmp_path):
         run(raw, data={"root": str(root), "validation": "test", "test": "val"})
 
 
-def test_dropout_that_a_network_has_not_is_missed_before_work_starts(raw, tmp_path):
-    with pytest.raises(SegalError, match="no dropout on the way to its logits"):
-        run(raw, strategy={"name": "bald"}, model={"architecture": "Unet"})
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ({"name": "bald"}, "no dropout on the way to its logits"),
+        ({"name": "isal", "top_k": 19}, r"strategy\.top_k: 19 of 19 classes"),
+        ({"name": "ralif", "layers": "decoder.block3"}, "no tail 'decoder.block3'"),
+        ({"name": "error_change", "layers": "decoder.blok"}, "did you mean 'decoder.block"),
+        ({"name": "err_reduction", "layers": "nothing"}, "no tail 'nothing'"),
+    ],
+)
+def test_what_a_network_has_not_is_missed_before_work_starts(raw, tmp_path, strategy, message):
+    data = {"root": raw["data"]["root"], "validation": "val"}
+    with pytest.raises(SegalError, match=message):
+        run(raw, data=data, strategy=strategy, model={"architecture": "Unet"})
     assert not (tmp_path / "run").exists()
 
 
