@@ -94,7 +94,10 @@ def _batch_loss(tail: Tail, visit: Visit, labels: Tensor) -> tuple[dict[str, Ten
         logits = tail(inputs, parameters, size, visit.evidence.upsampling)
         each = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
         losses = each.double().sum((1, 2))
-        gradient = torch.autograd.grad(losses.sum(), list(parameters.values()))
+        # A network may have parameters that its logits do not depend on.
+        gradient = torch.autograd.grad(
+            losses.sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
+        )
     return dict(zip(parameters, gradient, strict=True)), losses.detach()
 
 

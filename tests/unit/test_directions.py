@@ -49,6 +49,16 @@ def test_the_gradient_of_a_set_is_that_of_its_mean_loss(model, sets, layers, of)
     torch.testing.assert_close(flatten(gradient), expected, rtol=1e-9, atol=1e-15)
 
 
+def test_parameters_that_no_logit_depends_on_have_a_gradient_of_zero(sets):
+    model = make_model()
+    expected = ReferenceGradient("val", "all").vector(make_bench(model, sets))
+    model = make_model()
+    model.network.idle = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    found = dict(ReferenceGradient("val", "all").vector(make_bench(model, sets)))
+    assert found.pop("network.idle").tolist() == [0.0, 0.0, 0.0]
+    torch.testing.assert_close(found, dict(expected))
+
+
 @pytest.mark.parametrize("layers", ["last", "last_two", "all"])
 @pytest.mark.parametrize("pixels", [100_000, None])
 def test_the_hessian_of_all_pixels_is_the_dense_one(model, sets, layers, pixels):
