@@ -134,7 +134,7 @@ def tail_radius(tail: Tail, channels: int) -> int | None:
     try:
         with torch.no_grad():
             return receptive_radius(lambda cells: tail.low(cells, parameters), channels, like)
-    except RuntimeError:  # layers that do not take so small a map
+    except (RuntimeError, ValueError):  # layers that do not take so small a map
         return None
 
 

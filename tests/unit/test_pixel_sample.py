@@ -51,11 +51,18 @@ def test_layers_that_need_whole_images_have_no_radius():
     assert tail_radius(model.tail("decoder.block2"), 304) == 1
 
 
-def test_layers_that_do_not_take_a_small_map_have_no_radius():
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv2d(4, 2, 31)],  # wider than the map that is tried
+        [nn.Conv2d(4, 2, 1), nn.AvgPool2d(16), nn.InstanceNorm2d(2)],  # of one cell
+    ],
+)
+def test_layers_that_do_not_take_a_small_map_have_no_radius(layers):
     tail = build_model(make_spec("DeepLabV3Plus", "resnet18", ("a", "b"))).eval().tail("last")
-    wide = nn.Conv2d(256, 2, 31)  # wider than the map that is tried
-    tail = dataclasses.replace(tail, module=wide, parameters=dict(wide.named_parameters()))
-    assert tail_radius(tail, 256) is None
+    module = nn.Sequential(*layers).eval()
+    tail = dataclasses.replace(tail, module=module, parameters=dict(module.named_parameters()))
+    assert tail_radius(tail, 4) is None
 
 
 @settings(max_examples=40, deadline=None)
