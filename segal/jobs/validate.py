@@ -72,7 +72,7 @@ def _validate_config(path: Path) -> list[str]:
     elif "scan" in raw:
         configure_tuning(raw)
         return [f"{path}: a configuration of segal tune, without mistakes"]
-    elif "reference" in raw and "budget" not in raw:
+    elif "reference" in raw and not raw.keys() & {"budget", "strategy"}:
         configure_explanation(raw)
         return [f"{path}: a configuration of segal explain, without mistakes"]
     else:

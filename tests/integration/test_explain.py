@@ -284,3 +284,12 @@ def test_validate_knows_its_configuration(segal, tmp_path):
     assert code == 2
     assert "score: " in err
     assert "damping: " in err
+
+
+def test_validate_takes_a_selection_with_a_reference_set_for_what_it_is(segal, tmp_path):
+    config = tmp_path / "select.yaml"
+    config.write_text("images: a\ncheckpoint: b\nreference: {root: c}\nstrategy: isal\nout: d\n")
+    code, _, err = segal("validate", config)
+    assert code == 2
+    assert "budget: missing" in err
+    assert "strategy: " not in err
