@@ -145,7 +145,8 @@ def make_run(
             ]
             bought |= {(pool.paths.index(p.image), p.box) for p in purchases}
             _draw_overlays(files / OVERLAYS_FOLDER, purchases)
-            ledger.finish("select", number, inputs, seconds=0.3)
+            ledger.finish("select", number, inputs, seconds=0.2)
+            ledger.finish("inspect", number, inputs, seconds=0.1)
             ledger.finish(
                 "buy",
                 number,
@@ -336,7 +337,7 @@ def _write_picks(
         for rank, row in enumerate(chosen, 1)
     ]
     write_selection(files / SELECTION_FILE, selected)
-    picks: dict[str, object] = {"region": config.region, "count": len(chosen), "notes": []}
+    picks: dict[str, object] = {"region": config.region, "count": len(chosen)}
     if measured:
         features = table.embedding("mean_feature")[chosen]
         picks |= asdict(batch_statistics(table.values["entropy"][chosen], features))

@@ -14,7 +14,7 @@ from segal.reporting.tables import Cell, Table, any_cell, count, number, words
 
 _NOT_STATISTICS = {"count", "region"}
 _MAX_SUMMARY_BYTES = 1 << 20
-_SECONDS_COLUMNS = ("seed", "train", "evaluate", "scan", "select", "buy")
+_SECONDS_COLUMNS = ("seed", "train", "evaluate", "scan", "select", "inspect", "buy")
 
 
 @dataclass(frozen=True)

@@ -269,6 +269,13 @@ def test_costs_grow_by_what_was_bought(three):
     assert rows[0][4].value == pytest.approx(100 * 2 / 12)
 
 
+def test_seconds_stand_in_the_order_of_the_phases(three):
+    table = details.seconds_table(three)
+    phases = ("seed", "train", "evaluate", "scan", "select", "inspect", "buy")
+    assert table.columns == ("arm", *phases, "all")
+    assert column(table, "inspect")["better"].value == pytest.approx(0.2)
+
+
 def test_notes_name_arm_and_seed_and_tell_of_missing_rounds(tmp_path):
     run = make_run(tmp_path / "a", notes=["<b>short</b>"], scores=(0.4,), measured=False)
     other = make_run(
