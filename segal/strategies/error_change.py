@@ -51,7 +51,8 @@ class ErrorChange:
             measured for, in a second pass; the others rank after them, by the first order, which is
             their score. Null for S of all of them in one pass. The first order is S_a (IWPS, eq.
             10) with `all`; with `positive`, which S_a says little of, it is S after one step on
-            1,000 of the reference set's pixels, worth its cost where S looks at many more. On
+            1,000 of the reference set's pixels in both passes, worth its cost where S looks at many
+            more; seldom where layers see far, since it runs them on nearly as many images. On
             CamVid a tenth (`all`) and a fifth (`positive`) then hold all of S's top tenth.
     """
 
