@@ -72,7 +72,8 @@ class Scan:
 
         Args:
             folder: Appears as a whole when the pass is done.
-            progress: Called with the number of images done and the number of all.
+            progress: Called with the number of images done and the number of all; first with 0,
+                once all signals are ready.
 
         Returns:
             What the user should be told about how it went.
@@ -83,6 +84,8 @@ class Scan:
         counts = {str(region): self._count(region) for region in self.regions}
         counts[LABELLED_FOLDER] = sum(len(boxes) for boxes in self.labelled.values())
         meters, notes = self._prepare()
+        if progress is not None:
+            progress(0, len(self.pool))
         with replacing(folder) as temporary, ExitStack() as stack:
             writers: dict[str, TableWriter] = {}
             for name, count in counts.items():

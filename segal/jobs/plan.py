@@ -23,11 +23,11 @@ from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.tasks.segmentation import Segmentation
 
-_TRIALS = ((1, 1), (3, 1), (1, 3), (3, 3))
+_TRIALS = ((1, 1), (3, 1), (1, 12))
 """Images of the pool, and of each set beside it, that a trial looks at."""
 
 _CLEAR = 1.3
-"""What a trial must take, as a multiple of what the others say, to show more than their noise."""
+"""What a pass takes with more images beside it, as a multiple, that is more than noise."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,16 @@ class _Measured:
     """What a trial took.
 
     Attributes:
-        seconds: Of all passes.
+        prepare: Seconds before the passes.
+        passes: Seconds of all passes.
         images: Of the pool, that they went over.
         beside: Images of the sets that were looked at before.
         disk: Bytes of their tables for each row of one.
         embedded: Numbers in a candidate's embeddings.
     """
 
-    seconds: float
+    prepare: float
+    passes: float
     images: int
     beside: int
     disk: float
@@ -137,17 +139,22 @@ class _Trial:
         context = PassContext()
         pool = self.pool.subset(range(min(images, len(self.pool))))
         sets = {name: found.first(beside) for name, found in self.sets.items()}
-        started = time.perf_counter()
+        prepare = passes = 0.0
         with TemporaryDirectory() as temporary:
-            for number, signals in enumerate(self.strategy.passes(context)):
-                context.tables.append(self._scan(pool, sets, signals, Path(temporary, str(number))))
+            wanted = self.strategy.passes(context)
+            for number, signals in enumerate(wanted):
+                folder = Path(temporary, str(number))
+                before, during = self._scan(pool, sets, signals, folder)
+                prepare, passes = prepare + before, passes + during
+                context.tables.append(CandidateTable.open(folder / self.config.region))
             if not context.tables:
-                context.tables.append(self._scan(pool, sets, [], Path(temporary, "0")))
-            seconds = time.perf_counter() - started
+                _, passes = self._scan(pool, sets, [], Path(temporary, "0"))
+                context.tables.append(CandidateTable.open(Path(temporary, "0", self.config.region)))
             disk = sum(path.stat().st_size for path in Path(temporary).rglob("*.npy"))
             last = context.tables[-1]  # which the choice is made from
             return _Measured(
-                seconds=seconds,
+                prepare=prepare,
+                passes=passes,
                 images=len(pool),
                 beside=sum(len(found.indices()) for found in sets.values()),
                 disk=disk / len(last),
@@ -160,8 +167,9 @@ class _Trial:
         sets: Mapping[SetName, ImageSet],
         signals: Sequence[Signal],
         folder: Path,
-    ) -> CandidateTable:
-        config = self.config
+    ) -> tuple[float, float]:
+        """Seconds until the signals were ready, and of the pass."""
+        config, ready = self.config, list[float]()
         sizes = dict.fromkeys([config.region, *config.extra_regions])
         scan = Scan(
             pool=pool,
@@ -172,8 +180,9 @@ class _Trial:
             model=self.model,
             sets=sets,
         )
-        scan.run(folder)
-        return CandidateTable.open(folder / config.region)
+        started = time.perf_counter()
+        scan.run(folder, lambda done, _: None if done else ready.append(time.perf_counter()))
+        return ready[0] - started, time.perf_counter() - ready[0]
 
 
 def _extrapolate(trial: _Trial, rows: int, candidates: int, picks: int) -> Plan:
@@ -184,43 +193,28 @@ def _extrapolate(trial: _Trial, rows: int, candidates: int, picks: int) -> Plan:
         for sizes in _TRIALS:
             measured.append(trial(*sizes))
             advance(len(measured), len(_TRIALS))
-    one, more = measured[:2]
+    one, more, deep = measured
     areas = [h * w for h, w in image_sizes(trial.pool).values()]
     share = sum(areas) * more.images / sum(areas[: more.images])  # the pool, in images like those
     beside = sum(len(found.indices()) for found in trial.sets.values())
-    fixed, of_image, of_set, of_pair = seconds_by(
-        [(trial.images, trial.beside, trial.seconds) for trial in measured]
-    )
+    further = max(1, deep.beside - one.beside)
+    of_set = max(0.0, deep.prepare - one.prepare) / further
+    # Of a pass: what an image takes, and what it takes more for each image of a set, where every
+    # candidate is measured on all of them.
+    of_image = max(0.0, more.passes - one.passes) / max(1, more.images - one.images)
+    of_pair = (deep.passes - one.passes) / (further * one.images)
+    if deep.passes < _CLEAR * one.passes:
+        of_pair = 0.0
     return Plan(
         images=len(areas),
         candidates=candidates,
         picks=picks,
-        prepare_seconds=fixed + of_set * beside,
-        scan_seconds=(of_image + of_pair * beside) * share,
+        prepare_seconds=max(0.0, one.prepare - of_set * one.beside) + of_set * beside,
+        scan_seconds=(of_image + of_pair * (beside - one.beside)) * share,
         disk_bytes=round(more.disk * rows),
         scan_bytes=max(peak_memory_bytes(find_device(trial.config.machine.device)).values()),
         select_bytes=one.embedded * 4 * candidates,
     )
-
-
-def seconds_by(trials: Sequence[tuple[int, int, float]]) -> tuple[float, float, float, float]:
-    """What the time of four trials is made of.
-
-    Args:
-        trials: Images of the pool, images beside, and seconds: with few of both, with more of the
-            pool, with more beside, and with more of both.
-
-    Returns:
-        Seconds in any case, for an image of the pool, for one beside, and for each pair of the two
-        (where every candidate is measured on all images of a set); none is negative.
-    """
-    (n, m, one), (more_n, _, of_pool), (_, more_m, of_beside), (_, _, of_both) = trials
-    wide, deep = max(1, more_n - n), max(1, more_m - m)
-    extra = of_both - (of_pool + of_beside - one)
-    pair = extra / (wide * deep) if of_both > _CLEAR * (of_both - extra) else 0.0
-    image = max(0.0, (of_pool - one) / wide - pair * m)
-    beside = max(0.0, (of_beside - one) / deep - pair * n)
-    return max(0.0, one - image * n - beside * m - pair * n * m), image, beside, pair
 
 
 def _minutes(seconds: float) -> str:

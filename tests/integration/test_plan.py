@@ -11,7 +11,9 @@ from segal.data.datasets import open_dataset
 from segal.data.pool import open_pool
 from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
-from segal.jobs.plan import plan_selection, seconds_by
+from segal.jobs import plan as plan_job
+from segal.jobs.inputs import image_sizes
+from segal.jobs.plan import plan_selection
 from segal.jobs.strategies import configure_selection
 from segal.masks import Selected, write_selection
 from segal.models.build import build_model, make_spec
@@ -158,22 +160,46 @@ def test_refuses_a_budget_that_buys_nothing(segal, image_folder, checkpoint):
     assert "does not buy a single region" in err
 
 
+def fake_plan(monkeypatch, image_folder, checkpoint, tmp_path, seconds):
+    """Of a selection whose clock is that of a formula: (before, during) by images and set."""
+    make_scenes(tmp_path / "data", splits={"val": 20}, size=(64, 128), seed=0)
+    names = open_dataset(tmp_path / "data", "val").classes.names
+    network = tmp_path / "network.safetensors"
+    save_checkpoint(build_model(make_spec("DeepLabV3Plus", "mobilenet_v2", names)).eval(), network)
+    raw = {
+        "images": str(image_folder), "checkpoint": str(network), "region": "32", "budget": "12",
+        "out": "run", "strategy": {"name": "error_change_first_order"},
+        "reference": {"root": str(tmp_path / "data"), "split": "val"},
+    }  # fmt: skip
+    config, strategy = configure_selection(raw)
+    scan = plan_job._Trial._scan
+
+    def timed(self, pool, sets, signals, folder):
+        scan(self, pool, sets, signals, folder)
+        return seconds(len(pool), len(sets["val"].indices()))
+
+    monkeypatch.setattr(plan_job._Trial, "_scan", timed)
+    return plan_selection(config, strategy)
+
+
 @pytest.mark.parametrize("pair", [0.0, 0.5])
-def test_finds_what_the_time_of_trials_is_made_of(pair):
-    def seconds(n, m):
-        return 0.2 + 0.3 * n + 0.1 * m + pair * n * m
-
-    sizes = [(1, 1), (3, 1), (1, 4), (3, 4)]
-    found = seconds_by([(n, m, seconds(n, m)) for n, m in sizes])
-    assert found == pytest.approx((0.2, 0.3, 0.1, pair))
-
-
-def test_noise_of_trials_does_not_grow_with_the_product():
-    assert seconds_by([(1, 1, 1.0), (3, 1, 1.3), (1, 3, 0.9), (3, 3, 1.5)])[3] == 0.0
+def test_time_grows_as_that_of_the_trials(monkeypatch, image_folder, checkpoint, tmp_path, pair):
+    plan = fake_plan(
+        *(monkeypatch, image_folder, checkpoint, tmp_path),
+        lambda n, m: (0.2 + 0.1 * m, n * (0.3 + pair * m)),
+    )
+    areas = [h * w for h, w in image_sizes(open_pool(image_folder)).values()]
+    share = 3 * sum(areas) / sum(areas[:3])
+    assert plan.prepare_seconds == pytest.approx(0.2 + 0.1 * 20)
+    assert plan.scan_seconds == pytest.approx(share * (0.3 + pair * 20))
 
 
-def test_without_a_set_only_the_pool_counts():
-    """All trials have the same images beside: none."""
-    fixed, image, beside, pair = seconds_by([(1, 0, 1.0), (3, 0, 2.0), (1, 0, 1.1), (3, 0, 2.2)])
-    assert (fixed, image, pair) == (0.5, 0.5, 0.0)
-    assert beside == pytest.approx(0.1)
+def test_noise_of_trials_does_not_grow_with_the_set(
+    monkeypatch, image_folder, checkpoint, tmp_path
+):
+    noise = {(1, 1): 0.0, (3, 1): 0.05, (1, 12): 0.06}
+    plan = fake_plan(
+        *(monkeypatch, image_folder, checkpoint, tmp_path),
+        lambda n, m: (0.0, 0.3 * n + noise[n, m]),
+    )
+    assert plan.scan_seconds < 0.4 * 7 * 2
