@@ -167,16 +167,7 @@ def open_dataset(
         SegalError: If layout or split is not there, an image of `only` is not, a link leads out of
             the root, or an image cannot be read or has no label.
     """
-    name = _detect(root, layout)
-    there = _LAYOUTS[name].splits(root)
-    if split not in there:
-        raise SegalError(
-            f"{root}: there is no split {split!r}",
-            expected=f"one of {', '.join(there)}" if there else "folders of images, one a split",
-            got=split,
-            remedy="choose one that is there, or check the path",
-        )
-    source = _LAYOUTS[name].source(root, split, ignore_index)
+    source = _source(root, split, layout, ignore_index)
     check_path(root, source.images.relative_to(root).as_posix(), real_path(root))
     pool = open_pool(
         source.images,
@@ -189,6 +180,30 @@ def open_dataset(
     )
     labels = _find_labels(root, pool, source.label_of)
     return LabelledDataset(pool, labels, source.classes)
+
+
+def read_class_names(
+    root: Path, split: str, *, layout: Layout = "auto", ignore_index: int | None = None
+) -> tuple[str, ...]:
+    """The classes of a split, as `open_dataset` finds them; no image is opened.
+
+    Raises:
+        SegalError: If layout or split is not there.
+    """
+    return _source(root, split, layout, ignore_index).classes.names
+
+
+def _source(root: Path, split: str, layout: Layout, ignore_index: int | None) -> Source:
+    name = _detect(root, layout)
+    there = _LAYOUTS[name].splits(root)
+    if split not in there:
+        raise SegalError(
+            f"{root}: there is no split {split!r}",
+            expected=f"one of {', '.join(there)}" if there else "folders of images, one a split",
+            got=split,
+            remedy="choose one that is there, or check the path",
+        )
+    return _LAYOUTS[name].source(root, split, ignore_index)
 
 
 def _chosen(root: Path, split: str, only: Collection[str], source: Source) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from segal.budget import Budget
 from segal.config import RunConfig
 from segal.console import bar
+from segal.data.datasets import read_class_names
 from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_sizes
 from segal.jobs.network import draw_scenes, identity, initial_model, open_split
@@ -178,15 +179,16 @@ def check_networks(arms: Sequence[Arm]) -> None:
     Raises:
         SegalError: With all that is missing, and where.
     """
-    shared, models, errors = arms[0].config, dict[str, SegmentationModel](), list[SegalError]()
-    with bar("Checking images") as advance:
-        pool_set = open_split(shared.data, shared.data.train, shared.machine, advance)
+    data, models, errors = arms[0].config.data, dict[str, SegmentationModel](), list[SegalError]()
+    class_names = read_class_names(
+        data.root, data.train, layout=data.layout, ignore_index=data.ignore_index
+    )
     for arm in arms:
         network = fingerprint(
             [arm.config.model.model_dump(mode="json"), str(arm.config.checkpoint)]
         )
         if network not in models:
-            models[network] = initial_model(arm.config, pool_set.classes.names).eval()
+            models[network] = initial_model(arm.config, class_names).eval()
         try:
             check_network(arm.strategy, models[network])
         except SegalError as error:
