@@ -110,7 +110,8 @@ class SelectConfig(Section):
         out: The run's folder.
         seed: Of every random draw.
         precision: Of the network's forward pass.
-        embedding_dtype: Of the stored embeddings.
+        embedding_dtype: Of the stored embeddings; float16 takes half the disk, and rounds gradients
+            below 6e-8 (of regions that the network is very sure of) to 0.
         skip_unreadable: Go on without images that cannot be read.
         value_range: Values of 16-bit images that become 0 and 1; None: 0 and 65535.
         overlays: For how many images, by best rank, to draw a picture.
@@ -251,7 +252,8 @@ class RunConfig(Section):
             those that do not go by them, and how many of their pixels the network had wrong; this
             costs `random` a scan a round, and every strategy a pass over the images picked from.
         precision: Of the network's forward pass in evaluation and scan.
-        embedding_dtype: Of the stored embeddings.
+        embedding_dtype: Of the stored embeddings; float16 takes half the disk, and rounds gradients
+            below 6e-8 (of regions that the network is very sure of) to 0.
         overlays: For how many images to draw a picture each round.
         out: The run's folder.
         seed: Of every random draw.

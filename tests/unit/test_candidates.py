@@ -1,7 +1,5 @@
 """The candidate table: what is written is read, row by row."""
 
-import contextlib
-
 import numpy as np
 import pytest
 
@@ -67,15 +65,12 @@ def test_too_many_or_too_few_rows_are_an_error(tmp_path):
         writer.append(0, box, {})
 
 
-@pytest.mark.parametrize(("value", "held"), [(7e4, False), (6e4, True), (1e-6, False), (0.0, True)])
-def test_what_half_precision_cannot_hold_is_refused(tmp_path, value, held):
-    refused = pytest.raises(SegalError, match=r"0\.png: mean_feature does not fit into float16")
+def test_what_half_precision_cannot_hold_is_refused(tmp_path):
     with (
-        contextlib.nullcontext() if held else refused,
+        pytest.raises(SegalError, match=r"0\.png: mean_feature does not fit into float16"),
         TableWriter(tmp_path / "table", ["0.png"], 1, "float16") as writer,
     ):
-        measured = {"mean_feature": np.array([[value, 1e-9]]) if value else np.zeros((1, 2))}
-        writer.append(0, np.array([[0, 0, 4, 3]], np.int32), measured)
+        writer.append(0, np.array([[0, 0, 4, 3]], np.int32), {"mean_feature": np.array([[7e4]])})
 
 
 @pytest.mark.parametrize("spoil", ["missing", "truncated", "pickle", "index"])

@@ -78,6 +78,7 @@ def rounds(tmp_path, monkeypatch):
 
     fake.reports = reports
     monkeypatch.setattr(compare, "run_rounds", fake)
+    monkeypatch.setattr(compare, "check_networks", lambda arms: None)
     monkeypatch.setattr(compare, "write_report", write_report)
     monkeypatch.setattr(compare, "_POLL_SECONDS", 0.05)
     return fake
