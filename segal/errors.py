@@ -28,6 +28,10 @@ class SegalError(Exception):
         lines += [f"  remedy: {remedy}"] if remedy is not None else []
         super().__init__("\n".join(lines))
 
+    def renamed(self, problem: str) -> "SegalError":
+        """The same mistake, with what is wrong said in other words, such as with its place."""
+        return SegalError(problem, expected=self.expected, got=self.got, remedy=self.remedy)
+
 
 class SegalErrors(SegalError):
     """Several mistakes reported together.

@@ -179,27 +179,21 @@ def check_networks(arms: Sequence[Arm]) -> None:
     Raises:
         SegalError: With all that is missing, and where.
     """
-    data, models, errors = arms[0].config.data, dict[str, SegmentationModel](), list[SegalError]()
-    class_names = read_class_names(
-        data.root, data.train, layout=data.layout, ignore_index=data.ignore_index
-    )
+    models, errors = dict[str, SegmentationModel](), list[SegalError]()
     for arm in arms:
+        data = arm.config.data
         network = fingerprint(
             [arm.config.model.model_dump(mode="json"), str(arm.config.checkpoint)]
         )
         if network not in models:
+            class_names = read_class_names(
+                data.root, data.train, layout=data.layout, ignore_index=data.ignore_index
+            )
             models[network] = initial_model(arm.config, class_names).eval()
         try:
             check_network(arm.strategy, models[network])
         except SegalError as error:
-            errors.append(
-                SegalError(
-                    f"arms.{arm.name}: {error.problem}",
-                    expected=error.expected,
-                    got=error.got,
-                    remedy=error.remedy,
-                )
-            )
+            errors.append(error.renamed(f"arms.{arm.name}: {error.problem}"))
     raise_all(errors)
 
 

@@ -77,8 +77,7 @@ def run_comparison(plan: Plan, *, processes: int = 1, partial: bool = False) -> 
             _check_begun(plan)
             _record(plan)
             _draw_scenes(plan)
-            if not any(map(_has_begun, _all_arms(plan))):
-                check_networks(plan.arms)
+            check_networks([arm for arm in plan.arms if not _has_begun(arm)])
         with _helpers(plan, processes):
             failed = _share_work(plan.runs, _threads(plan.config, processes))
     missing = [run.title for run in plan.runs if run.arm and not is_finished(run.config.out)]

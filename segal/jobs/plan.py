@@ -141,15 +141,13 @@ class _Trial:
         sets = {name: found.first(beside) for name, found in self.sets.items()}
         prepare = passes = 0.0
         with TemporaryDirectory() as temporary:
-            wanted = self.strategy.passes(context)
-            for number, signals in enumerate(wanted):
-                folder = Path(temporary, str(number))
-                before, during = self._scan(pool, sets, signals, folder)
-                prepare, passes = prepare + before, passes + during
-                context.tables.append(CandidateTable.open(folder / self.config.region))
+            for number, signals in enumerate(self.strategy.passes(context)):
+                found = self._scan(pool, sets, signals, Path(temporary, str(number)))
+                table, prepare, passes = found[0], prepare + found[1], passes + found[2]
+                context.tables.append(table)
             if not context.tables:
-                _, passes = self._scan(pool, sets, [], Path(temporary, "0"))
-                context.tables.append(CandidateTable.open(Path(temporary, "0", self.config.region)))
+                table, _, passes = self._scan(pool, sets, [], Path(temporary, "0"))
+                context.tables.append(table)
             disk = sum(path.stat().st_size for path in Path(temporary).rglob("*.npy"))
             last = context.tables[-1]  # which the choice is made from
             return _Measured(
@@ -167,8 +165,8 @@ class _Trial:
         sets: Mapping[SetName, ImageSet],
         signals: Sequence[Signal],
         folder: Path,
-    ) -> tuple[float, float]:
-        """Seconds until the signals were ready, and of the pass."""
+    ) -> tuple[CandidateTable, float, float]:
+        """The candidates, and the seconds until the signals were ready and of the pass."""
         config, ready = self.config, list[float]()
         sizes = dict.fromkeys([config.region, *config.extra_regions])
         scan = Scan(
@@ -182,7 +180,8 @@ class _Trial:
         )
         started = time.perf_counter()
         scan.run(folder, lambda done, _: None if done else ready.append(time.perf_counter()))
-        return ready[0] - started, time.perf_counter() - ready[0]
+        during = time.perf_counter() - ready[0]
+        return CandidateTable.open(folder / config.region), ready[0] - started, during
 
 
 def _extrapolate(trial: _Trial, rows: int, candidates: int, picks: int) -> Plan:

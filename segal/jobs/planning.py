@@ -189,14 +189,7 @@ def _with_names(error: SegalError, arm: ArmConfig) -> list[SegalError]:
         is_key = not key or key.split(".")[0] in RunConfig.model_fields
         where = f"arms.{arm.name}.set" if is_own else "run" if is_key else f"arms.{arm.name}"
         joint = "." if key and is_key else "" if not key else ": "
-        named.append(
-            SegalError(
-                f"{where}{joint}{problem}",
-                expected=one.expected,
-                got=one.got,
-                remedy=one.remedy,
-            )
-        )
+        named.append(one.renamed(f"{where}{joint}{problem}"))
     return named
 
 

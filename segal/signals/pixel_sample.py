@@ -224,8 +224,8 @@ def _sampled(bench: Workbench, of: SetName, tail: Tail, size: SampleSize) -> tup
 
 def _windows(visit: Visit, inputs: Tensor, index: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     """(n, U, s, t) of the (U, h, w) input, and (n, s, t) weights, for pixels of an image."""
-    upsampling = visit.evidence.upsampling
-    rows, columns = interpolations(tuple(inputs.shape[-2:]), upsampling, inputs.device)
+    _, height, width = inputs.shape
+    rows, columns = interpolations((height, width), visit.evidence.upsampling, inputs.device)
     width = visit.mask.shape[2]
     at_y, by_y = pixel_windows(rows, index // width, radius)
     at_x, by_x = pixel_windows(columns, index % width, radius)

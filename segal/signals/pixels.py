@@ -144,7 +144,7 @@ def _interpolation(cells: int, pixels: int, align_corners: bool) -> Tensor:
 
 
 def interpolations(
-    cells: tuple[int, ...], upsampling: Upsampling, device: torch.device
+    cells: tuple[int, int], upsampling: Upsampling, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """(pixels, cells) float64 matrices along y and x, for outputs at (h, w) cells."""
     height, width = cells

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segal.errors import SegalError
-from segal.evidence import Evidence
+from segal.evidence import Evidence, Upsampling
 from segal.functional.updates import interval_windows, region_loss, sgd_steps
 from segal.image_sets import SetName
 from segal.models.segmentation import Tail
@@ -39,7 +39,7 @@ class RegionUpdates:
         steps: How many.
         lr: Their size.
         pixels: What is looked at afterwards.
-        radius: Of the tail, in cells; None where it must be run on whole images, one at a time.
+        radius: Of the tail, in cells; None where it must be run on whole images.
     """
 
     tail: Tail
@@ -95,12 +95,11 @@ class RegionUpdates:
 
     def _gathered(self, pixels: Pixels, updated: Mapping[str, Tensor], gather: Gather) -> Tensor:
         """(k, r): sums of one part of the pixels, for r updates."""
-        count, sums = 1, []
-        if self.radius is not None:
-            batch, channels, *window = pixels.inputs.shape
-            each = work_bytes(constants(self.tail), channels, batch * math.prod(window))
-            each += 6 * pixels.before.numel() * pixels.before.element_size()
-            count = max(1, WORKING_BYTES // each)
+        batch, channels, *window = pixels.inputs.shape
+        each = work_bytes(constants(self.tail), channels, batch * math.prod(window))
+        each += 6 * pixels.before.numel() * pixels.before.element_size()
+        count = max(1, WORKING_BYTES // each)
+        sums = []
         for start in range(0, len(next(iter(updated.values()))), count):
             some = {name: value[start : start + count] for name, value in updated.items()}
             after = torch.func.vmap(lambda p: pixels.logits(self.tail, p))(some)
@@ -118,14 +117,8 @@ class RegionUpdates:
         like = next(iter(parameters.values()))
         inputs = evidence.tail_input[self.tail.name][image].to(like)
         labels = evidence.once(("pseudo_labels",), lambda: evidence.logits.argmax(1))[image]
-        cells: tuple[int, ...] = tuple(inputs.shape[-2:])
-        if self.radius is None:
-            cells, run = whole_run(self.tail, inputs)
-        matrices = interpolations(cells, evidence.upsampling, inputs.device)
         sides = [max(b[3] - b[1] for b in boxes), max(b[2] - b[0] for b in boxes)]
-        if self.radius is not None:
-            window = _window_cells(sides, matrices, self.radius)
-            run = work_bytes(parameters, inputs.shape[0], window)
+        matrices, run = self._reached(inputs, evidence.upsampling, sides)
         each = run + step_bytes(parameters, evidence.logits.shape[1], math.prod(sides))
         if each > free_bytes(inputs.device):
             raise SegalError(
@@ -134,12 +127,24 @@ class RegionUpdates:
                 got=f"{free_bytes(inputs.device) / 2**20:.0f} MiB that are free",
                 remedy="give a smaller --region, or strategy.layers=last",
             )
-        count = 1 if self.radius is None else max(1, WORKING_BYTES // each)
+        count = max(1, WORKING_BYTES // each)
         parts = [
             self._step(inputs, labels, matrices, boxes[start : start + count], parameters)
             for start in range(0, len(boxes), count)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parameters}
+
+    def _reached(
+        self, inputs: Tensor, upsampling: Upsampling, sides: Sequence[int]
+    ) -> tuple[tuple[Tensor, Tensor], int]:
+        """How outputs are spread over pixels, and the bytes of a run for a region of some sides."""
+        if self.radius is None:
+            cells, run = whole_run(self.tail, inputs)
+            return interpolations(cells, upsampling, inputs.device), run
+        channels, height, width = inputs.shape
+        matrices = interpolations((height, width), upsampling, inputs.device)
+        window = _window_cells(sides, matrices, self.radius)
+        return matrices, work_bytes(constants(self.tail), channels, window)
 
     def _step(
         self,
