@@ -37,9 +37,11 @@ def _parsed(parse: Any) -> Any:
 Range = Annotated[tuple[float, float], BeforeValidator(split_commas)]
 RegionText = Annotated[str, BeforeValidator(_parsed(RegionSize.parse))]
 BudgetText = Annotated[str, BeforeValidator(_parsed(Budget.parse))]
-Channels = Annotated[tuple[float, float, float], BeforeValidator(split_commas)]
+Channels = Annotated[
+    tuple[float, ...], BeforeValidator(split_commas), Field(min_length=1, max_length=64)
+]
 PositiveChannels = Annotated[
-    tuple[PositiveFloat, PositiveFloat, PositiveFloat], BeforeValidator(split_commas)
+    tuple[PositiveFloat, ...], BeforeValidator(split_commas), Field(min_length=1, max_length=64)
 ]
 Scale = Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -62,6 +64,7 @@ class ModelConfig(Section):
     std: PositiveChannels | None = None
     input_scale: Scale | None = None
     insert_dropout: Probability | None = None
+    options: dict[str, Any] | None = None
 
 
 class MachineConfig(Section):
@@ -198,6 +201,7 @@ class NetworkConfig(Section):
     std: PositiveChannels | None = None
     input_scale: Scale | None = None
     insert_dropout: Probability | None = None
+    options: dict[str, Any] | None = None
 
 
 class TrainConfig(Section):

@@ -17,7 +17,8 @@ from segal.errors import SegalError
 from segal.jobs.inputs import file_digest
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, read_spec
-from segal.models.segmentation import ModelSpec, SegmentationModel
+from segal.models.segmentation import SegmentationModel
+from segal.models.spec import ModelSpec
 
 Config = TypeVar("Config", TrainConfig, RunConfig)
 
@@ -89,6 +90,7 @@ def initial_model(
             std=network.std,
             input_scale=network.input_scale,
             insert_dropout=network.insert_dropout,
+            options=network.options,
         )
         model = load_checkpoint(config.checkpoint, options)
         if plain:
@@ -102,6 +104,7 @@ def initial_model(
         std=network.std,
         input_scale=network.input_scale or 1.0,
         insert_dropout=network.insert_dropout or 0.0,
+        options=network.options,
     )
     # Weights that no file gives are drawn by torch's own initialisers.
     with torch.random.fork_rng(devices=[]):
@@ -119,7 +122,7 @@ def _is_plain(checkpoint: Path) -> bool:
 
 def resolved(config: Config, spec: ModelSpec) -> Config:
     """The configuration with what was left to the defaults or to the checkpoint."""
-    keys = ("architecture", "encoder", "mean", "std", "input_scale", "insert_dropout")
+    keys = ("architecture", "encoder", "mean", "std", "input_scale", "insert_dropout", "options")
     network = config.model.model_copy(update={key: getattr(spec, key) for key in keys})
     return config.model_copy(update={"model": network})
 
@@ -137,8 +140,9 @@ def identity(config: TrainConfig | RunConfig, exclude: set[str]) -> dict[str, ob
     data, network = config.data.model_dump(mode="json"), config.model.model_dump(mode="json")
     weights = config.model.encoder_weights
     named["data"] = {key: value for key, value in data.items() if key != "root"}
-    if not network["insert_dropout"]:
-        del network["insert_dropout"]  # it changes nothing
+    for key in ("insert_dropout", "options"):
+        if not network[key]:
+            del network[key]  # it changes nothing
     named["model"] = network | {"encoder_weights": weights and file_digest(weights)}
     named["train"] = config.train.identity()
     named["checkpoint"] = config.checkpoint and file_digest(config.checkpoint)

@@ -10,7 +10,7 @@ from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.inputs import image_digests, read_images, read_labelled
-from segal.models.segmentation import ModelSpec
+from segal.models.spec import ModelSpec
 from segal.oracle import Oracle
 from segal.regions import Box
 from segal.run_folder import fingerprint

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from segal.errors import SegalError
 from segal.files import replacing
-from segal.models.build import Channels, build_model, load_weights, make_spec, read_state_dict
-from segal.models.segmentation import ModelSpec, SegmentationModel
+from segal.models.build import build_model, make_spec
+from segal.models.segmentation import SegmentationModel
+from segal.models.spec import Channels, ModelSpec
+from segal.models.weights import load_weights, read_state_dict
 
 _METADATA_KEY = "segal"
 _LOSS_PREDICTION = "loss_prediction/"  # no submodule's name has a slash
@@ -31,6 +34,7 @@ class CheckpointOptions:
         std: As in `ModelSpec`.
         input_scale: As in `ModelSpec`.
         insert_dropout: As in `ModelSpec`.
+        options: As in `ModelSpec`.
     """
 
     architecture: str | None = None
@@ -40,6 +44,7 @@ class CheckpointOptions:
     std: Channels | None = None
     input_scale: float | None = None
     insert_dropout: float | None = None
+    options: Mapping[str, Any] | None = None
 
 
 def weights_of(model: SegmentationModel) -> dict[str, Tensor]:
@@ -123,6 +128,7 @@ def read_spec(path: Path) -> ModelSpec | None:
             std=spec.std,
             input_scale=spec.input_scale,
             insert_dropout=spec.insert_dropout,
+            options=spec.options,
         )
     except SegalError as error:
         raise SegalError(
@@ -157,6 +163,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
             std=options.std,
             input_scale=options.input_scale or 1.0,
             insert_dropout=options.insert_dropout or 0.0,
+            options=options.options,
         )
     said = {
         "architecture": (stored.architecture, options.architecture),
@@ -189,4 +196,5 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
         insert_dropout=stored.insert_dropout
         if options.insert_dropout is None
         else options.insert_dropout,
+        options=stored.options if options.options is None else options.options,
     )

@@ -7,7 +7,6 @@ but bilinear upsampling.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,49 +14,14 @@ from torch import Tensor, nn
 
 from segal.evidence import Evidence, Upsampling
 from segal.models.loss_prediction import LossPrediction
+from segal.models.spec import ModelSpec
 from segal.models.tails import Tail, upsample
 from segal.models.tracing import PROBE_SIDE, TailFinder, find_head, logits_of
 
-__all__ = ["FEATURE_MAPS", "ModelSpec", "SegmentationModel", "Tail"]
+__all__ = ["FEATURE_MAPS", "SegmentationModel", "Tail"]
 
 FEATURE_MAPS = "feature_maps"
 """What a pass catches beside the inputs of tails: see `SegmentationModel.forward`."""
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What it takes to build a network again and to feed it.
-
-    Attributes:
-        architecture: A name of segmentation_models_pytorch, or an import path `package.module:name`
-            of a function that takes `num_classes` and returns a network.
-        encoder: Encoder name; empty for an import path.
-        class_names: One name per class, in the order of the logits.
-        mean: Of the input's channels (R, G, B), on the scale 0 to 1.
-        std: Likewise.
-        stride: The sides of the network's input must be multiples of it.
-        input_scale: The network sees the image at this scale; coordinates stay the image's.
-        insert_dropout: Share of the channels that are dropped before the last layer in training
-            and in passes for MC-dropout; 0 inserts no dropout.
-    """
-
-    architecture: str
-    encoder: str
-    class_names: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    stride: int
-    input_scale: float = 1.0
-    insert_dropout: float = 0.0
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C."""
-        return len(self.class_names)
-
-    def as_dict(self) -> dict[str, object]:
-        """As plain values, for JSON; without dropout where none is inserted."""
-        return {k: v for k, v in asdict(self).items() if k != "insert_dropout" or v}
 
 
 class SegmentationModel(nn.Module):

@@ -18,7 +18,8 @@ from segal.evidence import Evidence
 from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
 from segal.machine import Precision, autocast
 from segal.models.loss_prediction import LearningLossSettings, ranking_loss
-from segal.models.segmentation import FEATURE_MAPS, ModelSpec, SegmentationModel
+from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
+from segal.models.spec import ModelSpec
 from segal.regions import Grid, RegionSize
 
 

@@ -16,7 +16,8 @@ from segal.data.datasets import open_dataset
 from segal.errors import SegalError
 from segal.image_sets import ImageSet
 from segal.models.build import build_model, make_spec
-from segal.models.segmentation import ModelSpec, SegmentationModel
+from segal.models.segmentation import SegmentationModel
+from segal.models.spec import ModelSpec
 from segal.regions import RegionSize
 from segal.scan import Scan
 from segal.signals import pixel_sample, pixels, region_updates

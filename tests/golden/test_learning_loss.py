@@ -14,7 +14,8 @@ from torch import nn
 from segal.candidates import CandidateTable
 from segal.data.pool import open_pool
 from segal.errors import SegalError
-from segal.models.segmentation import FEATURE_MAPS, ModelSpec, SegmentationModel
+from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
+from segal.models.spec import ModelSpec
 from segal.regions import Boxes, RegionSize
 from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import PredictedLoss

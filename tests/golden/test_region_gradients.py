@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segal.models.segmentation import ModelSpec, SegmentationModel
+from segal.models.segmentation import SegmentationModel
+from segal.models.spec import ModelSpec
 from segal.regions import Boxes, RegionSize
 from segal.signals import (
     Directional,

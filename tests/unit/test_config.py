@@ -70,12 +70,12 @@ def test_every_mistake_has_its_key_what_was_expected_and_what_was_got():
             "region": "0",
             "seed": -1,
             "machine": {"thread": 2, "workers": "x"},
-            "model": {"mean": "1,2"},
+            "model": {"mean": "1,x,2"},
             "precision": "fp8",
         },
     )
     text = "\n".join(map(str, errors))
-    assert len(errors) == 6
+    assert len(errors) == 6, text
     for key in ("region", "seed", "machine.thread", "machine.workers", "precision", "model.mean"):
         assert any(str(e).startswith(key) for e in errors), (key, text)
     assert text.count("expected: ") == text.count("got: ") == text.count("remedy: ") == 6

@@ -14,7 +14,8 @@ from segal.evidence import Evidence
 from segal.functional.gradients import entropy_residual
 from segal.functional.kmeans_plusplus import k_means_plusplus
 from segal.functional.tiles import TILE, tile_boxes, windows
-from segal.models.segmentation import ModelSpec, SegmentationModel
+from segal.models.segmentation import SegmentationModel
+from segal.models.spec import ModelSpec
 from segal.regions import RegionSize
 from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import (

@@ -15,7 +15,8 @@ from segal.evidence import Upsampling
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint, weights_of
 from segal.models.loss_prediction import LossPrediction, mean_over_pixels, ranking_loss
-from segal.models.segmentation import FEATURE_MAPS, ModelSpec, SegmentationModel
+from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
+from segal.models.spec import ModelSpec
 from segal.regions import Boxes
 from segal.tasks.segmentation import Segmentation
 from segal.train import TrainSettings, train

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from segal.errors import SegalError
-from segal.models.segmentation import ModelSpec, SegmentationModel
+from segal.models.segmentation import SegmentationModel
+from segal.models.spec import ModelSpec
 from segal.regions import RegionSize
 from segal.tasks.segmentation import Metrics, Segmentation
 

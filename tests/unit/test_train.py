@@ -12,7 +12,8 @@ from torch import nn
 from segal.data.datasets import open_dataset
 from segal.data.sampling import LabelledRegions
 from segal.errors import SegalError
-from segal.models.segmentation import ModelSpec, SegmentationModel
+from segal.models.segmentation import SegmentationModel
+from segal.models.spec import ModelSpec
 from segal.tasks.segmentation import Segmentation
 from segal.train import TrainSettings, train
 
