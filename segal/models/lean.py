@@ -1,0 +1,279 @@
+"""A forward pass over an image so large that the network's own way would take too much memory.
+
+Three things are done otherwise, and none of them changes a number beyond rounding. The encoder's
+maps that the decoder does not read are dropped as soon as the encoder is done. The last layers that
+see near only run over bands of rows, so that what lies between two of them is never held as a
+whole; where they read a concatenation, that is made band by band, too. And nothing after the head
+is run.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from segal.functional.updates import receptive_radius
+from segal.models.tracing import TailFinder, run_on_noise
+
+_BAND_BYTES = 32 << 20
+"""About what the widest layer makes of a band of rows."""
+
+
+class _Done(Exception):  # noqa: N818
+    """Ends the network's run where the rest of it is not wanted."""
+
+
+class _Joins(TorchFunctionMode):
+    """Watches concatenations along the channels.
+
+    Args:
+        postponed: Number of the one that is not made; what it would be of is kept, and a tensor of
+            its shape that takes no memory stands in for it.
+    """
+
+    def __init__(self, postponed: int | None = None) -> None:
+        super().__init__()
+        self.postponed = postponed
+        self.made: list[Tensor] = []
+        self.parts: tuple[Tensor, ...] = ()
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        along = args[1:] or (dict(kwargs or {}).get("dim"),)
+        if func is not torch.cat or along != (1,):
+            return func(*args, **(kwargs or {}))
+        if len(self.made) == self.postponed:
+            self.parts = tuple(args[0])
+            first = self.parts[0]
+            channels = sum(part.shape[1] for part in self.parts)
+            joined = first.new_zeros(1).expand(len(first), channels, *first.shape[2:])
+        else:
+            joined = func(*args, **(kwargs or {}))
+        self.made.append(joined)
+        return joined
+
+
+@dataclass(frozen=True)
+class LeanPass:
+    """How a network is run on a large image; `find_lean_pass` finds it.
+
+    Attributes:
+        network: The network, in `eval()` mode.
+        layers: Its last layers, in the order that they run in; the last of them is the head.
+        radius: How far their outputs depend on cells of their input.
+        width: The most channels that is made of a cell.
+        join: Number of the concatenation that they read, among all; None where they read none.
+        spare: Positions of the encoder's maps that the decoder does not read.
+    """
+
+    network: nn.Module
+    layers: tuple[nn.Module, ...]
+    radius: int
+    width: int
+    join: int | None
+    spare: frozenset[int]
+
+    def __call__(self, images: Tensor, *, features: bool) -> tuple[Tensor, Tensor | None]:
+        """Runs the network without gradients, up to its head.
+
+        Args:
+            images: (B, 3, h, w), as the network takes them.
+            features: Whether the head's input is wanted.
+
+        Returns:
+            The head's output (B, C, h', w'), and its input (B, D, h', w') if it is wanted.
+
+        Raises:
+            RuntimeError: If the network runs otherwise on these images than it did on noise.
+        """
+        caught: list[Tensor] = []
+
+        def stop(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            caught.append(inputs[0])
+            raise _Done
+
+        hook = self.layers[0].register_forward_pre_hook(stop)
+        try:
+            with torch.no_grad(), _dropping(self.network, self.spare), _Joins(self.join) as joins:
+                self.network(images)
+        except _Done:
+            pass
+        finally:
+            hook.remove()
+        parts = joins.parts or tuple(caught)
+        if not caught or (joins.parts and caught[0] is not joins.made[-1]):
+            raise RuntimeError("the network runs otherwise on images of this size")
+        # What is only a stand-in, and what others hold, is not written over.
+        held = {_address(t) for t in (images, *self.network.parameters(), *self.network.buffers())}
+        caught.clear()
+        with torch.no_grad():
+            return self._in_bands(parts, held if features else None)
+
+    def _in_bands(
+        self, parts: Sequence[Tensor], held: set[int] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Runs the last layers over bands of rows of what they read.
+
+        Args:
+            parts: (B, D_i, h, w), which they read side by side. One of them may be written over.
+            held: Addresses of memory that must stay as it is; None where no features are wanted.
+        """
+        batch, _, height, width = parts[0].shape
+        rows = max(1, _BAND_BYTES // (batch * self.width * width * parts[0].element_size()))
+        low: Tensor | None = None
+        kept: Tensor | None = None
+        above: Tensor | None = None
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            below = torch.cat([part[:, :, top : bottom + self.radius] for part in parts], 1)
+            window = below if above is None else torch.cat([above, below], 2)
+            start = window.shape[2] - below.shape[2]
+            inside = slice(start, start + bottom - top)
+            # What the next band sees of this one, before that is written over.
+            above = window[:, :, max(0, inside.stop - self.radius) : inside.stop].clone()
+            for layer in self.layers[:-1]:
+                window = layer(window)
+            if held is not None:
+                if kept is None:
+                    kept = _room(parts, window, held)
+                kept[:, :, top:bottom] = window[:, :, inside]
+            output = self.layers[-1](window)
+            if low is None:
+                low = output.new_empty(batch, output.shape[1], height, width)
+            low[:, :, top:bottom] = output[:, :, inside]
+        assert low is not None
+        return low, kept
+
+
+def _room(parts: Sequence[Tensor], like: Tensor, held: set[int]) -> Tensor:
+    """Where features can be kept: in the place of what they are made of, if there is room."""
+    depth = like.shape[1]
+    for part in parts:
+        if part.shape[1] >= depth and part.dtype == like.dtype and _address(part) not in held:
+            return part[:, :depth]
+    return like.new_empty(len(like), depth, *parts[0].shape[2:])
+
+
+def _address(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
+def find_lean_pass(finder: TailFinder) -> LeanPass | None:
+    """How a network is run on large images; None where its last layers see far.
+
+    It is tried on noise, and found only if it gives the same as the network.
+
+    Args:
+        finder: Of the network.
+    """
+    layers = finder.last_layers()
+    spare = _spare_maps(finder)
+    for start, first in enumerate(layers):
+        chain = layers[start:]
+        if not isinstance(first, nn.Conv2d) or (radius := _radius(first, chain)) is None:
+            continue
+        made = [layer.out_channels for layer in chain if isinstance(layer, nn.Conv2d)]
+        width = max(first.in_channels, *made)
+        join = _join_before(finder, first)
+        found = LeanPass(finder.network, tuple(chain), radius, width, join, spare)
+        return found if _same_on_noise(finder, found) else None
+    return None
+
+
+def _radius(first: nn.Conv2d, chain: Sequence[nn.Module]) -> int | None:
+    try:
+        with torch.no_grad():
+            return receptive_radius(nn.Sequential(*chain), first.in_channels, first.weight)
+    except (RuntimeError, ValueError):  # layers that do not take so small a map
+        return None
+
+
+def _join_before(finder: TailFinder, first: nn.Module) -> int | None:
+    """The number of the concatenation whose result a module is given as it is."""
+    found: list[int] = []
+    with _Joins() as joins:
+
+        def look(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            found.extend(i for i, made in enumerate(joins.made) if made is inputs[0])
+
+        hook = first.register_forward_pre_hook(look)
+        try:
+            run_on_noise(finder.network, finder.stride)
+        finally:
+            hook.remove()
+    return found[0] if len(found) == 1 else None
+
+
+def _same_on_noise(finder: TailFinder, found: LeanPass) -> bool:
+    """Whether a lean pass gives the head's input and output as the network does."""
+    plain: list[tuple[Tensor, Tensor]] = []
+    inputs: list[Tensor] = []
+    head = found.layers[-1]
+    hooks = [
+        head.register_forward_hook(lambda _m, given, out: plain.append((given[0], out))),
+        finder.network.register_forward_pre_hook(lambda _m, given: inputs.append(given[0])),
+    ]
+    try:
+        run_on_noise(finder.network, finder.stride)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    try:
+        low, features = found(inputs[0], features=True)
+    except RuntimeError:
+        return False
+    assert features is not None
+    pairs = zip((features, low), plain[-1], strict=True)
+    return all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in pairs)
+
+
+@contextmanager
+def _dropping(network: nn.Module, spare: frozenset[int]) -> Iterator[None]:
+    """Puts empty tensors in the place of some of the maps that the encoder returns."""
+    encoder = getattr(network, "encoder", None)
+    if not spare or not isinstance(encoder, nn.Module):
+        yield
+        return
+    hook = encoder.register_forward_hook(
+        lambda _m, _i, maps: [x.new_empty(0) if i in spare else x for i, x in enumerate(maps)]
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _spare_maps(finder: TailFinder) -> frozenset[int]:
+    """Positions of the encoder's maps without which the logits are the same."""
+    network = finder.network
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        return frozenset()
+    returned: list[object] = []
+    hook = encoder.register_forward_hook(lambda _m, _i, output: returned.append(output))
+    try:
+        logits = run_on_noise(network, finder.stride)
+    finally:
+        hook.remove()
+    maps = returned[0] if returned else None
+    if not isinstance(maps, list) or not all(isinstance(x, Tensor) for x in maps):
+        return frozenset()
+    spare: set[int] = set()
+    for i in range(len(maps)):
+        try:
+            with _dropping(network, frozenset({i})):
+                without = run_on_noise(network, finder.stride)
+        except Exception:  # the decoder's own, whatever it makes of an empty map
+            continue
+        if torch.equal(without, logits):
+            spare.add(i)
+    return frozenset(spare)
