@@ -80,6 +80,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             if held_out is not None:
                 held_out.check(progress=advance)
     model = initial_model(config, dataset.classes.names).to(device)
+    model.check()
     config = resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config)) as ledger:
         inputs = fingerprint(
