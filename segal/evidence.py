@@ -4,11 +4,12 @@ These are the two types that the whole scan turns on. They know no network, no t
 so that every floor above can name them.
 """
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,12 +30,25 @@ class Upsampling:
     align_corners: bool
 
 
-@dataclass
+class Spread(Protocol):
+    """Logits of a large image, that are not held at full resolution."""
+
+    def whole(self) -> Tensor:
+        """(B, C, H, W)."""
+        ...
+
+    def bands(self) -> Iterator[Tensor]:
+        """(B, C, rows, W) from the top to the bottom, one after another."""
+        ...
+
+
 class Evidence:
     """A batch's forward pass; nothing of it outlives the batch.
 
+    Args:
+        logits: As the attribute, or what they are made of when they are asked for.
+
     Attributes:
-        logits: (B, C, H, W) for segmentation: full resolution, cropped to the true image.
         features: (B, D, h, w), the input of the last layer at its own resolution; None where no
             signal asks for it.
         upsampling: How `features` are spread over the image's pixels.
@@ -47,14 +61,41 @@ class Evidence:
             are; filled only when a signal asks for them.
     """
 
-    logits: Tensor
-    features: Tensor | None
-    upsampling: Upsampling
-    tail_input: dict[str, Tensor] = field(default_factory=dict)
-    inputs: Tensor | None = None
-    images: tuple[str, ...] = ()
-    maps: tuple[Tensor, ...] = ()
-    _memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
+    def __init__(
+        self,
+        logits: Tensor | Spread,
+        features: Tensor | None,
+        upsampling: Upsampling,
+        tail_input: dict[str, Tensor] | None = None,
+        inputs: Tensor | None = None,
+        images: tuple[str, ...] = (),
+        maps: tuple[Tensor, ...] = (),
+    ) -> None:
+        self._logits = logits
+        self.features, self.upsampling = features, upsampling
+        self.tail_input = tail_input or {}
+        self.inputs, self.images, self.maps = inputs, images, maps
+        self._memo: dict[Hashable, Tensor] = {}
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, C, H, W) for segmentation: full resolution, cropped to the true image."""
+        if not isinstance(self._logits, Tensor):
+            self._logits = self._logits.whole()
+        return self._logits
+
+    def map_pixels(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Applies a function of every pixel's logits; those of a large image are never held whole.
+
+        Args:
+            function: Maps (B, C, h, W) logits to (B, h, W), each pixel by itself.
+
+        Returns:
+            (B, H, W).
+        """
+        if isinstance(self._logits, Tensor):
+            return function(self._logits)
+        return torch.cat([function(band) for band in self._logits.bands()], 1)
 
     @property
     def caught(self) -> Tensor:

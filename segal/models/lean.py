@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from segal.evidence import Upsampling
 from segal.functional.updates import receptive_radius
+from segal.models.tails import upsample
 from segal.models.tracing import TailFinder, run_on_noise
 
 _BAND_BYTES = 32 << 20
 """About what the widest layer makes of a band of rows."""
 
 
-class _Done(Exception):  # noqa: N818
+class _Done(Exception):
     """Ends the network's run where the rest of it is not wanted."""
 
 
@@ -60,6 +63,54 @@ class _Joins(TorchFunctionMode):
             joined = func(*args, **(kwargs or {}))
         self.made.append(joined)
         return joined
+
+
+@dataclass(frozen=True)
+class SpreadLogits:
+    """Logits of a large image, spread over its pixels when they are asked for.
+
+    Attributes:
+        low: (B, C, h, w), at the head's resolution.
+        upsampling: How they are spread.
+        size: (H, W) of the image.
+    """
+
+    low: Tensor
+    upsampling: Upsampling
+    size: tuple[int, int]
+
+    def whole(self) -> Tensor:
+        """(B, C, H, W)."""
+        return upsample(self.low, self.upsampling)[..., : self.size[0], : self.size[1]]
+
+    def bands(self) -> Iterator[Tensor]:
+        """(B, C, rows, W) from the top to the bottom, one after another."""
+        batch, channels = self.low.shape[:2]
+        row_bytes = batch * channels * self.size[1] * self.low.element_size()
+        rows = max(1, _BAND_BYTES // row_bytes)
+        for top in range(0, self.size[0], rows):
+            yield self._rows(top, min(top + rows, self.size[0]))
+
+    def _rows(self, start: int, stop: int) -> Tensor:
+        """Rows of `whole`: along the width first, then along the height, as torch does."""
+        cells, (pixels, width) = self.low.shape[2], self.upsampling.size
+        corners = self.upsampling.align_corners
+        if tuple(self.low.shape[2:]) == self.upsampling.size:
+            return self.low[:, :, start:stop, : self.size[1]]
+        y = torch.arange(start, stop, dtype=torch.float32, device=self.low.device)
+        if corners:
+            source = y * ((cells - 1) / max(1, pixels - 1))
+        else:
+            source = ((y + 0.5) * (cells / pixels) - 0.5).clamp_(min=0)
+        above = source.long().clamp_(max=cells - 1)
+        below = (above + 1).clamp_(max=cells - 1)
+        weight = (source - above)[:, None]
+        first = int(above[0])
+        read = self.low[:, :, first : int(below[-1]) + 1]
+        wide = F.interpolate(read, (read.shape[2], width), mode="bilinear", align_corners=corners)
+        wide = wide[..., : self.size[1]].to(torch.promote_types(wide.dtype, torch.float32))
+        spread = wide[:, :, above - first] * (1 - weight) + wide[:, :, below - first] * weight
+        return spread.to(self.low.dtype)
 
 
 @dataclass(frozen=True)
@@ -207,7 +258,7 @@ def _join_before(finder: TailFinder, first: nn.Module) -> int | None:
 
         hook = first.register_forward_pre_hook(look)
         try:
-            run_on_noise(finder.network, finder.stride)
+            run_on_noise(finder.network, finder.spec)
         finally:
             hook.remove()
     return found[0] if len(found) == 1 else None
@@ -223,7 +274,7 @@ def _same_on_noise(finder: TailFinder, found: LeanPass) -> bool:
         finder.network.register_forward_pre_hook(lambda _m, given: inputs.append(given[0])),
     ]
     try:
-        run_on_noise(finder.network, finder.stride)
+        run_on_noise(finder.network, finder.spec)
     finally:
         for hook in hooks:
             hook.remove()
@@ -261,7 +312,7 @@ def _spare_maps(finder: TailFinder) -> frozenset[int]:
     returned: list[object] = []
     hook = encoder.register_forward_hook(lambda _m, _i, output: returned.append(output))
     try:
-        logits = run_on_noise(network, finder.stride)
+        logits = run_on_noise(network, finder.spec)
     finally:
         hook.remove()
     maps = returned[0] if returned else None
@@ -271,7 +322,7 @@ def _spare_maps(finder: TailFinder) -> frozenset[int]:
     for i in range(len(maps)):
         try:
             with _dropping(network, frozenset({i})):
-                without = run_on_noise(network, finder.stride)
+                without = run_on_noise(network, finder.spec)
         except Exception:  # the decoder's own, whatever it makes of an empty map
             continue
         if torch.equal(without, logits):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from segal.errors import SegalError
 from segal.evidence import Evidence, Upsampling
+from segal.models.lean import LeanPass, SpreadLogits, find_lean_pass
 from segal.models.loss_prediction import LossPrediction
 from segal.models.outputs import Predicted, as_classes, logits_of
 from segal.models.spec import ModelSpec
@@ -40,6 +41,9 @@ FEATURES = "features"
 
 FEATURE_MAPS = "feature_maps"
 """Likewise, features of several depths: see `SegmentationModel.forward`."""
+
+LARGE = 1 << 22
+"""Pixels of an image from which on a pass is made to take less memory; see `segal.models.lean`."""
 
 
 class SegmentationModel(nn.Module):
@@ -67,6 +71,7 @@ class SegmentationModel(nn.Module):
         self.loss_prediction = None
         self._found: Head | NoHeadError | None = None
         self._tails: dict[str, Tail] = {}
+        self._lean: tuple[LeanPass | None] | None = None
 
     def check(self) -> None:
         """Runs the network once on noise, to see that it takes images and gives logits.
@@ -198,6 +203,9 @@ class SegmentationModel(nn.Module):
         tails = [self.tail(name) for name in catch if name not in {FEATURES, FEATURE_MAPS}]
         if FEATURES in catch:
             self.check_features()
+        lean = self._lean_pass(padded, catch)
+        if lean is not None:
+            return self._large(lean, padded, size, (height, width), FEATURES in catch)
         # Logits of a rescaled image are spread from the last layer's output, in one step.
         head = bool(catch) or tuple(padded.shape[-2:]) != size
         head = head and self.has_head
@@ -222,6 +230,36 @@ class SegmentationModel(nn.Module):
             tail_input={tail.name: caught[tail.name] for tail in tails},
             maps=tuple(maps),
         )
+
+    def _lean_pass(self, padded: Tensor, catch: Collection[str]) -> LeanPass | None:
+        """How to run on images that are large; None where the network's own way will do."""
+        height, width = padded.shape[-2:]
+        differentiable = torch.is_grad_enabled() or self.training
+        if height * width < LARGE or differentiable or not set(catch) <= {FEATURES}:
+            return None
+        if self._lean is None:
+            off = torch.autocast(padded.device.type, enabled=False)
+            with torch.inference_mode(False), torch.no_grad(), off:
+                found = self.has_head and not self._gives_features
+                finder = TailFinder(self.network, self._head(), self.spec) if found else None
+                self._lean = (finder and find_lean_pass(finder),)
+        return self._lean[0]
+
+    def _large(
+        self,
+        lean: LeanPass,
+        padded: Tensor,
+        size: tuple[int, int],
+        cropped: tuple[int, int],
+        features: bool,
+    ) -> Evidence:
+        try:
+            low, caught = lean(padded, features=features)
+        except Exception as error:  # whatever the network's own code raises
+            raise failed(self.spec.architecture, padded.shape, error) from error
+        upsampling = Upsampling(size, self.align_corners)
+        low = as_classes(low, self.spec.num_classes)
+        return Evidence(SpreadLogits(low, upsampling, cropped), caught, upsampling)
 
     def _run(self, padded: Tensor) -> object:
         try:

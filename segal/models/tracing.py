@@ -289,6 +289,18 @@ class TailFinder:
             else self._named(layers, calls, last)
         )
 
+    def last_layers(self) -> list[nn.Module]:
+        """Modules of which each makes the next one's only input; the last of them is the head."""
+        calls = self._trace()
+        last = next(call for call in reversed(calls) if call.name == self.head.name)
+        leaves = [call for call in calls if call.leaf]
+        chain = [last]
+        while (before := _producer(leaves, chain[0])) is not None:
+            chain.insert(0, before)
+        while len(chain) > 1 and not (_intact(chain) and _run_once(calls, chain)):
+            chain.pop(0)
+        return [call.module for call in chain]
+
     def _last_two(self, calls: list[_Call], last: _Call) -> Tail:
         leaves = [call for call in calls if call.leaf]
         chain = [last]

@@ -53,7 +53,10 @@ class Value(PlainSignal):
 
     def element_map(self, evidence: Evidence) -> Tensor:
         """The uncertainty of every element, (B, H, W), computed once per batch."""
-        return evidence.once(self.name, lambda: UNCERTAINTIES.get(self.name)(evidence.logits))
+        function = UNCERTAINTIES.get(self.name)
+        if ":" in self.name:  # a user's own may look at neighbours
+            return evidence.once(self.name, lambda: function(evidence.logits))
+        return evidence.once(self.name, lambda: evidence.map_pixels(function))
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units) float64."""
