@@ -33,6 +33,11 @@ class Upsampling:
 class Spread(Protocol):
     """Logits of a large image, that are not held at full resolution."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image."""
+        ...
+
     def whole(self) -> Tensor:
         """(B, C, H, W)."""
         ...
@@ -95,7 +100,14 @@ class Evidence:
         """
         if isinstance(self._logits, Tensor):
             return function(self._logits)
-        return torch.cat([function(band) for band in self._logits.bands()], 1)
+        done, mapped = 0, torch.empty(0)
+        for band in self._logits.bands():
+            part = function(band)
+            if not done:  # in one piece, since small ones in between would scatter the memory
+                mapped = part.new_empty(len(part), self._logits.size[0], part.shape[2])
+            mapped[:, done : done + part.shape[1]] = part
+            done += part.shape[1]
+        return mapped
 
     @property
     def caught(self) -> Tensor:

@@ -25,6 +25,9 @@ from segal.models.tracing import TailFinder, run_on_noise
 _BAND_BYTES = 32 << 20
 """About what the widest layer makes of a band of rows."""
 
+_SPREAD_BYTES = 8 << 20
+"""About what a band of logits at full resolution takes."""
+
 
 class _Done(Exception):
     """Ends the network's run where the rest of it is not wanted."""
@@ -87,7 +90,7 @@ class SpreadLogits:
         """(B, C, rows, W) from the top to the bottom, one after another."""
         batch, channels = self.low.shape[:2]
         row_bytes = batch * channels * self.size[1] * self.low.element_size()
-        rows = max(1, _BAND_BYTES // row_bytes)
+        rows = max(1, _SPREAD_BYTES // row_bytes)
         for top in range(0, self.size[0], rows):
             yield self._rows(top, min(top + rows, self.size[0]))
 

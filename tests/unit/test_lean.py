@@ -33,6 +33,7 @@ def spec_of(classes, stride=1):
 def small_is_large(monkeypatch):
     monkeypatch.setattr(segmentation, "LARGE", 1)
     monkeypatch.setattr(lean, "_BAND_BYTES", 40_000)  # a few rows
+    monkeypatch.setattr(lean, "_SPREAD_BYTES", 40_000)
 
 
 def both(model, images, catch, monkeypatch):
@@ -102,7 +103,7 @@ def test_bands_are_rows_of_the_whole(corners, cells, pixels, monkeypatch):
     low = torch.randn(2, 3, *cells, generator=torch.Generator().manual_seed(2))
     size = (pixels[0] - 1, pixels[1] - 2)
     logits = lean.SpreadLogits(low, segmentation.Upsampling(pixels, corners), size)
-    monkeypatch.setattr(lean, "_BAND_BYTES", 4 * 2 * 3 * size[1] * 3)  # three rows
+    monkeypatch.setattr(lean, "_SPREAD_BYTES", 4 * 2 * 3 * size[1] * 3)  # three rows
     bands = list(logits.bands())
     assert len(bands) == -(-size[0] // 3)
     torch.testing.assert_close(torch.cat(bands, 2), logits.whole(), rtol=1e-6, atol=1e-6)
