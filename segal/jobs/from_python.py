@@ -1,9 +1,8 @@
 """A selection from Python, by a checkpoint or by any function from images to logits."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch

@@ -11,9 +11,9 @@ from torch import nn
 
 from segal.errors import SegalError
 from segal.jobs.strategies import check_network
-from segal.models.build import make_spec
+from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
-from segal.models.dropout import check_dropout
+from segal.models.dropout import check_dropout, insert_dropout
 from segal.models.segmentation import FEATURES, NoHeadError, SegmentationModel
 from segal.regions import RegionSize
 from segal.signals import Directional, GradientNorm, RegionGradient, Value
@@ -154,7 +154,17 @@ def test_a_network_without_parameters():
         assert model(noise()).logits.shape == (2, 5, 45, 51)
 
 
-NEEDS_NO_HEAD = "random entropy least_confidence margin bvsb vaal mc_dropout bald cdal".split()
+NEEDS_NO_HEAD = [
+    "random",
+    "entropy",
+    "least_confidence",
+    "margin",
+    "bvsb",
+    "vaal",
+    "mc_dropout",
+    "bald",
+    "cdal",
+]
 
 
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
@@ -173,8 +183,6 @@ def test_strategies_ask_for_no_more_than_they_need(strategy):
 
 
 def test_dropout_before_the_last_layer_needs_one():
-    from segal.models.dropout import insert_dropout
-
     model = wrapped(Headless(5), insert_dropout=0.2)
     with pytest.raises(SegalError, match=r"model\.insert_dropout"):
         insert_dropout(model)
@@ -300,8 +308,6 @@ def network_file(tmp_path):
     def write(name, classes=CLASSES[:2], **options):
         torch.manual_seed(1)
         spec = make_spec(f"tests.form_networks:{name}", class_names=classes, **options)
-        from segal.models.build import build_model
-
         path = tmp_path / f"{name}.safetensors"
         save_checkpoint(build_model(spec), path)
         return f"checkpoint={path}", f"model.architecture={spec.architecture}"
