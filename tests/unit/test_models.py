@@ -153,7 +153,7 @@ def test_own_network_by_import_path(own_module):
 
 
 def test_own_network_that_does_not_fit(own_module):
-    with pytest.raises(SegalError, match="it returned int, not a torch.nn.Module"):
+    with pytest.raises(SegalError, match=r"it returned int, not a torch\.nn\.Module"):
         build_model(make_spec(f"{own_module}:not_a_network", class_names=CLASSES))
     model = build_model(make_spec(f"{own_module}:headless_network", class_names=CLASSES)).eval()
     with pytest.raises(SegalError, match="its outputs are probabilities"):
