@@ -20,6 +20,10 @@ def remaining_pixels(boxes: ArrayLike, bought: ArrayLike) -> NDArray[np.int64]:
 
     Raises:
         ValueError: If an array is not (n, 4) integers, or a box is empty or turned round.
+
+    Examples:
+        >>> remaining_pixels([[0, 0, 4, 4], [4, 0, 8, 4]], bought=[[2, 0, 6, 4]]).tolist()
+        [8, 8]
     """
     boxes, bought = _checked(boxes, "boxes"), _checked(bought, "bought")
     area: NDArray[np.int64] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Tree = Any
@@ -33,8 +34,8 @@ def plain_attention() -> Iterator[None]:
 def jvp(function: Callable[[Tree], Tree], at: Tree, along: Tree) -> tuple[Tree, Tree]:
     """Value of a function, and its derivative along a direction.
 
-    In one forward-mode pass; where an operation has no forward derivative (such as one that a
-    package brings), by two backward passes: the derivative of v^T J by v is J^T.
+    In one forward-mode pass; where an operation has no forward derivative (such as
+    `grid_sample`), by two backward passes: u^T J v is linear in u, and its gradient is J v.
 
     Args:
         function: Of a tensor, or of a dictionary of tensors.
@@ -46,20 +47,24 @@ def jvp(function: Callable[[Tree], Tree], at: Tree, along: Tree) -> tuple[Tree, 
     """
     with plain_attention():
         try:
-            value, tangent = torch.func.jvp(function, (at,), (along,))
-        except (NotImplementedError, RuntimeError) as error:
-            if "forward AD" not in str(error) and "forward mode" not in str(error):
-                raise
-            value, tangent = _by_two_backward_passes(function, at, along)
-    return value, tangent
+            found = torch.func.jvp(function, (at,), (along,))
+        except NotImplementedError:  # of an operation without a forward derivative
+            return _by_two_backward_passes(function, at, along)
+    return found[0], found[1]
 
 
 def _by_two_backward_passes(
     function: Callable[[Tree], Tree], at: Tree, along: Tree
 ) -> tuple[Tree, Tree]:
     with torch.enable_grad():
-        value = torch.utils._pytree.tree_map(torch.Tensor.detach, function(at))
-        zeros = torch.utils._pytree.tree_map(torch.zeros_like, value)
+        value = _each(torch.Tensor.detach, function(at))
+        zeros = _each(torch.zeros_like, value)
         transposed = torch.func.vjp(lambda u: torch.func.vjp(function, at)[1](u)[0], zeros)[1]
         (tangent,) = transposed(along)
-    return value, torch.utils._pytree.tree_map(torch.Tensor.detach, tangent)
+    return value, _each(torch.Tensor.detach, tangent)
+
+
+def _each(change: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    if isinstance(tree, Tensor):
+        return change(tree)
+    return {name: change(value) for name, value in tree.items()}

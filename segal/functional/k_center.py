@@ -90,6 +90,12 @@ def k_center_greedy(
     Raises:
         ValueError: `x` or `centers` is not a finite floating-point matrix, their widths differ,
             or `k` or `block` is out of range.
+
+    Examples:
+        >>> import torch
+        >>> x = torch.tensor([[0.0], [1.0], [5.0], [9.0]])
+        >>> k_center_greedy(x, 2, torch.tensor([[0.0]]))
+        (tensor([3, 2]), tensor([4., 1.], dtype=torch.float64))
     """
     order = k_center_order(x, k, centers, block)
     return order.picks, order.radius
@@ -111,6 +117,12 @@ def k_center_order(
 
     Raises:
         ValueError: as in `k_center_greedy`.
+
+    Examples:
+        >>> import torch
+        >>> x = torch.tensor([[0.0], [1.0], [5.0], [9.0]])
+        >>> k_center_order(x, 2, torch.tensor([[0.0]])).distance
+        tensor([9., 4.], dtype=torch.float64)
     """
     rows = Rows(x)
     if not 1 <= k <= rows.count:

@@ -46,6 +46,12 @@ def k_means_plusplus(
     Raises:
         ValueError: `x` or `centers` is not a finite floating-point matrix, their widths differ,
             or `k` or `first` is out of range.
+
+    Examples:
+        >>> import torch
+        >>> x = torch.tensor([[0.0], [0.0], [0.0], [7.0]])
+        >>> k_means_plusplus(x, 2, torch.Generator().manual_seed(0)).tolist()
+        [3, 2]
     """
     rows = Rows(x)
     if not 1 <= k <= rows.count:

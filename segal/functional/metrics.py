@@ -28,6 +28,13 @@ def confusion_matrix(
 
     Raises:
         ValueError: For shapes that differ, or a class outside [0, C) that is not left out.
+
+    Examples:
+        >>> import torch
+        >>> predicted, target = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 255])
+        >>> confusion_matrix(predicted, target, num_classes=2)
+        tensor([[1, 1],
+                [0, 1]])
     """
     if prediction.shape != target.shape:
         raise ValueError(f"shapes differ: {tuple(prediction.shape)} and {tuple(target.shape)}")
@@ -49,6 +56,11 @@ def iou(confusion: Confusion) -> NDArray[np.float64]:
     Returns:
         (C,) float64 in [0, 1]; NaN for an absent class, one that is neither in the truth nor
         predicted.
+
+    Examples:
+        >>> import numpy as np
+        >>> iou(np.array([[1, 1], [0, 1]])).tolist()
+        [0.5, 0.5]
     """
     intersection = np.diagonal(confusion).astype(np.float64)
     union = confusion.sum(0) + confusion.sum(1) - intersection
@@ -58,13 +70,25 @@ def iou(confusion: Confusion) -> NDArray[np.float64]:
 
 
 def mean_iou(confusion: Confusion) -> float:
-    """Mean of `iou` over the classes that are not absent; NaN if all are."""
+    """Mean of `iou` over the classes that are not absent; NaN if all are.
+
+    Examples:
+        >>> import numpy as np
+        >>> mean_iou(np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]]))  # the last class is absent
+        0.5
+    """
     scores = iou(confusion)
     present = scores[~np.isnan(scores)]
     return float(present.mean()) if present.size else float("nan")
 
 
 def pixel_accuracy(confusion: Confusion) -> float:
-    """Share of the counted elements that are predicted right; NaN if none was counted."""
+    """Share of the counted elements that are predicted right; NaN if none was counted.
+
+    Examples:
+        >>> import numpy as np
+        >>> pixel_accuracy(np.array([[6, 1], [1, 2]]))
+        0.8
+    """
     total = int(confusion.sum())
     return float(np.trace(confusion)) / total if total else float("nan")

@@ -22,6 +22,12 @@ def interpolation_matrix(cells: int, pixels: int, align_corners: bool) -> Tensor
 
     Returns:
         (pixels, cells) float64; every row sums to one.
+
+    Examples:
+        >>> interpolation_matrix(2, 3, align_corners=True)
+        tensor([[1.0000, 0.0000],
+                [0.5000, 0.5000],
+                [0.0000, 1.0000]], dtype=torch.float64)
     """
     if cells < 1 or pixels < 1:
         raise ValueError(f"interpolation: expected lengths of at least 1, got {cells} and {pixels}")
@@ -56,6 +62,11 @@ def interval_weights(
 
     Returns:
         (intervals, cells) float64; row i sums to the length of interval i.
+
+    Examples:
+        >>> interval_weights([(0, 2), (2, 3)], cells=2, pixels=3)
+        tensor([[1.5000, 0.5000],
+                [0.0000, 1.0000]], dtype=torch.float64)
     """
     length = cells if pixels is None else pixels
     for start, stop in intervals:
@@ -91,6 +102,12 @@ def pool_grid(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
     Returns:
         (B, n_y * n_x, D) float64, rectangles in row-major order.
+
+    Examples:
+        >>> import torch
+        >>> halves = interval_weights([(0, 2), (2, 4)], cells=4)
+        >>> pool_grid(torch.arange(16.0).view(1, 1, 4, 4), halves, halves)[0, :, 0]
+        tensor([10., 18., 42., 50.], dtype=torch.float64)
     """
     narrow = _sum_columns(x, columns)
     sums = torch.einsum("yh,bdhx->byxd", rows.to(narrow), narrow)
@@ -107,6 +124,12 @@ def pool_boxes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
     Returns:
         (B, n, D) float64.
+
+    Examples:
+        >>> import torch
+        >>> rows, columns = (interval_weights([interval], cells=4) for interval in [(0, 1), (1, 4)])
+        >>> pool_boxes(torch.arange(16.0).view(1, 1, 4, 4), rows, columns)[0, :, 0]
+        tensor([6.], dtype=torch.float64)
     """
     narrow = _sum_columns(x, columns)
     return torch.einsum("nh,bdhn->bnd", rows.to(narrow), narrow)

@@ -20,6 +20,11 @@ def rank(scores: Tensor, direction: Direction) -> Tensor:
 
     Raises:
         ValueError: `scores` is not a vector, is complex or holds NaN, or the direction is unknown.
+
+    Examples:
+        >>> import torch
+        >>> rank(torch.tensor([0.1, 0.7, 0.7, 0.3]), "higher")
+        tensor([1, 2, 3, 0])
     """
     if direction not in ("higher", "lower"):
         raise ValueError(f"direction: expected 'higher' or 'lower', got {direction!r}")
@@ -48,6 +53,11 @@ def top_k(scores: Tensor, k: int, direction: Direction) -> Tensor:
 
     Raises:
         ValueError: `k` is out of range, or as in `rank`.
+
+    Examples:
+        >>> import torch
+        >>> top_k(torch.tensor([0.1, 0.7, 0.7, 0.3]), 2, "lower")
+        tensor([0, 3])
     """
     order = rank(scores, direction)
     if not 0 <= k <= len(order):

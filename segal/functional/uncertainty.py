@@ -54,7 +54,13 @@ def _top_two(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy -sum p log p of the softmax, in nats, in [0, log C] (UWE, eq. 5)."""
+    """Entropy -sum p log p of the softmax, in nats, in [0, log C] (UWE, eq. 5).
+
+    Examples:
+        >>> import torch
+        >>> entropy(torch.tensor([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]))
+        tensor([1.0986, 0.0025])
+    """
 
     def compute(z: Tensor) -> Tensor:
         shifted, exponentials, total = _shifted_exp(z)
@@ -64,7 +70,13 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def least_confidence(logits: Tensor) -> Tensor:
-    """1 - p_1, in [0, 1 - 1/C]."""
+    """1 - p_1, in [0, 1 - 1/C].
+
+    Examples:
+        >>> import torch
+        >>> least_confidence(torch.tensor([[0.5, 0.3, 0.2]]).log())
+        tensor([0.5000])
+    """
 
     def compute(z: Tensor) -> Tensor:
         return 1.0 - 1.0 / _shifted_exp(z)[2]
@@ -73,7 +85,13 @@ def least_confidence(logits: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor) -> Tensor:
-    """1 - (p_1 - p_2), in [0, 1]."""
+    """1 - (p_1 - p_2), in [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> margin(torch.tensor([[0.5, 0.3, 0.2]]).log())
+        tensor([0.8000])
+    """
 
     def compute(z: Tensor) -> Tensor:
         first, second = _top_two(z)
@@ -83,7 +101,13 @@ def margin(logits: Tensor) -> Tensor:
 
 
 def bvsb(logits: Tensor) -> Tensor:
-    """Best versus second best, the ratio p_2 / p_1, in [0, 1] (UWE, eq. 8)."""
+    """Best versus second best, the ratio p_2 / p_1, in [0, 1] (UWE, eq. 8).
+
+    Examples:
+        >>> import torch
+        >>> bvsb(torch.tensor([[0.5, 0.3, 0.2]]).log())
+        tensor([0.6000])
+    """
 
     def compute(z: Tensor) -> Tensor:
         first, second = _top_two(z)

@@ -103,12 +103,28 @@ class SelectionResult:
         )
 
 
-def run_selection(config: SelectConfig, strategy: Strategy) -> SelectionResult:
+@dataclass(frozen=True)
+class GivenNetwork:
+    """A network that is no file.
+
+    Attributes:
+        model: It, in `eval()` mode.
+        identity: What tells it from every other, of what JSON can hold.
+    """
+
+    model: SegmentationModel
+    identity: Mapping[str, object]
+
+
+def run_selection(
+    config: SelectConfig, strategy: Strategy, given: GivenNetwork | None = None
+) -> SelectionResult:
     """Selects regions and writes the run folder `config.out`.
 
     Args:
         config: The configuration.
         strategy: The strategy that `config.strategy` names.
+        given: The network, where `config` names no checkpoint.
 
     Returns:
         The selection; of a run that was done before, what it wrote then.
@@ -119,12 +135,19 @@ def run_selection(config: SelectConfig, strategy: Strategy) -> SelectionResult:
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
     refuse_out_within(config.out, config.images, "folder of images")
-    model = load_network(config, strategy)
+    if given is None:
+        model = load_network(config, strategy)
+    else:
+        model = given.model
+        check_network(strategy, model)
     labels = SelectionLabels.open(config, strategy)
     if model is not None:
         labels.check_classes(model.spec)
-    with Ledger.open(config.out, "select", _identity(config, labels)) as ledger:
-        return _Selection(config, strategy, ledger, model, device, labels).run()
+    identity = _identity(config, labels)
+    if given is not None:
+        identity["checkpoint"] = dict(given.identity)
+    with Ledger.open(config.out, "select", identity) as ledger:
+        return _Selection(config, strategy, ledger, model, device, labels, identity).run()
 
 
 def load_network(config: SelectConfig, strategy: Strategy) -> SegmentationModel | None:
@@ -201,8 +224,9 @@ class _Selection:
         model: SegmentationModel | None,
         device: torch.device,
         labels: SelectionLabels,
+        identity: Mapping[str, object],
     ) -> None:
-        self.labels = labels
+        self.labels, self.identity = labels, identity
         self.config, self.strategy, self.ledger = config, strategy, ledger
         self.model = None if model is None else model.to(device)
         self.device = device
@@ -371,7 +395,7 @@ class _Selection:
         return {
             "segal": __version__,
             "configuration": self.config.model_dump(mode="json"),
-            "fingerprint": fingerprint(_identity(self.config, self.labels)),
+            "fingerprint": fingerprint(self.identity),
             "counts": self.counts,
             "cost": {
                 "regions": len(selected),

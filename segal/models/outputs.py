@@ -45,9 +45,9 @@ def logits_of(output: object, num_classes: int, architecture: str) -> Tensor:
     Raises:
         SegalError: If there are none, or they are of another number of classes.
     """
-    found = _named(output) if not isinstance(output, Tensor | list | tuple) else output
+    found = named_logits(output) if not isinstance(output, Tensor | list | tuple) else output
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        found = _named(output)
+        found = named_logits(output)
     if isinstance(found, list | tuple) and not isinstance(output, Tensor):
         maps = [x for x in found if isinstance(x, Tensor) and x.ndim == 4]
         fitting = [x for x in maps if _fits(x, num_classes)]
@@ -57,7 +57,7 @@ def logits_of(output: object, num_classes: int, architecture: str) -> Tensor:
             f"{architecture}: no logits in what the network returns",
             expected="a tensor (B, C, h, w); a tuple or list with one; or a dictionary, dataclass "
             f"or named tuple with one as {' or '.join(map(repr, NAMES))}",
-            got=_shown(output if not isinstance(found, Tensor) else found),
+            got=shown(output if not isinstance(found, Tensor) else found),
             remedy="wrap the network so that it returns its logits (docs/networks.md shows how)",
         )
     if not _fits(found, num_classes):
@@ -134,7 +134,8 @@ def _fits(logits: Tensor, num_classes: int) -> bool:
     return logits.shape[1] == num_classes or (num_classes == 2 and logits.shape[1] == 1)
 
 
-def _named(output: object) -> object:
+def named_logits(output: object) -> object:
+    """What has one of `NAMES` in a mapping or an object; None for nothing."""
     for name in NAMES:
         found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if found is not None:
@@ -142,7 +143,7 @@ def _named(output: object) -> object:
     return None
 
 
-def _shown(output: object) -> str:
+def shown(output: object) -> str:
     """An object's type and what is in it, in a line."""
     kind = type(output).__name__
     if isinstance(output, Tensor):
@@ -153,5 +154,5 @@ def _shown(output: object) -> str:
     if names:
         return f"{kind} with the fields {', '.join(names)}"[:300]
     if isinstance(output, list | tuple):
-        return f"{kind} of {', '.join(_shown(x) for x in output) or 'nothing'}"[:300]
+        return f"{kind} of {', '.join(shown(x) for x in output) or 'nothing'}"[:300]
     return kind

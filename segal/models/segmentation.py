@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from segal.errors import SegalError
 from segal.evidence import Evidence, Upsampling
+from segal.models.callables import CallableNetwork
 from segal.models.lean import LeanPass, SpreadLogits, find_lean_pass
 from segal.models.loss_prediction import LossPrediction
 from segal.models.outputs import Predicted, as_classes, logits_of
@@ -79,7 +80,8 @@ class SegmentationModel(nn.Module):
         Raises:
             SegalError: If it does not, or has another number of channels or of classes.
         """
-        check_network(self.network, self.spec)
+        if not isinstance(self.network, CallableNetwork):  # which was looked at when it was given
+            check_network(self.network, self.spec)
 
     @property
     def head(self) -> nn.Conv2d:
@@ -108,7 +110,7 @@ class SegmentationModel(nn.Module):
 
     def check_features(self) -> None:
         """Raises a NoHeadError if the network gives no features."""
-        if not self._gives_features:
+        if not (isinstance(self.network, CallableNetwork) and self.network.gives_features):
             self._head()
 
     def _head(self) -> Head:
@@ -118,16 +120,14 @@ class SegmentationModel(nn.Module):
         return found
 
     def _find_head(self) -> Head | NoHeadError:
+        if isinstance(self.network, CallableNetwork):
+            return self.network.no_head()
         if self._found is None:
             try:
                 self._found = find_head(self.network, self.spec)
             except NoHeadError as error:
                 self._found = error.with_traceback(None)
         return self._found
-
-    @property
-    def _gives_features(self) -> bool:
-        return bool(getattr(self.network, "gives_features", False))
 
     @property
     def device(self) -> torch.device:
@@ -240,9 +240,10 @@ class SegmentationModel(nn.Module):
         if self._lean is None:
             off = torch.autocast(padded.device.type, enabled=False)
             with torch.inference_mode(False), torch.no_grad(), off:
-                found = self.has_head and not self._gives_features
-                finder = TailFinder(self.network, self._head(), self.spec) if found else None
-                self._lean = (finder and find_lean_pass(finder),)
+                found = None
+                if self.has_head:
+                    found = find_lean_pass(TailFinder(self.network, self._head(), self.spec))
+            self._lean = (found,)
         return self._lean[0]
 
     def _large(
@@ -316,6 +317,8 @@ class SegmentationModel(nn.Module):
         Raises:
             SegalError: If there are none.
         """
+        if isinstance(self.network, CallableNetwork):
+            raise self.network.no_head()
         caught: dict[str, Tensor] = {}
         maps: list[Tensor] = []
         with self._catching(caught, maps, [], self.has_head, True):
@@ -330,6 +333,10 @@ class SegmentationModel(nn.Module):
                 remedy="leave train.learning_loss out, or wrap the network in such a form",
             )
         return maps
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """What the network is given for normalised images: scaled, and padded to its stride."""
+        return self._padded(images)[0]
 
     def _padded(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The network's input, and the size of the padded image in the image's own pixels."""

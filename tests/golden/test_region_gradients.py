@@ -165,7 +165,7 @@ def test_images_of_a_pixel_and_maps_of_a_cell(size, kernel):
     network.body = nn.Conv2d(3, 6, 16, stride=16)
     model, units = wrapped(network), RegionSize.parse("3").grid(*size)
     x = images(2, *size)
-    assert model(x).features.shape[-1] == -(-size[1] // 16)
+    assert model(x, ["features"]).features.shape[-1] == -(-size[1] // 16)
     gradient, along = measured(
         model, [RegionGradient(bias=True), Directional(Fixed("last"))], units, x
     )

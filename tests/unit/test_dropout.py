@@ -203,7 +203,7 @@ def test_modes_statistics_and_modules_are_as_before_even_after_an_error(deeplab)
         before = deeplab(image()).logits
     passes_of(deeplab, image())
     unchanged()
-    with pytest.raises(RuntimeError), dropout_passes(deeplab) as forward:
+    with pytest.raises(SegalError, match="failed"), dropout_passes(deeplab) as forward:
         forward(torch.zeros(1, 2, 64, 64), drawn(0, "a", 0))
     unchanged()
     with torch.no_grad():

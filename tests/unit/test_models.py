@@ -152,16 +152,14 @@ def test_own_network_by_import_path(own_module):
     check_evidence(model, noise(45, 51))
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("headless_network", "no last layer was found"),
-        ("not_a_network", "it returned int, not a torch.nn.Module"),
-    ],
-)
-def test_own_network_that_does_not_fit(own_module, name, message):
-    with pytest.raises(SegalError, match=message):
-        build_model(make_spec(f"{own_module}:{name}", class_names=CLASSES))
+def test_own_network_that_does_not_fit(own_module):
+    with pytest.raises(SegalError, match=r"it returned int, not a torch\.nn\.Module"):
+        build_model(make_spec(f"{own_module}:not_a_network", class_names=CLASSES))
+    model = build_model(make_spec(f"{own_module}:headless_network", class_names=CLASSES)).eval()
+    with pytest.raises(SegalError, match="its outputs are probabilities"):
+        model.check()
+    with pytest.raises(SegalError, match="no last layer was found"):
+        _ = model.head
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])

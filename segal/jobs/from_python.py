@@ -1,0 +1,207 @@
+"""A selection from Python, by a checkpoint or by any function from images to logits."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from typing import Any
+
+import torch
+
+from segal.config import SelectConfig, read_config
+from segal.data.pool import find_images, open_pool
+from segal.errors import SegalError
+from segal.jobs.select import GivenNetwork, SelectionResult, run_selection
+from segal.jobs.strategies import configure_selection
+from segal.models.callables import CallableNetwork, Predict
+from segal.models.segmentation import SegmentationModel
+from segal.models.spec import ModelSpec
+
+_FLAGS = {
+    "arch": "model.architecture",
+    "encoder": "model.encoder",
+    "num_classes": "model.num_classes",
+    "mean": "model.mean",
+    "std": "model.std",
+    "input_scale": "model.input_scale",
+    "tau": "strategy.tau",
+    "device": "machine.device",
+    "batch_size": "machine.batch_size",
+    "workers": "machine.workers",
+    "threads": "machine.threads",
+}
+"""Keys that have a name of their own on the command line; here they have the same."""
+_OF_FUNCTIONS = {"mean", "std", "input_scale"}
+"""What of `model` is left to say where a function is given."""
+_NOISE = (224, 224)  # where there is no image to take the size from; the selection says why
+
+
+def select(
+    images: str | PathLike[str],
+    *,
+    out: str | PathLike[str],
+    budget: str | int,
+    predict: Predict | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    region: str | int = "512",
+    strategy: str | Mapping[str, Any] = "uwe",
+    class_names: Sequence[str] = (),
+    stride: int = 1,
+    name: str = "",
+    **keys: Any,
+) -> SelectionResult:
+    """Picks the regions of a folder of images that are worth annotating next.
+
+    The same work, run folder and files as of `segal select`: a call with the same arguments goes on
+    where one that was stopped ended, and does nothing again that is done.
+
+    A function is known by what it gives for an image of noise: with one that gives other numbers, a
+    run folder is refused, not taken for done. Strategies that differentiate the network cannot work
+    with a function, and say so before work starts; `uwe` and `coreset` ask for features.
+
+    Args:
+        images: Folder of images.
+        out: The run's folder.
+        budget: How much to buy, such as `5%` of the pixels, `10img` or `200` regions.
+        predict: The network as a function. It is given a batch (B, 3, h, w), float32, RGB from 0 to
+            1 (less `mean`, divided by `std`, where these are given), on `device` (the CPU unless
+            given), without gradients, and returns logits (B, C, h', w') of any resolution as a
+            tensor or array; or (logits, features), features (B, D, h'', w'') at any resolution; or
+            a dictionary or object with `logits` or `out`. One output, C = 1, is the logit of the
+            second of two classes.
+        checkpoint: The network as a file, instead.
+        region: Region size: a side in pixels, `HxW`, or `image`.
+        strategy: Its name, or a mapping of its `name` and parameters.
+        class_names: Of the function's classes.
+        stride: The function is given images whose sides are multiples of it, padded right and
+            below.
+        name: Tells functions apart that give the same for noise.
+        **keys: Any other key of the configuration, a section as a mapping
+            (`machine={"batch_size": 4}`), or an option's name on the command line (`batch_size=4`,
+            `mean=(0.485, 0.456, 0.406)`, `labelled=["first/selection.csv"]`).
+
+    Returns:
+        The picks, in order, and the files that were written.
+
+    Raises:
+        SegalError: For anything that the user can mend, all mistakes at once where possible.
+
+    Examples:
+        >>> import cv2, numpy as np, segal, tempfile, torch
+        >>> folder = tempfile.mkdtemp()
+        >>> for i in range(3):  # black, grey and white
+        ...     _ = cv2.imwrite(f"{folder}/{i}.png", np.full((64, 96, 3), 127 * i, np.uint8))
+        >>> def predict(batch):  # is it bright? Not certain where it is grey.
+        ...     brightness = batch.mean(1, keepdim=True)
+        ...     return 9 * torch.cat([0.5 - brightness, brightness - 0.5], 1)
+        >>> found = segal.select(
+        ...     folder, predict=predict, out=f"{folder}-out",
+        ...     region=32, budget=2, strategy="entropy", overlays=0,
+        ... )
+        >>> [(pick.image, pick.box) for pick in found.picks]
+        [('1.png', (0, 0, 32, 32)), ('1.png', (32, 0, 64, 32))]
+        >>> found.selection.name
+        'selection.csv'
+    """
+    if predict is not None and checkpoint is not None:
+        raise SegalError(
+            "the network is given twice",
+            expected="predict or checkpoint",
+            got="both",
+            remedy="leave one of them out",
+        )
+    given = {
+        "images": images,
+        "out": out,
+        "budget": budget,
+        "checkpoint": checkpoint,
+        "region": region,
+        "strategy": strategy,
+        **{_FLAGS.get(key, key): value for key, value in keys.items()},
+    }
+    if predict is not None:
+        given.setdefault("machine.device", "cpu")
+    raw = read_config(None, [], dict(_flat(given)))
+    config, made = configure_selection(raw)
+    if predict is None:
+        return run_selection(config, made)
+    network = _network(config, predict, class_names, stride, name)
+    return run_selection(config, made, network)
+
+
+def _flat(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Values by dotted keys, paths as text."""
+    for key, value in given.items():
+        if key == "strategy" and isinstance(value, Mapping):
+            yield from ((f"strategy.{name}", inner) for name, inner in value.items())
+        elif isinstance(value, Mapping) and key in {"machine", "model"}:
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        elif key == "labelled" and isinstance(value, str | PathLike):
+            yield key, [value]
+        else:
+            yield key, value
+
+
+def _network(
+    config: SelectConfig, predict: Predict, class_names: Sequence[str], stride: int, name: str
+) -> GivenNetwork:
+    """The function as a network, tried on an image of noise of the size of the first image.
+
+    Raises:
+        SegalError: If it fails, or does not give logits.
+    """
+    said = {key for key, value in config.model.model_dump().items() if value is not None}
+    if said - _OF_FUNCTIONS:
+        raise SegalError(
+            f"model.{min(said - _OF_FUNCTIONS)}: not with predict",
+            expected=f"of model only {', '.join(sorted(_OF_FUNCTIONS))}",
+            got=", ".join(sorted(said)),
+            remedy="leave it out: the function is the network",
+        )
+    if stride < 1:
+        raise SegalError(
+            "stride: not valid",
+            expected="a whole number of at least 1",
+            got=str(stride),
+            remedy="give the number that the sides of images must be multiples of",
+        )
+    mean = config.model.mean or (0.0,) * len(config.model.std or (0.0, 0.0, 0.0))
+    std = config.model.std or (1.0,) * len(mean)
+    spec = ModelSpec("predict", "", ("?", "?"), mean, std, stride, config.model.input_scale or 1.0)
+    network = CallableNetwork(predict)
+    height, width = _size_of_first(config)
+    noise = torch.randint(
+        256, (1, height, width, spec.channels), generator=torch.Generator().manual_seed(0)
+    )
+    model = SegmentationModel(network, spec)
+    images = model.prepared(model.normalise(noise.to(torch.uint8)))
+    try:
+        classes, digest = network.look(images)
+    except SegalError:
+        raise
+    except Exception as error:  # whatever the function raises
+        raise SegalError(
+            f"predict: it failed on an image of {height} x {width} pixels",
+            expected=f"a function of float32 tensors (B, {spec.channels}, h, w)",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300],
+            remedy="try it on torch.rand(1, 3, h, w); give stride where sides must be multiples",
+        ) from error
+    names = tuple(class_names) or tuple(f"class {i}" for i in range(classes))
+    if len(names) != classes:
+        raise SegalError(
+            "class_names: not as many as predict has outputs",
+            expected=f"{classes} names",
+            got=f"{len(names)}: {', '.join(names)}"[:200],
+            remedy="give one per output, in their order, or none",
+        )
+    model = SegmentationModel(network, replace(spec, class_names=names)).eval()
+    return GivenNetwork(model, {"predict": digest, "name": name, "stride": stride})
+
+
+def _size_of_first(config: SelectConfig) -> tuple[int, int]:
+    """(height, width) of the first image that can be read."""
+    for path in find_images(config.images):
+        try:
+            return open_pool(config.images, [path]).size(0)
+        except SegalError:
+            continue  # the selection says so, or skips it
+    return _NOISE
