@@ -125,6 +125,7 @@ class _Demo:
         config = TrainConfig(
             data=DataConfig(root=self.scenes, test="val"),
             labelled=tuple(result.selection for result in labelled),
+            missing_labels="skip",  # a region may hold nothing that has a class
             checkpoint=start.model if start else None,
             model=NetworkConfig(encoder="resnet18"),
             train=TrainSettings(
