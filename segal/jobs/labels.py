@@ -63,12 +63,12 @@ def refuse_unlabelled(dataset: LabelledDataset, split: str, counts: LabelCounts,
         dataset: The split.
         split: Its name.
         counts: Of its labels.
-        use: What they are needed for, such as `train on`.
+        use: What they are needed for, such as `trained on`.
     """
     if counts.pixels.any():
         return
     raise SegalError(
-        f"{dataset.pool.root}: {split} has no labels to {use}",
+        f"{dataset.pool.root}: cannot be {use}: {split} has no labels",
         expected="labels of some pixels at least",
         got=f"{len(dataset)} labels that are void everywhere" if len(dataset) else "no image",
         remedy="choose a split whose labels are public, such as val of Cityscapes; see "

@@ -245,5 +245,5 @@ def open_labels(
             progress=advance,
             only=only,
         )
-    refuse_unlabelled(dataset, config.split, check_labels(dataset, config.split), "measure on")
+    refuse_unlabelled(dataset, config.split, check_labels(dataset, config.split), "measured on")
     return dataset

@@ -54,9 +54,9 @@ class RunData:
             }
         mistakes = []
         for split, dataset, use in (
-            (data.train, pool_set, "train on"),
-            (data.validation, held_out.get("validation"), "evaluate on"),
-            (data.test, held_out.get("test"), "evaluate on"),
+            (data.train, pool_set, "trained on"),
+            (data.validation, held_out.get("validation"), "evaluated on"),
+            (data.test, held_out.get("test"), "evaluated on"),
         ):
             if dataset is None:
                 continue

@@ -93,7 +93,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
         if held_out is not None:
             counts = check_labels(held_out, split)
             if held_out is validation:
-                refuse_unlabelled(held_out, split, counts, "choose the best weights by")
+                refuse_unlabelled(held_out, split, counts, "what the best weights are chosen by")
     model = initial_model(config, dataset.classes.names).to(device)
     config = resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config)) as ledger:
@@ -134,7 +134,7 @@ def _arrived(
     """What of the labelled regions has labels, and what has none."""
     counts = check_labels(dataset, config.data.train, labelled)
     if labelled is None:
-        refuse_unlabelled(dataset, config.data.train, counts, "train on")
+        refuse_unlabelled(dataset, config.data.train, counts, "trained on")
         return None, []
     owed = owed_regions(dataset, counts.empty)
     refuse_owed(owed, sum(map(len, labelled.values())), config.data.root, config.missing_labels)
