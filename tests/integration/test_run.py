@@ -1,8 +1,8 @@
 """Rounds through the command line: what they write, how they go on, and what they refuse."""
 
 import json
-import re
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
