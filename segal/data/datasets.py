@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from segal.data import ade20k, camvid, cityscapes, folder, label_mistakes, voc
 from segal.data.images import ImageInfo, read_bytes, read_label, read_label_colours
-from segal.data.layout import IGNORE_INDEX, Classes, LabelOptions, LayoutModule, Source
+from segal.data.layout import (
+    IGNORE_INDEX,
+    Classes,
+    LabelOptions,
+    LayoutModule,
+    Source,
+    value_counts,
+)
 from segal.data.pool import (
     ImagePool,
     Progress,
@@ -155,8 +162,9 @@ class LabelledDataset:
             try:
                 if within is None or self.label_paths[index].exists():
                     values = self._read_values(index)
-                    counted += _count(values, boxes)
-                    void = [box for box in boxes if not self._has_label(values, box)]
+                    found = _count(values, boxes)
+                    counted += found
+                    void = self._void(values, boxes, found)
                 else:
                     void = boxes
                 if void:
@@ -169,9 +177,18 @@ class LabelledDataset:
         pixels = self.classes.counts(counted)
         return LabelCounts(pixels, int(counted.sum() - pixels.sum()), counted, empty)
 
-    def _has_label(self, values: NDArray[np.uint8], box: Box) -> bool:
-        x0, y0, x1, y1 = box
-        return bool((self.classes.map(values[y0:y1, x0:x1]) != IGNORE_INDEX).any())
+    def _void(
+        self, values: NDArray[np.uint8], boxes: Sequence[Box], counts: NDArray[np.int64]
+    ) -> list[Box]:
+        """Those boxes in which all is ignored; `counts` are of the values in their union."""
+        if len(boxes) == 1:
+            return [] if self.classes.counts(counts).any() else list(boxes)
+        label = self.classes.map(values)
+        return [
+            (x0, y0, x1, y1)
+            for x0, y0, x1, y1 in boxes
+            if not (label[y0:y1, x0:x1] != IGNORE_INDEX).any()
+        ]
 
     def digest(self, indices: Iterable[int] | None = None) -> str:
         """A fingerprint of labels, all by default: of their files' bytes and of the classes.
@@ -335,10 +352,13 @@ def _find_labels(
 
 def _count(values: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.int64]:
     """Pixels of each value, (256,), in the union of boxes."""
+    if len(boxes) == 1:
+        x0, y0, x1, y1 = boxes[0]
+        return value_counts(values[y0:y1, x0:x1])
     inside = np.zeros(values.shape, np.bool_)
     for x0, y0, x1, y1 in boxes:
         inside[y0:y1, x0:x1] = True
-    return np.bincount(values[inside] if not inside.all() else values.ravel(), minlength=256)
+    return value_counts(values[inside][None])
 
 
 def _indented(layout: str) -> str:

@@ -112,6 +112,16 @@ class Classes:
         return per_class[: len(self)]
 
 
+def value_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Pixels of each value, (256,), of an array (H, W) uint8; several times faster than bincount."""
+    counts = np.zeros(256, np.int64)
+    rows = max(1, (1 << 24) // max(1, values.shape[1]))  # float32 counts no further exactly
+    for top in range(0, values.shape[0], rows):
+        part = np.ascontiguousarray(values[top : top + rows])
+        counts += cv2.calcHist([part], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
+    return counts
+
+
 def packed(colours: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Colours (..., 3), RGB, as numbers from 0 to 2**24 - 1."""
     red, green, blue = (colours[..., i].astype(np.int32) for i in range(3))

@@ -6,6 +6,7 @@ from PIL import Image
 
 from segal.data.datasets import open_dataset
 from segal.data.images import read_label, read_label_colours
+from segal.data.layout import value_counts
 from segal.errors import SegalError
 from segal.jobs.labels import (
     describe_counts,
@@ -201,3 +202,10 @@ def test_names_that_only_number_classes():
     assert are_numbers(["0", "1", "2"])
     assert not are_numbers(["class 1", "class 0"])
     assert not are_numbers(["lane 0", "lane 1"])
+
+
+def test_large_labels_are_counted_to_the_pixel():
+    values = np.zeros((4200, 4200), np.uint8)  # more than float32 counts one by one
+    values[7, 11] = 3
+    assert value_counts(values)[[0, 3]].tolist() == [4200 * 4200 - 1, 1]
+    assert value_counts(values[:, :9]).sum() == 4200 * 9
