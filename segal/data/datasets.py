@@ -358,7 +358,7 @@ def _count(values: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.int64]
     inside = np.zeros(values.shape, np.bool_)
     for x0, y0, x1, y1 in boxes:
         inside[y0:y1, x0:x1] = True
-    return value_counts(values[inside][None])
+    return value_counts(values[inside])
 
 
 def _indented(layout: str) -> str:

@@ -113,11 +113,11 @@ class Classes:
 
 
 def value_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Pixels of each value, (256,), of an array (H, W) uint8; several times faster than bincount."""
-    counts = np.zeros(256, np.int64)
-    rows = max(1, (1 << 24) // max(1, values.shape[1]))  # float32 counts no further exactly
-    for top in range(0, values.shape[0], rows):
-        part = np.ascontiguousarray(values[top : top + rows])
+    """Pixels of each value, (256,), of a uint8 array; several times faster than bincount."""
+    flat, counts = values.ravel(), np.zeros(256, np.int64)
+    step = 1 << 24  # float32 counts no further exactly
+    for start in range(0, len(flat), step):
+        part = flat[start : start + step]
         counts += cv2.calcHist([part], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
     return counts
 
