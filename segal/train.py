@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segal.data.datasets import LabelledDataset
+from segal.data.datasets import IGNORE_INDEX, LabelledDataset
 from segal.data.prefetch import prefetch
 from segal.data.sampling import LabelledRegions, Samples
 from segal.data.transforms import TrainingTransform, stack_padded
@@ -117,6 +117,7 @@ def _samples(
     seed: int,
 ) -> Samples:
     regions = LabelledRegions.of(dataset, labelled)
+    _refuse_void(dataset, regions)
     crop = RegionSize.parse(settings.crop)
     size = None
     if crop.height is not None and crop.width is not None:
@@ -124,6 +125,21 @@ def _samples(
         size = (min(crop.height, int(sizes[:, 0].max())), min(crop.width, int(sizes[:, 1].max())))
     transform = TrainingTransform(size, settings.scale, settings.flip, settings.colour_jitter)
     return Samples(dataset, regions, transform, seed)
+
+
+def _refuse_void(dataset: LabelledDataset, regions: LabelledRegions) -> None:
+    """Raises a SegalError if no pixel of the regions has a class; few labels are read to see it."""
+    for image in np.unique(regions.images).tolist():
+        label = dataset.read_label(image)
+        for x0, y0, x1, y1 in regions.of_image(image):
+            if (label[y0:y1, x0:x1] != IGNORE_INDEX).any():
+                return
+    raise SegalError(
+        "nothing is labelled, so there is nothing to train on",
+        expected="a class for one pixel at least of what is labelled",
+        got=f"{len(regions.images)} regions that are void all over",
+        remedy="have other regions labelled, or check the labels with segal validate",
+    )
 
 
 class _Run:

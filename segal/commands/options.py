@@ -26,6 +26,13 @@ Architecture = Annotated[
 ]
 Encoder = Annotated[str | None, typer.Option(help="Encoder. [default: resnet18]")]
 NumClasses = Annotated[int | None, typer.Option(help="Classes of a plain state_dict.")]
+NewClasses = Annotated[
+    bool | None,
+    typer.Option(
+        "--new-classes",
+        help="Take the data set's classes for as many others that the checkpoint was trained for.",
+    ),
+]
 Mean = Annotated[str | None, typer.Option(help="Input mean as R,G,B on the scale 0 to 1.")]
 Std = Annotated[str | None, typer.Option(help="Input standard deviation, likewise.")]
 InputScale = Annotated[

@@ -28,6 +28,7 @@ def run(
         Path | None, typer.Option(help="Local file of the encoder's weights.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    new_classes: o.NewClasses = None,
     iterations: Annotated[int | None, typer.Option(help="Optimizer steps in a round.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
     device: o.Device = None,
@@ -57,6 +58,7 @@ def run(
             "target": target,
             "model.encoder_weights": encoder_weights,
             "checkpoint": checkpoint,
+            "model.new_classes": new_classes,
             "train.iterations": iterations,
             "out": out,
             "machine.device": device,

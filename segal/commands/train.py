@@ -13,7 +13,8 @@ def train(
     config: o.ConfigFile = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
     layout: Annotated[
-        str | None, typer.Option(help="cityscapes, folder or auto. [default: auto]")
+        str | None,
+        typer.Option(help="ade20k, camvid, cityscapes, folder, voc or auto. [default: auto]"),
     ] = None,
     ignore_index: Annotated[
         int | None, typer.Option(help="A label value that stands for no class.")
@@ -29,7 +30,15 @@ def train(
         list[Path] | None,
         typer.Option(help="A selection.csv of what is labelled; may be repeated."),
     ] = None,
+    missing_labels: Annotated[
+        str | None,
+        typer.Option(
+            help="refuse, or skip to train on the labelled regions whose labels have come, and list"
+            " the others in owed.csv. [default: refuse]"
+        ),
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    new_classes: o.NewClasses = None,
     arch: o.Architecture = None,
     encoder: o.Encoder = None,
     encoder_weights: Annotated[
@@ -54,6 +63,7 @@ def train(
     from segal.config import TrainConfig, read_config, validate
     from segal.console import say
     from segal.errors import raise_all
+    from segal.jobs.labels import shown_miou
     from segal.jobs.train import run_training
 
     raw = read_config(
@@ -67,6 +77,8 @@ def train(
             "data.validation": validation,
             "data.test": test,
             "labelled": labelled or None,
+            "missing_labels": missing_labels,
+            "model.new_classes": new_classes,
             "checkpoint": checkpoint,
             "model.architecture": arch,
             "model.encoder": encoder,
@@ -89,7 +101,5 @@ def train(
     outcome = run_training(resolved)
     for name in ("validation", "test"):
         if name in outcome.metrics:
-            miou = outcome.metrics[name]["miou"]
-            shown = "no labelled pixel" if miou is None else f"{100 * miou:.2f} %"
-            say(f"mIoU on {name}: {shown}")
+            say(f"mIoU on {name}: {shown_miou(outcome.metrics[name])}")
     typer.echo(outcome.model)

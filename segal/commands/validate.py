@@ -14,10 +14,19 @@ def validate(
         typer.Argument(help="A run or comparison, a data set, images, or a configuration."),
     ],
     layout: Annotated[
-        str, typer.Option(help="Of a data set: cityscapes, folder or auto.")
+        str,
+        typer.Option(help="Of a data set: ade20k, camvid, cityscapes, folder, voc or auto."),
     ] = "auto",
     ignore_index: Annotated[
         int | None, typer.Option(help="A label value that stands for no class.")
+    ] = None,
+    reduce_zero_label: Annotated[
+        bool,
+        typer.Option("--reduce-zero-label", help="0 stands for no class; classes count from 1."),
+    ] = False,
+    label_suffix: Annotated[
+        str | None,
+        typer.Option(help="What follows an image's name in its label's, such as _mask."),
     ] = None,
     workers: o.Workers = None,
 ) -> None:
@@ -25,7 +34,9 @@ def validate(
 
     Every mistake is reported at once, with exit code 2.
     """
+    from segal.data.datasets import LabelOptions
     from segal.jobs.validate import validate_path
 
-    for line in validate_path(path, layout, ignore_index, workers or 1):
+    options = LabelOptions(ignore_index, reduce_zero_label, label_suffix)
+    for line in validate_path(path, layout, options, workers or 1):
         typer.echo(line)

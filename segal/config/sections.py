@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from segal.budget import Budget
+from segal.data.datasets import layout_name
 from segal.errors import SegalError
 from segal.history import Axis
 from segal.models.build import MAX_SCALE, MIN_SCALE
@@ -43,6 +44,7 @@ Channels = Annotated[
 PositiveChannels = Annotated[
     tuple[PositiveFloat, ...], BeforeValidator(split_commas), Field(min_length=1, max_length=64)
 ]
+Layout = Annotated[str, BeforeValidator(_parsed(layout_name))]
 Scale = Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
@@ -84,13 +86,17 @@ class LabelsConfig(Section):
         split: Such as val.
         layout: As in `DataConfig`.
         ignore_index: As in `DataConfig`.
+        reduce_zero_label: As in `DataConfig`.
+        label_suffix: As in `DataConfig`.
         value_range: As in `SelectConfig`.
     """
 
     root: Path
     split: str = "val"
-    layout: Literal["auto", "cityscapes", "folder"] = "auto"
+    layout: Layout = "auto"
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
+    reduce_zero_label: bool = False
+    label_suffix: Annotated[str, Field(max_length=100)] | None = None
     value_range: Range | None = None
 
 
@@ -163,8 +169,11 @@ class DataConfig(Section):
     Attributes:
         root: Its folder.
         scenes: Draw made-up scenes there first, unless they are there.
-        layout: `cityscapes`, `folder`, or `auto` to tell by its folders.
-        ignore_index: A raw label value that no class stands for; 255 is ignored always.
+        layout: `ade20k`, `camvid`, `cityscapes`, `folder` or `voc`, as docs/labels.md shows them,
+            or `auto` to tell by its folders.
+        ignore_index: A raw label value that no class stands for, beside 255.
+        reduce_zero_label: 0 stands for no class, and classes without a value count from 1.
+        label_suffix: What follows an image's name in its label's, such as `_mask`.
         train: Split to train on.
         validation: Split that picks the best weights; empty for none.
         test: Split to evaluate the result on; empty for none.
@@ -173,8 +182,10 @@ class DataConfig(Section):
 
     root: Path
     scenes: ScenesConfig | None = None
-    layout: Literal["auto", "cityscapes", "folder"] = "auto"
+    layout: Layout = "auto"
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
+    reduce_zero_label: bool = False
+    label_suffix: Annotated[str, Field(max_length=100)] | None = None
     train: str = "train"
     validation: str = ""
     test: str = ""
@@ -192,7 +203,12 @@ class DataConfig(Section):
 
 
 class NetworkConfig(Section):
-    """The network to train: DeepLabV3Plus with resnet18 at scale 1, or what a checkpoint says."""
+    """The network to train: DeepLabV3Plus with resnet18 at scale 1, or what a checkpoint says.
+
+    Attributes:
+        new_classes: The data set's classes take the place of as many others that the checkpoint was
+            trained for.
+    """
 
     architecture: str | None = None
     encoder: str | None = None
@@ -202,6 +218,7 @@ class NetworkConfig(Section):
     input_scale: Scale | None = None
     insert_dropout: Probability | None = None
     options: dict[str, Any] | None = None
+    new_classes: bool = False
 
 
 class TrainConfig(Section):
@@ -211,6 +228,8 @@ class TrainConfig(Section):
         data: The data set.
         labelled: Selections that are labelled; everything outside them is ignored. None: all of the
             training split is labelled.
+        missing_labels: What to do about labelled regions whose labels have not come: `refuse`, or
+            `skip` to train on the others and write down what is owed.
         checkpoint: Weights to start from.
         model: The network to start from otherwise; with a checkpoint, what must agree with it.
         train: How to train.
@@ -221,6 +240,7 @@ class TrainConfig(Section):
 
     data: DataConfig
     labelled: Paths = ()
+    missing_labels: Literal["refuse", "skip"] = "refuse"
     checkpoint: Path | None = None
     model: NetworkConfig = NetworkConfig()
     train: TrainSettings = TrainSettings()

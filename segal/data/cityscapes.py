@@ -3,19 +3,22 @@
     leftImg8bit/<split>/<city>/<city>_<sequence>_<frame>_leftImg8bit.png
     gtFine/<split>/<city>/<city>_<sequence>_<frame>_gtFine_labelIds.png
 
+Where a split has no label ids but train ids (`_gtFine_labelTrainIds.png`), these are read.
+
 Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016.
 """
 
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from segal.data.layout import IGNORE_INDEX, Classes, Source, make_classes
+from segal.data.layout import IGNORE_INDEX, Classes, LabelOptions, Source, make_classes
 from segal.errors import SegalError
 
 LAYOUT = """\
 leftImg8bit/<split>/<city>/*_leftImg8bit.png
-gtFine/<split>/<city>/*_gtFine_labelIds.png"""
+gtFine/<split>/<city>/*_gtFine_labelIds.png (or labelTrainIds)"""
 
 # Label id, name, colour; in the order of the train ids. The other label ids are not evaluated.
 CLASSES = (
@@ -41,7 +44,11 @@ CLASSES = (
 )
 LABEL_IDS = range(34)  # and -1, a license plate, which is 255 in the 8-bit files
 
-_IMAGE, _LABEL = "_leftImg8bit", "_gtFine_labelIds.png"
+_IMAGE, _IDS, _TRAIN_IDS = (
+    "_leftImg8bit",
+    "_gtFine_labelIds.png",
+    "_gtFine_labelTrainIds.png",
+)
 
 
 def classes() -> Classes:
@@ -49,8 +56,21 @@ def classes() -> Classes:
     return make_classes(
         [(label_id, name) for label_id, name, _ in CLASSES],
         ignored=[*set(LABEL_IDS).difference(value for value, _, _ in CLASSES), IGNORE_INDEX],
-        palette=np.array([colour for _, _, colour in CLASSES], np.uint8),
+        palette=_palette(),
     )
+
+
+def train_classes() -> Classes:
+    """The same classes in files of train ids: 0 to 18, and 255 for all else."""
+    return make_classes(
+        [(i, name) for i, (_, name, _) in enumerate(CLASSES)],
+        palette=_palette(),
+        notes=(f"labels are read from files that end with {_TRAIN_IDS}",),
+    )
+
+
+def _palette() -> NDArray[np.uint8]:
+    return np.array([colour for _, _, colour in CLASSES], np.uint8)
 
 
 def found(root: Path) -> bool:
@@ -64,19 +84,21 @@ def splits(root: Path) -> list[str]:
     return sorted(p.name for p in folder.glob("*/") if not p.name.startswith("."))
 
 
-def source(root: Path, split: str, ignore_index: int | None = None) -> Source:
+def source(root: Path, split: str, options: LabelOptions) -> Source:
     """Where a split is.
 
     Raises:
-        SegalError: For an ignore index, since the layout fixes what is ignored.
+        SegalError: For an ignore index, since the layout fixes what is ignored, and for labels of
+            another kind than label ids and train ids.
     """
-    if ignore_index not in (None, IGNORE_INDEX):
+    if options.ignored - {IGNORE_INDEX}:
         raise SegalError(
             f"{root}: the ignored labels of Cityscapes cannot be chosen",
             expected="no ignore index; all but the 19 train classes are ignored",
-            got=str(ignore_index),
-            remedy="leave ignore_index out",
+            got=", ".join(map(str, sorted(options.ignored))),
+            remedy="leave ignore_index and reduce_zero_label out",
         )
+    ending = _ending(root / "gtFine" / split, options.suffix)
 
     def label_of(path: str) -> Path:
         stem, _, _ = path.rpartition(".")
@@ -87,6 +109,23 @@ def source(root: Path, split: str, ignore_index: int | None = None) -> Source:
                 got=path,
                 remedy="rename the file, or take it out of the data set",
             )
-        return root / "gtFine" / split / (stem.removesuffix(_IMAGE) + _LABEL)
+        return root / "gtFine" / split / (stem.removesuffix(_IMAGE) + ending)
 
-    return Source(root / "leftImg8bit" / split, None, label_of, classes())
+    found = classes() if ending == _IDS else train_classes()
+    return Source(root / "leftImg8bit" / split, None, label_of, found)
+
+
+def _ending(labels: Path, given: str | None) -> str:
+    """How the names of the label files end."""
+    if given is None:
+        there = [kind for kind in (_IDS, _TRAIN_IDS) if any(labels.glob(f"*/*{kind}"))]
+        return there[0] if there else _IDS
+    for kind in (_IDS, _TRAIN_IDS):
+        if kind in (given, f"{given}.png") or kind.endswith((f"_{given}", f"_{given}.png")):
+            return kind
+    raise SegalError(
+        f"label_suffix: not a kind of labels that is read of Cityscapes: {given!r}",
+        expected=f"{_IDS} or {_TRAIN_IDS}",
+        got=given,
+        remedy="leave it out, or give one of these",
+    )

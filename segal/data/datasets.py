@@ -2,17 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segal.data import cityscapes, folder
-from segal.data.images import ImageInfo, read_bytes, read_label
-from segal.data.layout import IGNORE_INDEX, Classes, LayoutModule, Source
+from segal.data import ade20k, camvid, cityscapes, folder, label_mistakes, voc
+from segal.data.images import ImageInfo, read_bytes, read_label, read_label_colours
+from segal.data.layout import (
+    IGNORE_INDEX,
+    Classes,
+    LabelOptions,
+    LayoutModule,
+    Source,
+    value_counts,
+)
 from segal.data.pool import (
     ImagePool,
     Progress,
@@ -23,12 +29,62 @@ from segal.data.pool import (
     shortened,
 )
 from segal.errors import SegalError, raise_all
+from segal.regions import Box
 
-__all__ = ["IGNORE_INDEX", "Classes", "LabelledDataset", "Layout", "open_dataset", "splits"]
+__all__ = [
+    "IGNORE_INDEX",
+    "Classes",
+    "LabelCounts",
+    "LabelOptions",
+    "LabelledDataset",
+    "find_source",
+    "is_dataset",
+    "layout_name",
+    "open_dataset",
+    "splits",
+]
 
-Layout = Literal["auto", "cityscapes", "folder"]
+_LAYOUTS: dict[str, LayoutModule] = {
+    "ade20k": ade20k,
+    "camvid": camvid,
+    "cityscapes": cityscapes,
+    "folder": folder,
+    "voc": voc,
+}
 
-_LAYOUTS: dict[str, LayoutModule] = {"cityscapes": cityscapes, "folder": folder}
+
+def layout_name(text: str) -> str:
+    """The name of a layout, or auto.
+
+    Raises:
+        SegalError: For any other text.
+    """
+    names = ("auto", *_LAYOUTS)
+    if text not in names:
+        raise SegalError(
+            "layout: not valid",
+            expected=f"one of {', '.join(names)}",
+            got=repr(text),
+            remedy="leave it out to tell by the folders",
+        )
+    return text
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCounts:
+    """What label files hold.
+
+    Attributes:
+        pixels: (C,) int64, of each class.
+        void: Pixels that are ignored.
+        values: (256,) int64, pixels of each value of the files.
+        empty: Indices of images, with those boxes in which all is void.
+    """
+
+    pixels: NDArray[np.int64]
+    void: int
+    values: NDArray[np.int64]
+    empty: Mapping[int, Sequence[Box]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,46 +114,81 @@ class LabelledDataset:
             SegalError: If it cannot be read, differs from the image in size, or holds values that
                 the classes do not have.
         """
-        image, path = self.pool.root / self.pool.paths[index], self.label_paths[index]
-        values = read_label(path)
-        if values.shape != self.pool.size(index):
-            height, width = self.pool.size(index)
-            raise SegalError(
-                f"{path}: the label is not of the size of its image {image}",
-                expected=f"{height} x {width} (height x width)",
-                got=f"{values.shape[0]} x {values.shape[1]}",
-                remedy="pair them rightly, or resize the label with nearest neighbour",
-            )
-        illegal = self.classes.illegal(values)
-        if illegal:
-            raise SegalError(
-                f"{path}: values outside the classes (label of {image})",
-                expected=f"the values {_ranges(self.classes.legal)}",
-                got=", ".join(f"{value} ({count} pixels)" for value, count in illegal.items()),
-                remedy="list the class, or choose the value as ignore_index, or mend the label",
-            )
-        return self.classes.map(values)
+        return self.classes.map(self._read_values(index))
 
-    def check(self, indices: Iterable[int] | None = None, progress: Progress | None = None) -> None:
+    def _read_values(self, index: int) -> NDArray[np.uint8]:
+        """What the label file holds, (H, W) uint8: values that are all legal."""
+        image, path = self.pool.root / self.pool.paths[index], self.label_paths[index]
+        colours = None if self.classes.colours is None else read_label_colours(path)
+        values = read_label(path) if colours is None else self.classes.decode(colours)
+        if values.shape != self.pool.size(index):
+            raise label_mistakes.other_size(path, image, values.shape, self.pool.size(index))
+        illegal = self.classes.illegal(values)
+        if illegal and colours is not None:
+            unlisted = colours[~self.classes.legal[values]]
+            raise label_mistakes.unlisted_colours(path, image, self.classes, unlisted)
+        if illegal:
+            raise label_mistakes.illegal_values(path, image, self.classes, values, illegal)
+        return values
+
+    def check(
+        self,
+        indices: Iterable[int] | None = None,
+        progress: Progress | None = None,
+        within: Mapping[int, Sequence[Box]] | None = None,
+    ) -> LabelCounts:
         """Reads labels, all by default, and raises all mistakes at once.
 
         Args:
             indices: Images whose labels are read.
             progress: Called with (labels done, all labels) after each.
+            within: Boxes by image index; only these images are read, and counted within these. A
+                label file that is not there counts as void.
+
+        Returns:
+            What they hold.
 
         Raises:
             SegalError: As `read_label` does.
         """
         chosen = list(range(len(self)) if indices is None else indices)
-        errors = []
+        if within is not None:
+            chosen = sorted(within)
+        errors, counted = [], np.zeros(256, np.int64)
+        empty: dict[int, list[Box]] = {}
         for done, index in enumerate(chosen, start=1):
+            height, width = self.pool.size(index)
+            boxes = [(0, 0, width, height)] if within is None else list(within[index])
             try:
-                self.read_label(index)
+                if within is None or self.label_paths[index].exists():
+                    values = self._read_values(index)
+                    found = _count(values, boxes)
+                    counted += found
+                    void = self._void(values, boxes, found)
+                else:
+                    void = boxes
+                if void:
+                    empty[index] = void
             except SegalError as error:
                 errors.append(error)
             if progress is not None:
                 progress(done, len(chosen))
         raise_all(shortened(errors))
+        pixels = self.classes.counts(counted)
+        return LabelCounts(pixels, int(counted.sum() - pixels.sum()), counted, empty)
+
+    def _void(
+        self, values: NDArray[np.uint8], boxes: Sequence[Box], counts: NDArray[np.int64]
+    ) -> list[Box]:
+        """Those boxes in which all is ignored; `counts` are of the values in their union."""
+        if len(boxes) == 1:
+            return [] if self.classes.counts(counts).any() else list(boxes)
+        label = self.classes.map(values)
+        return [
+            (x0, y0, x1, y1)
+            for x0, y0, x1, y1 in boxes
+            if not (label[y0:y1, x0:x1] != IGNORE_INDEX).any()
+        ]
 
     def digest(self, indices: Iterable[int] | None = None) -> str:
         """A fingerprint of labels, all by default: of their files' bytes and of the classes.
@@ -116,7 +207,10 @@ class LabelledDataset:
             [self.pool.paths[i], hashlib.sha256(read_bytes(self.label_paths[i])).hexdigest()]
             for i in chosen
         ]
-        text = json.dumps([self.classes.names, self.classes.lookup.tolist(), files])
+        mapping: list[object] = [self.classes.names, self.classes.lookup.tolist()]
+        if self.classes.colours is not None:
+            mapping.append(self.classes.colours.tolist())
+        text = json.dumps([*mapping, files])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def subset(self, indices: Iterable[int]) -> "LabelledDataset":
@@ -126,7 +220,12 @@ class LabelledDataset:
         return replace(self, pool=self.pool.subset(chosen), label_paths=labels)
 
 
-def splits(root: Path, layout: Layout = "auto") -> list[str]:
+def is_dataset(root: Path) -> bool:
+    """Whether a folder looks like a data set of some layout."""
+    return any(layout.found(root) for layout in _LAYOUTS.values())
+
+
+def splits(root: Path, layout: str = "auto") -> list[str]:
     """The splits of a data set, sorted.
 
     Raises:
@@ -139,71 +238,82 @@ def open_dataset(
     root: Path,
     split: str,
     *,
-    layout: Layout = "auto",
+    layout: str = "auto",
     ignore_index: int | None = None,
+    reduce_zero_label: bool = False,
+    label_suffix: str | None = None,
     skip_unreadable: bool = False,
     workers: int = 1,
     known: Mapping[str, tuple[int, int, ImageInfo]] | None = None,
     progress: Progress | None = None,
     value_range: tuple[float, float] | None = None,
     only: Collection[str] | None = None,
+    missing_labels: bool = False,
 ) -> LabelledDataset:
     """Opens one split of a data set. Labels are found, but not read.
 
     Args:
         root: Folder of the data set.
         split: Such as train.
-        layout: How files are laid out: as `segal.data.cityscapes` or `segal.data.folder` say, or
-            auto to tell from the folders.
-        ignore_index: Label value that is ignored beside 255 (layout folder only).
+        layout: How files are laid out: as the module of that name in `segal.data` says, or auto to
+            tell from the folders.
+        ignore_index: As in `LabelOptions`, and so are the next two.
+        reduce_zero_label: Whether 0 stands for no class.
+        label_suffix: What follows an image's name in its label's.
         skip_unreadable: As `open_pool` takes it, and so are the rest.
         workers: Threads that inspect images.
         known: Earlier inspections.
         progress: Called with (images done, all images).
         value_range: Lowest and highest value of 16-bit images.
         only: Images to open, by their paths below the split's folder; the others need no label.
+        missing_labels: Whether a label file may be missing; its path is then where it should be.
 
     Raises:
         SegalError: If layout or split is not there, an image of `only` is not, a link leads out of
             the root, or an image cannot be read or has no label.
     """
-    source = _source(root, split, layout, ignore_index)
+    options = LabelOptions(ignore_index, reduce_zero_label, label_suffix)
+    source = find_source(root, split, layout, options)
     check_path(root, source.images.relative_to(root).as_posix(), real_path(root))
-    pool = open_pool(
-        source.images,
-        source.paths if only is None else _chosen(root, split, only, source),
-        skip_unreadable=skip_unreadable,
-        known=known,
-        workers=workers,
-        progress=progress,
-        value_range=value_range,
-    )
-    labels = _find_labels(root, pool, source.label_of)
-    return LabelledDataset(pool, labels, source.classes)
+    chosen = source.paths if only is None else _chosen(root, split, only, source)
+    try:
+        pool = open_pool(
+            source.images,
+            chosen,
+            skip_unreadable=skip_unreadable,
+            known=known,
+            workers=workers,
+            progress=progress,
+            value_range=value_range,
+        )
+    except SegalError as error:
+        # What is wrong with labels is told along with it, where it is known which there must be.
+        labels = [] if chosen is None else _find_labels(root, source, chosen, missing_labels)[1]
+        raise_all([error, *shortened(labels)])
+        raise
+    labels_found, errors = _find_labels(root, source, pool.paths, missing_labels)
+    raise_all(shortened(errors))
+    return LabelledDataset(pool, labels_found, source.classes)
 
 
-def read_class_names(
-    root: Path, split: str, *, layout: Layout = "auto", ignore_index: int | None = None
-) -> tuple[str, ...]:
-    """The classes of a split, as `open_dataset` finds them; no image is opened.
+def find_source(root: Path, split: str, layout: str, options: LabelOptions) -> Source:
+    """Where the files of a split are; no image is opened.
 
     Raises:
-        SegalError: If layout or split is not there.
+        SegalError: If layout or split is not there, or its classes are wrong.
     """
-    return _source(root, split, layout, ignore_index).classes.names
-
-
-def _source(root: Path, split: str, layout: Layout, ignore_index: int | None) -> Source:
     name = _detect(root, layout)
     there = _LAYOUTS[name].splits(root)
     if split not in there:
         raise SegalError(
             f"{root}: there is no split {split!r}",
-            expected=f"one of {', '.join(there)}" if there else "folders of images, one a split",
+            expected=f"one of {', '.join(there)}"
+            if there
+            else "splits, as in\n" + _indented(_LAYOUTS[name].LAYOUT),
             got=split,
             remedy="choose one that is there, or check the path",
         )
-    return _LAYOUTS[name].source(root, split, ignore_index)
+    return _LAYOUTS[name].source(root, split, options)
 
 
 def _chosen(root: Path, split: str, only: Collection[str], source: Source) -> list[str]:
@@ -221,35 +331,47 @@ def _chosen(root: Path, split: str, only: Collection[str], source: Source) -> li
     return list(only)
 
 
-def _find_labels(root: Path, pool: ImagePool, label_of: Callable[[str], Path]) -> tuple[Path, ...]:
+def _find_labels(
+    root: Path, source: Source, paths: Sequence[str], may_miss: bool
+) -> tuple[tuple[Path, ...], list[SegalError]]:
+    """The label of every image, and what is wrong with those that cannot be taken."""
     real_root = real_path(root)
     labels, errors = [], []
-    for path in pool.paths:
+    for path in paths:
         try:
-            label = label_of(path)
-            if not label.exists():
-                raise SegalError(
-                    f"{pool.root / path}: the image has no label",
-                    expected=str(label),
-                    got="no such file",
-                    remedy="add the label, or take the image out of the data set",
-                )
-            check_path(root, label.relative_to(root).as_posix(), real_root)
+            label = source.label_of(path)
+            if label.exists():
+                check_path(root, label.relative_to(root).as_posix(), real_root)
+            elif not may_miss:
+                raise label_mistakes.no_label(source.images / path, label)
             labels.append(label)
         except SegalError as error:
             errors.append(error)
-    raise_all(shortened(errors))
-    return tuple(labels)
+    return tuple(labels), errors
 
 
-def _detect(root: Path, layout: Layout) -> str:
+def _count(values: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.int64]:
+    """Pixels of each value, (256,), in the union of boxes."""
+    if len(boxes) == 1:
+        x0, y0, x1, y1 = boxes[0]
+        return value_counts(values[y0:y1, x0:x1])
+    inside = np.zeros(values.shape, np.bool_)
+    for x0, y0, x1, y1 in boxes:
+        inside[y0:y1, x0:x1] = True
+    return value_counts(values[inside])
+
+
+def _indented(layout: str) -> str:
+    return "      " + layout.replace("\n", "\n      ")
+
+
+def _detect(root: Path, layout: str) -> str:
     candidates = list(_LAYOUTS) if layout == "auto" else [layout]
     names = [name for name in candidates if _LAYOUTS[name].found(root)]
     if len(names) == 1:
         return names[0]
     shown = "\n".join(
-        f"    {name}:\n      " + _LAYOUTS[name].LAYOUT.replace("\n", "\n      ")
-        for name in candidates
+        f"    {name}:\n" + _indented(_LAYOUTS[name].LAYOUT) for name in names or candidates
     )
     if not names:
         entries = sorted(p.name for p in root.glob("*"))[:10] if root.is_dir() else []
@@ -269,10 +391,3 @@ def _detect(root: Path, layout: Layout) -> str:
         got=" and ".join(names),
         remedy=f"choose it with layout: {names[0]} (or {names[1]})",
     )
-
-
-def _ranges(legal: NDArray[np.bool_]) -> str:
-    """Values that are legal, as in `0-11, 255`."""
-    values = np.flatnonzero(legal)
-    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
-    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)

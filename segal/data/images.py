@@ -133,7 +133,8 @@ def read_label(path: Path) -> NDArray[np.uint8]:
     """Reads a label image: one class value a pixel.
 
     Returns:
-        (H, W) uint8 after EXIF orientation. Of a palette image, the indices.
+        (H, W) uint8 after EXIF orientation. Of a palette image, the indices; of a colour image
+        whose channels are all alike, one of them.
 
     Raises:
         SegalError: If the file cannot be read, has colours or alpha, or values above 255.
@@ -143,12 +144,15 @@ def read_label(path: Path) -> NDArray[np.uint8]:
     image = _decode(path, data)
     orientation = _orientation(image)
     values = np.array(image.transpose(_TRANSPOSE[orientation]) if orientation > 1 else image)
+    if image.mode in {"RGB", "RGBA", "LA"}:
+        values = _one_channel(values)
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise SegalError(
             f"{path}: this is no label image",
             expected="one channel of class values from 0 to 255 (grey or palette)",
             got=f"Pillow mode {image.mode}",
-            remedy="write each pixel's class value into an 8-bit grey PNG",
+            remedy="write each pixel's class value into an 8-bit grey PNG, or, where colours stand "
+            "for classes, list NAME RED GREEN BLUE in classes.txt",
         )
     if values.max() > 255 or values.min() < 0:
         raise SegalError(
@@ -158,6 +162,38 @@ def read_label(path: Path) -> NDArray[np.uint8]:
             remedy="map the classes to values from 0 to 255",
         )
     return values.astype(np.uint8) // np.uint8(step)
+
+
+def _one_channel(values: NDArray[Any]) -> NDArray[Any]:
+    """Grey values that are written as opaque colours, (H, W); what is none is returned as it is."""
+    colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+    opaque = values.shape[2] in (1, 3) or bool((values[..., -1] == 255).all())
+    grey = opaque and bool((colours == colours[..., :1]).all())
+    return np.ascontiguousarray(colours[..., 0]) if grey else values
+
+
+def read_label_colours(path: Path) -> NDArray[np.uint8]:
+    """Reads a label image whose colours stand for classes.
+
+    Returns:
+        (H, W, 3) uint8, RGB, after EXIF orientation; grey is replicated, a palette expanded.
+
+    Raises:
+        SegalError: If the file cannot be read, or is neither grey nor in colours of 8 bits, or is
+            transparent somewhere.
+    """
+    image = _decode(path, read_bytes(path))
+    orientation = _orientation(image)
+    transparent = "A" in image.mode and np.array(image.getchannel("A")).min() < 255
+    if image.mode not in {"1", "L", "LA", "P", "RGB", "RGBA", "RGBX"} or transparent:
+        raise SegalError(
+            f"{path}: this is no label image of colours",
+            expected="8-bit RGB, palette or grey, opaque everywhere",
+            got=f"Pillow mode {image.mode}" + (", transparent in places" if transparent else ""),
+            remedy="write it as an 8-bit RGB PNG",
+        )
+    colours = image.convert("RGB")
+    return np.array(colours.transpose(_TRANSPOSE[orientation]) if orientation > 1 else colours)
 
 
 def _grey_step(image: ImageFile) -> int:

@@ -1,7 +1,8 @@
 """What the layouts of data sets on disk have in common: classes, and where a split's files are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORE_INDEX = 255
+MAX_CLASSES = 255
+"""Classes are 0 to 254 in labels of 8 bits, of which 255 is void."""
 
 # The hues of Okabe and Ito (Color Universal Design, 2008), which colour-blind readers can tell
 # apart; without black.
@@ -24,6 +27,28 @@ _HUES = (
 )
 
 
+@dataclass(frozen=True)
+class LabelOptions:
+    """What a user says of how labels are to be read.
+
+    Attributes:
+        ignore_index: A value of the files that no class stands for, beside 255; None for no other.
+        reduce_zero_label: 0 stands for no class, and names without a value count from 1.
+        suffix: What follows an image's name in its label's, such as `_mask`; the extension may be
+            left out. None for what the layout has.
+    """
+
+    ignore_index: int | None = None
+    reduce_zero_label: bool = False
+    suffix: str | None = None
+
+    @property
+    def ignored(self) -> set[int]:
+        """The values that the user says are void."""
+        given = set() if self.ignore_index is None else {self.ignore_index}
+        return given | ({0} if self.reduce_zero_label else set())
+
+
 @dataclass(frozen=True, eq=False)
 class Classes:
     """The classes that a network learns, and how the values in label files map to them.
@@ -33,15 +58,41 @@ class Classes:
         palette: (C, 3) uint8, RGB.
         lookup: (256,) uint8: the class of each value in a label file, or 255 where it is ignored.
         legal: (256,) bool: the values that may occur in a label file.
+        colours: (L, 3) uint8, RGB: the colour that stands for each of the values 0 to L - 1 where
+            label files hold colours; None where they hold the values themselves.
+        void_is_assumed: Whether 255 is void although nobody said so.
+        notes: What a user should know of how label files are read.
     """
 
     names: tuple[str, ...]
     palette: NDArray[np.uint8]
     lookup: NDArray[np.uint8]
     legal: NDArray[np.bool_]
+    colours: NDArray[np.uint8] | None = None
+    void_is_assumed: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @cached_property
+    def _values_of_colours(self) -> NDArray[np.uint8]:
+        """The value of each of the 2**24 colours; 255 for one that is not listed."""
+        assert self.colours is not None
+        table = np.full(1 << 24, IGNORE_INDEX, np.uint8)
+        table[packed(self.colours)] = np.arange(len(self.colours), dtype=np.uint8)
+        return table
+
+    def decode(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The value of each pixel of a label of colours.
+
+        Args:
+            pixels: (H, W, 3) uint8, RGB.
+
+        Returns:
+            (H, W) uint8; 255, which is then not legal, where the colour is not listed.
+        """
+        return self._values_of_colours[packed(pixels)]
 
     def illegal(self, values: NDArray[np.uint8]) -> dict[int, int]:
         """The values of a label file, (H, W) uint8, that may not occur, each with its count."""
@@ -54,6 +105,28 @@ class Classes:
         """The class of each pixel, 0 to C - 1, or 255 where it is ignored: (H, W) uint8."""
         return np.asarray(cv2.LUT(values, self.lookup))
 
+    def counts(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Pixels of each class, (C,), given the pixels of each value, (256,)."""
+        per_class = np.zeros(256, np.int64)
+        np.add.at(per_class, self.lookup, values)
+        return per_class[: len(self)]
+
+
+def value_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Pixels of each value, (256,), of a uint8 array; several times faster than bincount."""
+    flat, counts = values.ravel(), np.zeros(256, np.int64)
+    step = 1 << 24  # float32 counts no further exactly
+    for start in range(0, len(flat), step):
+        part = flat[start : start + step]
+        counts += cv2.calcHist([part], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
+    return counts
+
+
+def packed(colours: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Colours (..., 3), RGB, as numbers from 0 to 2**24 - 1."""
+    red, green, blue = (colours[..., i].astype(np.int32) for i in range(3))
+    return red << 16 | green << 8 | blue
+
 
 @dataclass(frozen=True)
 class Source:
@@ -61,7 +134,7 @@ class Source:
 
     Attributes:
         images: The folder that the pool's paths are relative to.
-        paths: The split's images below it, or None for all.
+        paths: The split's images below it, or None for all; of a list, also those that are missing.
         label_of: Path of the label of an image, given the image's path below `images`.
         classes: The classes.
     """
@@ -85,15 +158,17 @@ class LayoutModule(Protocol):
         """The splits that there are, sorted."""
         ...
 
-    def source(self, root: Path, split: str, ignore_index: int | None = None) -> Source:
+    def source(self, root: Path, split: str, options: LabelOptions) -> Source:
         """Where a split is; SegalError where it is not as it should be."""
         ...
 
 
 def make_classes(
     indexed: Sequence[tuple[int, str]],
-    ignored: Sequence[int] = (IGNORE_INDEX,),
+    ignored: Iterable[int] = (IGNORE_INDEX,),
     palette: NDArray[np.uint8] | None = None,
+    *,
+    notes: tuple[str, ...] = (),
 ) -> Classes:
     """Classes of which the values in label files are known.
 
@@ -101,6 +176,7 @@ def make_classes(
         indexed: (value, name) of each class, in the order in which the network has them.
         ignored: Other values that may occur.
         palette: (C, 3) uint8; `distinct_colours` by default.
+        notes: As in `Classes`.
     """
     lookup = np.full(256, IGNORE_INDEX, np.uint8)
     legal = np.zeros(256, np.bool_)
@@ -108,7 +184,7 @@ def make_classes(
     lookup[values] = np.arange(len(values), dtype=np.uint8)
     legal[[*values, *ignored]] = True
     colours = distinct_colours(len(values)) if palette is None else palette
-    return Classes(tuple(name for _, name in indexed), colours, lookup, legal)
+    return Classes(tuple(name for _, name in indexed), colours, lookup, legal, notes=notes)
 
 
 def distinct_colours(count: int) -> NDArray[np.uint8]:

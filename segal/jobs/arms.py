@@ -9,7 +9,7 @@ from typing import Any
 from segal.budget import Budget
 from segal.config import RunConfig
 from segal.console import bar
-from segal.data.datasets import read_class_names
+from segal.data.datasets import LabelOptions, find_source
 from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_sizes
 from segal.jobs.network import draw_scenes, identity, initial_model, open_split
@@ -186,10 +186,9 @@ def check_networks(arms: Sequence[Arm]) -> None:
             [arm.config.model.model_dump(mode="json"), str(arm.config.checkpoint)]
         )
         if network not in models:
-            class_names = read_class_names(
-                data.root, data.train, layout=data.layout, ignore_index=data.ignore_index
-            )
-            models[network] = initial_model(arm.config, class_names).eval()
+            options = LabelOptions(data.ignore_index, data.reduce_zero_label, data.label_suffix)
+            classes = find_source(data.root, data.train, data.layout, options).classes
+            models[network] = initial_model(arm.config, classes.names).eval()
         try:
             check_network(arm.strategy, models[network])
         except SegalError as error:

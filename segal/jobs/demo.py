@@ -8,6 +8,7 @@ from segal.config import DataConfig, MachineConfig, NetworkConfig, TrainConfig, 
 from segal.console import bar, say
 from segal.data.synthetic import make_scenes
 from segal.errors import raise_all
+from segal.jobs.labels import shown_miou
 from segal.jobs.select import MASKS_FOLDER, OVERLAYS_FOLDER, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
 from segal.jobs.train import TrainingOutcome, run_training
@@ -125,6 +126,7 @@ class _Demo:
         config = TrainConfig(
             data=DataConfig(root=self.scenes, test="val"),
             labelled=tuple(result.selection for result in labelled),
+            missing_labels="skip",  # a region may hold nothing that has a class
             checkpoint=start.model if start else None,
             model=NetworkConfig(encoder="resnet18"),
             train=TrainSettings(
@@ -139,7 +141,7 @@ class _Demo:
             machine=self.machine,
         )
         outcome = run_training(config)
-        say(f"mIoU {_percent(outcome.metrics['test']['miou'])}")
+        say(f"mIoU {shown_miou(outcome.metrics['test'])}")
         return outcome
 
 

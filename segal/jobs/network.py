@@ -19,6 +19,7 @@ from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, read_spec
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
+from segal.tasks.segmentation import are_numbers, check_class_names
 
 Config = TypeVar("Config", TrainConfig, RunConfig)
 
@@ -45,18 +46,22 @@ def open_split(
     progress: Advance,
     only: Collection[str] | None = None,
     known: Mapping[str, tuple[int, int, ImageInfo]] | None = None,
+    missing_labels: bool = False,
 ) -> LabelledDataset:
-    """Opens a split of a configured data set; `only` and `known` are as in `open_dataset`."""
+    """Opens a split of a configured data set; the rest is as in `open_dataset`."""
     return open_dataset(
         data.root,
         split,
         layout=data.layout,
         ignore_index=data.ignore_index,
+        reduce_zero_label=data.reduce_zero_label,
+        label_suffix=data.label_suffix,
         value_range=data.value_range,
         workers=max(1, machine.workers),
         known=known,
         progress=progress,
         only=only,
+        missing_labels=missing_labels,
     )
 
 
@@ -77,15 +82,14 @@ def initial_model(
     """The network to start from: a checkpoint's, or a new one.
 
     Raises:
-        SegalError: If a file cannot be used.
+        SegalError: If a file cannot be used, or is of other classes.
     """
     network = config.model
     if config.checkpoint is not None:
-        plain = _is_plain(config.checkpoint)
         options = CheckpointOptions(
             architecture=network.architecture,
             encoder=network.encoder,
-            num_classes=len(class_names) if plain else None,
+            num_classes=len(class_names) if _is_plain(config.checkpoint) else None,
             mean=network.mean,
             std=network.std,
             input_scale=network.input_scale,
@@ -93,7 +97,10 @@ def initial_model(
             options=network.options,
         )
         model = load_checkpoint(config.checkpoint, options)
-        if plain:
+        if network.new_classes and len(class_names) == model.spec.num_classes:
+            model.spec = replace(model.spec, class_names=class_names)
+        check_class_names(model.spec, class_names, str(config.data.root))
+        if are_numbers(model.spec.class_names):
             model.spec = replace(model.spec, class_names=class_names)
         return model
     spec = make_spec(
@@ -139,10 +146,15 @@ def identity(config: TrainConfig | RunConfig, exclude: set[str]) -> dict[str, ob
     )
     data, network = config.data.model_dump(mode="json"), config.model.model_dump(mode="json")
     weights = config.model.encoder_weights
-    named["data"] = {key: value for key, value in data.items() if key != "root"}
-    for key in ("insert_dropout", "options"):
-        if not network[key]:
-            del network[key]  # it changes nothing
+    own = {key: value for key, value in data.items() if key != "root"}
+    for section, keys in (
+        (network, ("insert_dropout", "options", "new_classes")),
+        (own, ("reduce_zero_label", "label_suffix")),
+    ):
+        for key in keys:
+            if not section[key]:
+                del section[key]  # it changes nothing
+    named["data"] = own
     named["model"] = network | {"encoder_weights": weights and file_digest(weights)}
     named["train"] = config.train.identity()
     named["checkpoint"] = config.checkpoint and file_digest(config.checkpoint)

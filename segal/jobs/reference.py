@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from segal.config import LabelsConfig, MachineConfig, RunConfig, SelectConfig
-from segal.console import bar
+from segal.console import bar, say
 from segal.data.datasets import IGNORE_INDEX, LabelledDataset, open_dataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.inputs import image_digests, read_images, read_labelled
+from segal.jobs.labels import check_labels, owed_regions, refuse_owed, refuse_unlabelled
 from segal.models.spec import ModelSpec
 from segal.oracle import Oracle
 from segal.regions import Box
@@ -130,6 +131,8 @@ class SelectionLabels:
         if self.training is not None:
             _check_same(self.training.pool, pool)
         if config.labelled:
+            if self.training is not None:
+                _refuse_none_arrived(self.training, read_labelled(config.labelled, images))
             sets["initial"] = ImageSet(images, dataset, read_labelled(config.labelled[:1], images))
             sets["labelled"] = ImageSet(images, dataset, read_labelled(config.labelled, images))
         return sets
@@ -187,6 +190,16 @@ def _check_same(labelled: ImagePool, pool: ImagePool) -> None:
         )
 
 
+def _refuse_none_arrived(dataset: LabelledDataset, labelled: Mapping[int, Sequence[Box]]) -> None:
+    """Says which labelled regions are void all over; a SegalError if all of them are."""
+    owed = owed_regions(dataset, dataset.check(within=labelled).empty)
+    refuse_owed(owed, sum(map(len, labelled.values())), dataset.pool.root, "skip")
+    if owed:
+        named = ", ".join(f"{s.image} at x {s.box[0]}, y {s.box[1]}" for s in owed[:_SHOWN])
+        more = f" and {len(owed) - _SHOWN} more" if len(owed) > _SHOWN else ""
+        say(f"Labelled regions without any label: {named}{more}", style="yellow")
+
+
 def reference_cost(reference: LabelledDataset) -> dict[str, int]:
     """What the labels of a reference set come to: images, and pixels that are not void."""
     pixels, images = 0, len(reference)
@@ -225,18 +238,12 @@ def open_labels(
             config.split,
             layout=config.layout,
             ignore_index=config.ignore_index,
+            reduce_zero_label=config.reduce_zero_label,
+            label_suffix=config.label_suffix,
             value_range=config.value_range,
             workers=max(1, machine.workers),
             progress=advance,
             only=only,
         )
-    with bar(f"Checking labels of {config.split}") as advance:
-        dataset.check(progress=advance)
-    if not any((dataset.read_label(i) != IGNORE_INDEX).any() for i in range(len(dataset))):
-        raise SegalError(
-            f"{config.root}: {config.split} has no labels to measure on",
-            expected="labels of some pixels at least",
-            got=f"{len(dataset)} labels that are void everywhere" if len(dataset) else "no image",
-            remedy="choose a split whose labels are public",
-        )
+    refuse_unlabelled(dataset, config.split, check_labels(dataset, config.split), "measured on")
     return dataset

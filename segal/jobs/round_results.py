@@ -9,6 +9,7 @@ import torch
 from segal import __version__
 from segal.budget import Allowance
 from segal.console import say
+from segal.jobs.labels import shown_miou
 from segal.jobs.picks import boxes_of
 from segal.ledger import Ledger, Purchase
 from segal.machine import describe
@@ -51,11 +52,7 @@ def say_score(
         metrics: As in `metrics.json`.
         splits: What it was evaluated on.
     """
-    scores = []
-    for name in splits:
-        miou, absent = metrics[name]["miou"], metrics[name]["absent"]
-        shown = "-" if miou is None else f"{100 * miou:.2f} %"
-        scores.append(f"mIoU {shown} on {name}" + (f" ({absent} absent)" if absent else ""))
+    scores = [f"mIoU {shown_miou(metrics[name])} on {name}" for name in splits]
     say(f"Round {number}: {100 * share:.2f} % of the pixels are labelled, " + ", ".join(scores))
 
 

@@ -40,6 +40,7 @@ from segal.history import (
 )
 from segal.jobs.inputs import image_sizes
 from segal.jobs.inspection import Inspection
+from segal.jobs.labels import shown_miou
 from segal.jobs.network import identity, initial_model
 from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
 from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
@@ -381,7 +382,8 @@ class Rounds:
         reached: bool = miou is not None and miou >= self.config.target
         if reached:
             self.notes.append(
-                f"Round {number} reached the target: mIoU {100 * miou:.2f} % on validation."
+                f"Round {number} reached the target: "
+                f"mIoU {shown_miou(self.metrics(number)['validation'])} on validation."
             )
         return reached
 

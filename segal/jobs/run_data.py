@@ -12,11 +12,12 @@ from segal.acquisition import Offer
 from segal.budget import Budget
 from segal.config import RunConfig
 from segal.console import bar
-from segal.data.datasets import IGNORE_INDEX, LabelledDataset
+from segal.data.datasets import LabelledDataset
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_digests, image_sizes
+from segal.jobs.labels import check_labels, refuse_unlabelled
 from segal.jobs.network import open_split
 from segal.ledger import Ledger
 from segal.regions import RegionSize
@@ -51,10 +52,19 @@ class RunData:
                 for name, split in (("validation", data.validation), ("test", data.test))
                 if split
             }
-        with bar("Checking labels") as advance:
-            for dataset in (pool_set, *held_out.values()):
-                dataset.check(progress=advance)
-        raise_all([_nothing_labelled(d) for d in held_out.values() if not _has_labels(d)])
+        mistakes = []
+        for split, dataset, use in (
+            (data.train, pool_set, "trained on"),
+            (data.validation, held_out.get("validation"), "evaluated on"),
+            (data.test, held_out.get("test"), "evaluated on"),
+        ):
+            if dataset is None:
+                continue
+            try:
+                refuse_unlabelled(dataset, split, check_labels(dataset, split), use)
+            except SegalError as error:
+                mistakes.append(error)
+        raise_all(mistakes)
         return cls(pool_set, held_out)
 
     def fingerprint(self) -> str:
@@ -74,19 +84,6 @@ def _known_images(out: Path) -> dict[str, tuple[int, int, ImageInfo]]:
     with suppress(SegalError), Ledger.read(out) as ledger:  # opening it to write says what is wrong
         return ledger.known_images()
     return {}
-
-
-def _has_labels(dataset: LabelledDataset) -> bool:
-    return any((dataset.read_label(i) != IGNORE_INDEX).any() for i in range(len(dataset)))
-
-
-def _nothing_labelled(dataset: LabelledDataset) -> SegalError:
-    return SegalError(
-        f"{dataset.pool.root}: cannot be evaluated on",
-        expected="labels of some pixels at least",
-        got=f"{len(dataset)} labels that are void everywhere",
-        remedy="choose a split whose labels are public, such as val of Cityscapes",
-    )
 
 
 def record_pool(ledger: Ledger, pool: ImagePool) -> None:

@@ -11,10 +11,17 @@ import yaml
 
 from segal import __version__
 from segal.config import TrainConfig
-from segal.console import bar
+from segal.console import bar, say
 from segal.data.datasets import LabelledDataset
 from segal.files import remove, write_bytes, write_json
 from segal.jobs.inputs import file_digest, image_digests, read_images, read_labelled
+from segal.jobs.labels import (
+    OWED_FILE,
+    check_labels,
+    owed_regions,
+    refuse_owed,
+    refuse_unlabelled,
+)
 from segal.jobs.network import (
     draw_scenes,
     identity,
@@ -25,6 +32,7 @@ from segal.jobs.network import (
 )
 from segal.ledger import Ledger
 from segal.machine import describe, find_device, peak_memory_bytes, use_threads
+from segal.masks import Selected, write_selection
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Box
@@ -66,19 +74,26 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     with bar("Checking images") as advance:
         # Images of which nothing is labelled need no label, and are not looked at.
         only = read_images(config.labelled) if config.labelled else None
-        dataset = open_split(data, data.train, config.machine, advance, only)
+        dataset = open_split(
+            data, data.train, config.machine, advance, only, missing_labels=_may_miss(config)
+        )
         validation, test = (
             open_split(data, split, config.machine, advance) if split else None
             for split in (data.validation, data.test)
         )
-    labelled = read_labelled(config.labelled, dataset.pool) if config.labelled else None
+    labelled: Mapping[int, Sequence[Box]] | None = None
+    if config.labelled:
+        labelled = read_labelled(config.labelled, dataset.pool)
+    elif _may_miss(config):
+        labelled = {i: [(0, 0, *dataset.pool.size(i)[::-1])] for i in range(len(dataset))}
+    labelled, owed = _arrived(config, dataset, labelled)
     # What was not bought is never read, not even for a fingerprint.
     bought = None if labelled is None else list(labelled)
-    with bar("Checking labels") as advance:
-        dataset.check(bought, advance)
-        for held_out in (validation, test):
-            if held_out is not None:
-                held_out.check(progress=advance)
+    for split, held_out in ((data.validation, validation), (data.test, test)):
+        if held_out is not None:
+            counts = check_labels(held_out, split)
+            if held_out is validation:
+                refuse_unlabelled(held_out, split, counts, "what the best weights are chosen by")
     model = initial_model(config, dataset.classes.names).to(device)
     model.check()
     config = resolved(config, model.spec)
@@ -93,6 +108,8 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
         trained = ledger.finished("train", _ROUND, inputs)
         evaluated = trained and ledger.finished("evaluate", _ROUND, inputs)
         if not trained:
+            if owed:
+                write_selection(config.out / OWED_FILE, owed)
             _train(config, ledger, model, dataset, labelled, validation, inputs)
         elif not evaluated:
             own = CheckpointOptions(architecture=config.model.architecture)
@@ -105,10 +122,41 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     )
 
 
+def _may_miss(config: TrainConfig) -> bool:
+    """Whether labels that are not there are told of by region, and may be done without."""
+    return bool(config.labelled) or config.missing_labels == "skip"
+
+
+def _arrived(
+    config: TrainConfig,
+    dataset: LabelledDataset,
+    labelled: Mapping[int, Sequence[Box]] | None,
+) -> tuple[Mapping[int, Sequence[Box]] | None, list[Selected]]:
+    """What of the labelled regions has labels, and what has none."""
+    counts = check_labels(dataset, config.data.train, labelled)
+    if labelled is None:
+        refuse_unlabelled(dataset, config.data.train, counts, "trained on")
+        return None, []
+    owed = owed_regions(dataset, counts.empty)
+    refuse_owed(owed, sum(map(len, labelled.values())), config.data.root, config.missing_labels)
+    kept = {
+        image: [box for box in boxes if box not in counts.empty.get(image, ())]
+        for image, boxes in labelled.items()
+    }
+    if owed:
+        say(
+            f"Labels of {len(owed)} regions have not come; the training goes on without them, and "
+            f"{config.out / OWED_FILE} lists them.",
+            style="yellow",
+        )
+    return {image: boxes for image, boxes in kept.items() if boxes}, owed
+
+
 def _identity(config: TrainConfig) -> dict[str, object]:
     """What the result depends on, but for the images."""
     labelled = [file_digest(path) for path in config.labelled]
-    return identity(config, {"labelled"}) | {"labelled": labelled}
+    same = {"labelled"} | ({"missing_labels"} if config.missing_labels == "refuse" else set())
+    return identity(config, same) | {"labelled": labelled}
 
 
 def _train(

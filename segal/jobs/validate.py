@@ -1,32 +1,37 @@
 """Checks what a user has before work is done with it: runs, comparisons, data, configurations."""
 
 from pathlib import Path
-from typing import Literal, cast
 
 from segal.config import CompareConfig, MachineConfig, TrainConfig, read_config, validate
 from segal.console import bar
-from segal.data.datasets import LabelledDataset, open_dataset, splits
+from segal.data.datasets import (
+    LabelCounts,
+    LabelledDataset,
+    LabelOptions,
+    is_dataset,
+    layout_name,
+    open_dataset,
+    splits,
+)
 from segal.data.pool import open_pool
 from segal.errors import SegalError, raise_all
 from segal.jobs.compare import CONFIG_FILE
 from segal.jobs.explain import configure_explanation
+from segal.jobs.labels import describe_counts, notes_of, refuse_black_and_white
 from segal.jobs.planning import RUNS_FOLDER
 from segal.jobs.strategies import configure_run, configure_selection
 from segal.jobs.tune import configure_tuning
 from segal.ledger import Ledger
 from segal.run_folder import LEDGER_FILE
 
-Layout = Literal["auto", "cityscapes", "folder"]
-_LAYOUTS = ("auto", "cityscapes", "folder")
 
-
-def validate_path(path: Path, layout: str, ignore_index: int | None, workers: int) -> list[str]:
+def validate_path(path: Path, layout: str, options: LabelOptions, workers: int) -> list[str]:
     """Checks what a path leads to.
 
     Args:
         path: A folder of a run, of a comparison, of a data set or of images, or a YAML file.
         layout: Of a data set.
-        ignore_index: Of a data set, as in `DataConfig`.
+        options: How a data set's labels are read.
         workers: Threads that read.
 
     Returns:
@@ -35,13 +40,7 @@ def validate_path(path: Path, layout: str, ignore_index: int | None, workers: in
     Raises:
         SegalError: With all mistakes that were found.
     """
-    if layout not in _LAYOUTS:
-        raise SegalError(
-            "layout: not valid",
-            expected=f"one of {', '.join(_LAYOUTS)}",
-            got=repr(layout),
-            remedy="leave it out to tell by the folders",
-        )
+    layout = layout_name(layout)
     raise_all(validate(MachineConfig, {"workers": workers})[1])
     if path.suffix in {".yaml", ".yml"}:
         return _validate_config(path)
@@ -49,8 +48,8 @@ def validate_path(path: Path, layout: str, ignore_index: int | None, workers: in
         return _validate_run(path)
     if (path / CONFIG_FILE).is_file() and (path / RUNS_FOLDER).is_dir():
         return _validate_comparison(path)
-    if (path / "leftImg8bit").is_dir() or (path / "images").is_dir() or layout != "auto":
-        return _validate_dataset(path, cast(Layout, layout), ignore_index, workers)
+    if layout != "auto" or is_dataset(path):
+        return _validate_dataset(path, layout, options, workers)
     return _validate_images(path, workers)
 
 
@@ -115,9 +114,7 @@ def _validate_comparison(path: Path) -> list[str]:
     return [f"{path}: a comparison with {len(folders)} runs, all whole"]
 
 
-def _validate_dataset(
-    path: Path, layout: Layout, ignore_index: int | None, workers: int
-) -> list[str]:
+def _validate_dataset(path: Path, layout: str, options: LabelOptions, workers: int) -> list[str]:
     lines, errors = [], []
     for split in splits(path, layout):
         try:
@@ -126,26 +123,31 @@ def _validate_dataset(
                     path,
                     split,
                     layout=layout,
-                    ignore_index=ignore_index,
+                    ignore_index=options.ignore_index,
+                    reduce_zero_label=options.reduce_zero_label,
+                    label_suffix=options.suffix,
                     workers=workers,
                     progress=advance,
                 )
             with bar(f"Labels of {split}") as advance:
-                dataset.check(progress=advance)
-            lines.append(_describe(split, dataset))
+                counts = dataset.check(progress=advance)
+            refuse_black_and_white(dataset, split, counts)
+            lines += _describe(split, dataset, counts)
         except SegalError as error:
             errors.append(error)
-    raise_all(errors)
+    raise_all(list({str(error): error for error in errors}.values()))
     return [f"{path}: a data set, without mistakes", *lines]
 
 
-def _describe(split: str, dataset: LabelledDataset) -> str:
+def _describe(split: str, dataset: LabelledDataset, counts: LabelCounts) -> list[str]:
     sizes = sorted({dataset.pool.size(i) for i in range(len(dataset))})
     shown = ", ".join(f"{h}x{w}" for h, w in sizes[:4]) + (", ..." if len(sizes) > 4 else "")
-    return (
+    return [
         f"  {split}: {len(dataset)} images of {shown} (height x width), "
-        f"{len(dataset.classes.names)} classes"
-    )
+        f"{len(dataset.classes.names)} classes",
+        *describe_counts(dataset, counts),
+        *(f"    note: {note}" for note in notes_of(dataset, split, counts)),
+    ]
 
 
 def _validate_images(path: Path, workers: int) -> list[str]:

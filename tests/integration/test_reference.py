@@ -134,7 +134,7 @@ def test_refuses_a_reference_set_without_labels(select, scenes, tmp_path):
         cv2.imwrite(str(label), np.zeros_like(there))  # unlabeled
     code, _, err = select("error_change_first_order", "--reference", root)
     assert code == 2
-    assert "no labels to measure on" in err
+    assert "cannot be measured on" in err
     shutil.rmtree(root / "leftImg8bit" / "val")
     code, _, err = select("error_change_first_order", "--reference", root)
     assert code == 2

@@ -6,9 +6,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segal.data import cityscapes
+from segal.data.class_list import read_classes
 from segal.data.datasets import IGNORE_INDEX, LabelledDataset, open_dataset, splits
-from segal.data.folder import read_classes, split_of
-from segal.data.layout import distinct_colours
+from segal.data.folder import split_of
+from segal.data.layout import LabelOptions, distinct_colours
 from segal.errors import SegalError, SegalErrors
 
 SIZE = (18, 24)
@@ -105,7 +106,7 @@ def test_forms_of_classes_txt(
     tmp_path: Path, text: str, names: tuple[str, ...], values: list[int]
 ) -> None:
     (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
-    classes = read_classes(tmp_path / "classes.txt")
+    classes = read_classes(tmp_path / "classes.txt", LabelOptions())
     assert classes.names == names
     assert np.flatnonzero(classes.legal).tolist() == [*values, 255]
     assert classes.lookup[values].tolist() == list(range(len(names)))
@@ -131,7 +132,7 @@ def test_forms_of_classes_txt(
 def test_wrong_classes_txt(tmp_path: Path, text: str, found: str) -> None:
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(SegalError, match=found):
-        read_classes(tmp_path / "classes.txt", ignore_index=1)
+        read_classes(tmp_path / "classes.txt", LabelOptions(ignore_index=1))
 
 
 def test_classes_txt_missing_or_binary(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_labels_of_16_bits(tmp_path: Path) -> None:
         read_label(tmp_path / "large.png")
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_coloured_labels_are_refused(tmp_path: Path, mode: str) -> None:
     Image.fromarray(smooth()).convert(mode).save(tmp_path / "a.png")
     with pytest.raises(SegalError, match="no label image"):

@@ -1,0 +1,74 @@
+"""Reads the lists of image names that some data sets have for their splits."""
+
+from pathlib import Path, PurePosixPath
+
+from segal.data.class_list import read_lines
+from segal.data.pool import SUFFIXES
+from segal.errors import SegalError, raise_all
+
+
+def listed_images(file: Path, images: Path) -> tuple[str, ...]:
+    """The images that a list names.
+
+    Args:
+        file: A name on each line, without an extension or with one.
+        images: The folder that the names are relative to.
+
+    Returns:
+        Paths relative to `images`, in the order of the list; of an image that is not there, the
+        path that it should have.
+
+    Raises:
+        SegalError: If the list cannot be read, is empty, or has lines that are no names, or a name
+            twice: all mistakes at once.
+    """
+    lines = read_lines(file)
+    mistakes = [
+        SegalError(
+            f"{file}: not a list of images",
+            expected="one name on each line, relative to the folder of images",
+            got=repr(line[:100]),
+            remedy="write names such as those of the files, one a line",
+        )
+        for line in lines
+        if len(line.split()) > 1 or line.startswith("/") or ".." in PurePosixPath(line).parts
+    ]
+    twice = sorted({line for line in lines if lines.count(line) > 1}) if _repeats(lines) else []
+    if twice or not lines:
+        mistakes.append(
+            SegalError(
+                f"{file}: names that occur twice" if twice else f"{file}: names no image",
+                expected="every image once",
+                got=", ".join(twice[:5]) if twice else "an empty list",
+                remedy="mend the list",
+            )
+        )
+    raise_all(mistakes[:20])
+    there = _stems(images, lines)
+    return tuple(
+        there.get(_stem(line), line if _has_suffix(line) else f"{line}.jpg") for line in lines
+    )
+
+
+def _repeats(lines: list[str]) -> bool:
+    return len(set(lines)) < len(lines)
+
+
+def _has_suffix(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] if _has_suffix(name) else name
+
+
+def _stems(images: Path, lines: list[str]) -> dict[str, str]:
+    """The images of the folders that a list names, by their paths without the extension."""
+    found: dict[str, str] = {}
+    for folder in {PurePosixPath(line).parent for line in lines}:
+        if (images / folder).is_dir():
+            for entry in (images / folder).iterdir():
+                if _has_suffix(entry.name):
+                    path = (folder / entry.name).as_posix()
+                    found.setdefault(_stem(path), path)
+    return found

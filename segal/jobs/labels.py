@@ -1,0 +1,166 @@
+"""What is wrong with labels that can be read: refused, or told before work starts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segal.console import bar, say
+from segal.data.datasets import IGNORE_INDEX, LabelCounts, LabelledDataset
+from segal.errors import SegalError
+from segal.masks import Selected
+from segal.regions import Box
+
+OWED_FILE = "owed.csv"
+_SHOWN = 20
+
+
+def check_labels(
+    dataset: LabelledDataset, split: str, within: Mapping[int, Sequence[Box]] | None = None
+) -> LabelCounts:
+    """Reads the labels of a split, and says what is odd about them.
+
+    Args:
+        dataset: The split.
+        split: Its name.
+        within: Boxes by image index that count; whole images by default.
+
+    Raises:
+        SegalError: If a label is missing or damaged, or all masks are of 0 and 255 only.
+    """
+    with bar(f"Checking labels of {split}") as advance:
+        counts = dataset.check(within=within, progress=advance)
+    refuse_black_and_white(dataset, split, counts)
+    for note in notes_of(dataset, split, counts):
+        say(note, style="yellow")
+    return counts
+
+
+def refuse_black_and_white(dataset: LabelledDataset, split: str, counts: LabelCounts) -> None:
+    """Raises a SegalError for masks of 0 and 255 where 255 is void only because none said other."""
+    names, found = dataset.classes.names, np.flatnonzero(counts.values).tolist()
+    zero = int(dataset.classes.lookup[0])
+    if not (dataset.classes.void_is_assumed and found == [0, 255] and len(names) > 1):
+        return
+    if zero == IGNORE_INDEX:
+        return
+    other = next(name for i, name in enumerate(names) if i != zero)
+    raise SegalError(
+        f"{dataset.pool.root}: the labels of {split} are masks of 0 and 255, and 255 is void: all "
+        f"that is labelled is {names[zero]}",
+        expected=f"values of the {len(names)} classes",
+        got=f"0 ({counts.values[0]} pixels) and 255 ({counts.values[255]} pixels)",
+        remedy=f"if 255 is a class, write the values into classes.txt, such as `0 {names[zero]}` "
+        f"and `255 {other}`; if it is void, give ignore_index 255",
+    )
+
+
+def refuse_unlabelled(dataset: LabelledDataset, split: str, counts: LabelCounts, use: str) -> None:
+    """Raises a SegalError if no pixel has a class.
+
+    Args:
+        dataset: The split.
+        split: Its name.
+        counts: Of its labels.
+        use: What they are needed for, such as `trained on`.
+    """
+    if counts.pixels.any():
+        return
+    raise SegalError(
+        f"{dataset.pool.root}: cannot be {use}: {split} has no labels",
+        expected="labels of some pixels at least",
+        got=f"{len(dataset)} labels that are void everywhere" if len(dataset) else "no image",
+        remedy="choose a split whose labels are public, such as val of Cityscapes; see "
+        "segal validate for what its label files hold",
+    )
+
+
+def notes_of(dataset: LabelledDataset, split: str, counts: LabelCounts) -> list[str]:
+    """What a user should know of labels that are used all the same."""
+    names = dataset.classes.names
+    absent = [name for name, pixels in zip(names, counts.pixels, strict=True) if not pixels]
+    notes = list(dataset.classes.notes)
+    if len(absent) == len(names):
+        notes.append(f"{split}: all pixels are void; nothing can be trained or evaluated on them")
+    elif absent:
+        shown = ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
+        notes.append(f"{split}: {len(absent)} of {len(names)} classes have no pixel: {shown}")
+    return notes
+
+
+def describe_counts(dataset: LabelledDataset, counts: LabelCounts) -> list[str]:
+    """Pixels of each class, and the share that is ignored, in lines."""
+    labelled = int(counts.pixels.sum())
+    width = max(map(len, dataset.classes.names))
+    lines = [
+        f"    {name:<{width}}  {pixels:>15,} pixels  {_share(pixels, labelled)}"
+        for name, pixels in zip(dataset.classes.names, counts.pixels.tolist(), strict=True)
+    ]
+    ignored = _share(counts.void, labelled + counts.void)
+    return [*lines, f"    {'void':<{width}}  {counts.void:>15,} pixels  {ignored} of all pixels"]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:6.2f} %" if whole else f"{'-':>6} %"
+
+
+def shown_miou(metrics: Mapping[str, Any]) -> str:
+    """A mean IoU for people, with the number of classes where it is not over all of them.
+
+    Args:
+        metrics: Of a split, as in `metrics.json`.
+    """
+    if metrics["miou"] is None:
+        return "no labelled pixel"
+    classes, absent = len(metrics["iou"]), metrics["absent"]
+    over = f" over {classes - absent} of {classes} classes" if absent else ""
+    return f"{100 * metrics['miou']:.2f} %{over}"
+
+
+def owed_regions(dataset: LabelledDataset, empty: Mapping[int, Sequence[Box]]) -> list[Selected]:
+    """Regions whose labels have not come, as a selection has them.
+
+    Args:
+        dataset: The data set.
+        empty: Boxes by image index.
+    """
+    pairs = [(dataset.pool.paths[i], box) for i in sorted(empty) for box in empty[i]]
+    return [
+        Selected(rank, image, (x0, y0, x1, y1), (x1 - x0) * (y1 - y0), 0.0)
+        for rank, (image, (x0, y0, x1, y1)) in enumerate(pairs, start=1)
+    ]
+
+
+def refuse_owed(owed: Sequence[Selected], bought: int, root: Path, missing: str) -> None:
+    """Raises a SegalError for labelled regions whose labels have not come.
+
+    Args:
+        owed: Those regions.
+        bought: Regions that are said to be labelled.
+        root: The data set.
+        missing: `refuse`, or `skip` where it is enough that some have come.
+    """
+    if not owed or (missing == "skip" and len(owed) < bought):
+        return
+    none = len(owed) >= bought
+    raise SegalError(
+        f"{root}: no label has come for {len(owed)} of {bought} regions (no label file, or void "
+        f"all over):{_named(owed)}",
+        expected="a class for some pixels of every region that is said to be labelled",
+        got="none for any of them" if none else f"none for {len(owed)}",
+        remedy="put the labels into the data set, or check that it is the one that was labelled"
+        if none
+        else "have them labelled, or train on what has come with --missing-labels skip, which "
+        f"writes the others into {OWED_FILE}",
+    )
+
+
+def _named(owed: Sequence[Selected]) -> str:
+    lines = [
+        f"\n  {s.image}: x {s.box[0]}, y {s.box[1]}, "
+        f"width {s.box[2] - s.box[0]}, height {s.box[3] - s.box[1]}"
+        for s in owed[:_SHOWN]
+    ]
+    more = [f"\n  and {len(owed) - _SHOWN} more"] if len(owed) > _SHOWN else []
+    return "".join([*lines, *more])
