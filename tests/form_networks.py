@@ -103,3 +103,28 @@ class Odd(Network):
 
 def square_only(num_classes):
     return Odd(num_classes)
+
+
+class Encoder(nn.Module):
+    """Returns what has its values as attributes too, as encoders of transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 7, 3, stride=4, padding=1)
+
+    def forward(self, images):
+        return ModelOutput(last_hidden_state=self.body(images).relu())
+
+
+class OfTransformers(nn.Module):
+    """An encoder of that kind, dropout, a head."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.backbone = Encoder()
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Conv2d(7, outputs, 1)
+
+    def forward(self, pixel_values):
+        cells = self.backbone(pixel_values).last_hidden_state
+        return ModelOutput(loss=None, logits=self.head(self.dropout(cells)))

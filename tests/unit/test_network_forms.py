@@ -13,14 +13,15 @@ from segal.errors import SegalError
 from segal.jobs.strategies import check_network
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
-from segal.models.dropout import check_dropout, insert_dropout
+from segal.models.dropout import check_dropout, dropout_passes, insert_dropout
 from segal.models.segmentation import FEATURES, NoHeadError, SegmentationModel
 from segal.regions import RegionSize
 from segal.signals import Directional, GradientNorm, RegionGradient, Value
 from segal.signals.directions import ReferenceGradient
+from segal.signals.dropout import drawn
 from segal.strategies import STRATEGIES
 from tests.float64_network import make_bench, make_pool, make_sets
-from tests.form_networks import FORMS, Headless, Network, Odd
+from tests.form_networks import FORMS, Headless, Network, Odd, OfTransformers
 
 CLASSES = ("road", "car", "sky", "tree", "person")
 
@@ -194,6 +195,21 @@ def test_dropout_is_found_without_a_head():
     network.unused = nn.Dropout(0.5)
     with pytest.raises(SegalError, match="none that is run, of unused"):
         check_dropout(wrapped(network))
+
+
+def test_passes_with_dropout_keep_outputs_of_any_kind():
+    torch.manual_seed(0)
+    model = wrapped(OfTransformers(5))
+    runs = []
+    model.network.backbone.body.register_forward_hook(lambda *_: runs.append(1))
+    image = noise()[:1]
+    with dropout_passes(model) as forward:
+        several = [forward(image, drawn(0, "a", number)) for number in range(3)]
+    assert len(runs) == 1, "the encoder's output is kept"
+    for number, logits in enumerate(several):
+        with dropout_passes(model) as forward:
+            assert torch.equal(logits, forward(image, drawn(0, "a", number)))
+    assert not torch.equal(several[0], several[1])
 
 
 def test_losses_are_predicted_from_the_encoder_alone():
