@@ -246,3 +246,31 @@ def test_a_selection_pairs_with_the_lists_of_voc(segal, tmp_path):
     code, stdout, _ = segal("validate", root)
     assert code == 0
     assert "train: 4 images" in stdout
+
+
+def blank(root, regions):
+    """Makes regions of the training split void."""
+    for region in regions:
+        path, (x0, y0, x1, y1) = root / "labels/train" / region.image, region.box
+        label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        label[y0:y1, x0:x1] = 255
+        write(path, label)
+
+
+def test_labelled_regions_without_a_label_are_told_by_select(
+    segal, plain, selection, commands, tmp_path
+):
+    bought = read_selection(selection)
+    blank(plain, bought[:1])
+    call = list(commands["select"])
+    call[call.index("grad_similarity")] = "isal"
+    call += ["--labelled", selection, f"training.root={plain}", "training.split=train"]
+    code, _, stderr = segal(*call)
+    assert code == 0, stderr
+    x0, y0, _, _ = bought[0].box
+    assert f"without any label: {bought[0].image} at x {x0}, y {y0}" in stderr
+    blank(plain, bought)
+    call[call.index(tmp_path / "select")] = tmp_path / "again"
+    code, _, stderr = segal(*call)
+    assert code == 2
+    assert "none for any of them" in stderr

@@ -103,13 +103,13 @@ def _values(three: Label, four: Label) -> Iterator[Case]:
     yield (
         "the same, `0 soil`, `255 weed`",
         _plain(both, classes="0 soil\n255 weed"),
-        both // 255,
+        two,
         {},
     )
     yield (
         "the same, `soil 0`, `weed 255`",
         _plain(both, classes="soil 0\nweed 255"),
-        both // 255,
+        two,
         {},
     )
     explicit: dict[str, object] = {"ignore_index": 255}
