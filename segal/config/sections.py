@@ -65,6 +65,7 @@ class ModelConfig(Section):
     input_scale: Scale | None = None
     insert_dropout: Probability | None = None
     options: dict[str, Any] | None = None
+    state: str | None = None
 
 
 class MachineConfig(Section):
@@ -202,6 +203,7 @@ class NetworkConfig(Section):
     input_scale: Scale | None = None
     insert_dropout: Probability | None = None
     options: dict[str, Any] | None = None
+    state: str | None = None
 
 
 class TrainConfig(Section):

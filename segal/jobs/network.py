@@ -91,6 +91,7 @@ def initial_model(
             input_scale=network.input_scale,
             insert_dropout=network.insert_dropout,
             options=network.options,
+            state=network.state,
         )
         model = load_checkpoint(config.checkpoint, options)
         if plain:
@@ -109,7 +110,7 @@ def initial_model(
     # Weights that no file gives are drawn by torch's own initialisers.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build_model(spec, network.encoder_weights)
+        return build_model(spec, network.encoder_weights, network.state)
 
 
 def _is_plain(checkpoint: Path) -> bool:
@@ -140,7 +141,7 @@ def identity(config: TrainConfig | RunConfig, exclude: set[str]) -> dict[str, ob
     data, network = config.data.model_dump(mode="json"), config.model.model_dump(mode="json")
     weights = config.model.encoder_weights
     named["data"] = {key: value for key, value in data.items() if key != "root"}
-    for key in ("insert_dropout", "options"):
+    for key in ("insert_dropout", "options", "state"):
         if not network[key]:
             del network[key]  # it changes nothing
     named["model"] = network | {"encoder_weights": weights and file_digest(weights)}

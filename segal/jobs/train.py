@@ -11,7 +11,7 @@ import yaml
 
 from segal import __version__
 from segal.config import TrainConfig
-from segal.console import bar
+from segal.console import bar, say
 from segal.data.datasets import LabelledDataset
 from segal.files import remove, write_bytes, write_json
 from segal.jobs.inputs import file_digest, image_digests, read_images, read_labelled
@@ -80,6 +80,8 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             if held_out is not None:
                 held_out.check(progress=advance)
     model = initial_model(config, dataset.classes.names).to(device)
+    for note in model.notes:
+        say(note, style="yellow")
     config = resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config)) as ledger:
         inputs = fingerprint(

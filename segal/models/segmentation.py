@@ -35,6 +35,7 @@ class SegmentationModel(nn.Module):
         head: The last layer.
         align_corners: How the head's logits are upsampled.
         loss_prediction: The module that predicts losses; None for a network that has none.
+        notes: What the user should be told about where its weights come from.
 
     Raises:
         SegalError: If no last layer is found.
@@ -52,6 +53,7 @@ class SegmentationModel(nn.Module):
             network, spec.stride, spec.num_classes, spec.architecture
         )
         self.loss_prediction = None
+        self.notes: list[str] = []
         self._tails: dict[str, Tail] = {}
 
     @property
