@@ -33,7 +33,9 @@ class Match:
 
     Attributes:
         prefix: What the names begin with before the network's own; empty or with a dot at the end.
-        weights: The network's tensors by its own names, as far as the file has them.
+        weights: The network's tensors by its own names, as far as the file has them; counters that
+            it lacks are the network's own.
+        matched: How many of them the file has.
         missing: Names of the network that the file lacks under the prefix.
         extra: Names under the prefix that the network lacks.
         shapes: Names whose tensor has another shape.
@@ -43,6 +45,7 @@ class Match:
 
     prefix: str
     weights: dict[str, Tensor]
+    matched: int
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
@@ -53,11 +56,6 @@ class Match:
     def name(self) -> str:
         """The prefix, as a user gives it to choose it."""
         return self.prefix.removesuffix(".") or "."
-
-    @property
-    def matched(self) -> int:
-        """How many of the network's tensors are found."""
-        return len(self.weights) - len(self.shapes)
 
     @property
     def fits(self) -> bool:
@@ -99,18 +97,28 @@ def matches(
     found = [
         _match(module, own, shared, stored, prefix, spare) for prefix in prefixes[:_MOST_PREFIXES]
     ]
+    for match in found:
+        _set_apart(match, shared, [other.prefix for other in found if other.fits])
     return sorted(found, key=lambda match: (not match.fits, -match.matched))
+
+
+def _set_apart(match: Match, shared: str, fitting: list[str]) -> None:
+    """A second network among the children of a first one, such as a teacher, is beside it."""
+    full = {key: match.prefix + key.removeprefix(shared) for key in match.extra}
+    inner = tuple(p for p in fitting if p.startswith(match.prefix) and p != match.prefix)
+    match.left_out.extend(name for name in full.values() if name.startswith(inner))
+    match.extra[:] = [key for key, name in full.items() if not name.startswith(inner)]
 
 
 def _prefixes(own: set[str], stored: StoredTensors) -> list[str]:
     """What is left of the file's names where one of the module's ends them; most frequent first."""
     depth = max((key.count(".") for key in own), default=0)
-    votes = Counter[str]()
+    votes, flat = Counter[str](), {_flat(key) for key in own}
     for name in stored.tensors:
         segments = name.rsplit(".", depth + 1)
         for i in range(len(segments)):
             end = ".".join(segments[i:])
-            if end in own:
+            if _flat(end) in flat:
                 votes[name.removesuffix(end)] += 1
     # The plain names last, which may be those of an older file, all of them other than today's.
     return [prefix for prefix, _ in votes.most_common()] + [""] * ("" not in votes)
@@ -126,7 +134,8 @@ def _match(
 ) -> Match:
     under = {name.removeprefix(prefix): name for name in stored.tensors if name.startswith(prefix)}
     # Other dictionaries of the file, such as an optimizer's, are beside the network.
-    homes = {stored.homes[under[k]] for key in own if (k := key.removeprefix(shared)) in under}
+    flat = {_flat(key.removeprefix(shared)) for key in own}
+    homes = {stored.homes[name] for key, name in under.items() if _flat(key) in flat}
     state = {
         shared + key: stored.tensors[name]
         for key, name in under.items()
@@ -138,7 +147,8 @@ def _match(
             new_names = rename(module, own, state)
             renamed += [(old, new) for old, new in new_names.items() if old != new]
             state = {new_names[key]: state[key] for key in new_names}
-    match = Match(prefix, {key: state[key] for key in own if key in state}, renamed=renamed)
+    weights = {key: state[key] for key in own if key in state}
+    match = Match(prefix, weights, len(weights), renamed=renamed)
     used = {id(value) for value in state.values()}
     match.left_out.extend(name for name, t in stored.tensors.items() if id(t) not in used)
     children = {key.partition(".")[0] for key in own}
@@ -187,13 +197,16 @@ def _renamed_by_flattening(
     _: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> dict[str, str]:
     """New names where timm has put a model's stages on one level: `stages_0` of `stages.0`."""
-    flat = {key.replace(".", "_"): key for key in own if key not in state}
-    unique = Counter(key.replace(".", "_") for key in state)
-    names = {}
-    for key in state:
-        level = key.replace(".", "_")
-        names[key] = flat.get(level, key) if key not in own and unique[level] == 1 else key
-    return names
+    lacking = {_flat(key): key for key in own if key not in state}
+    count = Counter(_flat(key) for key in state)
+    return {
+        key: lacking.get(_flat(key), key) if key not in own and count[_flat(key)] == 1 else key
+        for key in state
+    }
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
 
 
 def _shared(names: Sequence[str]) -> str:

@@ -102,7 +102,8 @@ def _load(path: Path) -> object:
         raise
     except Exception as error:  # a pickle's damage shows in many ways
         raise _unreadable(path, _reason(path, error)) from error
-    for _ in range(len(stand_ins) + 1):
+    names = list(stand_ins)
+    for _ in range(len(names) + 1):
         try:
             with torch.serialization.safe_globals([(c, name) for name, c in stand_ins.items()]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -111,7 +112,8 @@ def _load(path: Path) -> object:
             found = re.search(r"Can only SETITEMS? .* but got <class '([^']+)'>", str(error))
             kind = stand_ins.get(found[1]) if found else None
             if kind is None or kind.mapping:
-                raise _unreadable(path, _reason(path, error)) from error
+                others = f"; it also holds objects of {', '.join(names[:3])}" if names else ""
+                raise _unreadable(path, _reason(path, error) + others) from error
             kind.mapping = True
     raise AssertionError("each turn but the last makes a mapping of one more class")
 

@@ -137,7 +137,7 @@ def _misfit(
     own = module.state_dict()
     where = f"under {match.name!r}: " if match.prefix else ""
     unread = f"; objects were passed over: {shown_unread(stored)}" if stored.unread else ""
-    if not match.matched and not match.shapes:
+    if not match.matched:
         return SegalError(
             f"{source}: weights of another network",
             expected=f"tensors such as {_some(own)}",
