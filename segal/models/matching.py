@@ -185,7 +185,7 @@ def _renamed_by_library(
     same = {key: key for key in state}
     if type(module).load_state_dict is nn.Module.load_state_dict:
         return same
-    empty = {key: torch.empty_like(value, device="meta") for key, value in state.items()}
+    empty = {key: torch.empty(value.shape, device="meta") for key, value in state.items()}
     kept = list(empty.items())  # which keeps their identities theirs
     with suppress(Exception):  # that nothing can be loaded is what it raises
         module.load_state_dict(empty)

@@ -33,8 +33,8 @@ class StoredTensors:
     Attributes:
         tensors: By name: the keys of the dictionaries on the way to a tensor, joined by dots.
         homes: For each of them the name of the dictionary that it lies in; empty for the outermost.
-        unread: Class names of pickled objects that are neither tensors nor plain values, by name;
-            they were passed over.
+        unread: What was passed over, by name: the classes of pickled objects that are neither
+            plain tensors nor plain values.
     """
 
     tensors: dict[str, Tensor]
@@ -203,15 +203,22 @@ def _walk(path: Path, loaded: dict[object, object], stored: StoredTensors) -> No
                 raise _unreadable(path, f"more than {_MAX_ENTRIES} entries")
             name = f"{home}.{key}" if home else str(key)
             if isinstance(value, Tensor):
-                if name not in stored.tensors:
+                if not _is_plain(value):
+                    stored.unread[name] = "a tensor that is quantised, sparse, nested or empty"
+                elif name not in stored.tensors:
                     stored.tensors[name], stored.homes[name] = value, home
             elif isinstance(value, _Unread):
                 stored.unread[name] = value.name
-            elif isinstance(value, dict | list | tuple) and depth < _MAX_DEPTH:
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    inner = value if isinstance(value, dict) else dict(enumerate(value))
+            elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+                seen.add(id(value))
+                inner = value if isinstance(value, dict) else dict(enumerate(value))
+                if depth < _MAX_DEPTH:
                     waiting.append((name, inner, depth + 1))
+
+
+def _is_plain(value: Tensor) -> bool:
+    dense = value.layout is torch.strided and not value.is_nested
+    return dense and not value.is_quantized and value.device.type == "cpu"
 
 
 def shown_unread(stored: StoredTensors) -> str:

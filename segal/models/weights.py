@@ -110,16 +110,15 @@ def _load(
 
 
 def _check_values(source: Path, key: str, value: Tensor, own: Tensor) -> None:
-    plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
-    counter = key.endswith("num_batches_tracked")  # averages of weights leave fractions
-    if not plain or value.is_complex() or value.is_floating_point() != own.is_floating_point():
-        if not (plain and counter):
-            raise SegalError(
-                f"{source}: {key} is of another type",
-                expected=str(own.dtype).removeprefix("torch."),
-                got=f"{value.dtype}, {value.layout}".replace("torch.", ""),
-                remedy="save the weights as they were trained, not quantised or sparse",
-            )
+    # A mean of several networks' counters has fractions.
+    counts = key.endswith("num_batches_tracked") and value.is_floating_point()
+    if value.is_floating_point() != own.is_floating_point() and not counts:
+        raise SegalError(
+            f"{source}: {key} is of another type",
+            expected=str(own.dtype).removeprefix("torch."),
+            got=str(value.dtype).removeprefix("torch."),
+            remedy="save the weights as they were trained, not quantised",
+        )
     finite = torch.isfinite(value.to(own.dtype))
     if not finite.all():
         raise SegalError(
@@ -159,7 +158,8 @@ def _misfit(
         for label, names in differences
         if names
     )
-    differing = [*match.missing, *match.extra, *match.shapes]
+    # Other encoders also change the shapes of what comes after them.
+    differing = [*match.missing, *match.extra] or match.shapes
     return SegalError(
         f"{source}: weights of another network",
         expected=f"{len(own)} tensors of this architecture, encoder and number of classes",
@@ -172,9 +172,9 @@ def _options(differing: Iterable[str]) -> str:
     """The options that decide over what differs."""
     parts = {key.partition(".")[0] for key in differing}
     if parts == {"encoder"}:
-        return "--encoder (all that differs is in the encoder)"
+        return "--encoder"
     if "encoder" not in parts:
-        return f"--arch and model.options (what differs is in {', '.join(sorted(parts)[:_SHOWN])})"
+        return "--arch and model.options"
     return "--arch, --encoder and --num-classes"
 
 
@@ -220,8 +220,10 @@ def _groups(names: Iterable[str], prefix: str) -> list[str]:
 
 
 def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")
+    # A stable order, but for the counters, which tell least.
+    listed = sorted(names, key=lambda name: name.endswith("num_batches_tracked"))
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
 
 
 def _shapes(match: Match, own: Mapping[str, Tensor]) -> str:
