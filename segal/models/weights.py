@@ -11,7 +11,11 @@ from segal.models.matching import WRAPPERS, Match, matches
 from segal.models.spec import ModelSpec
 from segal.models.weight_files import StoredTensors, shown_unread
 
-_CLASSIFIERS = ("fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "_fc.")
+_CLASSIFIERS = (
+    *("fc.", "classifier.", "head.", "last_linear.", "linear.", "conv_head.", "bn2.", "_fc."),
+    *("norm.", "fc_norm.", "downsamp_modules.", "final_layer."),  # of transformers and HRNet
+)
+"""Layers of a classification network that come after the last map of its encoder."""
 _SHOWN = 3
 
 

@@ -25,7 +25,8 @@ from torch.optim.swa_utils import AveragedModel
 from segal.errors import SegalError
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
-from segal.models.weight_files import read_tensors
+from segal.models.weight_files import StoredTensors, read_tensors
+from segal.models.weights import load_encoder
 
 OWN = "tests.tiny_network:build"
 CLASSES = ("a", "b", "c")
@@ -493,6 +494,25 @@ def test_encoder_weights_as_timm_publishes_them(tmp_path, name):
     assert "left out" in model.notes[0]
 
 
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "hrnet_w18_small"])
+def test_published_weights_that_end_beyond_the_encoder(name):
+    with torch.device("meta"):
+        published = timm.create_model(name).state_dict()
+        encoder = smp.encoders.get_encoder(f"tu-{name}")
+    network = nn.Module()
+    network.encoder = encoder.to_empty(device="cpu")
+    for value in network.state_dict().values():
+        value.fill_(7)
+    published = {
+        key: torch.zeros(value.shape, dtype=value.dtype) for key, value in published.items()
+    }
+    stored = StoredTensors(published, dict.fromkeys(published, ""), {})
+    spec = make_spec("Unet", f"tu-{name}", CLASSES)
+    (note,) = load_encoder(network, spec, stored, Path("published.pth"))
+    assert "left out: " in note
+    assert not any(value.any() for value in network.state_dict().values())
+
+
 def test_encoder_weights_out_of_a_whole_network(tmp_path):
     path = tmp_path / "whole.ckpt"
     whole = smp.Unet("resnet18", encoder_weights=None, classes=7)
@@ -529,8 +549,8 @@ def test_tensors_of_a_file(tmp_path):
 
 def test_the_same_picks_from_every_door(network, tmp_path, image_folder, segal):
     arguments = [
-        *("--images", image_folder, "--arch", OWN, "--num-classes", 3, "--region", 32),
-        *("--budget", "5", "--strategy", "uwe", "--overlays", 0),
+        *("--images", image_folder, "--region", 32, "--budget", "5", "--strategy", "uwe"),
+        *(f"model.architecture={OWN}", "model.num_classes=3", "overlays=0"),
     ]
     plain, nested = tmp_path / "plain.pth", tmp_path / "last.ckpt"
     torch.save(network.state_dict(), plain)
@@ -550,6 +570,6 @@ def test_the_same_picks_from_every_door(network, tmp_path, image_folder, segal):
     note = json.loads((tmp_path / "b" / "summary.json").read_text())["notes"][0]
     assert note in stderr
     assert note.startswith("last.ckpt: the weights under 'state_dict.model'; without _orig_mod")
-    code, _, stderr = segal("plan", *arguments[:-4], "--checkpoint", nested, state)
+    code, _, stderr = segal("plan", *arguments, state)
     assert code == 0, stderr
     assert note in stderr
