@@ -67,6 +67,7 @@ class ModelConfig(Section):
     input_scale: Scale | None = None
     insert_dropout: Probability | None = None
     options: dict[str, Any] | None = None
+    state: str | None = None
 
 
 class MachineConfig(Section):
@@ -219,6 +220,7 @@ class NetworkConfig(Section):
     insert_dropout: Probability | None = None
     options: dict[str, Any] | None = None
     new_classes: bool = False
+    state: str | None = None
 
 
 class TrainConfig(Section):

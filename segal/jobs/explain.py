@@ -169,6 +169,8 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     )
     sets = _sets(config, pool, reference)
     bench = Bench(model, Segmentation(), settings, sets, config.seed)
+    for note in model.notes:
+        bench.note(note)
     if config.score == "influence" and not config.labelled:
         bench.note(
             "The Hessian is taken on the reference set; give --labelled FILE to take it on what "

@@ -95,6 +95,7 @@ def initial_model(
             input_scale=network.input_scale,
             insert_dropout=network.insert_dropout,
             options=network.options,
+            state=network.state,
         )
         model = load_checkpoint(config.checkpoint, options)
         if network.new_classes and len(class_names) == model.spec.num_classes:
@@ -116,7 +117,7 @@ def initial_model(
     # Weights that no file gives are drawn by torch's own initialisers.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build_model(spec, network.encoder_weights)
+        return build_model(spec, network.encoder_weights, network.state)
 
 
 def _is_plain(checkpoint: Path) -> bool:
@@ -148,7 +149,7 @@ def identity(config: TrainConfig | RunConfig, exclude: set[str]) -> dict[str, ob
     weights = config.model.encoder_weights
     own = {key: value for key, value in data.items() if key != "root"}
     for section, keys in (
-        (network, ("insert_dropout", "options", "new_classes")),
+        (network, ("insert_dropout", "options", "new_classes", "state")),
         (own, ("reduce_zero_label", "label_suffix")),
     ):
         for key in keys:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from segal.acquisition import Offer
 from segal.candidates import CandidateTable
 from segal.config import SelectConfig
-from segal.console import bar
+from segal.console import bar, say
 from segal.data.pool import ImagePool, open_pool
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.inputs import image_sizes, read_labelled, scan_settings
@@ -82,6 +82,8 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     model = load_network(config, strategy)
     labels = SelectionLabels.open(config, strategy)
     if model is not None:
+        for note in model.notes:
+            say(note, style="yellow")
         labels.check_classes(model.spec)
         model.to(device)
     with bar("Checking images") as advance:

@@ -56,12 +56,13 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     check_budgets(config, data)
     model = initial_model(config, data.pool_set.classes.names)
     check_network(strategy, model.eval())
-    config = resolved(config, model.spec)
+    config, notes = resolved(config, model.spec), model.notes
     measured = measured_with(model) if config.measure_picks else ()
     del model
     with Ledger.open(config.out, COMMAND, identity(config, _NOT_OF_THE_RESULT)) as ledger:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_bytes(config.out / CONFIG_FILE, text.encode())
         rounds = Rounds(config, strategy, ledger, device, data, start, measured)
+        rounds.notes += notes
         rounds.run()
     return RunOutcome(read_history(config.out), rounds.notes)

@@ -231,7 +231,7 @@ class _Selection:
         self.model = None if model is None else model.to(device)
         self.device = device
         self.clock = _Clock()
-        self.notes: list[str] = []
+        self.notes = [] if model is None else list(model.notes)
         self.reference_cost: Mapping[str, int] | None = None
 
     def run(self) -> SelectionResult:

@@ -96,6 +96,8 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
                 refuse_unlabelled(held_out, split, counts, "what the best weights are chosen by")
     model = initial_model(config, dataset.classes.names).to(device)
     model.check()
+    for note in model.notes:
+        say(note, style="yellow")
     config = resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config)) as ledger:
         inputs = fingerprint(

@@ -14,7 +14,8 @@ from segal.models.dropout import insert_dropout
 from segal.models.normalisation import normalisation
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import Channels, ModelSpec
-from segal.models.weights import load_encoder, read_state_dict
+from segal.models.weight_files import read_tensors
+from segal.models.weights import load_encoder
 from segal.registry import import_object, nearest
 
 MIN_SCALE, MAX_SCALE = 0.05, 4.0  # at which a network may see its images
@@ -44,7 +45,7 @@ def make_spec(
             got=str(len(class_names)),
             remedy="give --num-classes, or a checkpoint that segal wrote",
         )
-    own = ":" in architecture
+    own, encoder = ":" in architecture, current_encoder(encoder)
     if not own:
         _check_names(architecture, encoder)
     table_mean, table_std = normalisation(encoder)
@@ -76,21 +77,28 @@ def make_spec(
     )
 
 
-def build_model(spec: ModelSpec, encoder_weights: Path | None = None) -> SegmentationModel:
+def build_model(
+    spec: ModelSpec, encoder_weights: Path | None = None, state: str | None = None
+) -> SegmentationModel:
     """A network with random weights, or with its encoder's weights from a local file.
 
     Args:
         spec: What to build.
         encoder_weights: A safetensors file or a `.pth` state_dict of the encoder alone, in the
             names of torchvision or timm; a classifier in it is left out.
+        state: Which of several sets of weights in that file, as in `load_weights`.
 
     Raises:
         SegalError: If the network cannot be built, or the weights do not fit the encoder.
     """
     network = _make_network(spec)
+    notes = list[str]()
     if encoder_weights is not None:
-        load_encoder(network, spec, read_state_dict(encoder_weights), encoder_weights)
-    return insert_dropout(SegmentationModel(network, spec))
+        stored = read_tensors(encoder_weights)
+        notes = load_encoder(network, spec, stored, encoder_weights, state)
+    model = insert_dropout(SegmentationModel(network, spec))
+    model.notes = notes
+    return model
 
 
 def _make_network(spec: ModelSpec) -> nn.Module:
@@ -121,6 +129,17 @@ def _make_network(spec: ModelSpec) -> nn.Module:
             remedy="check --arch and --encoder",
         ) from error
     return network
+
+
+def current_encoder(name: str) -> str:
+    """The name of an encoder that smp has handed to timm, such as tu-resnest14d of timm-resnest14d.
+
+    See `smp.encoders.get_encoder`, which builds those for the old names.
+    """
+    if not smp.encoders.is_equivalent_to_timm_universal(name):
+        return name
+    new = name.replace("timm-", "tu-")
+    return new.replace("tu-mobilenetv3", "tu-tf_mobilenetv3")
 
 
 def _check_names(architecture: str, encoder: str) -> None:

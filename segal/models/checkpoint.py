@@ -13,10 +13,11 @@ from torch import Tensor
 
 from segal.errors import SegalError
 from segal.files import replacing
-from segal.models.build import build_model, make_spec
+from segal.models.build import build_model, current_encoder, make_spec
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import Channels, ModelSpec
-from segal.models.weights import load_weights, read_state_dict
+from segal.models.weight_files import StoredTensors, read_tensors
+from segal.models.weights import load_weights
 
 _METADATA_KEY = "segal"
 _LOSS_PREDICTION = "loss_prediction/"  # no submodule's name has a slash
@@ -35,6 +36,7 @@ class CheckpointOptions:
         input_scale: As in `ModelSpec`.
         insert_dropout: As in `ModelSpec`.
         options: As in `ModelSpec`.
+        state: Which of several sets of weights in a file, as in `load_weights`.
     """
 
     architecture: str | None = None
@@ -45,6 +47,7 @@ class CheckpointOptions:
     input_scale: float | None = None
     insert_dropout: float | None = None
     options: Mapping[str, Any] | None = None
+    state: str | None = None
 
 
 def weights_of(model: SegmentationModel) -> dict[str, Tensor]:
@@ -83,7 +86,8 @@ def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Seg
     """Builds the network of a checkpoint and loads its weights; it is left in `eval()` mode.
 
     Args:
-        path: segal's own checkpoint, or a plain state_dict (`.safetensors`, `.pth`).
+        path: segal's own checkpoint, or any file that holds the network's state_dict
+            (`.safetensors`, `.pth`); see docs/checkpoints.md.
         options: What the file does not say; where both say something, they must agree, but for
             the normalisation, the input's scale and the inserted dropout, where the options win.
 
@@ -91,17 +95,18 @@ def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Seg
         SegalError: If the file is missing, damaged, of another network, or holds NaN.
     """
     options = options or CheckpointOptions()
-    state = read_state_dict(path)
+    stored = read_tensors(path)
     spec = _resolve(path, read_spec(path), options)
     model = build_model(spec)
     auxiliary = {
-        key.removeprefix(_LOSS_PREDICTION): state.pop(key)
-        for key in list(state)
+        key.removeprefix(_LOSS_PREDICTION): stored.tensors.pop(key)
+        for key in list(stored.tensors)
         if key.startswith(_LOSS_PREDICTION)
     }
-    load_weights(model.network, state, path)
+    model.notes += load_weights(model.network, stored, path, options.state, spec.num_classes)
     if auxiliary:
-        load_weights(model.add_loss_prediction(seed=0), auxiliary, path)
+        own = StoredTensors(auxiliary, dict.fromkeys(auxiliary, ""), {})
+        load_weights(model.add_loss_prediction(seed=0), own, path)
     return model.eval()
 
 
@@ -167,7 +172,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
         )
     said = {
         "architecture": (stored.architecture, options.architecture),
-        "encoder": (stored.encoder, options.encoder),
+        "encoder": (stored.encoder, options.encoder and current_encoder(options.encoder)),
         "number of classes": (stored.num_classes, options.num_classes),
     }
     for what, (in_file, given) in said.items():

@@ -59,6 +59,7 @@ class SegmentationModel(nn.Module):
 
     Attributes:
         loss_prediction: The module that predicts losses; None for a network that has none.
+        notes: What the user should be told about where its weights come from.
     """
 
     loss_prediction: LossPrediction | None
@@ -71,6 +72,7 @@ class SegmentationModel(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
         self.loss_prediction = None
         self._found: Head | NoHeadError | None = None
+        self.notes: list[str] = []
         self._tails: dict[str, Tail] = {}
         self._lean: tuple[LeanPass | None] | None = None
 

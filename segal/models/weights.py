@@ -1,101 +1,63 @@
-"""Weights from files, and into networks; nothing is ever unpickled but tensors."""
+"""Weights from a file into a network: all of them, and no others."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segal.errors import SegalError
+from segal.models.matching import WRAPPERS, Match, matches
 from segal.models.spec import ModelSpec
+from segal.models.weight_files import StoredTensors, shown_unread
 
-_CLASSIFIERS = ("fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "_fc.")
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Reads a state_dict from `.safetensors`, or from `.pth` without unpickling any code.
-
-    Raises:
-        SegalError: If the file is missing, damaged, or holds something else.
-    """
-    if not path.is_file():
-        raise SegalError(
-            f"{path}: no such file",
-            expected="a checkpoint",
-            got="nothing at that path",
-            remedy="check the path",
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both readers raise many types for a damaged file
-        raise SegalError(
-            f"{path}: cannot be read as weights",
-            expected="a .safetensors file, or a .pth file that holds tensors only",
-            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}",
-            remedy="save the network's state_dict() with safetensors or torch.save",
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise SegalError(
-            f"{path}: not a state_dict",
-            expected="a dictionary of tensors",
-            got=type(loaded).__name__,
-            remedy="save the network's state_dict(), not the network",
-        )
-    return {key.removeprefix("module."): value for key, value in loaded.items()}
+_CLASSIFIERS = (
+    *("fc.", "classifier.", "head.", "last_linear.", "linear.", "conv_head.", "bn2.", "_fc."),
+    *("norm.", "fc_norm.", "downsamp_modules.", "final_layer."),  # of transformers and HRNet
+)
+"""Layers of a classification network that come after the last map of its encoder."""
+_SHOWN = 3
 
 
-def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """Loads a state_dict that must fit exactly.
+def load_weights(
+    module: nn.Module,
+    stored: StoredTensors,
+    source: Path,
+    state: str | None = None,
+    classes: int | None = None,
+) -> list[str]:
+    """Loads the one set of tensors in a file that fits a network exactly.
+
+    It may lie under a prefix or in dictionaries; losses, metrics and auxiliary heads beside it are
+    left out, and names of an older version of the network's library are renamed as that does it.
+
+    Args:
+        module: The network.
+        stored: What the file holds.
+        source: The file.
+        state: Which of several; the name of their dictionary or the beginning of their prefix.
+        classes: How many the network has; it finds those of a file with another number.
+
+    Returns:
+        What the user should be told.
 
     Raises:
-        SegalError: For missing or extra keys, other shapes, or weights that are not finite.
+        SegalError: If no set of tensors fits or several do, or for values that are not finite.
     """
-    own = module.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    extra = sorted(state.keys() - own.keys())
-    shapes = [
-        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    if missing or extra or shapes:
-        raise SegalError(
-            f"{source}: weights of another network",
-            expected=f"{len(own)} tensors of this architecture, encoder and number of classes",
-            got="; ".join(
-                _some(label, names)
-                for label, names in (("missing", missing), ("extra", extra), ("shape", shapes))
-                if names
-            ),
-            remedy="check --arch, --encoder and --num-classes against how the file was made",
-        )
-    for key, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise SegalError(
-                f"{source}: {key} holds values that are not finite",
-                expected="finite weights",
-                got=f"{int((~torch.isfinite(value)).sum())} NaN or infinite values",
-                remedy="use a checkpoint from before the training diverged",
-            )
-    # Copied in place: the encoders of smp override load_state_dict to pass over some keys.
-    with torch.no_grad():
-        for key, value in state.items():
-            own[key].copy_(value)
-
-
-def _some(label: str, names: list[str]) -> str:
-    return f"{len(names)} {label} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return _load(module, stored, source, matches(module, stored, state), state, classes)
 
 
 def load_encoder(
-    network: nn.Module, spec: ModelSpec, state: dict[str, Tensor], source: Path
-) -> None:
+    network: nn.Module,
+    spec: ModelSpec,
+    stored: StoredTensors,
+    source: Path,
+    state: str | None = None,
+) -> list[str]:
     """Loads the weights of an encoder alone, which must fit; a classifier in them is left out.
+
+    Returns:
+        What the user should be told.
 
     Raises:
         SegalError: As `load_weights` does, or if the network has no encoder.
@@ -108,12 +70,168 @@ def load_encoder(
             got=spec.architecture,
             remedy="leave --encoder-weights out, and load the weights in your own function",
         )
-    target = encoder.get_submodule("model") if spec.encoder.startswith("tu-") else encoder
-    own = target.state_dict()
-    kept = {
-        key: value for key, value in state.items() if key in own or not key.startswith(_CLASSIFIERS)
-    }
-    for key, value in own.items():
-        if key.endswith("num_batches_tracked"):
-            kept.setdefault(key, value)
-    load_weights(target, kept, source)
+    found = matches(encoder, stored, state, lambda name: name.startswith(_CLASSIFIERS))
+    return _load(encoder, stored, source, found, state)
+
+
+def _load(
+    module: nn.Module,
+    stored: StoredTensors,
+    source: Path,
+    found: list[Match],
+    state: str | None,
+    classes: int | None = None,
+) -> list[str]:
+    fitting = [match for match in found if match.fits]
+    if not found:
+        groups = _groups(stored.tensors, "")
+        raise SegalError(
+            f"model.state: {source} holds nothing of that name",
+            expected=f"one of {_some(groups)}",
+            got=repr(state),
+            remedy="leave model.state out, or give one of these",
+        )
+    if not fitting:
+        raise _misfit(module, stored, source, found[0], classes)
+    differing = [match for match in fitting[1:] if not match.equals(fitting[0])]
+    if differing:
+        names = [match.name for match in (fitting[0], *differing)]
+        raise SegalError(
+            f"{source}: holds several sets of weights that fit",
+            expected="one, or model.state to say which",
+            got=", ".join(names),
+            remedy="add " + " or ".join(f"model.state={name}" for name in names),
+        )
+    match = fitting[0]
+    own = module.state_dict()
+    for key, value in match.weights.items():
+        _check_values(source, key, value, own[key])
+    # Copied in place: the encoders of smp override load_state_dict to pass over some keys.
+    with torch.no_grad():
+        for key, value in match.weights.items():
+            own[key].copy_(value)
+    return _notes(stored, source, match)
+
+
+def _check_values(source: Path, key: str, value: Tensor, own: Tensor) -> None:
+    # A mean of several networks' counters has fractions.
+    counts = key.endswith("num_batches_tracked") and value.is_floating_point()
+    if value.is_floating_point() != own.is_floating_point() and not counts:
+        raise SegalError(
+            f"{source}: {key} is of another type",
+            expected=str(own.dtype).removeprefix("torch."),
+            got=str(value.dtype).removeprefix("torch."),
+            remedy="save the weights as they were trained, not quantised",
+        )
+    finite = torch.isfinite(value.to(own.dtype))
+    if not finite.all():
+        raise SegalError(
+            f"{source}: {key} holds values that are not finite",
+            expected=f"finite weights, as {own.dtype}".replace("torch.", ""),
+            got=f"{int((~finite).sum())} NaN or infinite values",
+            remedy="use a checkpoint from before the training diverged",
+        )
+
+
+def _misfit(
+    module: nn.Module, stored: StoredTensors, source: Path, match: Match, classes: int | None
+) -> SegalError:
+    """What differs, and what that tells of how the file was made."""
+    own = module.state_dict()
+    where = f"under {match.name!r}: " if match.prefix else ""
+    unread = f"; objects were passed over: {shown_unread(stored)}" if stored.unread else ""
+    if not match.matched:
+        return SegalError(
+            f"{source}: weights of another network",
+            expected=f"tensors such as {_some(own)}",
+            got=f"{len(stored.tensors)} tensors, none with a name of this network: "
+            f"{_some(stored.tensors)}{unread}",
+            remedy=f"check {_options(own)} against how the file was made",
+        )
+    in_file = _classes(match, own, classes)
+    if in_file is not None:
+        return SegalError(
+            f"{source}: weights of a network with another number of classes",
+            expected=f"{classes} classes",
+            got=f"the file has {in_file} classes: {_shapes(match, own)}",
+            remedy=f"give --num-classes {in_file}, or data with as many classes",
+        )
+    differences = (("missing", match.missing), ("extra", match.extra), ("shape", match.shapes))
+    got = "; ".join(
+        f"{len(names)} {label} ({_shapes(match, own) if label == 'shape' else _some(names)})"
+        for label, names in differences
+        if names
+    )
+    # Other encoders also change the shapes of what comes after them.
+    differing = [*match.missing, *match.extra] or match.shapes
+    return SegalError(
+        f"{source}: weights of another network",
+        expected=f"{len(own)} tensors of this architecture, encoder and number of classes",
+        got=f"{where}{got}{unread}",
+        remedy=f"check {_options(differing)} against how the file was made",
+    )
+
+
+def _options(differing: Iterable[str]) -> str:
+    """The options that decide over what differs."""
+    parts = {key.partition(".")[0] for key in differing}
+    if parts == {"encoder"}:
+        return "--encoder"
+    if "encoder" not in parts:
+        return "--arch and model.options"
+    return "--arch, --encoder and --num-classes"
+
+
+def _classes(match: Match, own: Mapping[str, Tensor], classes: int | None) -> int | None:
+    """The file's number of classes, if that is all that differs."""
+    if classes is None or match.missing or match.extra or not match.shapes:
+        return None
+    found = set[int]()
+    for key in match.shapes:
+        theirs, ours = match.weights[key].shape, own[key].shape
+        if not theirs or not ours or theirs[1:] != ours[1:] or ours[0] != classes:
+            return None
+        found.add(theirs[0])
+    return found.pop() if len(found) == 1 else None
+
+
+def _notes(stored: StoredTensors, source: Path, match: Match) -> list[str]:
+    """A line for what was not plainly the network's state_dict; none for a file of that alone."""
+    left_out = _groups(match.left_out, match.prefix)
+    wrappers = {segment for name in stored.tensors for segment in name.split(".")} & WRAPPERS
+    told = []
+    if match.prefix:
+        told.append(f"the weights under {match.name!r}")
+    if wrappers:
+        told.append(f"without {', '.join(sorted(wrappers))} in the names")
+    if match.renamed:
+        old, new = match.renamed[0]
+        told.append(f"{len(match.renamed)} names of an older version changed, as {old} to {new}")
+    if left_out:
+        told.append(f"left out: {_some(left_out)}")
+    return [f"{source.name}: {'; '.join(told)}."] if told else []
+
+
+def _groups(names: Iterable[str], prefix: str) -> list[str]:
+    """Names up to the segment in which they leave the prefix, each once."""
+    segments = prefix.split(".")
+    groups = dict[str, None]()
+    for name in names:
+        split = name.split(".")
+        shared = next((i for i, s in enumerate(split) if segments[i : i + 1] != [s]), 0)
+        groups[".".join(split[: shared + 1])] = None
+    return list(groups)
+
+
+def _some(names: Iterable[str]) -> str:
+    # A stable order, but for the counters, which tell least.
+    listed = sorted(names, key=lambda name: name.endswith("num_batches_tracked"))
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
+
+
+def _shapes(match: Match, own: Mapping[str, Tensor]) -> str:
+    return _some(
+        f"{key} {tuple(match.weights[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in match.shapes
+    )

@@ -1,0 +1,1 @@
+"""What was tried with segal, and how it went: docs/results/compatibility.md, by one command."""
