@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.data import cityscapes, folder
+from segal.data.image_file import RGB, Reading
 from segal.data.images import ImageInfo, read_bytes, read_label
 from segal.data.layout import IGNORE_INDEX, Classes, LayoutModule, Source
 from segal.data.pool import (
@@ -145,7 +146,7 @@ def open_dataset(
     workers: int = 1,
     known: Mapping[str, tuple[int, int, ImageInfo]] | None = None,
     progress: Progress | None = None,
-    value_range: tuple[float, float] | None = None,
+    reading: Reading = RGB,
     only: Collection[str] | None = None,
 ) -> LabelledDataset:
     """Opens one split of a data set. Labels are found, but not read.
@@ -160,7 +161,7 @@ def open_dataset(
         workers: Threads that inspect images.
         known: Earlier inspections.
         progress: Called with (images done, all images).
-        value_range: Lowest and highest value of 16-bit images.
+        reading: Which bands of which page, and what values become 0 and 1.
         only: Images to open, by their paths below the split's folder; the others need no label.
 
     Raises:
@@ -176,7 +177,7 @@ def open_dataset(
         known=known,
         workers=workers,
         progress=progress,
-        value_range=value_range,
+        reading=reading,
     )
     labels = _find_labels(root, pool, source.label_of)
     return LabelledDataset(pool, labels, source.classes)

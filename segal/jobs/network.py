@@ -14,7 +14,7 @@ from segal.data.datasets import LabelledDataset, open_dataset
 from segal.data.images import ImageInfo
 from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
-from segal.jobs.inputs import file_digest
+from segal.jobs.inputs import drop_unset, file_digest
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, read_spec
 from segal.models.segmentation import SegmentationModel
@@ -52,7 +52,7 @@ def open_split(
         split,
         layout=data.layout,
         ignore_index=data.ignore_index,
-        value_range=data.value_range,
+        reading=data.reading,
         workers=max(1, machine.workers),
         known=known,
         progress=progress,
@@ -139,7 +139,7 @@ def identity(config: TrainConfig | RunConfig, exclude: set[str]) -> dict[str, ob
     )
     data, network = config.data.model_dump(mode="json"), config.model.model_dump(mode="json")
     weights = config.model.encoder_weights
-    named["data"] = {key: value for key, value in data.items() if key != "root"}
+    named["data"] = drop_unset({key: value for key, value in data.items() if key != "root"})
     for key in ("insert_dropout", "options"):
         if not network[key]:
             del network[key]  # it changes nothing

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from segal.config import LabelsConfig, MachineConfig, RunConfig, SelectConfig
 from segal.console import bar
 from segal.data.datasets import IGNORE_INDEX, LabelledDataset, open_dataset
+from segal.data.image_file import Reading
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.image_sets import ImageSet, SetName
-from segal.jobs.inputs import image_digests, read_images, read_labelled
+from segal.jobs.inputs import (
+    check_channels,
+    image_digests,
+    read_images,
+    read_labelled,
+    tell,
+)
 from segal.models.spec import ModelSpec
 from segal.oracle import Oracle
 from segal.regions import Box
@@ -88,25 +95,34 @@ class SelectionLabels:
         needs = needs_of(strategy)
         reference = training = None
         if config.reference is not None and "val" in {need.of for need in needs}:
-            reference = open_labels(config.reference, config.machine)
+            reference = open_labels(config.reference.beside(config), config.machine)
         if config.training is not None and {need.of for need in needs} & {"initial", "labelled"}:
-            training = open_labels(config.training, config.machine, read_images(config.labelled))
+            only = read_images(config.labelled)
+            training = open_labels(config.training.beside(config), config.machine, only)
         return cls(reference, training)
 
-    def identity(self) -> dict[str, str]:
-        """What results depend on."""
-        opened = {"reference": self.reference, "training": self.training}
-        return {
-            name: fingerprint([image_digests(dataset.pool), dataset.digest()])
-            for name, dataset in opened.items()
-            if dataset is not None
-        }
+    def identity(self, reading: Reading) -> dict[str, str]:
+        """What results depend on.
 
-    def check_classes(self, spec: ModelSpec) -> None:
-        """Raises a SegalError if one of them has other classes than the network."""
+        Args:
+            reading: How the pool's images are read, which counts elsewhere.
+        """
+        opened = {"reference": self.reference, "training": self.training}
+        found = {}
+        for name, dataset in opened.items():
+            if dataset is not None:
+                parts: list[object] = [image_digests(dataset.pool), dataset.digest()]
+                if dataset.pool.reading != reading:
+                    parts.append(dataset.pool.reading.identity())
+                found[name] = fingerprint(parts)
+        return found
+
+    def check(self, spec: ModelSpec) -> None:
+        """Raises a SegalError if one of them has other classes or channels than the network."""
         for dataset in (self.reference, self.training):
             if dataset is not None:
                 check_classes(spec, dataset)
+                check_channels(spec, dataset.pool)
 
     def sets(
         self, config: SelectConfig, pool: ImagePool, labelled: Mapping[int, Sequence[Box]]
@@ -225,11 +241,12 @@ def open_labels(
             config.split,
             layout=config.layout,
             ignore_index=config.ignore_index,
-            value_range=config.value_range,
+            reading=config.reading,
             workers=max(1, machine.workers),
             progress=advance,
             only=only,
         )
+    tell(dataset.pool.notes(labelled=True))
     with bar(f"Checking labels of {config.split}") as advance:
         dataset.check(progress=advance)
     if not any((dataset.read_label(i) != IGNORE_INDEX).any() for i in range(len(dataset))):

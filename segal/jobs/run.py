@@ -9,7 +9,7 @@ import yaml
 from segal.config import RunConfig
 from segal.files import write_bytes
 from segal.history import COMMAND, CONFIG_FILE, History, read_history
-from segal.jobs.inputs import refuse_out_within
+from segal.jobs.inputs import check_channels, refuse_out_within
 from segal.jobs.network import draw_scenes, identity, initial_model, refuse_two_sources, resolved
 from segal.jobs.rounds import Rounds
 from segal.jobs.run_data import RunData, check_budgets
@@ -54,6 +54,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     data = RunData.open(config)
     check_budgets(config, data)
     model = initial_model(config, data.pool_set.classes.names)
+    check_channels(model.spec, *data.pools())
     check_network(strategy, model.eval())
     config = resolved(config, model.spec)
     del model
@@ -62,4 +63,5 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
         write_bytes(config.out / CONFIG_FILE, text.encode())
         rounds = Rounds(config, strategy, ledger, device, data, start)
         rounds.run()
-    return RunOutcome(read_history(config.out), rounds.notes)
+    notes = [note for pool in data.pools() for note in pool.notes(labelled=True)]
+    return RunOutcome(read_history(config.out), [*notes, *rounds.notes])

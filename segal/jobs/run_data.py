@@ -64,6 +64,10 @@ class RunData:
         ]
         return fingerprint([image_digests(self.pool_set.pool), held_out])
 
+    def pools(self) -> list[ImagePool]:
+        """The images of all splits."""
+        return [dataset.pool for dataset in (self.pool_set, *self.held_out.values())]
+
     def areas(self) -> NDArray[np.int64]:
         """Pixels of every image of the pool."""
         return np.array([h * w for h, w in image_sizes(self.pool_set.pool).values()], np.int64)

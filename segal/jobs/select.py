@@ -27,6 +27,8 @@ from segal.errors import SegalError
 from segal.files import write_bytes, write_json
 from segal.functional.coverage import remaining_pixels
 from segal.jobs.inputs import (
+    check_channels,
+    drop_unset,
     file_digest,
     image_digests,
     image_sizes,
@@ -122,7 +124,7 @@ def run_selection(config: SelectConfig, strategy: Strategy) -> SelectionResult:
     model = load_network(config, strategy)
     labels = SelectionLabels.open(config, strategy)
     if model is not None:
-        labels.check_classes(model.spec)
+        labels.check(model.spec)
     with Ledger.open(config.out, "select", _identity(config, labels)) as ledger:
         return _Selection(config, strategy, ledger, model, device, labels).run()
 
@@ -187,7 +189,7 @@ def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object
     identity: dict[str, object] = config.model_dump(mode="json", exclude=_RUN_KEYS)
     identity["checkpoint"] = file_digest(config.checkpoint) if config.checkpoint else None
     identity["labelled"] = [file_digest(path) for path in config.labelled]
-    return identity | labels.identity()
+    return drop_unset(identity) | labels.identity(config.reading)
 
 
 class _Selection:
@@ -255,7 +257,7 @@ class _Selection:
             pool = open_pool(
                 config.images,
                 skip_unreadable=config.skip_unreadable,
-                value_range=config.value_range,
+                reading=config.reading,
                 known=self.ledger.known_images(),
                 workers=max(1, config.machine.workers),
                 progress=advance,
@@ -263,6 +265,9 @@ class _Selection:
         if pool.skipped:
             self.notes.append(f"Skipped {len(pool.skipped)} unreadable images.")
             say("Skipped: " + "; ".join(pool.skipped), style="yellow")
+        if self.model is not None:
+            check_channels(self.model.spec, pool)
+        self.notes += pool.notes()
         self.ledger.record_images(pool)
         return pool
 

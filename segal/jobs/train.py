@@ -14,7 +14,14 @@ from segal.config import TrainConfig
 from segal.console import bar
 from segal.data.datasets import LabelledDataset
 from segal.files import remove, write_bytes, write_json
-from segal.jobs.inputs import file_digest, image_digests, read_images, read_labelled
+from segal.jobs.inputs import (
+    check_channels,
+    file_digest,
+    image_digests,
+    read_images,
+    read_labelled,
+    tell,
+)
 from segal.jobs.network import (
     draw_scenes,
     identity,
@@ -80,6 +87,10 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             if held_out is not None:
                 held_out.check(progress=advance)
     model = initial_model(config, dataset.classes.names).to(device)
+    for used in (dataset, validation, test):
+        if used is not None:
+            check_channels(model.spec, used.pool)
+            tell(used.pool.notes(labelled=True))
     config = resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config)) as ledger:
         inputs = fingerprint(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segal.data.images import inspect_image
+from segal.data.images import Reading, inspect_image
 from segal.data.pool import find_images, open_pool
 from segal.errors import SegalError
 
@@ -210,10 +210,10 @@ def test_pipes_and_odd_names_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value_range", [(5, 5), (10, 0)])
 def test_an_empty_value_range_is_refused(tmp_path: Path, value_range: tuple[int, int]) -> None:
     write(tmp_path / "a.png")
-    assert "value range" in message(open_pool, tmp_path, value_range=value_range)
+    assert "value range" in message(open_pool, tmp_path, reading=Reading(value_range))
 
 
 def test_the_value_range_reaches_the_pixels(tmp_path: Path) -> None:
     Image.fromarray(np.full((16, 16), 1023, np.uint16)).save(tmp_path / "a.png")
     assert open_pool(tmp_path).read(0).max() == pytest.approx(1023 / 65535)
-    assert open_pool(tmp_path, value_range=(0, 2046)).read(0).max() == pytest.approx(0.5)
+    assert open_pool(tmp_path, reading=Reading((0, 2046))).read(0).max() == pytest.approx(0.5)
