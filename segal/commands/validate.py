@@ -19,6 +19,8 @@ def validate(
     ignore_index: Annotated[
         int | None, typer.Option(help="A label value that stands for no class.")
     ] = None,
+    bands: o.Bands = None,
+    page: o.Page = None,
     workers: o.Workers = None,
 ) -> None:
     """Check a run, a comparison, a data set, a folder of images or a configuration; say what it is.
@@ -27,5 +29,5 @@ def validate(
     """
     from segal.jobs.validate import validate_path
 
-    for line in validate_path(path, layout, ignore_index, workers or 1):
+    for line in validate_path(path, layout, ignore_index, workers or 1, bands, page):
         typer.echo(line)

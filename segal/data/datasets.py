@@ -12,18 +12,20 @@ from numpy.typing import NDArray
 
 from segal.data import cityscapes, folder
 from segal.data.image_file import RGB, Reading
-from segal.data.images import ImageInfo, read_bytes, read_label
+from segal.data.images import ImageInfo, read_bytes, read_label, read_orientation
 from segal.data.layout import IGNORE_INDEX, Classes, LayoutModule, Source
 from segal.data.pool import (
     ImagePool,
     Progress,
     check_path,
     find_images,
+    found_as,
     open_pool,
     real_path,
     shortened,
 )
 from segal.errors import SegalError, raise_all
+from segal.unicode_forms import form_only, lookalike
 
 __all__ = ["IGNORE_INDEX", "Classes", "LabelledDataset", "Layout", "open_dataset", "splits"]
 
@@ -63,11 +65,16 @@ class LabelledDataset:
         values = read_label(path)
         if values.shape != self.pool.size(index):
             height, width = self.pool.size(index)
+            unturned = values.shape == (width, height) and read_orientation(image) >= 5
             raise SegalError(
-                f"{path}: the label is not of the size of its image {image}",
+                f"{path}: the label is not of the size of its image {image}"
+                + (", but of the size that it has before it is turned" if unturned else ""),
                 expected=f"{height} x {width} (height x width)",
                 got=f"{values.shape[0]} x {values.shape[1]}",
-                remedy="pair them rightly, or resize the label with nearest neighbour",
+                remedy="turn the label as the image's EXIF orientation "
+                f"{read_orientation(image)} says, or write the image without that tag"
+                if unturned
+                else "pair them rightly, or resize the label with nearest neighbour",
             )
         illegal = self.classes.illegal(values)
         if illegal:
@@ -212,11 +219,14 @@ def _chosen(root: Path, split: str, only: Collection[str], source: Source) -> li
     there = find_images(source.images) if source.paths is None else source.paths
     foreign = sorted(set(only) - set(there))
     if foreign:
+        alike = lookalike(foreign[0], there)
         raise SegalError(
             f"{root}: images that are not of split {split!r}",
             expected=f"paths relative to {source.images}",
             got=", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else ""),
-            remedy="choose the split that they were selected from, and select with that folder "
+            remedy=form_only(foreign[0], alike)
+            if alike
+            else "choose the split that they were selected from, and select with that folder "
             "as --images",
         )
     return list(only)
@@ -229,11 +239,14 @@ def _find_labels(root: Path, pool: ImagePool, label_of: Callable[[str], Path]) -
         try:
             label = label_of(path)
             if not label.exists():
+                alike = found_as(label)
                 raise SegalError(
                     f"{pool.root / path}: the image has no label",
                     expected=str(label),
                     got="no such file",
-                    remedy="add the label, or take the image out of the data set",
+                    remedy=form_only(label.name, alike)
+                    if alike
+                    else "add the label, or take the image out of the data set",
                 )
             check_path(root, label.relative_to(root).as_posix(), real_root)
             labels.append(label)

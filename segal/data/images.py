@@ -39,6 +39,7 @@ __all__ = [
     "read_bytes",
     "read_image",
     "read_label",
+    "read_orientation",
 ]
 
 # Readers run in our own threads; OpenCV's would only compete with them and with the network.
@@ -197,6 +198,18 @@ def _opencv(path: Path, data: bytes, flags: int) -> NDArray[Any]:
             remedy="convert it to 8- or 16-bit RGB",
         )
     return np.asarray(pixels)
+
+
+def read_orientation(path: Path) -> int:
+    """EXIF orientation of an image that can be read, 1 to 8.
+
+    Raises:
+        SegalError: If it cannot be read.
+    """
+    data = read_bytes(path)
+    return (
+        Tiff.open(path, data).orientation if is_tiff(data) else orientation_of(decode(path, data))
+    )
 
 
 def read_label(path: Path) -> NDArray[np.uint8]:

@@ -177,7 +177,7 @@ def keep_regions(label: Label, regions: Sequence[Box], ignore_index: int = 255) 
 
 
 def stack_images(images: Sequence[Image]) -> Tensor:
-    """A batch of images of one size: (B, H, W, channels), uint8 if all are, else float32 in [0, 1]."""
+    """Images of one size: (B, H, W, channels), uint8 if all are, else float32 in [0, 1]."""
     if all(image.dtype == np.uint8 for image in images):
         return torch.from_numpy(np.stack(images))
     floating = [

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Literal, cast
 
 from segal.config import CompareConfig, MachineConfig, TrainConfig, read_config, validate
+from segal.config.sections import ImagesSection
 from segal.console import bar
 from segal.data.datasets import LabelledDataset, open_dataset, splits
-from segal.data.pool import open_pool
+from segal.data.image_file import Reading
+from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError, raise_all
 from segal.jobs.compare import CONFIG_FILE
 from segal.jobs.explain import configure_explanation
@@ -20,7 +22,14 @@ Layout = Literal["auto", "cityscapes", "folder"]
 _LAYOUTS = ("auto", "cityscapes", "folder")
 
 
-def validate_path(path: Path, layout: str, ignore_index: int | None, workers: int) -> list[str]:
+def validate_path(
+    path: Path,
+    layout: str,
+    ignore_index: int | None,
+    workers: int,
+    bands: str | None = None,
+    page: int | None = None,
+) -> list[str]:
     """Checks what a path leads to.
 
     Args:
@@ -28,6 +37,8 @@ def validate_path(path: Path, layout: str, ignore_index: int | None, workers: in
         layout: Of a data set.
         ignore_index: Of a data set, as in `DataConfig`.
         workers: Threads that read.
+        bands: As in `ImagesSection`.
+        page: Likewise.
 
     Returns:
         What it is, in lines.
@@ -42,7 +53,10 @@ def validate_path(path: Path, layout: str, ignore_index: int | None, workers: in
             got=repr(layout),
             remedy="leave it out to tell by the folders",
         )
-    raise_all(validate(MachineConfig, {"workers": workers})[1])
+    section, errors = validate(ImagesSection, {"bands": bands, "page": page})
+    raise_all([*validate(MachineConfig, {"workers": workers})[1], *errors])
+    assert section is not None
+    reading = section.reading
     if path.suffix in {".yaml", ".yml"}:
         return _validate_config(path)
     if (path / LEDGER_FILE).is_file():
@@ -50,8 +64,8 @@ def validate_path(path: Path, layout: str, ignore_index: int | None, workers: in
     if (path / CONFIG_FILE).is_file() and (path / RUNS_FOLDER).is_dir():
         return _validate_comparison(path)
     if (path / "leftImg8bit").is_dir() or (path / "images").is_dir() or layout != "auto":
-        return _validate_dataset(path, cast(Layout, layout), ignore_index, workers)
-    return _validate_images(path, workers)
+        return _validate_dataset(path, cast(Layout, layout), ignore_index, workers, reading)
+    return _validate_images(path, workers, reading)
 
 
 def _validate_config(path: Path) -> list[str]:
@@ -116,7 +130,7 @@ def _validate_comparison(path: Path) -> list[str]:
 
 
 def _validate_dataset(
-    path: Path, layout: Layout, ignore_index: int | None, workers: int
+    path: Path, layout: Layout, ignore_index: int | None, workers: int, reading: Reading
 ) -> list[str]:
     lines, errors = [], []
     for split in splits(path, layout):
@@ -129,27 +143,36 @@ def _validate_dataset(
                     ignore_index=ignore_index,
                     workers=workers,
                     progress=advance,
+                    reading=reading,
                 )
             with bar(f"Labels of {split}") as advance:
                 dataset.check(progress=advance)
-            lines.append(_describe(split, dataset))
+            lines += _describe(split, dataset)
         except SegalError as error:
             errors.append(error)
     raise_all(errors)
     return [f"{path}: a data set, without mistakes", *lines]
 
 
-def _describe(split: str, dataset: LabelledDataset) -> str:
+def _describe(split: str, dataset: LabelledDataset) -> list[str]:
     sizes = sorted({dataset.pool.size(i) for i in range(len(dataset))})
     shown = ", ".join(f"{h}x{w}" for h, w in sizes[:4]) + (", ..." if len(sizes) > 4 else "")
-    return (
+    return [
         f"  {split}: {len(dataset)} images of {shown} (height x width), "
-        f"{len(dataset.classes.names)} classes"
-    )
+        f"{len(dataset.classes.names)} classes",
+        *(f"    {line}" for line in _about(dataset.pool, labelled=True)),
+    ]
 
 
-def _validate_images(path: Path, workers: int) -> list[str]:
+def _about(pool: ImagePool, labelled: bool) -> list[str]:
+    """What is known of images that are not wrong."""
+    turned = [f"{pool.turned} images are turned or mirrored by EXIF"] if pool.turned else []
+    return [*turned, *pool.notes(labelled)]
+
+
+def _validate_images(path: Path, workers: int, reading: Reading) -> list[str]:
     with bar("Checking images") as advance:
-        pool = open_pool(path, workers=workers, progress=advance)
+        pool = open_pool(path, workers=workers, progress=advance, reading=reading)
     pixels = sum(height * width for height, width in (pool.size(i) for i in range(len(pool))))
-    return [f"{path}: a folder of {len(pool)} images, {pixels} pixels, without mistakes"]
+    line = f"{path}: a folder of {len(pool)} images, {pixels} pixels, without mistakes"
+    return [line, *(f"  {line}" for line in _about(pool, labelled=False))]

@@ -83,7 +83,7 @@ class Vae(nn.Module):
         self.decoder = nn.Sequential(*up)
 
     def encode(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the code, (n, latent) each, of (n, channels, SIDE, SIDE) crops."""
+        """Mean and log-variance of the code, (n, latent) each; crops (n, channels, SIDE, SIDE)."""
         features = self.encoder(crops)
         return self.mean(features), self.log_variance(features)
 
@@ -186,7 +186,7 @@ def train_vaal(
     Raises:
         SegalError: If a loss is not finite.
     """
-    vaal = _initial(training.latent, labelled.shape[1], generator, device)
+    vaal = _initial(training.latent, generator, device, labelled.shape[1])
     vae_optimizer = torch.optim.Adam(vaal.vae.parameters(), lr=training.vae_rate)
     discriminator_optimizer = torch.optim.Adam(
         vaal.discriminator.parameters(), lr=training.discriminator_rate
@@ -236,7 +236,9 @@ def _batch(crops: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return crops[torch.randint(len(crops), (size,), generator=generator)]
 
 
-def _initial(latent: int, channels: int, generator: torch.Generator, device: torch.device) -> Vaal:
+def _initial(
+    latent: int, generator: torch.Generator, device: torch.device, channels: int = 3
+) -> Vaal:
     """Networks with weights from `generator`; torch's own random state is not touched."""
     with torch.device("meta"):
         vaal = Vaal(Vae(latent, channels), Discriminator(latent))
