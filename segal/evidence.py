@@ -35,7 +35,8 @@ class Evidence:
 
     Attributes:
         logits: (B, C, H, W) for segmentation: full resolution, cropped to the true image.
-        features: (B, D, h, w), the input of the last layer at its own resolution.
+        features: (B, D, h, w), the input of the last layer at its own resolution; None where no
+            signal asks for it.
         upsampling: How `features` are spread over the image's pixels.
         tail_input: What the tail takes as its input, by the tail's name; filled only when a signal
             asks for it.
@@ -47,13 +48,24 @@ class Evidence:
     """
 
     logits: Tensor
-    features: Tensor
+    features: Tensor | None
     upsampling: Upsampling
     tail_input: dict[str, Tensor] = field(default_factory=dict)
     inputs: Tensor | None = None
     images: tuple[str, ...] = ()
     maps: tuple[Tensor, ...] = ()
     _memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def caught(self) -> Tensor:
+        """The features, for signals that asked for them.
+
+        Raises:
+            ValueError: If nobody asked.
+        """
+        if self.features is None:
+            raise ValueError("evidence: expected features, which the meter's catch asks for")
+        return self.features
 
     def once(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """Returns `compute()`, run at most once per batch for a key.

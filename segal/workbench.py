@@ -18,6 +18,7 @@ from segal.evidence import Evidence
 from segal.image_sets import ImageSet, SetName
 from segal.machine import Precision, autocast
 from segal.models.segmentation import SegmentationModel
+from segal.models.tracing import failed
 from segal.regions import RegionSize
 from segal.signals import Visit
 from segal.signals.base import NOT_FINITE
@@ -85,7 +86,7 @@ def forward(
         model: The network.
         images: (B, H, W, 3) as read.
         settings: How to run.
-        catch: Names of tails whose input is wanted.
+        catch: What is wanted beside the logits; see `SegmentationModel.forward`.
         names: Paths of the images.
 
     Raises:
@@ -95,13 +96,10 @@ def forward(
         with torch.no_grad(), autocast(settings.device, settings.precision):
             inputs = model.normalise(images.to(settings.device, non_blocking=True))
             evidence = task.evidence(model, inputs, catch)
-    except RuntimeError as error:
-        raise SegalError(
-            "the network failed on {} images of {} x {} pixels".format(*images.shape[:3]),
-            expected="a network that takes images of that size, and memory for it",
-            got=str(error).split("\n")[0][:300],
-            remedy="try a smaller machine.batch_size or model.input_scale, or another architecture",
-        ) from error
+    except RuntimeError as error:  # what is beside the network's own pass: memory
+        batch, height, width, channels = images.shape
+        shape = (batch, channels, height, width)
+        raise failed(model.spec.architecture, shape, error) from error
     evidence.inputs, evidence.images = inputs, tuple(names)
     return evidence
 
@@ -128,6 +126,11 @@ class Bench:
     regions: Sequence[RegionSize] = (RegionSize(),)
     notes: list[str] = field(default_factory=list)
     _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def precision(self) -> Precision:
+        """Of the network's forward passes."""
+        return self.settings.precision
 
     @property
     def workers(self) -> int:

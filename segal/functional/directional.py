@@ -7,12 +7,13 @@ The tangent of the logits is propagated by hand where the last layers are known,
 `torch.func.jvp`.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from segal.functional.forward_mode import jvp
 
 _CPU_CELLS = 1024
 """Cells at a time: 256 channels of them in float32 (1 MiB) stay in the cache."""
@@ -145,10 +146,7 @@ def general_tangent(
         )
     at = {name: value.detach() for name, value in parameters.items()}
     along = {name: direction[name] for name in at}
-    with warnings.catch_warnings():
-        # Forward mode of some layers is loaded when first used, and warns of torch's own future.
-        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
-        tangent: Tensor = torch.func.jvp(function, (at,), (along,))[1]
+    tangent: Tensor = jvp(function, at, along)[1]
     return tangent
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from segal.functional.forward_mode import jvp
+
 Product = Callable[[Tensor], Tensor]
 """A symmetric matrix as a function: (n,) to (n,)."""
 
@@ -101,8 +103,7 @@ def gauss_newton_product(
     Returns:
         Tensors of the same names and shapes: the sum over the N elements of J^T S J v.
     """
-    forward = torch.func.jvp(logits, (dict(parameters),), (dict(direction),))
-    values, change = forward[0], forward[1]
+    values, change = jvp(logits, dict(parameters), dict(direction))
     pull = torch.func.vjp(logits, dict(parameters))[1]
     (product,) = pull(_softmax_covariance(values.softmax(1), change))
     return dict(product)
@@ -122,7 +123,7 @@ def hessian_product(
         Tensors of the same names and shapes.
     """
     gradient = torch.func.grad(loss)
-    return dict(torch.func.jvp(gradient, (dict(parameters),), (dict(direction),))[1])
+    return dict(jvp(gradient, dict(parameters), dict(direction))[1])
 
 
 def cholesky(matrix: Tensor, b: Tensor, damping: float) -> Tensor:

@@ -25,6 +25,7 @@ from segal.image_sets import ImageSet, SetName
 from segal.jobs.explain_sheet import Legend, Panels, draw_explanation
 from segal.jobs.inputs import check_channels, read_labelled, refuse_out_within, tell
 from segal.jobs.reference import check_apart, open_labels, reference_cost
+from segal.jobs.strategies import check_signals
 from segal.machine import find_device, use_threads
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.report import shown_bands
@@ -156,6 +157,8 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     refuse_out_within(config.out, config.images, "folder of images")
     options = CheckpointOptions(**config.model.model_dump())
     model = load_checkpoint(config.checkpoint, options).to(device)
+    model.check()
+    check_signals([Directional(config.direction())], model, "explain")
     reference = open_labels(config.reference.beside(config), config.machine)
     check_classes(model.spec, reference)
     pool = _open_pool(config)

@@ -13,7 +13,7 @@ from segal.data.datasets import IGNORE_INDEX
 from segal.functional.batch import batch_statistics
 from segal.ledger import Purchase
 from segal.masks import Selected
-from segal.models.segmentation import SegmentationModel
+from segal.models.segmentation import NoHeadError, SegmentationModel
 from segal.oracle import Oracle, RevealedDataset
 from segal.regions import Box
 from segal.signals import MeanFeature, Signal, Value
@@ -23,6 +23,15 @@ from segal.tasks.segmentation import PredictionOptions, Segmentation
 _ENTROPY, _FEATURE = Value("entropy"), MeanFeature()
 MEASURED: tuple[Signal, ...] = (_ENTROPY, _FEATURE)
 """What the statistics of picks are taken from, whatever the strategy goes by."""
+
+
+def measured_with(model: SegmentationModel) -> tuple[Signal, ...]:
+    """`MEASURED` as far as a network gives it: not every one gives features."""
+    try:
+        model.check_features()
+    except NoHeadError:
+        return (_ENTROPY,)
+    return MEASURED
 
 
 def describe_picks(table: CandidateTable, rows: Sequence[int]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from segal.history import (
 from segal.jobs.inputs import image_sizes
 from segal.jobs.inspection import Inspection
 from segal.jobs.network import identity, initial_model
-from segal.jobs.picks import MEASURED, boxes_of, priced, selected_from, shown_value
+from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
 from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
 from segal.jobs.round_results import Bought, say_score, summary
 from segal.jobs.round_scan import RoundScan
@@ -79,6 +79,7 @@ class Rounds:
         device: Where the network runs.
         data: The data sets.
         start: The folder of a run whose first round may be taken over, or None.
+        measured: What is measured of every strategy's candidates, in the first pass.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class Rounds:
         device: torch.device,
         data: RunData,
         start: Path | None,
+        measured: Sequence[Signal],
     ) -> None:
+        self.measured = measured
         self.config, self.strategy, self.ledger, self.device = config, strategy, ledger, device
         self.pool, self.held_out = data.pool_set.pool, data.held_out
         self.class_names = data.pool_set.classes.names
@@ -266,7 +269,7 @@ class Rounds:
     def scan_once(self, number: int, index: int, asked: Sequence[Signal]) -> CandidateTable:
         """One pass over the pool; the table of the candidates."""
         config = self.config
-        signals = list(dict.fromkeys([*asked, *self.measured(index)]))
+        signals = list(dict.fromkeys([*asked, *(self.measured if index == 0 else ())]))
         tables = round_folder(config.out, number) / _table_folder(index)
 
         def work(folder: Path) -> Made:
@@ -289,10 +292,6 @@ class Rounds:
         found = [f"Round {number}: {note}" for note in scan_notes(tables)]
         self.notes += [note for note in found if note not in self.notes]
         return CandidateTable.open(tables / config.region)
-
-    def measured(self, index: int) -> list[Signal]:
-        """What is measured of every strategy's candidates, in the first pass."""
-        return list(MEASURED) if self.config.measure_picks and index == 0 else []
 
     def select(
         self,

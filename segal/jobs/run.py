@@ -11,6 +11,7 @@ from segal.files import write_bytes
 from segal.history import COMMAND, CONFIG_FILE, History, read_history
 from segal.jobs.inputs import check_channels, refuse_out_within
 from segal.jobs.network import draw_scenes, identity, initial_model, refuse_two_sources, resolved
+from segal.jobs.picks import measured_with
 from segal.jobs.rounds import Rounds
 from segal.jobs.run_data import RunData, check_budgets
 from segal.jobs.strategies import check_network
@@ -57,11 +58,12 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     check_channels(model.spec, *data.pools())
     check_network(strategy, model.eval())
     config = resolved(config, model.spec)
+    measured = measured_with(model) if config.measure_picks else ()
     del model
     with Ledger.open(config.out, COMMAND, identity(config, _NOT_OF_THE_RESULT)) as ledger:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_bytes(config.out / CONFIG_FILE, text.encode())
-        rounds = Rounds(config, strategy, ledger, device, data, start)
+        rounds = Rounds(config, strategy, ledger, device, data, start, measured)
         rounds.run()
     notes = [note for pool in data.pools() for note in pool.notes(labelled=True)]
     return RunOutcome(read_history(config.out), [*notes, *rounds.notes])

@@ -1,15 +1,15 @@
 """From raw values to a configuration and a strategy, with all their mistakes."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, raise_all
 from segal.jobs.reference import unmet_needs
-from segal.models.segmentation import SegmentationModel
-from segal.signals import AsksOfNetwork, PredictedLoss
+from segal.models.segmentation import NoHeadError, SegmentationModel
+from segal.signals import AsksOfNetwork, PredictedLoss, Signal
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 
@@ -74,8 +74,7 @@ def _with_preset(named: dict[str, Any]) -> tuple[dict[str, Any], list[SegalError
 
 def _untrained(config: SelectConfig | RunConfig, strategy: Strategy) -> list[SegalError]:
     """What a strategy reads off the network and the configured training does not train."""
-    signals = next(iter(strategy.passes(PassContext())), [])
-    predicts = any(isinstance(signal, PredictedLoss) for signal in signals)
+    predicts = any(isinstance(signal, PredictedLoss) for signal in _first_signals(strategy))
     if not predicts or not isinstance(config, RunConfig) or config.train.learning_loss is not None:
         return []
     return [
@@ -89,16 +88,55 @@ def _untrained(config: SelectConfig | RunConfig, strategy: Strategy) -> list[Seg
 
 
 def check_network(strategy: Strategy, model: SegmentationModel) -> None:
-    """Raises a SegalError if a strategy asks for what a network has not.
+    """Raises a SegalError if a network does not run, or has not what a strategy asks for.
 
     Args:
         strategy: The strategy.
         model: The network, trained or not, in `eval()` mode.
     """
-    signals = next(iter(strategy.passes(PassContext())), [])
+    model.check()
+    names = [name for name in STRATEGIES if STRATEGIES.get(name) is type(strategy)]
+    check_signals(_first_signals(strategy), model, next(iter(names), type(strategy).__name__))
+
+
+def check_signals(signals: Sequence[Signal], model: SegmentationModel, asking: str) -> None:
+    """Raises a SegalError if a network has not what signals ask for.
+
+    Args:
+        signals: What is to be measured.
+        model: The network, in `eval()` mode.
+        asking: Who asks for them, as the message says it.
+    """
     for signal in signals:
-        if isinstance(signal, AsksOfNetwork):
+        if not isinstance(signal, AsksOfNetwork):
+            continue
+        try:
             signal.check(model)
+        except NoHeadError as error:
+            others = [name for name in STRATEGIES if _would_do(STRATEGIES.get(name)(), model)]
+            raise SegalError(
+                f"{asking}: {error.problem}",
+                expected=error.expected,
+                got=error.got,
+                remedy=f"{', '.join(others)} would work with this network; or {error.remedy}",
+            ) from error
+
+
+def _would_do(strategy: Strategy, model: SegmentationModel) -> bool:
+    """Whether a network has what a strategy asks of it."""
+    for signal in _first_signals(strategy):
+        if isinstance(signal, PredictedLoss) and model.loss_prediction is None:
+            return False
+        if isinstance(signal, AsksOfNetwork):
+            try:
+                signal.check(model)
+            except SegalError:
+                return False
+    return True
+
+
+def _first_signals(strategy: Strategy) -> Sequence[Signal]:
+    return next(iter(strategy.passes(PassContext())), [])
 
 
 def _make(named: object) -> tuple[Strategy | None, list[SegalError]]:
@@ -133,14 +171,13 @@ def describe_strategies() -> list[dict[str, Any]]:
         kind = STRATEGIES.get(name)
         strategy = kind()
         parameters = {f.name: getattr(strategy, f.name) for f in fields(strategy)}  # type: ignore[arg-type]
-        first = next(iter(strategy.passes(PassContext())), [])
         described.append(
             {
                 "name": name,
                 "summary": (inspect.getdoc(kind) or "").split("\n")[0],
                 "direction": strategy.direction,
                 "parameters": parameters,
-                "signals": [signal.column for signal in first],
+                "signals": [signal.column for signal in _first_signals(strategy)],
                 "presets": sorted(getattr(kind, "presets", {})),
                 "uses_reference_labels": strategy.uses_reference_labels,
                 "source": strategy.source,

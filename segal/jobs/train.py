@@ -91,6 +91,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
         if used is not None:
             check_channels(model.spec, used.pool)
             tell(used.pool.notes(labelled=True))
+    model.check()
     config = resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config)) as ledger:
         inputs = fingerprint(

@@ -10,7 +10,7 @@ import timm
 from torch import nn
 
 from segal.errors import SegalError
-from segal.models.dropout import add_dropout
+from segal.models.dropout import insert_dropout
 from segal.models.normalisation import normalisation
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import Channels, ModelSpec
@@ -90,11 +90,7 @@ def build_model(spec: ModelSpec, encoder_weights: Path | None = None) -> Segment
     network = _make_network(spec)
     if encoder_weights is not None:
         load_encoder(network, spec, read_state_dict(encoder_weights), encoder_weights)
-    model = SegmentationModel(network, spec)
-    if spec.insert_dropout > 0:
-        add_dropout(model.head, spec.insert_dropout)
-        model = SegmentationModel(network, spec)  # its tails are those of the changed head
-    return model
+    return insert_dropout(SegmentationModel(network, spec))
 
 
 def _make_network(spec: ModelSpec) -> nn.Module:

@@ -1,5 +1,6 @@
 """Dropout at prediction: passes that draw masks, where everything else stays in `eval()` mode."""
 
+import copy
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,13 +11,31 @@ import torch
 from torch import Tensor, nn
 
 from segal.errors import SegalError
-from segal.models.segmentation import SegmentationModel
+from segal.models.segmentation import NoHeadError, SegmentationModel
+from segal.models.tracing import run_on_noise
 
 Drawn = Callable[[str], np.random.Generator]
 """The generator of a dropout's mask, by the module's name and the number of its call, `name:0`."""
 
 _KINDS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_PROBE_SIDE = 224  # pixels of the noise image that a network is tried with
+
+
+def insert_dropout(model: SegmentationModel) -> SegmentationModel:
+    """The model with the dropout before its last layer that its specification says, if any.
+
+    Raises:
+        SegalError: If it says one, and the network has no last layer that is found.
+    """
+    if not model.spec.insert_dropout > 0:
+        return model
+    try:
+        head = model.head
+    except NoHeadError as error:
+        raise error.renamed(
+            f"model.insert_dropout: {model.spec.architecture} has no last layer to put it before"
+        ) from error
+    add_dropout(head, model.spec.insert_dropout)
+    return SegmentationModel(model.network, model.spec)  # its tails are those of the changed head
 
 
 def add_dropout(head: nn.Module, p: float) -> None:
@@ -54,19 +73,23 @@ def active_dropouts(network: nn.Module) -> dict[str, nn.Module]:
 def check_dropout(model: SegmentationModel) -> None:
     """Runs a network once on noise to see whether dropout changes its logits.
 
-    A network may hold dropout that it never calls, or only on the way to an auxiliary output.
+    A network may hold dropout that it never calls, or only on the way to an auxiliary output. What
+    each gives is taken for not a number, and looked for in the logits.
 
     Raises:
         SegalError: If none does.
     """
     dropouts = active_dropouts(model.network)
-    rng = np.random.default_rng(0)
-    noise = rng.standard_normal((1, 3, _PROBE_SIDE, _PROBE_SIDE), dtype=np.float32)
-    with _Passes(model, dropouts).switched_on() as passes:
-        if dropouts:
-            passes.run(torch.from_numpy(noise).to(model.head.weight), lambda _: rng)
-        if passes.random:
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, output: torch.full_like(output, torch.nan))
+        for module in dropouts.values()
+    ]
+    try:
+        if dropouts and run_on_noise(model.network, model.spec).isnan().any():
             return
+    finally:
+        for hook in hooks:
+            hook.remove()
     raise SegalError(
         f"{model.spec.architecture}: no dropout on the way to its logits",
         expected="a dropout module with p above 0, for MC-dropout or BALD",
@@ -144,11 +167,6 @@ class _Passes:
     calls: dict[nn.Module, int] = field(default_factory=dict)
     dropped: bool = False
     inside: bool = False
-
-    @property
-    def random(self) -> bool:
-        """Whether dropout came before the last layer in the last pass."""
-        return self.dropped and (self.model.head, 0) not in self.kept
 
     @contextmanager
     def switched_on(self) -> Iterator["_Passes"]:
@@ -256,5 +274,8 @@ def _copied(value: Any) -> Any:
     if type(value) is tuple:
         return tuple(_copied(item) for item in value)
     if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
+        copied = copy.copy(value)  # of its own type: some have their values as attributes too
+        for key, item in value.items():
+            copied[key] = _copied(item)
+        return copied
     return value

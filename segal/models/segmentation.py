@@ -1,43 +1,59 @@
 """A segmentation network with the three things that segal needs of it.
 
-Those are its logits at full resolution, the input of its last layer, and its tail (the last layers)
-as a function of their input and parameters (see `segal.models.tails`). The last layer is found by
-running the network once: it is the last convolution with one output per class, followed by nothing
-but bilinear upsampling.
+Those are its logits at full resolution, and, for signals that ask for them, the input of its last
+layer and its tail (the last layers) as a function of their input and parameters (see
+`segal.models.tails`). The last layer is looked for when it is first asked for, by running the
+network once: it is the last convolution with one output per class, followed by nothing but bilinear
+upsampling. Any network gives logits; not every one has such a layer.
 """
 
-from collections.abc import Callable, Collection
+import copy
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segal.errors import SegalError
 from segal.evidence import Evidence, Upsampling
 from segal.models.loss_prediction import LossPrediction
+from segal.models.outputs import Predicted, as_classes, logits_of
 from segal.models.spec import ModelSpec
 from segal.models.tails import Tail, upsample
-from segal.models.tracing import PROBE_SIDE, TailFinder, find_head, logits_of
+from segal.models.tracing import (
+    Head,
+    NoHeadError,
+    TailFinder,
+    check_network,
+    failed,
+    find_head,
+    floating,
+    run_on_noise,
+)
 
-__all__ = ["FEATURE_MAPS", "SegmentationModel", "Tail"]
+__all__ = ["FEATURES", "FEATURE_MAPS", "NoHeadError", "SegmentationModel", "Tail"]
+
+FEATURES = "features"
+"""What a pass catches beside the inputs of tails: the input of the last layer."""
 
 FEATURE_MAPS = "feature_maps"
-"""What a pass catches beside the inputs of tails: see `SegmentationModel.forward`."""
+"""Likewise, features of several depths: see `SegmentationModel.forward`."""
 
 
 class SegmentationModel(nn.Module):
     """A network, wrapped so that one call gives the evidence of a batch.
 
+    Nothing is run, and nothing is asked of the network, before it is needed.
+
     Args:
-        network: Maps (B, 3, h, w) to logits (B, C, h, w), or to a dictionary with them as `out`.
+        network: Maps (B, 3, h, w) to logits (B, C, h', w'), in any form that
+            `segal.models.outputs.logits_of` takes; of two classes it may have one output.
         spec: How it was built and how it is fed.
 
     Attributes:
-        head: The last layer.
-        align_corners: How the head's logits are upsampled.
         loss_prediction: The module that predicts losses; None for a network that has none.
-
-    Raises:
-        SegalError: If no last layer is found.
     """
 
     loss_prediction: LossPrediction | None
@@ -48,23 +64,75 @@ class SegmentationModel(nn.Module):
         self.spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
-        self._head_name, self.align_corners = find_head(
-            network, spec.stride, spec.num_classes, spec.architecture
-        )
         self.loss_prediction = None
+        self._found: Head | NoHeadError | None = None
         self._tails: dict[str, Tail] = {}
+
+    def check(self) -> None:
+        """Runs the network once on noise, to see that it takes images and gives logits.
+
+        Raises:
+            SegalError: If it does not, or has another number of channels or of classes.
+        """
+        check_network(self.network, self.spec)
 
     @property
     def head(self) -> nn.Conv2d:
-        """The last layer."""
-        head = self.network.get_submodule(self._head_name)
+        """The last layer; looked for when first asked for.
+
+        Raises:
+            NoHeadError: If the network has none that is found.
+        """
+        head = self.network.get_submodule(self._head().name)
         assert isinstance(head, nn.Conv2d)
         return head
 
     @property
+    def align_corners(self) -> bool:
+        """How the last layer's logits are upsampled.
+
+        Raises:
+            NoHeadError: As `head`.
+        """
+        return self._head().align_corners
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a last layer is found."""
+        return not isinstance(self._find_head(), NoHeadError)
+
+    def check_features(self) -> None:
+        """Raises a NoHeadError if the network gives no features."""
+        if not self._gives_features:
+            self._head()
+
+    def _head(self) -> Head:
+        found = self._find_head()
+        if isinstance(found, NoHeadError):
+            raise copy.copy(found)  # without the first one's traceback
+        return found
+
+    def _find_head(self) -> Head | NoHeadError:
+        if self._found is None:
+            try:
+                self._found = find_head(self.network, self.spec)
+            except NoHeadError as error:
+                self._found = error.with_traceback(None)
+        return self._found
+
+    @property
+    def _gives_features(self) -> bool:
+        return bool(getattr(self.network, "gives_features", False))
+
+    @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.head.weight.device
+        """Where the parameters are, or the buffers of a network without any."""
+        return self.like.device
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the dtype and device that the network works in."""
+        return floating(self.network, self.get_buffer("mean"))
 
     def tail(self, layers: str) -> Tail:
         """The last layers as a function; found when first asked for, by running the network once.
@@ -80,14 +148,7 @@ class SegmentationModel(nn.Module):
             SegalError: If the network has no such tail.
         """
         if layers not in self._tails:
-            finder = TailFinder(
-                self.network,
-                self._head_name,
-                self.align_corners,
-                self.spec.stride,
-                self.spec.architecture,
-            )
-            self._tails[layers] = finder.find(layers)
+            self._tails[layers] = TailFinder(self.network, self._head(), self.spec).find(layers)
         return self._tails[layers]
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -98,7 +159,17 @@ class SegmentationModel(nn.Module):
 
         Returns:
             (B, 3, H, W) float32, normalised.
+
+        Raises:
+            SegalError: If the images have another number of channels than the network takes.
         """
+        if images.shape[-1] != self.spec.channels:
+            raise SegalError(
+                f"images of {images.shape[-1]} bands, for a network of {self.spec.channels}",
+                expected=f"{self.spec.channels} bands, as mean and std have numbers",
+                got=f"{images.shape[-1]}",
+                remedy="give images of as many bands, or a network and constants for these",
+            )
         channels_first = images.permute(0, 3, 1, 2)
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         mean, std = self.get_buffer("mean") * scale, self.get_buffer("std") * scale
@@ -109,57 +180,118 @@ class SegmentationModel(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised; any H and W.
-            catch: Names of tails whose input is wanted; `FEATURE_MAPS` for those. They are the
-                maps that `network.encoder` returns, where it has one that returns some (all
-                networks of segmentation_models_pytorch but DPT), and the head's input.
+            catch: What is wanted beside the logits: `FEATURES`; names of tails, for their input
+                (and the features with it); `FEATURE_MAPS`. These are the maps that
+                `network.encoder` returns, where it has one that returns some (all networks of
+                segmentation_models_pytorch but DPT), and the features, where there is a last layer.
 
         Returns:
             The batch's evidence; logits are (B, C, H, W).
+
+        Raises:
+            NoHeadError: If the network gives no features and they are asked for.
+            SegalError: If the network fails, or returns no logits.
         """
         height, width = images.shape[-2:]
         padded, size = self._padded(images)
+        # Before the hooks: to find a layer runs the network.
+        tails = [self.tail(name) for name in catch if name not in {FEATURES, FEATURE_MAPS}]
+        if FEATURES in catch:
+            self.check_features()
+        # Logits of a rescaled image are spread from the last layer's output, in one step.
+        head = bool(catch) or tuple(padded.shape[-2:]) != size
+        head = head and self.has_head
         caught: dict[str, Tensor] = {}
-        # Before the hooks: to find a tail runs the network.
-        tails = [self.tail(name) for name in catch if name != FEATURE_MAPS]
-        hooks = [self.head.register_forward_hook(_catch_head(caught))]
         maps: list[Tensor] = []
-        encoder = getattr(self.network, "encoder", None)
-        if FEATURE_MAPS in catch and isinstance(encoder, nn.Module):
-            hooks.append(encoder.register_forward_hook(_catch_maps(maps)))
-        for tail in tails:
-            hooks.append(tail.source.register_forward_pre_hook(_catch_input(caught, tail.name)))
+        with self._catching(caught, maps, tails, head, FEATURE_MAPS in catch):
+            output = self._run(padded)
+        low = logits_of(output, self.spec.num_classes, self.spec.architecture)
+        upsampling = Upsampling(size, head and self.align_corners)
+        if tuple(low.shape[-2:]) != size:
+            low = upsample(caught.get("head_output", low), upsampling)
+        logits = as_classes(low, self.spec.num_classes)
+        features = caught.get("head_input")
+        if isinstance(output, Predicted) and catch:
+            features = output.features
+        if features is not None and FEATURE_MAPS in catch:
+            maps.append(features)
+        return Evidence(
+            logits=logits[..., :height, :width],
+            features=features,
+            upsampling=upsampling,
+            tail_input={tail.name: caught[tail.name] for tail in tails},
+            maps=tuple(maps),
+        )
+
+    def _run(self, padded: Tensor) -> object:
         try:
-            logits = logits_of(self.network(padded))
+            return self.network(padded)
+        except SegalError:
+            raise
+        except Exception as error:  # whatever the network's own code raises
+            raise failed(self.spec.architecture, padded.shape, error) from error
+
+    @contextmanager
+    def _catching(
+        self,
+        caught: dict[str, Tensor],
+        maps: list[Tensor],
+        tails: list[Tail],
+        head: bool,
+        of_encoder: bool,
+    ) -> Iterator[None]:
+        """Watches the modules whose inputs and outputs are wanted in a pass."""
+        hooks: list[Any] = []
+        try:
+            if head:
+                hooks.append(self.head.register_forward_hook(_catch_head(caught)))
+            encoder = getattr(self.network, "encoder", None)
+            if of_encoder and isinstance(encoder, nn.Module):
+                hooks.append(encoder.register_forward_hook(_catch_maps(maps)))
+            for tail in tails:
+                catch = _catch_input(caught, tail.name)
+                hooks.append(tail.source.register_forward_pre_hook(catch))
+            yield
         finally:
             for hook in hooks:
                 hook.remove()
-        upsampling = Upsampling(size, self.align_corners)
-        if tuple(logits.shape[-2:]) != size:
-            logits = upsample(caught["head_output"], upsampling)
-        return Evidence(
-            logits=logits[..., :height, :width],
-            features=caught["head_input"],
-            upsampling=upsampling,
-            tail_input={tail.name: caught[tail.name] for tail in tails},
-            maps=(*maps, caught["head_input"]) if FEATURE_MAPS in catch else (),
-        )
 
     def add_loss_prediction(self, seed: int) -> LossPrediction:
         """Gives the network a new module that predicts losses, and returns it.
 
         Args:
             seed: Of its weights, which torch's own initialisers draw.
+
+        Raises:
+            SegalError: If the network has neither an encoder that returns maps nor a last layer.
         """
-        was_training = self.training
-        image = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE).to(self.head.weight)
-        with torch.no_grad():
-            maps = self.eval()(image, (FEATURE_MAPS,)).maps
-        self.train(was_training)
+        maps = self.check_feature_maps()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = LossPrediction([x.shape[1] for x in maps])
-        self.loss_prediction = module.to(self.head.weight)
+        self.loss_prediction = module.to(self.like)
         return self.loss_prediction
+
+    def check_feature_maps(self) -> list[Tensor]:
+        """The `FEATURE_MAPS` of one image of noise.
+
+        Raises:
+            SegalError: If there are none.
+        """
+        caught: dict[str, Tensor] = {}
+        maps: list[Tensor] = []
+        with self._catching(caught, maps, [], self.has_head, True):
+            run_on_noise(self.network, self.spec)
+        maps += [caught["head_input"]] if "head_input" in caught else []
+        if not maps:
+            raise NoHeadError(
+                f"{self.spec.architecture}: no feature maps to predict losses from",
+                expected="a module `encoder` that returns maps (B, D, h, w), or a last layer that "
+                "is a convolution, then nothing but bilinear upsampling",
+                got="neither",
+                remedy="leave train.learning_loss out, or wrap the network in such a form",
+            )
+        return maps
 
     def _padded(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The network's input, and the size of the padded image in the image's own pixels."""

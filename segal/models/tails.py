@@ -122,7 +122,7 @@ class Tail:
     ) -> Tensor:
         """Derivative of the logits along a direction, in `eval()` mode and without gradients.
 
-        By hand where there is a closed form, else by `torch.func.jvp`; both are exact. What is
+        By hand where there is a closed form, else by forward mode; both are exact. What is
         given in another dtype (half precision, a direction in float64) is cast to the parameters'.
 
         Args:

@@ -1,6 +1,7 @@
 """Finds a network's layers by running it once on noise and watching its modules."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,24 +11,110 @@ from torch import Tensor, nn
 
 from segal.errors import SegalError
 from segal.evidence import Upsampling
+from segal.models.outputs import TwoClasses, as_classes, logits_of, refuse_probabilities
+from segal.models.spec import ModelSpec
 from segal.models.tails import Tail, affine_of, upsample
 from segal.registry import nearest
 
-PROBE_SIDE = 224  # pixels of the noise image
+_SIDES = (224, 256, 384, 512)  # pixels of the noise image; the first that the network takes
 TAILS = ("last", "last_two", "all")
 
 
-def logits_of(output: object) -> Tensor:
-    """The logits; networks of torchvision return them in a dictionary."""
-    return output["out"] if isinstance(output, dict) else output  # type: ignore[return-value]
+class NoHeadError(SegalError):
+    """A network has no last layer that is found: signals of features and gradients need it."""
 
 
-def run_on_noise(network: nn.Module, stride: int) -> Tensor:
-    """Logits of one square image of noise, in `eval()` mode, without gradients."""
-    side = -(-PROBE_SIDE // stride) * stride
-    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), _evaluating(network):
-        return logits_of(network(noise.to(next(network.parameters()))))
+@dataclass(frozen=True)
+class Head:
+    """The last layer.
+
+    Attributes:
+        name: Of the module.
+        align_corners: How its output is upsampled.
+        binary: Whether its one output is the logit of the second of two classes.
+    """
+
+    name: str
+    align_corners: bool
+    binary: bool
+
+
+def floating(network: nn.Module, default: Tensor | None = None) -> Tensor:
+    """A parameter or buffer of the dtype and device that a network works in.
+
+    Args:
+        network: It.
+        default: What stands for it where a network has none; float32 on the CPU without one.
+    """
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    found = next((t for t in tensors if t.is_floating_point()), default)
+    return torch.zeros(()) if found is None else found
+
+
+def failed(architecture: str, shape: Iterable[int], error: Exception) -> SegalError:
+    """What a network raised in a forward pass, as a mistake that a user can mend.
+
+    Args:
+        architecture: Of the network.
+        shape: (B, channels, height, width) of its input.
+        error: What it raised.
+    """
+    batch, channels, height, width = shape
+    text = " ".join(str(error).split())
+    return SegalError(
+        f"{architecture}: the network failed on {batch} images of {height} x {width} pixels",
+        expected=f"a network that takes {channels} channels of that size, and memory for it",
+        got=f"{type(error).__name__}: {text}"[:300],
+        remedy="try a smaller machine.batch_size or model.input_scale, or another architecture",
+    )
+
+
+def run_on_noise(network: nn.Module, spec: ModelSpec) -> Tensor:
+    """Runs a network on one square image of noise, in `eval()` mode, without gradients.
+
+    Of the sizes 224, 256, 384 and 512 pixels, brought to multiples of its stride, the first is
+    taken that it does not fail on.
+
+    Returns:
+        The logits, as `logits_of` gives them.
+
+    Raises:
+        SegalError: If it fails on all of them, or returns no logits for its classes.
+    """
+    with torch.no_grad():
+        return _on_noise(network, spec)[0]
+
+
+def _on_noise(network: nn.Module, spec: ModelSpec) -> tuple[Tensor, int]:
+    """The logits, and the side of the image."""
+    errors = list[SegalError]()
+    for side in dict.fromkeys(-(-side // spec.stride) * spec.stride for side in _SIDES):
+        shape = (1, spec.channels, side, side)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        with _evaluating(network), _first_mismatch(network) as mismatch:
+            try:
+                output = network(noise.to(floating(network)))
+            except SegalError:
+                raise
+            except Exception as error:  # whatever the network's own code raises
+                if mismatch:
+                    raise _other_channels(spec, mismatch[0]) from error
+                errors.append(failed(spec.architecture, shape, error))
+                continue
+        return logits_of(output, spec.num_classes, spec.architecture), side
+    raise errors[0]
+
+
+def check_network(network: nn.Module, spec: ModelSpec) -> None:
+    """Runs a network once on noise, to see that it takes images and gives logits.
+
+    Raises:
+        SegalError: If it fails, takes another number of channels, returns no logits for its
+            classes, or probabilities in their place.
+    """
+    with torch.enable_grad():
+        logits, _ = _on_noise(network, spec)
+    refuse_probabilities(logits, spec.architecture)
 
 
 @contextmanager
@@ -41,13 +128,55 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def find_head(
-    network: nn.Module, stride: int, num_classes: int, architecture: str
-) -> tuple[str, bool]:
-    """Name of the last layer, and how its output is upsampled.
+@contextmanager
+def _first_mismatch(network: nn.Module) -> Iterator[list[int]]:
+    """Input channels of the first convolution of a pass, if it was given another number of them."""
+    found, ran = list[int](), list[nn.Module]()
+
+    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        assert isinstance(module, nn.Conv2d)
+        given = inputs[0].shape[-3] if inputs and isinstance(inputs[0], Tensor) else None
+        if not ran and given is not None and given != module.in_channels:
+            found.append(module.in_channels)
+        ran.append(module)
+
+    with _hooked(
+        module.register_forward_pre_hook(look)
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+    ):
+        yield found
+
+
+def _other_channels(spec: ModelSpec, wanted: int) -> SegalError:
+    return SegalError(
+        f"{spec.architecture}: a network of {wanted} input channels, for images of {spec.channels}",
+        expected=f"a network that takes {spec.channels} channels, as mean and std have numbers",
+        got=f"a first convolution of {wanted}",
+        remedy=f"build it for {spec.channels} channels, or give mean and std {wanted} numbers and "
+        f"images of {wanted} bands",
+    )
+
+
+@contextmanager
+def _hooked(hooks: Iterable[Any]) -> Iterator[None]:
+    placed = list(hooks)
+    try:
+        yield
+    finally:
+        for hook in placed:
+            hook.remove()
+
+
+def find_head(network: nn.Module, spec: ModelSpec) -> Head:
+    """Finds the last layer, and how its output is upsampled.
+
+    It is a convolution with the logits' number of outputs, and nothing but bilinear upsampling
+    (or nothing at all) comes after it.
 
     Raises:
-        SegalError: If no convolution with an output per class, upsampled, gives the logits.
+        NoHeadError: If there is none.
+        SegalError: As `run_on_noise` does.
     """
     ran: list[tuple[str, Tensor]] = []
     generator = torch.Generator().manual_seed(1)
@@ -57,30 +186,36 @@ def find_head(
         ran.append((name, torch.randn(output.shape, generator=generator).to(output)))
         return ran[-1][1]
 
-    hooks = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: scramble(name, output))
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d) and module.out_channels == num_classes
-    ]
-    try:
-        logits = run_on_noise(network, stride)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name, low in reversed(ran if isinstance(logits, Tensor) and logits.ndim == 4 else []):
-        size = (-(-PROBE_SIDE // stride) * stride,) * 2
-        for corners in (True, False):
-            upsampled = upsample(low, Upsampling(size, corners))
+    with (
+        torch.no_grad(),
+        _hooked(
+            module.register_forward_hook(lambda _m, _i, output, name=name: scramble(name, output))
+            for name, module in network.named_modules()
+            if isinstance(module, nn.Conv2d) and module.out_channels in {1, spec.num_classes}
+        ),
+    ):
+        logits, side = _on_noise(network, spec)
+    outputs = logits.shape[1]
+    ran = [(name, low) for name, low in ran if low.ndim == 4 and low.shape[1] == outputs]
+    size = (logits.shape[-2], logits.shape[-1])
+    # Logits that the network leaves at another size are spread by segal, as `as_classes` are.
+    corners = (True, False) if size == (side, side) else (False,)
+    for name, low in reversed(ran):
+        if size != (side, side) and tuple(low.shape[-2:]) != size:
+            continue  # two upsamplings in a row are not one
+        for align_corners in corners:
+            upsampled = upsample(low, Upsampling(size, align_corners))
             if upsampled.shape == logits.shape and torch.allclose(
                 upsampled, logits, rtol=1e-3, atol=1e-3
             ):
-                return name, corners
-    raise SegalError(
-        f"{architecture}: no last layer was found",
-        expected=f"a convolution with {num_classes} outputs (one per class), "
-        "then nothing but bilinear upsampling to the input's size",
+                return Head(name, align_corners, binary=outputs < spec.num_classes)
+    raise NoHeadError(
+        f"{spec.architecture}: no last layer was found",
+        expected=f"a convolution with {outputs} outputs"
+        + (" (one per class)" if outputs == spec.num_classes else "")
+        + ", then nothing but bilinear upsampling to the input's size",
         got=f"convolutions with that many outputs: {', '.join(n for n, _ in ran) or 'none'}",
-        remedy="check --num-classes, or wrap the network so that its last layer is of that form",
+        remedy="wrap the network so that its last layer is of that form",
     )
 
 
@@ -118,17 +253,13 @@ class TailFinder:
 
     Attributes:
         network: It.
-        head_name: Of its last layer.
-        align_corners: How the head's logits are upsampled.
-        stride: The sides of its input must be multiples of it.
-        architecture: For messages.
+        head: Its last layer.
+        spec: How it is fed.
     """
 
     network: nn.Module
-    head_name: str
-    align_corners: bool
-    stride: int
-    architecture: str
+    head: Head
+    spec: ModelSpec
 
     def find(self, layers: str) -> Tail:
         """The tail of a name.
@@ -142,7 +273,7 @@ class TailFinder:
         Raises:
             SegalError: If there is no such tail.
         """
-        head = self.network.get_submodule(self.head_name)
+        head = self.network.get_submodule(self.head.name)
         if layers == "last":
             return self._chained(layers, [head])
         if layers == "all":
@@ -151,7 +282,7 @@ class TailFinder:
         if layers != "last_two" and layers not in names:
             raise self._unknown(layers)
         calls = self._trace()
-        last = next(call for call in reversed(calls) if call.name == self.head_name)
+        last = next(call for call in reversed(calls) if call.name == self.head.name)
         return (
             self._last_two(calls, last)
             if layers == "last_two"
@@ -177,8 +308,8 @@ class TailFinder:
         own = [call for call in calls if call.name == layers and call.start <= last.start]
         if not own:
             raise SegalError(
-                f"{self.architecture}: {layers!r} is not run before the last layer",
-                expected=f"a module that the logits come from, {self.head_name} or one before it",
+                f"{self.spec.architecture}: {layers!r} is not run before the last layer",
+                expected=f"a module that the logits come from, {self.head.name} or one before it",
                 got=layers,
                 remedy="name another, or use last, last_two or all",
             )
@@ -196,6 +327,9 @@ class TailFinder:
 
     def _chained(self, layers: str, modules: list[nn.Module], keep: set[str] | None = None) -> Tail:
         """A tail that runs modules one after another."""
+        source = modules[0]
+        if self.head.binary:
+            modules = [*modules, TwoClasses()]
         module = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
         parameters: Mapping[str, Tensor] = {
             name: value
@@ -203,13 +337,14 @@ class TailFinder:
             if keep is None or name.split(".")[0] in keep
         }
         affine = affine_of(modules, parameters)
-        return Tail(layers, module, parameters, self.align_corners, modules[0], affine)
+        return Tail(layers, module, parameters, self.head.align_corners, source, affine)
 
     def _replayed(self, layers: str, names: list[str]) -> Tail:
         """A tail that runs the whole network again."""
-        module = _Replay(self.network, self.head_name)
+        module = _Replay(self.network, self.head.name, self.spec.num_classes)
         parameters = {f"network.{name}": self.network.get_parameter(name) for name in names}
-        return Tail(layers, module, parameters, self.align_corners, self.network, replays=True)
+        corners = self.head.align_corners
+        return Tail(layers, module, parameters, corners, self.network, replays=True)
 
     def _trace(self) -> list[_Call]:
         """Every call of a module on a run, in the order of their starts."""
@@ -229,30 +364,26 @@ class TailFinder:
             if isinstance(output, Tensor):
                 call.output = (output, output._version)
 
-        hooks = []
-        for name, module in self.network.named_modules():
-            hooks.append(
-                module.register_forward_pre_hook(
-                    lambda m, args, kwargs, name=name: start(name, m, args, kwargs),
-                    with_kwargs=True,
+        def watch() -> Iterator[Any]:
+            for name, module in self.network.named_modules():
+                before: Callable[..., None] = lambda m, args, kwargs, name=name: start(  # noqa: E731
+                    name, m, args, kwargs
                 )
-            )
-            hooks.append(module.register_forward_hook(end))
-        try:
-            run_on_noise(self.network, self.stride)
-        finally:
-            for hook in hooks:
-                hook.remove()
+                yield module.register_forward_pre_hook(before, with_kwargs=True)
+                yield module.register_forward_hook(end)
+
+        with _hooked(watch()):
+            run_on_noise(self.network, self.spec)
         return calls
 
     def _unknown(self, layers: str) -> SegalError:
         names = [name for name, _ in self.network.named_modules() if name]
         near = nearest(layers, [*TAILS, *names])
         return SegalError(
-            f"{self.architecture}: no tail {layers!r}",
+            f"{self.spec.architecture}: no tail {layers!r}",
             expected=f"{', '.join(TAILS)}, or the name of a module to start at",
             got=repr(layers),
-            remedy=f"did you mean {near!r}?" if near else f"name one, such as {self.head_name}",
+            remedy=f"did you mean {near!r}?" if near else f"name one, such as {self.head.name}",
         )
 
     def _broken(self, leaves: list[_Call], chain: list[_Call]) -> SegalError:
@@ -264,9 +395,9 @@ class TailFinder:
         ]
         such = f" such as {earlier[-1]}" if earlier else ""
         return SegalError(
-            f"{self.architecture}: no tail 'last_two' was found",
+            f"{self.spec.architecture}: no tail 'last_two' was found",
             expected="a convolution, then modules of one input each (normalisation, activation, "
-            f"dropout), then the last layer {self.head_name}",
+            f"dropout), then the last layer {self.head.name}",
             got=f"{found} <- what no single module made (a sum, a concatenation, a function)",
             remedy=f"name the module to start at{such}, or use last or all",
         )
@@ -275,10 +406,11 @@ class TailFinder:
 class _Replay(nn.Module):
     """From the network's input to its last layer's output."""
 
-    def __init__(self, network: nn.Module, head_name: str) -> None:
+    def __init__(self, network: nn.Module, head_name: str, num_classes: int) -> None:
         super().__init__()
         self.network = network
         self._head_name = head_name
+        self._num_classes = num_classes
 
     def forward(self, inputs: Tensor) -> Tensor:
         caught: list[Tensor] = []
@@ -288,7 +420,7 @@ class _Replay(nn.Module):
             self.network(inputs)
         finally:
             hook.remove()
-        return caught[-1]
+        return as_classes(caught[-1], self._num_classes)
 
 
 def _same(a: _Made | None, b: _Made | None) -> bool:

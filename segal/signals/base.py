@@ -8,6 +8,7 @@ from torch import Tensor
 
 from segal.evidence import Evidence, Units
 from segal.image_sets import ImageSet, SetName
+from segal.machine import Precision
 from segal.models.segmentation import SegmentationModel
 from segal.regions import RegionSize
 
@@ -62,6 +63,11 @@ class Workbench(Protocol):
         ...
 
     @property
+    def precision(self) -> Precision:
+        """Of the network's forward passes."""
+        ...
+
+    @property
     def regions(self) -> Sequence[RegionSize]:
         """Sizes of the candidates that the pass measures."""
         ...
@@ -84,7 +90,7 @@ class Workbench(Protocol):
 
         Args:
             of: The set.
-            catch: Names of tails whose input is wanted.
+            catch: As of a `Meter`.
         """
         ...
 
@@ -102,7 +108,7 @@ class Meter(Protocol):
 
     @property
     def catch(self) -> tuple[str, ...]:
-        """What of the evidence it needs caught: names of tails, or `FEATURE_MAPS`."""
+        """What of the evidence it needs caught: `FEATURES`, names of tails, or `FEATURE_MAPS`."""
         ...
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:

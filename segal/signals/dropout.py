@@ -17,7 +17,6 @@ from segal.signals.base import Need, Workbench
 
 DropoutName = Literal["mc_dropout", "bald"]
 _ROWS: dict[DropoutName, int] = {"mc_dropout": 0, "bald": 1}
-_PRECISIONS: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class DropoutValue:
             SegalError: As `check`.
         """
         bench.once(("dropout is there",), lambda: self.check(bench.model))
-        return _Meter(self, bench.model, bench.seed)
+        return _Meter(self, bench.model, bench.seed, bench.precision)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +67,7 @@ class _Meter:
     signal: DropoutValue
     model: SegmentationModel
     seed: int
+    precision: Precision
     catch: ClassVar[tuple[str, ...]] = ()
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
@@ -85,7 +85,7 @@ class _Meter:
         if evidence.inputs is None:
             raise ValueError("evidence: expected the network's inputs, got none")
         images = zip(evidence.images, torch.split(evidence.inputs, 1), strict=True)
-        with autocast(evidence.inputs.device, _PRECISIONS.get(evidence.features.dtype, "fp32")):
+        with autocast(evidence.inputs.device, self.precision):
             return torch.stack([self._map(path, image) for path, image in images])
 
     def _map(self, path: str, image: Tensor) -> Tensor:

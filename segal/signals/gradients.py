@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segal.evidence import Evidence, Units
-from segal.models.segmentation import SegmentationModel
+from segal.models.segmentation import FEATURES, SegmentationModel
 from segal.regions import Box, Boxes
 from segal.signals.base import Need, Workbench
 from segal.signals.labels import LabelRule, Pseudo
@@ -70,7 +70,7 @@ class GradientMeter:
 
     @property
     def catch(self) -> tuple[str, ...]:
-        """Tails whose input is read."""
+        """What of the last layers is read."""
         return self.gradients.catch
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
@@ -126,7 +126,7 @@ class NormMeter:
 
     @property
     def catch(self) -> tuple[str, ...]:
-        """Tails whose input is read."""
+        """What of the last layers is read."""
         return self.gradient.catch
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
@@ -157,6 +157,10 @@ class KeptMass:
         """As `kept_mass-truncated-0.4-single-none`."""
         return f"kept_mass-{self.labels.name}"
 
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if the network has no last layer, whose cells the tiles are of."""
+        model.tail("last")
+
     def prepare(self, bench: Workbench) -> "MassMeter":
         """Joins the signals that share a pass."""
         return MassMeter(PulledBack.of(bench, self.labels), self.labels)
@@ -173,7 +177,7 @@ class MassMeter:
 
     shared: PulledBack
     labels: LabelRule
-    catch: ClassVar[tuple[str, ...]] = ()
+    catch: ClassVar[tuple[str, ...]] = (FEATURES,)
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units) float64."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from segal.errors import SegalError
 from segal.evidence import Evidence, Units
 from segal.models.loss_prediction import LossPrediction
-from segal.models.segmentation import FEATURE_MAPS
+from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
 from segal.signals.base import Meter, Need, Workbench
 
 
@@ -27,6 +27,14 @@ class PredictedLoss:
     def column(self) -> str:
         """Column name."""
         return "predicted_loss"
+
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if the network has no maps that losses can be predicted from.
+
+        Whether it has a module that does so shows after its training.
+        """
+        if model.loss_prediction is None:
+            model.check_feature_maps()
 
     def prepare(self, bench: Workbench) -> Meter:
         """The network's module at work.

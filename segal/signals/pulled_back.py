@@ -24,7 +24,7 @@ from segal.functional.gradients import (
     weight_gradients,
 )
 from segal.functional.tiles import Windows, tile_boxes, windows
-from segal.models.segmentation import SegmentationModel
+from segal.models.segmentation import FEATURES, SegmentationModel
 from segal.models.tails import Tail
 from segal.signals.base import Workbench
 from segal.signals.labels import LabelRule, residual_and_mass
@@ -71,7 +71,7 @@ class PulledBack:
 
     def windows(self, evidence: Evidence, units: Units) -> Windows:
         """The cells that the tiles of the units depend on."""
-        height, width = evidence.features.shape[-2:]
+        height, width = evidence.caught.shape[-2:]
         upsampling = evidence.upsampling
         return windows(
             tile_boxes(units.boxes()),
@@ -173,10 +173,10 @@ class TileGradients:
 
     @property
     def catch(self) -> tuple[str, ...]:
-        """Names of the tails whose input is read."""
+        """Names of the tails whose input is read, or the features alone."""
         affine = self.tail.affine
         of_head = affine is not None and affine.pointwise is None
-        return () if of_head and is_closed(self.tail) else (self.tail.name,)
+        return (FEATURES,) if of_head and is_closed(self.tail) else (self.tail.name,)
 
     @property
     def width(self) -> int:
@@ -250,7 +250,7 @@ class TileGradients:
         """
         pulled = self.shared.residual(evidence, view, loss)[image]
         kernel = self.shared.kernel
-        features = evidence.features[image].to(pulled)
+        features = evidence.caught[image].to(pulled)
         padded = features if kernel.pointwise else F.pad(features, kernel.margins)
         cells = view.shape[0] * view.shape[1]
         numbers = max(self.width, cells * kernel.cells * len(features))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segal.errors import SegalError
 from segal.evidence import Evidence, Upsampling
+from segal.functional.forward_mode import plain_attention
 from segal.functional.updates import interval_windows, region_loss, sgd_steps
 from segal.image_sets import SetName
 from segal.models.segmentation import Tail
@@ -68,6 +69,7 @@ class RegionUpdates:
         return bench.once(("region_updates", of, layers, size, steps, lr), compute)
 
     @torch.no_grad()
+    @plain_attention()  # what is batched below runs over regions, which fused kernels cannot
     def sums(self, evidence: Evidence, image: int, boxes: Sequence[Box], gather: Gather) -> Tensor:
         """What comes of the steps on each region.
 

@@ -1,7 +1,7 @@
 """Signals that are pooled maps of the forward pass: uncertainties and features."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator
 from torch import Tensor
@@ -10,6 +10,7 @@ from segal.errors import SegalError
 from segal.evidence import Evidence, Reduction, Units
 from segal.functional import uncertainty
 from segal.functional.uncertainty import UncertaintyFunction
+from segal.models.segmentation import FEATURES, SegmentationModel
 from segal.registry import Registry
 from segal.signals.base import PlainSignal
 
@@ -67,12 +68,18 @@ class Value(PlainSignal):
 class MeanFeature(PlainSignal):
     """Mean over each candidate's pixels of the upsampled input of the last layer (UWE, eq. 7)."""
 
+    catch: ClassVar[tuple[str, ...]] = (FEATURES,)
+
     @property
     def column(self) -> str:
         """Column name."""
         return "mean_feature"
 
+    def check(self, model: SegmentationModel) -> None:
+        """Raises a SegalError if the network gives no features."""
+        model.check_features()
+
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units, D) float64."""
-        sums, counts = units.pool(evidence.features, evidence.upsampling)
+        sums, counts = units.pool(evidence.caught, evidence.upsampling)
         return sums / counts[:, None]

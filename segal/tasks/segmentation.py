@@ -100,7 +100,7 @@ class Segmentation:
         Args:
             model: The network.
             images: (B, 3, H, W), normalised.
-            catch: Names of the tails whose input is wanted.
+            catch: What is wanted beside the logits; see `SegmentationModel.forward`.
         """
         evidence: Evidence = model(images, catch)
         return evidence
