@@ -438,11 +438,13 @@ def _unreadable(root: Path, refused: Sequence[SegalError], total: int) -> SegalE
     lines = [f"\n  {_reason(error)}" for error in refused[:MAX_NAMED]]
     if len(refused) > MAX_NAMED:
         lines.append(f"\n  and {len(refused) - MAX_NAMED} more")
+    remedies = {error.remedy for error in refused}
+    common = remedies.pop() if len(remedies) == 1 else None
     return SegalError(
         f"{root}: {len(refused)} of {total} images cannot be read:" + "".join(lines),
         expected="images that can be read, inside the folder",
         got=f"{len(refused)} that cannot",
-        remedy="mend or remove them"
+        remedy=(common or "mend or remove them")
         + ("" if len(refused) == total else ", or go on without them: --skip-unreadable"),
     )
 
