@@ -58,7 +58,13 @@ def trained(scenes, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("model")
     arguments = ("train", "--data", scenes, "--validation", "val", "--out", out, *QUICK)
-    given = ("data.bands=all", "data.value_range=0,10000", f"model.mean={MEAN}", f"model.std={STD}", ARCH)
+    given = (
+        "data.bands=all",
+        "data.value_range=0,10000",
+        f"model.mean={MEAN}",
+        f"model.std={STD}",
+        ARCH,
+    )
     result = CliRunner().invoke(app, [str(a) for a in (*arguments, *given)])
     assert result.exit_code == 0, result.output
     return out / "model.safetensors"
@@ -101,7 +107,8 @@ def test_bands_in_another_order_give_the_same_picks(segal, scenes, trained, tmp_
 
 def test_overlays_and_explanations_show_three_bands(segal, scenes, trained, tmp_path):
     given = (
-        "--images", scenes / "images" / "train", "--checkpoint", trained, ARCH, "--bands", "2,4,1,3",
+        "--images", scenes / "images" / "train", "--checkpoint", trained, ARCH,
+        "--bands", "2,4,1,3",
     )  # fmt: skip
     code, _, stderr = segal(
         "select", *given, "--region", 32, "--budget", 4, "--strategy", "random", "--out",
@@ -126,8 +133,8 @@ def test_overlays_and_explanations_show_three_bands(segal, scenes, trained, tmp_
 
 def test_plan_takes_bands(segal, scenes, trained):
     code, stdout, stderr = segal(
-        "plan", "--images", scenes / "images" / "train", "--checkpoint", trained, ARCH, "--bands", "all",
-        "--region", 32, "--budget", 4,
+        "plan", "--images", scenes / "images" / "train", "--checkpoint", trained, ARCH,
+        "--bands", "all", "--region", 32, "--budget", 4,
     )  # fmt: skip
     assert code == 0, stderr
     assert "regions on offer" in stdout
