@@ -51,6 +51,7 @@ _COMPRESSIONS = {
 }
 _KINDS = {1: "unsigned", 2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 _WITH_IMAGECODECS = {5: "lzw", 32773: "packbits", 34926: "zstd", 50000: "zstd"}
+_MOST_BY_PILLOW = 6  # bands; it says so of more on the terminal
 _SLACK = 2**16  # bytes that a strip may hold beyond its pixels
 
 # tifffile tells of odd tags by logging, which without a handler goes to the terminal.
@@ -246,8 +247,8 @@ class Tiff:
     @cached_property
     def _pillow(self) -> ImageFile | None:
         """The image as Pillow reads it, turned; None where it knows no such kind."""
-        if self.bands == 2 and self.page.planarconfig == 2:
-            return None  # it opens some, and then fails
+        if (self.bands == 2 and self.page.planarconfig == 2) or self.bands > _MOST_BY_PILLOW:
+            return None  # it opens some of the former, and then fails
         try:
             image = open_image(self.path, self.data)
             image.seek(self.index)
