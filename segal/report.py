@@ -84,7 +84,7 @@ def shown_bands(image: Array, stretched: bool = False) -> NDArray[np.uint8]:
         return (some.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
     low, high = np.quantile(some.astype(np.float32), _STRETCH, axis=(0, 1))
     spread = (some - low) / np.where(high > low, high - low, 1)
-    return (spread.clip(0, 1) * 255).round().astype(np.uint8)
+    return np.asarray((spread.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def overlay(

@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -51,6 +51,10 @@ _COMPRESSIONS = {
 }
 _KINDS = {1: "unsigned", 2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 _WITH_IMAGECODECS = {5: "lzw", 32773: "packbits", 34926: "zstd", 50000: "zstd"}
+_NUMBERS = (
+    *("imagelength", "imagewidth", "imagedepth", "samplesperpixel", "sampleformat"),
+    *("photometric", "planarconfig", "compression", "predictor"),
+)
 _MOST_BY_PILLOW = 6  # bands; it says so of more on the terminal
 _SLACK = 2**16  # bytes that a strip may hold beyond its pixels
 
@@ -94,7 +98,7 @@ class Tiff:
         """
         try:
             file = tifffile.TiffFile(io.BytesIO(data))
-            pages = list(islice(file.pages, MAX_PAGES + 1))
+            pages = cast(list[tifffile.TiffPage], list(islice(file.pages, MAX_PAGES + 1)))
             images = [i for i, p in enumerate(pages) if not (p.is_reduced or p.is_mask)]
             if len(pages) == 1:
                 images = [0]
@@ -102,7 +106,7 @@ class Tiff:
         except Exception as error:  # a broken file can make tifffile raise nearly anything
             raise damaged(path, data, error) from error
         index = _chosen(path, images, hidden, page)
-        tiff = cls(path, data, pages[index], index)  # type: ignore[arg-type]
+        tiff = cls(path, data, pages[index], index)
         tiff._check()
         return tiff
 
@@ -170,6 +174,10 @@ class Tiff:
         """Raises a SegalError for what is not read, whichever bands are wanted."""
         page, bits = self.page, self.page.bitspersample
         height, width = page.imagelength, page.imagewidth
+        numbers = {name: getattr(page, name) for name in _NUMBERS}
+        odd = [f"{name} {value!r}" for name, value in numbers.items() if not isinstance(value, int)]
+        if odd:
+            raise damaged(self.path, self.data, f"{', '.join(odd)}: no whole number"[:200])
         if min(height, width, self.bands) < 1:
             raise damaged(self.path, self.data, f"{height} x {width} x {self.bands} values")
         check_pixels(self.path, height, width)
@@ -205,7 +213,7 @@ class Tiff:
         self._check_type()
         page, bits = self.page, int(self.page.bitspersample)
         grey = page.photometric in {_WHITE_IS_ZERO, _BLACK_IS_ZERO}
-        with_alpha = self.bands == 2 and any(int(e) in {1, 2} for e in page.extrasamples)
+        with_alpha = self.bands == 2 and any(extra in {1, 2} for extra in page.extrasamples)
         if grey and self.bands > 1 and not with_alpha:
             raise SegalError(
                 f"{self.path}: which bands are red, green and blue is not said",
@@ -242,7 +250,7 @@ class Tiff:
     @property
     def _has_premultiplied(self) -> bool:
         """Whether Pillow divides colours by alpha."""
-        return any(int(extra) == 1 for extra in self.page.extrasamples)
+        return 1 in self.page.extrasamples
 
     @cached_property
     def _pillow(self) -> ImageFile | None:
@@ -314,11 +322,16 @@ class Tiff:
             raise self._refused("no, LZW or deflate compression", "convert it to deflate")
         if page.predictor not in {1, 2}:
             raise self._refused("no predictor, or differences", "convert it to deflate")
-        chunks = prod(page.chunked)
+        try:
+            chunks = prod(page.chunked)
+            most = 2 * prod(page.chunks) * np.dtype(page.dtype).itemsize + _SLACK
+        except Exception as error:  # as above
+            raise damaged(self.path, self.data, error) from error
+        if most > 8 * 3 * MAX_PIXELS:
+            raise damaged(self.path, self.data, "a strip or tile beyond the image")
         if not len(page.dataoffsets) == len(page.databytecounts) == chunks:
             raise damaged(self.path, self.data, f"{len(page.dataoffsets)} of {chunks} strips")
         if decoder is not None:
-            most = 2 * prod(page.chunks) * np.dtype(page.dtype).itemsize + _SLACK
             for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
                 if count and not decoder(self.data[offset : offset + count], most):
                     raise damaged(self.path, self.data, "a strip with too much in it, or damaged")
