@@ -1,9 +1,10 @@
 """Reads TIFF files: tifffile tells what is in one, and decodes what Pillow and OpenCV misread.
 
 Measured with OpenCV 4.14 and Pillow 13: OpenCV mixes up the bands of 16-bit planar files, ignores
-WhiteIsZero at 16 bits, multiplies 8-bit colours by alpha, and reads no tiled 8-bit file without
-compression; Pillow halves 16-bit colours to 8 bits. At 8 bits Pillow is right wherever it opens a
-file at all, and at 16 bits OpenCV is right about bands that are stored pixel by pixel.
+WhiteIsZero at 16 bits, multiplies 8-bit colours by alpha, reads no tiled 8-bit file without
+compression, and jumbles the tiles of one whose orientation mirrors rows; Pillow halves 16-bit
+colours to 8 bits. At 8 bits Pillow is right wherever it opens a file at all, and at 16 bits OpenCV
+is right about bands that are stored pixel by pixel.
 """
 
 import io
@@ -55,6 +56,7 @@ _NUMBERS = (
     *("imagelength", "imagewidth", "imagedepth", "samplesperpixel", "sampleformat"),
     *("photometric", "planarconfig", "compression", "predictor"),
 )
+_BACK = {6: 8, 8: 6}  # every other orientation undoes itself
 _MOST_BY_PILLOW = 6  # bands; it says so of more on the terminal
 _SLACK = 2**16  # bytes that a strip may hold beyond its pixels
 
@@ -189,6 +191,14 @@ class Tiff:
         if not isinstance(bits, int) or bits > 64:
             raise self._refused("bands of one type", "convert it to 8- or 16-bit unsigned bands")
 
+        try:
+            chunks, there = prod(page.chunked), (len(page.dataoffsets), len(page.databytecounts))
+            _ = page.chunks
+        except Exception as error:  # a broken file can make tifffile raise nearly anything
+            raise damaged(self.path, self.data, error) from error
+        if there != (chunks, chunks):
+            raise damaged(self.path, self.data, f"{there[0]} of {chunks} strips or tiles")
+
     def _refused(self, expected: str, remedy: str) -> SegalError:
         return SegalError(
             f"{self.path}: this kind of TIFF is not supported",
@@ -304,7 +314,8 @@ class Tiff:
             raise damaged(self.path, self.data, "OpenCV cannot decode it")
         values = images[0].reshape(*images[0].shape[:2], -1)
         order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[self.bands]
-        return np.ascontiguousarray(values[..., order])
+        # It turns a TIFF whatever the flags say.
+        return turn(values[..., order], _BACK.get(self.orientation, self.orientation))
 
     def _check_codec(self) -> None:
         """Raises a SegalError where tifffile cannot decode, or would fill the memory."""
@@ -322,15 +333,9 @@ class Tiff:
             raise self._refused("no, LZW or deflate compression", "convert it to deflate")
         if page.predictor not in {1, 2}:
             raise self._refused("no predictor, or differences", "convert it to deflate")
-        try:
-            chunks = prod(page.chunked)
-            most = 2 * prod(page.chunks) * np.dtype(page.dtype).itemsize + _SLACK
-        except Exception as error:  # as above
-            raise damaged(self.path, self.data, error) from error
+        most = 2 * prod(page.chunks) * np.dtype(page.dtype).itemsize + _SLACK
         if most > 8 * 3 * MAX_PIXELS:
             raise damaged(self.path, self.data, "a strip or tile beyond the image")
-        if not len(page.dataoffsets) == len(page.databytecounts) == chunks:
-            raise damaged(self.path, self.data, f"{len(page.dataoffsets)} of {chunks} strips")
         if decoder is not None:
             for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
                 if count and not decoder(self.data[offset : offset + count], most):

@@ -174,13 +174,16 @@ def test_a_fourth_band_can_be_chosen(tmp_path: Path, extra: str) -> None:
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(tmp_path: Path, orientation: int, planar: str) -> None:
-    for dtype, compression in itertools.product(("uint8", "uint16"), (None, "zlib")):
+    pytest.importorskip("imagecodecs")
+    kinds = itertools.product(("uint8", "uint16"), (None, "zlib", "lzw"), (None, (16, 16)))
+    for dtype, compression, tile in kinds:
         pixels = values(dtype, 3)
         path = write(
-            tmp_path / f"{dtype}{compression}.tif",
+            tmp_path / f"{dtype}{compression}{tile is None}.tif",
             pixels if planar == "contig" else np.moveaxis(pixels, 2, 0),
             photometric="rgb",
             planarconfig=planar,
+            tile=tile,
             compression=compression,
             bigtiff=compression is None,
             extratags=[(274, "H", 1, orientation, True)],
