@@ -40,7 +40,8 @@ from segal.data.image_file import (
 from segal.errors import SegalError
 
 MAX_PAGES = 1000
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+_BIG_ENDIAN_BIGTIFF = b"MM\0+"  # which Pillow takes for a classic TIFF
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", _BIG_ENDIAN_BIGTIFF)
 
 _NONE, _LZW, _DEFLATE, _PACKBITS, _LZMA = 1, 5, (8, 32946), 32773, 34925
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
@@ -265,8 +266,9 @@ class Tiff:
     @cached_property
     def _pillow(self) -> ImageFile | None:
         """The image as Pillow reads it, turned; None where it knows no such kind."""
-        if (self.bands == 2 and self.page.planarconfig == 2) or self.bands > _MOST_BY_PILLOW:
-            return None  # it opens some of the former, and then fails
+        planar_pair = self.bands == 2 and self.page.planarconfig == 2  # opens, and then fails
+        if planar_pair or self.bands > _MOST_BY_PILLOW or self.data[:4] == _BIG_ENDIAN_BIGTIFF:
+            return None
         try:
             image = open_image(self.path, self.data)
             image.seek(self.index)

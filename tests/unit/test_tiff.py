@@ -416,3 +416,34 @@ def test_16_bit_png_with_alpha_as_a_band(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), pixels[..., [2, 1, 0, 3]])
     check(tmp_path / "a.png", pixels, "all")
     check(tmp_path / "a.png", pixels[..., :3])
+
+
+def test_damage_is_told_and_never_anything_else(tmp_path: Path) -> None:
+    """Bytes are changed at random; what is accepted is read, with the size that was told."""
+    pytest.importorskip("imagecodecs")
+    rng, sources = np.random.default_rng(0), []
+    for number, compression in enumerate(("zlib", "lzw", "zstd", "lzma", None)):
+        path = write(
+            tmp_path / "a.tif",
+            values("uint16" if number % 2 else "uint8", 4),
+            photometric="rgb",
+            extrasamples=["unassalpha"],
+            compression=compression,
+            tile=(16, 16) if number < 2 else None,
+            bigtiff=number == 2,
+        )
+        sources.append(path.read_bytes())
+    accepted = 0
+    for number in range(200):
+        data = bytearray(sources[number % len(sources)])
+        for place in rng.integers(0, [300, len(data)] * 2):
+            data[place] = rng.integers(256)
+        path.write_bytes(data)
+        reading = (Reading(), Reading(bands="all"), Reading(bands=(4, 1), page=1))[number % 3]
+        try:
+            info = inspect_image(path, reading)
+        except SegalError:
+            continue
+        accepted += 1
+        assert read_image(path, reading).shape == (info.height, info.width, info.channels)
+    assert 0 < accepted < 200
