@@ -15,6 +15,7 @@ from segal.errors import SegalError, raise_all
 from segal.files import read_error, replacing, write_bytes
 from segal.regions import Box
 from segal.registry import nearest
+from segal.unicode_forms import form_only, lookalike
 
 COLUMNS = ("rank", "image", "x", "y", "width", "height", "pixels", "score")
 ANNOTATE, LEAVE = 255, 0
@@ -129,6 +130,9 @@ class _UnknownImage(_Mistake):
 
     def look_for_a_name_like_it(self, names: Iterable[str]) -> None:
         """Offers the same file of another folder, or else the name that is most like it."""
+        if alike := lookalike(self.name, names):
+            self.remedy = form_only(self.name, alike)
+            return
         file = PurePosixPath(self.name).name
         near = next((name for name in names if PurePosixPath(name).name == file), None)
         near = near or nearest(self.name, list(names))

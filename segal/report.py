@@ -26,6 +26,7 @@ _COLORMAP = "inferno"  # even steps of lightness, legible without colour vision
 _OUTLINE, _CASING = "#21e6ff", "#000000"  # a hue that the colour map lacks
 _DIMMED, _VEIL = 0.55, 34  # contrast of what was not picked, and grey laid over it
 _TOP_SHARE = 0.005  # of the map's pixels may lie above the colour scale
+_STRETCH = (0.01, 0.99)
 _INSET = 2  # of an outline and a number, from the edge of their region; in pixels of the picture
 _LABEL_PAD = 0.2  # around a number, of its size
 _MOST_NUMBERS = 200  # nobody reads more, and placing them takes its time
@@ -63,6 +64,27 @@ class Picture:
     picks: Sequence[Pick]
     load: Callable[[], tuple[Array, Array | None]]
     bought: Sequence[Box] = ()
+
+
+def shown_bands(image: Array, stretched: bool = False) -> NDArray[np.uint8]:
+    """Three of an image's channels, for people.
+
+    Args:
+        image: (H, W, channels), uint8, or floating in [0, 1].
+        stretched: Whether each channel's values, but for a hundredth at either end, are spread over
+            the whole range, as bands of a sensor fill a small part of theirs.
+
+    Returns:
+        (H, W, 3) uint8: the first three channels, or the first of one or two three times.
+    """
+    some = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, 2)
+    if not stretched:
+        if some.dtype == np.uint8:
+            return np.ascontiguousarray(some)
+        return (some.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
+    low, high = np.quantile(some.astype(np.float32), _STRETCH, axis=(0, 1))
+    spread = (some - low) / np.where(high > low, high - low, 1)
+    return np.asarray((spread.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def overlay(

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 class TinyNetwork(nn.Sequential):
     """Logits at a quarter of the input's size, upsampled; with BatchNorm and dropout."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, channels: int = 3) -> None:
         super().__init__(
-            nn.Conv2d(3, 8, 3, stride=4, padding=1),
+            nn.Conv2d(channels, 8, 3, stride=4, padding=1),
             nn.BatchNorm2d(8),
             nn.ReLU(),
             nn.Dropout(0.2),
@@ -25,3 +25,8 @@ class TinyNetwork(nn.Sequential):
 def build(num_classes: int) -> TinyNetwork:
     """Called by segal with the number of classes."""
     return TinyNetwork(num_classes)
+
+
+def build_for_four_bands(num_classes: int) -> TinyNetwork:
+    """Likewise, for images of four bands."""
+    return TinyNetwork(num_classes, 4)

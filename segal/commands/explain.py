@@ -41,6 +41,8 @@ def explain(
     threads: o.Threads = None,
     seed: o.Seed = None,
     precision: o.Precision = None,
+    bands: o.Bands = None,
+    page: o.Page = None,
     skip_unreadable: o.SkipUnreadable = None,
 ) -> None:
     """Draw where accepting the network's own prediction would hurt, beside its entropy.
@@ -81,6 +83,8 @@ def explain(
                     "machine.threads": threads,
                     "seed": seed,
                     "precision": precision,
+                    "bands": bands,
+                    "page": page,
                     "skip_unreadable": skip_unreadable,
                 },
             )

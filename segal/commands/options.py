@@ -46,6 +46,11 @@ Threads = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Of everything random. [default: 0]")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. [default: fp32]")]
+Bands = Annotated[
+    str | None,
+    typer.Option(help="Bands of the files by number, such as 4,3,2, or all. [default: RGB]"),
+]
+Page = Annotated[int | None, typer.Option(help="Which image of TIFF files of several, from 1.")]
 SkipUnreadable = Annotated[
     bool | None,
     typer.Option("--skip-unreadable", help="Go on without images that cannot be read."),

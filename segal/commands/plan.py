@@ -15,6 +15,8 @@ def plan(
     strategy: o.Strategy = None,
     reference: o.Reference = None,
     threads: o.Threads = None,
+    bands: o.Bands = None,
+    page: o.Page = None,
 ) -> None:
     """Say about how much time, memory and disk `segal select` would take, from a trial.
 
@@ -37,6 +39,8 @@ def plan(
             "reference.root": root,
             "reference.split": split,
             "machine.threads": threads,
+            "bands": bands,
+            "page": page,
         },
     )
     for line in plan_selection(*configure_selection({"out": "plan", **raw})).lines():

@@ -35,6 +35,8 @@ def select(
     overlays: Annotated[
         int | None, typer.Option(help="Images to draw overlays of, best first. [default: 20]")
     ] = None,
+    bands: o.Bands = None,
+    page: o.Page = None,
     skip_unreadable: o.SkipUnreadable = None,
 ) -> None:
     """Pick the regions of a pool of images that are worth annotating next.
@@ -75,6 +77,8 @@ def select(
             "seed": seed,
             "precision": precision,
             "overlays": overlays,
+            "bands": bands,
+            "page": page,
             "skip_unreadable": skip_unreadable,
         },
     )

@@ -28,6 +28,8 @@ def validate(
         str | None,
         typer.Option(help="What follows an image's name in its label's, such as _mask."),
     ] = None,
+    bands: o.Bands = None,
+    page: o.Page = None,
     workers: o.Workers = None,
 ) -> None:
     """Check a run, a comparison, a data set, a folder of images or a configuration; say what it is.
@@ -38,5 +40,5 @@ def validate(
     from segal.jobs.validate import validate_path
 
     options = LabelOptions(ignore_index, reduce_zero_label, label_suffix)
-    for line in validate_path(path, layout, options, workers or 1):
+    for line in validate_path(path, layout, options, workers or 1, bands, page):
         typer.echo(line)

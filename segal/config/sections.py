@@ -16,6 +16,7 @@ from pydantic import (
 
 from segal.budget import Budget
 from segal.data.datasets import layout_name
+from segal.data.image_file import Reading
 from segal.errors import SegalError
 from segal.history import Axis
 from segal.models.build import MAX_SCALE, MIN_SCALE
@@ -45,6 +46,11 @@ PositiveChannels = Annotated[
     tuple[PositiveFloat, ...], BeforeValidator(split_commas), Field(min_length=1, max_length=64)
 ]
 Layout = Annotated[str, BeforeValidator(_parsed(layout_name))]
+BandNumber = Annotated[int, Field(ge=1, le=65535)]
+BandNumbers = Annotated[
+    Literal["all"] | Annotated[tuple[BandNumber, ...], Field(min_length=1, max_length=64)],
+    BeforeValidator(lambda value: value if value == "all" else split_commas(value)),
+]
 Scale = Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
@@ -54,6 +60,26 @@ class Section(BaseModel):
     """A part of a configuration; a key that it does not know is a mistake."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ImagesSection(Section):
+    """What says how images are read.
+
+    Attributes:
+        value_range: Values of 16-bit images that become 0 and 1; None: 0 and 65535.
+        bands: The channels that images have: bands of their files by number, from 1, such as
+            4,3,2, or `all` of them. None: red, green and blue.
+        page: Which image to take of TIFF files that hold several, from 1.
+    """
+
+    value_range: Range | None = None
+    bands: BandNumbers | None = None
+    page: Annotated[int, Field(ge=1, le=1000)] | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """How images are read."""
+        return Reading(self.value_range, self.bands, self.page)
 
 
 class ModelConfig(Section):
@@ -79,8 +105,8 @@ class MachineConfig(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
-class LabelsConfig(Section):
-    """One split of a labelled data set.
+class LabelsConfig(ImagesSection):
+    """One split of a labelled data set, beside what `ImagesSection` has.
 
     Attributes:
         root: Folder of the data set.
@@ -89,7 +115,6 @@ class LabelsConfig(Section):
         ignore_index: As in `DataConfig`.
         reduce_zero_label: As in `DataConfig`.
         label_suffix: As in `DataConfig`.
-        value_range: As in `SelectConfig`.
     """
 
     root: Path
@@ -98,11 +123,15 @@ class LabelsConfig(Section):
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
     reduce_zero_label: bool = False
     label_suffix: Annotated[str, Field(max_length=100)] | None = None
-    value_range: Range | None = None
+
+    def beside(self, images: ImagesSection) -> "LabelsConfig":
+        """The split, read like the images beside it wherever it says nothing else."""
+        keys = [key for key in ImagesSection.model_fields if getattr(self, key) is None]
+        return self.model_copy(update={key: getattr(images, key) for key in keys})
 
 
-class SelectConfig(Section):
-    """Configuration of `segal select`.
+class SelectConfig(ImagesSection):
+    """Configuration of `segal select`, beside what `ImagesSection` has.
 
     Attributes:
         images: Folder of the pool's images.
@@ -123,7 +152,6 @@ class SelectConfig(Section):
         embedding_dtype: Of the stored embeddings; float16 takes half the disk, and rounds gradients
             below 6e-8 (of regions that the network is very sure of) to 0.
         skip_unreadable: Go on without images that cannot be read.
-        value_range: Values of 16-bit images that become 0 and 1; None: 0 and 65535.
         overlays: For how many images, by best rank, to draw a picture.
         machine: How to run.
     """
@@ -143,7 +171,6 @@ class SelectConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     embedding_dtype: Literal["float32", "float16"] = "float32"
     skip_unreadable: bool = False
-    value_range: Range | None = None
     overlays: Annotated[int, Field(ge=0, le=10_000)] = 20
     machine: MachineConfig = MachineConfig()
 
@@ -164,8 +191,8 @@ class ScenesConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
-class DataConfig(Section):
-    """A labelled data set.
+class DataConfig(ImagesSection):
+    """A labelled data set, beside what `ImagesSection` has.
 
     Attributes:
         root: Its folder.
@@ -178,7 +205,6 @@ class DataConfig(Section):
         train: Split to train on.
         validation: Split that picks the best weights; empty for none.
         test: Split to evaluate the result on; empty for none.
-        value_range: As in `SelectConfig`.
     """
 
     root: Path
@@ -190,7 +216,6 @@ class DataConfig(Section):
     train: str = "train"
     validation: str = ""
     test: str = ""
-    value_range: Range | None = None
 
     @model_validator(mode="after")
     def _apart(self) -> "DataConfig":

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.data import ade20k, camvid, cityscapes, folder, label_mistakes, voc
-from segal.data.images import ImageInfo, read_bytes, read_label, read_label_colours
+from segal.data.image_file import RGB, Reading
+from segal.data.images import (
+    ImageInfo,
+    read_bytes,
+    read_label,
+    read_label_colours,
+)
 from segal.data.layout import (
     IGNORE_INDEX,
     Classes,
@@ -24,12 +30,14 @@ from segal.data.pool import (
     Progress,
     check_path,
     find_images,
+    found_as,
     open_pool,
     real_path,
     shortened,
 )
 from segal.errors import SegalError, raise_all
 from segal.regions import Box
+from segal.unicode_forms import form_only, lookalike
 
 __all__ = [
     "IGNORE_INDEX",
@@ -246,7 +254,7 @@ def open_dataset(
     workers: int = 1,
     known: Mapping[str, tuple[int, int, ImageInfo]] | None = None,
     progress: Progress | None = None,
-    value_range: tuple[float, float] | None = None,
+    reading: Reading = RGB,
     only: Collection[str] | None = None,
     missing_labels: bool = False,
 ) -> LabelledDataset:
@@ -264,7 +272,7 @@ def open_dataset(
         workers: Threads that inspect images.
         known: Earlier inspections.
         progress: Called with (images done, all images).
-        value_range: Lowest and highest value of 16-bit images.
+        reading: Which bands of which page, and what values become 0 and 1.
         only: Images to open, by their paths below the split's folder; the others need no label.
         missing_labels: Whether a label file may be missing; its path is then where it should be.
 
@@ -284,7 +292,7 @@ def open_dataset(
             known=known,
             workers=workers,
             progress=progress,
-            value_range=value_range,
+            reading=reading,
         )
     except SegalError as error:
         # What is wrong with labels is told along with it, where it is known which there must be.
@@ -321,11 +329,14 @@ def _chosen(root: Path, split: str, only: Collection[str], source: Source) -> li
     there = find_images(source.images) if source.paths is None else source.paths
     foreign = sorted(set(only) - set(there))
     if foreign:
+        alike = lookalike(foreign[0], there)
         raise SegalError(
             f"{root}: images that are not of split {split!r}",
             expected=f"paths relative to {source.images}",
             got=", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else ""),
-            remedy="choose the split that they were selected from, and select with that folder "
+            remedy=form_only(foreign[0], alike)
+            if alike
+            else "choose the split that they were selected from, and select with that folder "
             "as --images",
         )
     return list(only)
@@ -343,7 +354,7 @@ def _find_labels(
             if label.exists():
                 check_path(root, label.relative_to(root).as_posix(), real_root)
             elif not may_miss:
-                raise label_mistakes.no_label(source.images / path, label)
+                raise label_mistakes.no_label(source.images / path, label, found_as(label))
             labels.append(label)
         except SegalError as error:
             errors.append(error)

@@ -2,45 +2,55 @@
 
 OpenCV is faster, but returns half a truncated JPEG as a success and turns palette indices into
 colours; so a file is inspected once with Pillow before OpenCV decodes it, and labels are never read
-with OpenCV.
+with OpenCV. TIFF files have a module of their own, `tiff`.
 """
 
 import hashlib
-import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from PIL.ImageFile import ImageFile
 
+from segal.data.image_file import (
+    RGB,
+    Bands,
+    Reading,
+    check_bands,
+    choose_bands,
+    decode,
+    load,
+    open_image,
+    orientation_of,
+    read_bytes,
+    turn,
+)
+from segal.data.tiff import Tiff, is_tiff
 from segal.errors import SegalError
-from segal.files import read_error
+
+__all__ = [
+    "MIN_SIDE",
+    "ImageInfo",
+    "Reading",
+    "inspect_image",
+    "read_bytes",
+    "read_image",
+    "read_label",
+    "read_orientation",
+]
 
 # Readers run in our own threads; OpenCV's would only compete with them and with the network.
 cv2.setNumThreads(0)
 
 MIN_SIDE = 16
-MAX_BYTES = 2**30
-MAX_PIXELS = 2 * (2**30 // 4 // 3)  # as Pillow's own limit against decompression bombs
 
-# Pillow knows dozens of formats, some of which start other programs.
-_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK"}
-_MODES_16_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
-_ORIENTATION = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_ALPHA = {"LA": 2, "PA": 4, "RGBA": 4}  # bands of the modes that have it
+_GREY = {"1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N"}
+_MODES = {*_ALPHA, *_GREY, "P", "RGB", "RGBX", "CMYK"} - {"I"}  # 16-bit files among the colours too
+_DECODES_ALIKE = ("JPEG", "PNG")  # what Pillow can decode of these, OpenCV can
 
 
 @dataclass(frozen=True)
@@ -51,32 +61,45 @@ class ImageInfo:
         height: Rows after EXIF orientation.
         width: Columns after EXIF orientation.
         digest: SHA-256 of the file's bytes, in hex.
+        orientation: As EXIF has it, 1 to 8; 1 where it is not known.
+        channels: That it is read with; None where it is not known.
     """
 
     height: int
     width: int
     digest: str
+    orientation: int = field(default=1, compare=False)
+    channels: int | None = field(default=None, compare=False)
+
+    @property
+    def turned_unseen(self) -> bool:
+        """Whether it is turned or mirrored so that its size does not tell."""
+        return self.orientation in {2, 3, 4} or (
+            self.orientation >= 5 and self.height == self.width
+        )
 
 
-def inspect_image(path: Path) -> ImageInfo:
+def inspect_image(path: Path, reading: Reading = RGB) -> ImageInfo:
     """Reads a file once and decodes it as a whole.
 
     Raises:
         SegalError: If the file cannot be read, is empty, truncated, no image, of a kind that is not
-            supported, a decompression bomb, or smaller than 16 pixels on a side.
+            supported, a decompression bomb, smaller than 16 pixels on a side, of several images of
+            which none is chosen, or without a band that is wanted.
     """
     data = read_bytes(path)
-    image = _decode(path, data)
-    if image.mode not in _MODES | _MODES_16_BIT and (image.mode, image.format) != ("I", "PNG"):
-        raise SegalError(
-            f"{path}: this kind of image is not supported",
-            expected="8- or 16-bit grey, RGB, RGBA or palette",
-            got=f"{image.format} of Pillow mode {image.mode}",
-            remedy="convert it to 8- or 16-bit RGB",
-        )
-    width, height = image.size
-    if _orientation(image) >= 5:
-        width, height = height, width
+    if is_tiff(data):
+        tiff = Tiff.open(path, data, reading.page)
+        height, width, channels = tiff.read(reading.bands).shape
+        orientation = tiff.orientation
+    else:
+        image = decode(path, data)
+        _check_kind(path, image, reading)
+        orientation = orientation_of(image)
+        width, height = image.size if orientation < 5 else image.size[::-1]
+        channels = reading.channels or _count_bands(image)
+        if image.format not in _DECODES_ALIKE:
+            _decode_pixels(path, data, reading.bands)
     if min(height, width) < MIN_SIDE:
         raise SegalError(
             f"{path}: the image is too small",
@@ -84,49 +107,109 @@ def inspect_image(path: Path) -> ImageInfo:
             got=f"{height} x {width} (height x width)",
             remedy="remove it",
         )
-    return ImageInfo(height, width, hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256(data).hexdigest()
+    return ImageInfo(height, width, digest, orientation, channels)
 
 
-def read_image(path: Path, value_range: tuple[float, float] | None = None) -> NDArray[Any]:
+def _check_kind(path: Path, image: ImageFile, reading: Reading) -> None:
+    """Raises a SegalError for an image, not a TIFF, that cannot be read as it is wanted."""
+    if image.mode not in _MODES and (image.mode, image.format) != ("I", "PNG"):
+        raise SegalError(
+            f"{path}: this kind of image is not supported",
+            expected="8- or 16-bit grey, RGB, RGBA or palette",
+            got=f"{image.format} of Pillow mode {image.mode}",
+            remedy="convert it to 8- or 16-bit RGB",
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 or (reading.page or 1) > 1:
+        raise SegalError(
+            f"{path}: the file holds {frames} images (frames)"
+            if frames > 1
+            else f"{path}: there is no page {reading.page}",
+            expected="one image a file, or a TIFF of several pages",
+            got=f"{image.format} of {frames}",
+            remedy="save the frames as files of their own, or remove the file",
+        )
+    if reading.bands is not None:
+        check_bands(path, _count_bands(image), reading.bands, _shown(image))
+
+
+def _count_bands(image: ImageFile) -> int:
+    return 1 if image.mode in _GREY else _ALPHA.get(image.mode, 3)
+
+
+def _shown(image: ImageFile) -> str:
+    return f"a {image.format} of Pillow mode {image.mode}"
+
+
+def read_image(path: Path, reading: Reading = RGB) -> NDArray[Any]:
     """Decodes an image that has been inspected.
 
     Args:
         path: The file.
-        value_range: The values of 16-bit files that become 0 and 1 (others are clipped); 0 and
-            65535 by default. 8-bit files are left alone.
+        reading: Which bands, of which page, and what values become 0 and 1.
 
     Returns:
-        (H, W, 3) RGB after EXIF orientation: uint8 for 8-bit files, float32 in [0, 1] for 16-bit
-        files. Grey is replicated, alpha dropped, a palette expanded.
+        (H, W, channels) after EXIF orientation: uint8 for 8-bit files, float32 in [0, 1] for 16-bit
+        files. Unless bands are chosen it is RGB, grey replicated, alpha dropped. A palette is
+        expanded in either case.
 
     Raises:
         SegalError: If the file cannot be decoded.
     """
     data = read_bytes(path)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
-        raise SegalError(
-            f"{path}: cannot be decoded",
-            expected="an 8- or 16-bit image",
-            got="no image" if pixels is None else f"{pixels.dtype} values",
-            remedy="convert it to 8- or 16-bit RGB",
-        )
+    if is_tiff(data):
+        pixels = Tiff.open(path, data, reading.page).read(reading.bands)
+    else:
+        pixels = _decode_pixels(path, data, reading.bands)
     if pixels.dtype == np.uint8:
-        if data[:4] in (b"II*\0", b"MM\0*") and (rgb := _tiff_with_alpha(path, data)) is not None:
-            return rgb
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-    low, high = value_range or (0, 65535)
-    values = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.float32)
+        return pixels
+    low, high = reading.value_range or (0, 65535)
+    values = pixels.astype(np.float32)
     values -= np.float32(low)
     values /= np.float32(high - low)
     return np.clip(values, 0, 1, out=values)
 
 
-def _tiff_with_alpha(path: Path, data: bytes) -> NDArray[np.uint8] | None:
-    # OpenCV multiplies the colours of an 8-bit RGBA TIFF by its alpha.
-    if "A" not in _open(path, data).mode:
-        return None
-    return np.array(_decode(path, data).convert("RGB"))
+def _decode_pixels(path: Path, data: bytes, bands: Bands | None) -> NDArray[Any]:
+    """(H, W, channels) uint8 or uint16 of a file that is no TIFF."""
+    if bands is None:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+        return np.asarray(cv2.cvtColor(_opencv(path, data, flags), cv2.COLOR_BGR2RGB))
+    image = open_image(path, data)
+    file = _shown(image)
+    if image.mode not in _ALPHA:
+        rgb = _decode_pixels(path, data, None)
+        return choose_bands(path, rgb[..., : _count_bands(image)], bands, file)
+    bgra = _opencv(path, data, cv2.IMREAD_UNCHANGED)  # which also leaves it as it is turned
+    order = [0, 3] if image.mode == "LA" else [2, 1, 0, 3]
+    orientation = orientation_of(load(path, data, image))  # EXIF may come after the pixels
+    return choose_bands(path, turn(bgra[..., order], orientation), bands, file)
+
+
+def _opencv(path: Path, data: bytes, flags: int) -> NDArray[Any]:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    wanted = 4 if flags == cv2.IMREAD_UNCHANGED else 3
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16) or pixels.shape[2:] != (wanted,):
+        raise SegalError(
+            f"{path}: cannot be decoded",
+            expected="an 8- or 16-bit image",
+            got="no image" if pixels is None else f"{pixels.dtype} values {pixels.shape}",
+            remedy="convert it to 8- or 16-bit RGB",
+        )
+    return np.asarray(pixels)
+
+
+def read_orientation(path: Path) -> int:
+    """EXIF orientation of an image that can be read, 1 to 8.
+
+    Raises:
+        SegalError: If it cannot be read.
+    """
+    data = read_bytes(path)
+    return (
+        Tiff.open(path, data).orientation if is_tiff(data) else orientation_of(decode(path, data))
+    )
 
 
 def read_label(path: Path) -> NDArray[np.uint8]:
@@ -137,20 +220,26 @@ def read_label(path: Path) -> NDArray[np.uint8]:
         whose channels are all alike, one of them.
 
     Raises:
-        SegalError: If the file cannot be read, has colours or alpha, or values above 255.
+        SegalError: If the file cannot be read, has colours or alpha, several pages, or values above
+            255.
     """
     data = read_bytes(path)
-    step = _grey_step(_open(path, data))
-    image = _decode(path, data)
-    orientation = _orientation(image)
-    values = np.array(image.transpose(_TRANSPOSE[orientation]) if orientation > 1 else image)
-    if image.mode in {"RGB", "RGBA", "LA"}:
+    if is_tiff(data):
+        tiff = Tiff.open(path, data)
+        values, kind = tiff.read_label(), str(tiff)
+    else:
+        image = open_image(path, data)
+        step = _grey_step(image)
+        load(path, data, image)
+        values, kind = turn(np.array(image), orientation_of(image)), _shown(image)
+        values = values // np.array(step, np.uint8) if step > 1 else values
+    if values.ndim == 3 and values.shape[2] in {2, 3, 4}:
         values = _one_channel(values)
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise SegalError(
             f"{path}: this is no label image",
             expected="one channel of class values from 0 to 255 (grey or palette)",
-            got=f"Pillow mode {image.mode}",
+            got=kind,
             remedy="write each pixel's class value into an 8-bit grey PNG, or, where colours stand "
             "for classes, list NAME RED GREEN BLUE in classes.txt",
         )
@@ -161,7 +250,7 @@ def read_label(path: Path) -> NDArray[np.uint8]:
             got=f"values from {values.min()} to {values.max()}",
             remedy="map the classes to values from 0 to 255",
         )
-    return values.astype(np.uint8) // np.uint8(step)
+    return values.astype(np.uint8)
 
 
 def _one_channel(values: NDArray[Any]) -> NDArray[Any]:
@@ -182,18 +271,26 @@ def read_label_colours(path: Path) -> NDArray[np.uint8]:
         SegalError: If the file cannot be read, or is neither grey nor in colours of 8 bits, or is
             transparent somewhere.
     """
-    image = _decode(path, read_bytes(path))
-    orientation = _orientation(image)
-    transparent = "A" in image.mode and np.array(image.getchannel("A")).min() < 255
-    if image.mode not in {"1", "L", "LA", "P", "RGB", "RGBA", "RGBX"} or transparent:
+    data = read_bytes(path)
+    if is_tiff(data):
+        tiff = Tiff.open(path, data)
+        colours, kind = tiff.read(None), str(tiff)
+        transparent = False  # alpha is left out
+        plain = colours.dtype == np.uint8
+    else:
+        image = decode(path, data)
+        kind = _shown(image)
+        transparent = "A" in image.mode and np.array(image.getchannel("A")).min() < 255
+        plain = image.mode in {"1", "L", "LA", "P", "RGB", "RGBA", "RGBX"}
+        colours = turn(np.array(image.convert("RGB")), orientation_of(image))
+    if not plain or transparent:
         raise SegalError(
             f"{path}: this is no label image of colours",
             expected="8-bit RGB, palette or grey, opaque everywhere",
-            got=f"Pillow mode {image.mode}" + (", transparent in places" if transparent else ""),
+            got=kind + (", transparent in places" if transparent else ""),
             remedy="write it as an 8-bit RGB PNG",
         )
-    colours = image.convert("RGB")
-    return np.array(colours.transpose(_TRANSPOSE[orientation]) if orientation > 1 else colours)
+    return np.asarray(colours)
 
 
 def _grey_step(image: ImageFile) -> int:
@@ -201,87 +298,3 @@ def _grey_step(image: ImageFile) -> int:
     arguments = image.tile[0].args if image.tile else None
     raw_mode = arguments[0] if isinstance(arguments, tuple) else arguments
     return {"L;2": 85, "L;4": 17}.get(str(raw_mode), 1)
-
-
-def read_bytes(path: Path) -> bytes:
-    """Reads a file of at most `MAX_BYTES`.
-
-    Raises:
-        SegalError: If it cannot be read or is larger.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise read_error(path, error, "a file that may be read") from error
-    if len(data) > MAX_BYTES:
-        raise SegalError(
-            f"{path}: the file is too large",
-            expected=f"at most {MAX_BYTES:,} bytes",
-            got=f"more than {MAX_BYTES:,} bytes",
-            remedy="cut the image into smaller ones",
-        )
-    return data
-
-
-def _open(path: Path, data: bytes) -> ImageFile:
-    """Reads the header only."""
-    if not data:
-        raise SegalError(
-            f"{path}: the file is empty",
-            expected="an image",
-            got="0 bytes",
-            remedy="copy the file again, or remove it",
-        )
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise _too_many_pixels(path, str(error)) from error
-    except Exception as error:  # a broken file can make Pillow raise nearly anything
-        raise SegalError(
-            f"{path}: this is no image",
-            expected=f"a file of format {', '.join(_FORMATS)}",
-            got=f"{len(data):,} bytes that no decoder knows",
-            remedy="copy the file again, or remove it",
-        ) from error
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_many_pixels(path, f"{image.height} x {image.width} (height x width)")
-    return image
-
-
-def _decode(path: Path, data: bytes) -> ImageFile:
-    image = _open(path, data)
-    try:
-        image.load()
-    except Exception as error:  # as above
-        raise SegalError(
-            f"{path}: the image is damaged",
-            expected="a complete image",
-            got=f"{len(data):,} bytes; {error}",
-            remedy="copy the file again, or remove it",
-        ) from error
-    return image
-
-
-def _too_many_pixels(path: Path, got: str) -> SegalError:
-    return SegalError(
-        f"{path}: the image has too many pixels",
-        expected=f"at most {MAX_PIXELS:,} pixels",
-        got=got,
-        remedy="cut the image into smaller ones",
-    )
-
-
-def _orientation(image: ImageFile) -> int:
-    """EXIF orientation of a loaded image, 1 to 8; 1 where there is none or it is broken."""
-    # Pillow has turned a TIFF already when it is loaded. Image.getexif() would also look into XMP,
-    # which OpenCV does not.
-    if image.format == "TIFF" or "exif" not in image.info:
-        return 1
-    exif = Image.Exif()
-    try:
-        exif.load(image.info["exif"])
-        orientation = exif.get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF does not make the pixels worthless
-        return 1
-    return orientation if orientation in _TRANSPOSE else 1

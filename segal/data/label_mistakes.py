@@ -6,22 +6,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segal.data.images import read_orientation
 from segal.data.layout import IGNORE_INDEX, Classes, packed
 from segal.errors import SegalError
+from segal.unicode_forms import form_only
 
 _MANY = 5
 _JPEG = (".jpg", ".jpeg")
 
 
-def no_label(image: Path, label: Path) -> SegalError:
-    """An image without a label, which should be at `label`."""
+def no_label(image: Path, label: Path, alike: str | None) -> SegalError:
+    """An image without a label, which should be at `label`; `alike` looks like its name."""
     jpeg = next((label.with_suffix(s) for s in _JPEG if label.with_suffix(s).exists()), None)
     return SegalError(
         f"{image}: the image has no label",
         expected=str(label),
         got="no such file"
         + (f"; {jpeg.name} is there, but JPEG does not keep values" if jpeg else ""),
-        remedy="add the label; where its name goes on after the image's, give label_suffix; "
+        remedy=form_only(label.name, alike)
+        if alike
+        else "add the label; where its name goes on after the image's, give label_suffix; "
         "or take the image out of the data set",
     )
 
@@ -30,11 +34,17 @@ def other_size(
     path: Path, image: Path, found: tuple[int, ...], expected: tuple[int, int]
 ) -> SegalError:
     """A label whose (height, width) is not that of its image."""
+    orientation = read_orientation(image) if found == expected[::-1] else 1
+    unturned = orientation >= 5
     return SegalError(
-        f"{path}: the label is not of the size of its image {image}",
+        f"{path}: the label is not of the size of its image {image}"
+        + (", but of the size that it has before it is turned" if unturned else ""),
         expected=f"{expected[0]} x {expected[1]} (height x width)",
         got=f"{found[0]} x {found[1]}",
-        remedy="pair them rightly, or resize the label with nearest neighbour",
+        remedy=f"turn the label as the image's EXIF orientation {orientation} says, or write the "
+        "image without that tag"
+        if unturned
+        else "pair them rightly, or resize the label with nearest neighbour",
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -10,12 +10,23 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from segal.data.image_file import RGB, Reading
 from segal.data.images import ImageInfo, inspect_image, read_image
 from segal.data.prefetch import prefetch
 from segal.errors import SegalError, raise_all
+from segal.unicode_forms import escaped, form_only, lookalike, lookalikes
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+OTHER_SUFFIXES = (
+    *(".3fr", ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".ecw", ".exr", ".fit"),
+    *(".fits", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jfif", ".jls", ".jp2", ".jpe", ".jpf"),
+    *(".jpx", ".jxl", ".jxr", ".nef", ".nii", ".nii.gz", ".npy", ".nrrd", ".orf", ".pbm", ".pcx"),
+    *(".pef", ".pfm", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".rw2", ".sgi", ".sid"),
+    *(".svs", ".tga", ".xcf"),
+)
+"""Of images that are not read; they are counted and named, so that none is missed unseen."""
 MAX_NAMED = 20
+_SHOWN = 3
 
 Stat = tuple[int, int]
 Progress = Callable[[int, int], None]
@@ -33,7 +44,8 @@ class ImagePool:
         stats: (bytes, mtime in ns) of each file when it was inspected; with the info, what
             `open_pool` takes as `known`.
         skipped: What was left out, each with the reason.
-        value_range: As `read_image` takes it.
+        reading: As `read_image` takes it.
+        other: Files of suffixes of images that are not read.
     """
 
     root: Path
@@ -41,7 +53,8 @@ class ImagePool:
     infos: tuple[ImageInfo, ...]
     stats: tuple[Stat, ...]
     skipped: tuple[str, ...] = ()
-    value_range: tuple[float, float] | None = None
+    reading: Reading = RGB
+    other: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,13 +65,13 @@ class ImagePool:
         return info.height, info.width
 
     def read(self, index: int) -> NDArray[Any]:
-        """Reads an image as `read_image` does: (H, W, 3) RGB, uint8 or float32 in [0, 1].
+        """Reads an image as `read_image` does: (H, W, channels), uint8 or float32 in [0, 1].
 
         Raises:
             SegalError: If it cannot be read, or its size is not the inspected one any more.
         """
         path = self.root / self.paths[index]
-        image = read_image(path, self.value_range)
+        image = read_image(path, self.reading)
         if image.shape[:2] != self.size(index):
             height, width = self.size(index)
             raise SegalError(
@@ -79,6 +92,32 @@ class ImagePool:
             stats=tuple(self.stats[i] for i in chosen),
         )
 
+    def notes(self, labelled: bool = False) -> list[str]:
+        """What a user should know of the files, though nothing is wrong with them.
+
+        Args:
+            labelled: Whether the images have labels, which must be turned as they are.
+        """
+        notes = [f"{self.root}: left out {_counted(self.other)}."] if self.other else []
+        for alike in lookalikes(self.paths):
+            notes.append(
+                f"{self.root}: {len(alike)} images have names that look alike and differ in their "
+                f"Unicode form only: {', '.join(map(escaped, alike))}."
+            )
+        unseen = [p for p, i in zip(self.paths, self.infos, strict=True) if i.turned_unseen]
+        if labelled and unseen:
+            notes.append(
+                f"{self.root}: {len(unseen)} images are turned or mirrored by their EXIF "
+                f"orientation so that their size does not tell ({_named(unseen)}); look whether "
+                "their labels are turned as they are."
+            )
+        return notes
+
+    @property
+    def turned(self) -> int:
+        """Images that their EXIF orientation turns or mirrors, as far as it is known."""
+        return sum(info.orientation > 1 for info in self.infos)
+
 
 def find_images(root: Path) -> list[str]:
     """Finds all images below a folder; what they hold is not looked at.
@@ -97,10 +136,10 @@ def find_images(root: Path) -> list[str]:
             is not UTF-8, two images of one folder differ in their suffix only, or an image's mask
             would have the path of a folder, as that of `a.jpg` beside a folder `a.png`.
     """
-    paths, refused = _walk(root)
+    paths, refused, other = _walk(root)
     raise_all(shortened(refused))
     if not paths:
-        raise _no_image(root)
+        raise _no_image(root, other)
     return paths
 
 
@@ -112,7 +151,7 @@ def open_pool(
     known: Mapping[str, tuple[int, int, ImageInfo]] | None = None,
     workers: int = 1,
     progress: Progress | None = None,
-    value_range: tuple[float, float] | None = None,
+    reading: Reading = RGB,
 ) -> ImagePool:
     """Finds and inspects the images below a folder.
 
@@ -124,26 +163,24 @@ def open_pool(
             again while its bytes and mtime are the same.
         workers: Threads that inspect.
         progress: Called with (images done, all images) after each.
-        value_range: Lowest and highest value of 16-bit images.
+        reading: Which bands of which page, and what values become 0 and 1.
 
     Raises:
         SegalError: As `find_images` does, and for unreadable images, all of them in one error; with
             `skip_unreadable` only if no image is left.
     """
-    if value_range is not None and not value_range[0] < value_range[1]:
-        raise SegalError(
-            "the value range of 16-bit images is empty",
-            expected="a lowest value below the highest",
-            got=f"{value_range[0]}, {value_range[1]}",
-            remedy="give the values that stand for black and white, such as 0,4095",
-        )
-    found, refused = _walk(root) if paths is None else _given(root, paths)
+    reading.check()
+    other: list[str] = []
+    if paths is None:
+        found, refused, other = _walk(root)
+    else:
+        found, refused = _given(root, paths)
     if not found and not refused:
-        raise _no_image(root)
+        raise _no_image(root, other)
 
     def inspect(path: str) -> tuple[Stat, ImageInfo] | SegalError:
         try:
-            return _inspect(root / path, (known or {}).get(path))
+            return _inspect(root / path, (known or {}).get(path), reading)
         except SegalError as error:
             return error
 
@@ -164,11 +201,14 @@ def open_pool(
         infos=tuple(info for _, _, info in images),
         stats=tuple(stats for _, stats, _ in images),
         skipped=tuple(_reason(error) for error in refused),
-        value_range=value_range,
+        reading=reading,
+        other=tuple(other),
     )
 
 
-def _inspect(path: Path, known: tuple[int, int, ImageInfo] | None) -> tuple[Stat, ImageInfo]:
+def _inspect(
+    path: Path, known: tuple[int, int, ImageInfo] | None, reading: Reading
+) -> tuple[Stat, ImageInfo]:
     try:
         status = path.stat()  # before the file is read: a later change is then seen
     except OSError as error:
@@ -176,11 +216,11 @@ def _inspect(path: Path, known: tuple[int, int, ImageInfo] | None) -> tuple[Stat
     stats = (status.st_size, status.st_mtime_ns)
     if known is not None and known[:2] == stats:
         return stats, known[2]
-    return stats, inspect_image(path)
+    return stats, inspect_image(path, reading)
 
 
-def _walk(root: Path) -> tuple[list[str], list[SegalError]]:
-    """All images, sorted, and what was refused."""
+def _walk(root: Path) -> tuple[list[str], list[SegalError], list[str]]:
+    """All images, sorted, what was refused, and images of kinds that are not read, sorted."""
     if not root.is_dir():
         raise SegalError(
             f"{root}: no such folder",
@@ -195,7 +235,7 @@ def _walk(root: Path) -> tuple[list[str], list[SegalError]]:
         walk.enter(walk.links.pop(0))
     paths = sorted(walk.paths, key=os.fsencode)
     _refuse_same_stems(root, paths)
-    return paths, walk.refused
+    return paths, walk.refused, sorted(walk.other, key=os.fsencode)
 
 
 class _Walk:
@@ -204,6 +244,7 @@ class _Walk:
         self.paths: list[str] = []
         self.links: list[str] = []
         self.refused: list[SegalError] = []
+        self.other: list[str] = []
         self._seen: set[tuple[int, int]] = set()
 
     def enter(self, folder: str) -> None:
@@ -241,7 +282,11 @@ class _Walk:
             is_folder = entry.is_dir()
         except OSError:  # a link that leads back to itself
             is_folder = False
-        if entry.name.startswith(".") or not (is_image or is_folder):
+        if entry.name.startswith("."):
+            return []
+        if not (is_image or is_folder):
+            if entry.name.lower().endswith(OTHER_SUFFIXES):
+                self.other.append(os.fsencode(path).decode(errors="backslashreplace"))
             return []
         check_path(self.root, path, self.real_root if entry.is_symlink() else None)
         if is_folder and entry.is_symlink():
@@ -291,11 +336,14 @@ def check_path(root: Path, path: str, real_root: Path | None = None) -> None:
     try:
         mode = (root / path).stat().st_mode
     except OSError as error:
+        other = found_as(root / path)
         raise SegalError(
             f"{root / path}: cannot be read",
             expected="a file that is there and may be read",
             got=error.strerror,
-            remedy="check the path, or remove the link if it leads nowhere",
+            remedy=form_only((root / path).name, other)
+            if other
+            else "check the path, or remove the link if it leads nowhere",
         ) from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a pipe would wait for ever
         raise SegalError(
@@ -304,6 +352,16 @@ def check_path(root: Path, path: str, real_root: Path | None = None) -> None:
             got=stat.filemode(mode),
             remedy="remove it",
         )
+
+
+def found_as(path: Path) -> str | None:
+    """The name beside a missing file that differs from its name in the Unicode form only."""
+    if path.name.isascii():
+        return None
+    try:
+        return lookalike(path.name, (entry.name for entry in path.parent.iterdir()))
+    except OSError:
+        return None
 
 
 def _given(root: Path, paths: Sequence[str]) -> tuple[list[str], list[SegalError]]:
@@ -348,13 +406,26 @@ def _refuse_same_stems(root: Path, paths: Sequence[str]) -> None:
     raise_all(shortened(errors))
 
 
-def _no_image(root: Path) -> SegalError:
+def _no_image(root: Path, other: Sequence[str]) -> SegalError:
     return SegalError(
-        f"{root}: no image in this folder",
+        f"{root}: no image in this folder" + (" that is read" if other else ""),
         expected=f"files that end with {', '.join(SUFFIXES)}, here or in folders below",
-        got="none",
-        remedy="check the path",
+        got=_counted(other) if other else "none",
+        remedy="convert them to PNG, TIFF or JPEG" if other else "check the path",
     )
+
+
+def _counted(other: Sequence[str]) -> str:
+    """Files of kinds that are not read, counted by suffix, and some of their names."""
+    counts = Counter(next(s for s in OTHER_SUFFIXES if p.lower().endswith(s)) for p in other)
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
+    files = "file of a kind" if len(other) == 1 else "files of kinds"
+    return f"{kinds} ({_named(other)}): {files} that segal does not read"
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return ", ".join(paths[:_SHOWN]) + more
 
 
 def _reason(error: SegalError) -> str:
@@ -367,11 +438,13 @@ def _unreadable(root: Path, refused: Sequence[SegalError], total: int) -> SegalE
     lines = [f"\n  {_reason(error)}" for error in refused[:MAX_NAMED]]
     if len(refused) > MAX_NAMED:
         lines.append(f"\n  and {len(refused) - MAX_NAMED} more")
+    remedies = {error.remedy for error in refused}
+    common = remedies.pop() if len(remedies) == 1 else None
     return SegalError(
         f"{root}: {len(refused)} of {total} images cannot be read:" + "".join(lines),
         expected="images that can be read, inside the folder",
         got=f"{len(refused)} that cannot",
-        remedy="mend or remove them"
+        remedy=(common or "mend or remove them")
         + ("" if len(refused) == total else ", or go on without them: --skip-unreadable"),
     )
 

@@ -112,7 +112,7 @@ class Samples:
         return self.regions.order(np.random.default_rng([self._seed, _ORDER, lap]))
 
     def __call__(self, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Sample `number`: image (H, W, 3) and label (H, W), see `TrainingTransform`."""
+        """Sample `number`: image (H, W, channels) and label (H, W), see `TrainingTransform`."""
         lap, position = divmod(number, len(self.regions.images))
         region = int(self._order(lap)[position])
         image = int(self.regions.images[region])

@@ -7,7 +7,7 @@ generator that is passed, so that a sample is the same whichever thread makes it
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from segal.regions import Box
 
-Image = NDArray[Any]  # (H, W, 3) uint8, or float32 in [0, 1]
+Image = NDArray[Any]  # (H, W, channels) uint8, or float32 in [0, 1]
 Label = NDArray[Any]  # (H, W) uint8
 Size = tuple[int, int]
 
@@ -32,7 +32,9 @@ class TrainingTransform:
         scale: Smallest and largest factor that the image is resized by, drawn uniformly.
         flip: Probability of a horizontal flip.
         colour_jitter: Brightness, contrast and saturation change by up to this share, hue by up to
-            a tenth of it; 0 leaves the colours as they are.
+            a tenth of it; 0 leaves the colours as they are. Images of two channels, or of more than
+            three, have no saturation and no hue: their brightness and contrast change, in all
+            channels alike.
         ignore_index: Label of the pixels that lie outside the image.
     """
 
@@ -55,7 +57,7 @@ class TrainingTransform:
         """Transforms one pair.
 
         Args:
-            image: (H, W, 3) uint8, or float32 in [0, 1].
+            image: (H, W, channels) uint8, or float32 in [0, 1].
             label: (H, W) uint8.
             region: Box (x0, y0, x1, y1) in pixels of the image that the crop is drawn around: it
                 holds the region, or as much of it as fits, and is else placed uniformly.
@@ -72,32 +74,30 @@ class TrainingTransform:
         if label.shape != size:
             shrinks = label.shape[0] > size[0]
             smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            image = cv2.resize(image, size[::-1], interpolation=smooth)
+            image = _by_fours(image, lambda x: cv2.resize(x, size[::-1], interpolation=smooth))
             # INTER_NEAREST takes a pixel's top left neighbour, half a pixel off the image.
             label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        compose = self._compose()
+        compose = self._compose(coloured=image.shape[2] in {1, 3})
         compose.set_random_seed(int(generator.integers(2**32)))
         out = compose(image=image, mask=label)
         return np.ascontiguousarray(out["image"]), np.ascontiguousarray(out["mask"])
 
-    def _compose(self) -> Any:
-        if not hasattr(self._local, "compose"):
+    def _compose(self, coloured: bool) -> Any:
+        name = "coloured" if coloured else "banded"
+        if not hasattr(self._local, name):
             albumentations = _albumentations()
-            jitter, hue = self._jitter, self._jitter / 10
+            jitter, hue, p = self._jitter, self._jitter / 10, float(self._jitter > 0)
             ratio = (max(0.0, 1 - jitter), 1 + jitter)
-            self._local.compose = albumentations.Compose(
-                [
-                    albumentations.HorizontalFlip(p=self._flip),
-                    albumentations.ColorJitter(
-                        brightness=ratio,
-                        contrast=ratio,
-                        saturation=ratio,
-                        hue=(-hue, hue),
-                        p=float(jitter > 0),
-                    ),
-                ]
-            )
-        return self._local.compose
+            if coloured:
+                colours = albumentations.ColorJitter(
+                    brightness=ratio, contrast=ratio, saturation=ratio, hue=(-hue, hue), p=p
+                )
+            else:
+                share = min(1.0, jitter)
+                colours = albumentations.RandomBrightnessContrast(share, share, p=p)
+            flip = albumentations.HorizontalFlip(p=self._flip)
+            setattr(self._local, name, albumentations.Compose([flip, colours]))
+        return getattr(self._local, name)
 
 
 @lru_cache(maxsize=1)
@@ -150,9 +150,16 @@ def _cut(image: Image, label: Label, window: Box, ignore_index: int) -> tuple[Im
     if not any(border):
         return image, label
     return (
-        cv2.copyMakeBorder(image, *border, borderType=cv2.BORDER_REFLECT),
+        _by_fours(image, lambda x: cv2.copyMakeBorder(x, *border, borderType=cv2.BORDER_REFLECT)),
         cv2.copyMakeBorder(label, *border, borderType=cv2.BORDER_CONSTANT, value=ignore_index),
     )
+
+
+def _by_fours(image: Image, change: Callable[[Image], Image]) -> Image:
+    """Changes an image as OpenCV does, which takes four channels at most and drops a single one."""
+    parts = [change(image[..., i : i + 4]) for i in range(0, image.shape[2], 4)]
+    parts = [part[..., None] if part.ndim == 2 else part for part in parts]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
 def keep_regions(label: Label, regions: Sequence[Box], ignore_index: int = 255) -> Label:
@@ -170,7 +177,7 @@ def keep_regions(label: Label, regions: Sequence[Box], ignore_index: int = 255) 
 
 
 def stack_images(images: Sequence[Image]) -> Tensor:
-    """A batch of images of one size: (B, H, W, 3), uint8 if all are, else float32 in [0, 1]."""
+    """Images of one size: (B, H, W, channels), uint8 if all are, else float32 in [0, 1]."""
     if all(image.dtype == np.uint8 for image in images):
         return torch.from_numpy(np.stack(images))
     floating = [
@@ -185,7 +192,7 @@ def stack_padded(
     """A batch of pairs that may differ in size, padded right and bottom to the largest.
 
     Args:
-        pairs: Images (H, W, 3) and labels (H, W).
+        pairs: Images (H, W, channels) and labels (H, W).
         ignore_index: Label of the padding; images are padded by replication.
 
     Returns:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from segal import __version__
 from segal.config import LabelsConfig, MachineConfig, ModelConfig, validate
-from segal.config.sections import Paths, Range, Section
+from segal.config.sections import ImagesSection, Paths
 from segal.console import bar
 from segal.data.datasets import LabelledDataset
 from segal.data.pool import ImagePool, open_pool
@@ -23,11 +23,12 @@ from segal.errors import SegalError, raise_all
 from segal.files import remove, replacing, write_json
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.explain_sheet import Legend, Panels, draw_explanation
-from segal.jobs.inputs import read_labelled, refuse_out_within
+from segal.jobs.inputs import check_channels, read_labelled, refuse_out_within, tell
 from segal.jobs.reference import check_apart, open_labels, reference_cost
 from segal.jobs.strategies import check_signals
 from segal.machine import find_device, use_threads
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
+from segal.report import shown_bands
 from segal.signals import Direction, Value
 from segal.signals.directional import Directional, DirectionalMeter
 from segal.signals.directions import Influence, Inverse, ReferenceGradient
@@ -43,8 +44,8 @@ _SAMPLE = 4096  # values of an image that the common colour scale is taken from
 _NO_PIXEL_MOVES = 1e-12  # end of the scale of maps that are 0 everywhere
 
 
-class ExplainConfig(Section):
-    """Configuration of `segal explain`.
+class ExplainConfig(ImagesSection):
+    """Configuration of `segal explain`, beside what `ImagesSection` has.
 
     Attributes:
         images: Folder of images.
@@ -67,7 +68,6 @@ class ExplainConfig(Section):
         seed: Of the pixels that a Hessian is taken on.
         precision: Of the network's forward pass.
         skip_unreadable: Go on without images that cannot be read.
-        value_range: As in `SelectConfig`.
         machine: How to run.
     """
 
@@ -85,7 +85,6 @@ class ExplainConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     skip_unreadable: bool = False
-    value_range: Range | None = None
     machine: MachineConfig = MachineConfig()
 
     def direction(self) -> Direction:
@@ -160,9 +159,11 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     model = load_checkpoint(config.checkpoint, options).to(device)
     model.check()
     check_signals([Directional(config.direction())], model, "explain")
-    reference = open_labels(config.reference, config.machine)
+    reference = open_labels(config.reference.beside(config), config.machine)
     check_classes(model.spec, reference)
     pool = _open_pool(config)
+    check_channels(model.spec, reference.pool, pool)
+    tell(pool.notes())
     check_apart(reference.pool, pool)
     settings = ScanSettings(
         device, config.machine.batch_size, config.machine.workers, config.precision
@@ -185,7 +186,7 @@ def _open_pool(config: ExplainConfig) -> ImagePool:
         return open_pool(
             config.images,
             skip_unreadable=config.skip_unreadable,
-            value_range=config.value_range,
+            reading=config.reading,
             workers=max(1, config.machine.workers),
             progress=advance,
         )
@@ -270,7 +271,9 @@ class _Explaining:
                     float(entropy.mean(dtype=np.float64)),
                 )
             )
-            panels = Panels.of(self.pool.read(positions[name]), prediction, entropy, score)
+            pixels = self.pool.read(positions[name])
+            shown = shown_bands(pixels, stretched=self.pool.reading.bands is not None)
+            panels = Panels.of(shown, prediction, entropy, score)
             np.savez(self.scratch / f"{number}.npz", **vars(panels))
             step = -(-panels.score.size // _SAMPLE)
             flat = panels.entropy.ravel()[::step], panels.score.ravel()[::step]

@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from segal.config import RunConfig, SelectConfig
+from segal.console import say
 from segal.data.pool import ImagePool
-from segal.errors import SegalError
+from segal.errors import SegalError, raise_all
 from segal.files import read_error
 from segal.masks import read_selection
+from segal.models.spec import ModelSpec
 from segal.regions import Box
 from segal.scan import ScanSettings
 
@@ -43,6 +45,58 @@ def refuse_out_within(out: Path, inputs: Path, kind: str) -> None:
             got=str(out),
             remedy="choose another folder with --out",
         )
+
+
+def tell(notes: Sequence[str]) -> None:
+    """Says what a user should know; nothing is wrong."""
+    for note in notes:
+        say(note, style="yellow")
+
+
+def check_channels(spec: ModelSpec, *pools: ImagePool) -> None:
+    """Raises a SegalError if images have another number of channels than a network takes."""
+    errors = []
+    for pool in pools:
+        fixed = pool.reading.channels
+        found = {i.channels for i in pool.infos} - {None} if fixed is None else {fixed}
+        if found <= {spec.channels}:
+            continue
+        counts = " and ".join(map(str, sorted(c for c in found if c is not None)))
+        several = f"each with as many numbers as there are channels ({counts})"
+        remedy = "give images of as many bands as the network has inputs, or choose such bands, as "
+        remedy += "with bands=1,2,3; "
+        remedy += "or give a network of as many inputs: a new one has as many as model.mean and "
+        remedy += f"model.std have numbers, {several}"
+        errors.append(
+            SegalError(
+                f"{pool.root}: images of other channels than the network's",
+                expected=f"{spec.channels} channels, which the network takes",
+                got=f"images of {counts} channels "
+                f"(bands: {_bands(pool)}; mean and std: {spec.channels} numbers)",
+                remedy=remedy,
+            )
+        )
+    raise_all(errors)
+
+
+def _bands(pool: ImagePool) -> str:
+    bands = pool.reading.bands
+    return (
+        "red, green, blue"
+        if bands is None
+        else ",".join(map(str, bands))
+        if bands != "all"
+        else bands
+    )
+
+
+def drop_unset(identity: dict[str, object]) -> dict[str, object]:
+    """What results depend on, without ways of reading images that are not chosen.
+
+    Runs of before there were such ways stay the same runs.
+    """
+    unset = [key for key in ("bands", "page") if identity.get(key, 0) is None]
+    return {key: value for key, value in identity.items() if key not in unset}
 
 
 def scan_settings(config: SelectConfig | RunConfig, device: torch.device) -> ScanSettings:

@@ -14,7 +14,7 @@ from segal.data.datasets import LabelledDataset, open_dataset
 from segal.data.images import ImageInfo
 from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
-from segal.jobs.inputs import file_digest
+from segal.jobs.inputs import drop_unset, file_digest
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, read_spec
 from segal.models.segmentation import SegmentationModel
@@ -56,7 +56,7 @@ def open_split(
         ignore_index=data.ignore_index,
         reduce_zero_label=data.reduce_zero_label,
         label_suffix=data.label_suffix,
-        value_range=data.value_range,
+        reading=data.reading,
         workers=max(1, machine.workers),
         known=known,
         progress=progress,
@@ -147,14 +147,14 @@ def identity(config: TrainConfig | RunConfig, exclude: set[str]) -> dict[str, ob
     )
     data, network = config.data.model_dump(mode="json"), config.model.model_dump(mode="json")
     weights = config.model.encoder_weights
-    own = {key: value for key, value in data.items() if key != "root"}
+    own = drop_unset({key: value for key, value in data.items() if key != "root"})
     for section, keys in (
         (network, ("insert_dropout", "options", "new_classes", "state")),
         (own, ("reduce_zero_label", "label_suffix")),
     ):
         for key in keys:
-            if not section[key]:
-                del section[key]  # it changes nothing
+            if not section.get(key):
+                section.pop(key, None)  # it changes nothing
     named["data"] = own
     named["model"] = network | {"encoder_weights": weights and file_digest(weights)}
     named["train"] = config.train.identity()

@@ -15,7 +15,7 @@ from segal.machine import Precision, autocast
 from segal.masks import Selected
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Box
-from segal.report import Pick, Picture, write_overlays
+from segal.report import Pick, Picture, shown_bands, write_overlays
 from segal.signals import Value
 from segal.tasks.segmentation import Segmentation
 
@@ -68,10 +68,11 @@ class Overlays:
     def _load(self, image: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """An image and its uncertainty map."""
         pixels = self.pool.read(image)
+        shown = shown_bands(pixels, stretched=self.pool.reading.bands is not None)
         if self.model is None:
-            return pixels, None
+            return shown, None
         device = self.model.device
         with autocast(device, self.precision):
             batch = torch.from_numpy(pixels)[None].to(device)
             evidence = Segmentation().evidence(self.model, self.model.normalise(batch))
-        return pixels, self.value.element_map(evidence)[0].float().cpu().numpy()
+        return shown, self.value.element_map(evidence)[0].float().cpu().numpy()

@@ -9,10 +9,16 @@ from tempfile import TemporaryDirectory
 from segal.acquisition import Offer
 from segal.candidates import CandidateTable
 from segal.config import SelectConfig
-from segal.console import bar, say
+from segal.console import bar
 from segal.data.pool import ImagePool, open_pool
 from segal.image_sets import ImageSet, SetName
-from segal.jobs.inputs import image_sizes, read_labelled, scan_settings
+from segal.jobs.inputs import (
+    check_channels,
+    image_sizes,
+    read_labelled,
+    scan_settings,
+    tell,
+)
 from segal.jobs.reference import SelectionLabels, needs_of
 from segal.jobs.select import load_network, make_offer
 from segal.machine import find_device, peak_memory_bytes, use_threads
@@ -82,18 +88,20 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     model = load_network(config, strategy)
     labels = SelectionLabels.open(config, strategy)
     if model is not None:
-        for note in model.notes:
-            say(note, style="yellow")
-        labels.check_classes(model.spec)
+        tell(model.notes)
+        labels.check(model.spec)
         model.to(device)
     with bar("Checking images") as advance:
         pool = open_pool(
             config.images,
             skip_unreadable=config.skip_unreadable,
-            value_range=config.value_range,
+            reading=config.reading,
             workers=max(1, config.machine.workers),
             progress=advance,
         )
+    if model is not None:
+        check_channels(model.spec, pool)
+    tell(pool.notes())
     labelled = read_labelled(config.labelled, pool)
     boxes = {pool.paths[image]: found for image, found in labelled.items()}
     offer, allowance = make_offer(config, pool, boxes)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from segal.config import LabelsConfig, MachineConfig, RunConfig, SelectConfig
 from segal.console import bar, say
 from segal.data.datasets import IGNORE_INDEX, LabelledDataset, open_dataset
+from segal.data.image_file import Reading
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.image_sets import ImageSet, SetName
-from segal.jobs.inputs import image_digests, read_images, read_labelled
+from segal.jobs.inputs import check_channels, image_digests, read_images, read_labelled, tell
 from segal.jobs.labels import check_labels, owed_regions, refuse_owed, refuse_unlabelled
 from segal.models.spec import ModelSpec
 from segal.oracle import Oracle
@@ -89,25 +90,34 @@ class SelectionLabels:
         needs = needs_of(strategy)
         reference = training = None
         if config.reference is not None and "val" in {need.of for need in needs}:
-            reference = open_labels(config.reference, config.machine)
+            reference = open_labels(config.reference.beside(config), config.machine)
         if config.training is not None and {need.of for need in needs} & {"initial", "labelled"}:
-            training = open_labels(config.training, config.machine, read_images(config.labelled))
+            only = read_images(config.labelled)
+            training = open_labels(config.training.beside(config), config.machine, only)
         return cls(reference, training)
 
-    def identity(self) -> dict[str, str]:
-        """What results depend on."""
-        opened = {"reference": self.reference, "training": self.training}
-        return {
-            name: fingerprint([image_digests(dataset.pool), dataset.digest()])
-            for name, dataset in opened.items()
-            if dataset is not None
-        }
+    def identity(self, reading: Reading) -> dict[str, str]:
+        """What results depend on.
 
-    def check_classes(self, spec: ModelSpec) -> None:
-        """Raises a SegalError if one of them has other classes than the network."""
+        Args:
+            reading: How the pool's images are read, which counts elsewhere.
+        """
+        opened = {"reference": self.reference, "training": self.training}
+        found = {}
+        for name, dataset in opened.items():
+            if dataset is not None:
+                parts: list[object] = [image_digests(dataset.pool), dataset.digest()]
+                if dataset.pool.reading != reading:
+                    parts.append(dataset.pool.reading.identity())
+                found[name] = fingerprint(parts)
+        return found
+
+    def check(self, spec: ModelSpec) -> None:
+        """Raises a SegalError if one of them has other classes or channels than the network."""
         for dataset in (self.reference, self.training):
             if dataset is not None:
                 check_classes(spec, dataset)
+                check_channels(spec, dataset.pool)
 
     def sets(
         self, config: SelectConfig, pool: ImagePool, labelled: Mapping[int, Sequence[Box]]
@@ -240,10 +250,11 @@ def open_labels(
             ignore_index=config.ignore_index,
             reduce_zero_label=config.reduce_zero_label,
             label_suffix=config.label_suffix,
-            value_range=config.value_range,
+            reading=config.reading,
             workers=max(1, machine.workers),
             progress=advance,
             only=only,
         )
+    tell(dataset.pool.notes(labelled=True))
     refuse_unlabelled(dataset, config.split, check_labels(dataset, config.split), "measured on")
     return dataset

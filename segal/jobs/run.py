@@ -9,7 +9,7 @@ import yaml
 from segal.config import RunConfig
 from segal.files import write_bytes
 from segal.history import COMMAND, CONFIG_FILE, History, read_history
-from segal.jobs.inputs import refuse_out_within
+from segal.jobs.inputs import check_channels, refuse_out_within
 from segal.jobs.network import draw_scenes, identity, initial_model, refuse_two_sources, resolved
 from segal.jobs.picks import measured_with
 from segal.jobs.rounds import Rounds
@@ -55,6 +55,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     data = RunData.open(config)
     check_budgets(config, data)
     model = initial_model(config, data.pool_set.classes.names)
+    check_channels(model.spec, *data.pools())
     check_network(strategy, model.eval())
     config, notes = resolved(config, model.spec), model.notes
     measured = measured_with(model) if config.measure_picks else ()
@@ -65,4 +66,5 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
         rounds = Rounds(config, strategy, ledger, device, data, start, measured)
         rounds.notes += notes
         rounds.run()
-    return RunOutcome(read_history(config.out), rounds.notes)
+    notes = [note for pool in data.pools() for note in pool.notes(labelled=True)]
+    return RunOutcome(read_history(config.out), [*notes, *rounds.notes])

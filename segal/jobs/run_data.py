@@ -22,6 +22,7 @@ from segal.jobs.network import open_split
 from segal.ledger import Ledger
 from segal.regions import RegionSize
 from segal.run_folder import fingerprint
+from segal.unicode_forms import form_only, lookalikes
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class RunData:
         ]
         return fingerprint([image_digests(self.pool_set.pool), held_out])
 
+    def pools(self) -> list[ImagePool]:
+        """The images of all splits."""
+        return [dataset.pool for dataset in (self.pool_set, *self.held_out.values())]
+
     def areas(self) -> NDArray[np.int64]:
         """Pixels of every image of the pool."""
         return np.array([h * w for h, w in image_sizes(self.pool_set.pool).values()], np.int64)
@@ -97,13 +102,16 @@ def record_pool(ledger: Ledger, pool: ImagePool) -> None:
         now = dict(image_digests(pool))
         differing = sorted(p for p in then.keys() | now.keys() if then.get(p) != now.get(p))
         if differing:
+            alike = lookalikes(differing)
             raise SegalError(
                 f"{pool.root}: not the images that the run began with",
                 expected=f"the same {len(then)} images for the whole run",
                 got=f"{len(now)} images; added, removed or changed: "
                 + ", ".join(differing[:5])
                 + (f" and {len(differing) - 5} more" if len(differing) > 5 else ""),
-                remedy="put the images back as they were, or choose another folder with --out",
+                remedy=form_only(*alike[0][:2])
+                if alike
+                else "put the images back as they were, or choose another folder with --out",
             )
     ledger.record_images(pool)
 

@@ -27,6 +27,8 @@ from segal.errors import SegalError
 from segal.files import write_bytes, write_json
 from segal.functional.coverage import remaining_pixels
 from segal.jobs.inputs import (
+    check_channels,
+    drop_unset,
     file_digest,
     image_digests,
     image_sizes,
@@ -142,7 +144,7 @@ def run_selection(
         check_network(strategy, model)
     labels = SelectionLabels.open(config, strategy)
     if model is not None:
-        labels.check_classes(model.spec)
+        labels.check(model.spec)
     identity = _identity(config, labels)
     if given is not None:
         identity["checkpoint"] = dict(given.identity)
@@ -210,7 +212,7 @@ def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object
     identity: dict[str, object] = config.model_dump(mode="json", exclude=_RUN_KEYS)
     identity["checkpoint"] = file_digest(config.checkpoint) if config.checkpoint else None
     identity["labelled"] = [file_digest(path) for path in config.labelled]
-    return identity | labels.identity()
+    return drop_unset(identity) | labels.identity(config.reading)
 
 
 class _Selection:
@@ -279,7 +281,7 @@ class _Selection:
             pool = open_pool(
                 config.images,
                 skip_unreadable=config.skip_unreadable,
-                value_range=config.value_range,
+                reading=config.reading,
                 known=self.ledger.known_images(),
                 workers=max(1, config.machine.workers),
                 progress=advance,
@@ -287,6 +289,9 @@ class _Selection:
         if pool.skipped:
             self.notes.append(f"Skipped {len(pool.skipped)} unreadable images.")
             say("Skipped: " + "; ".join(pool.skipped), style="yellow")
+        if self.model is not None:
+            check_channels(self.model.spec, pool)
+        self.notes += pool.notes()
         self.ledger.record_images(pool)
         return pool
 

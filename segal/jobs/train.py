@@ -14,7 +14,14 @@ from segal.config import TrainConfig
 from segal.console import bar, say
 from segal.data.datasets import LabelledDataset
 from segal.files import remove, write_bytes, write_json
-from segal.jobs.inputs import file_digest, image_digests, read_images, read_labelled
+from segal.jobs.inputs import (
+    check_channels,
+    file_digest,
+    image_digests,
+    read_images,
+    read_labelled,
+    tell,
+)
 from segal.jobs.labels import (
     OWED_FILE,
     check_labels,
@@ -95,6 +102,10 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             if held_out is validation:
                 refuse_unlabelled(held_out, split, counts, "what the best weights are chosen by")
     model = initial_model(config, dataset.classes.names).to(device)
+    for used in (dataset, validation, test):
+        if used is not None:
+            check_channels(model.spec, used.pool)
+            tell(used.pool.notes(labelled=True))
     model.check()
     for note in model.notes:
         say(note, style="yellow")

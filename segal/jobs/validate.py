@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from segal.config import CompareConfig, MachineConfig, TrainConfig, read_config, validate
+from segal.config.sections import ImagesSection
 from segal.console import bar
 from segal.data.datasets import (
     LabelCounts,
@@ -13,7 +14,8 @@ from segal.data.datasets import (
     open_dataset,
     splits,
 )
-from segal.data.pool import open_pool
+from segal.data.image_file import Reading
+from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError, raise_all
 from segal.jobs.compare import CONFIG_FILE
 from segal.jobs.explain import configure_explanation
@@ -25,7 +27,14 @@ from segal.ledger import Ledger
 from segal.run_folder import LEDGER_FILE
 
 
-def validate_path(path: Path, layout: str, options: LabelOptions, workers: int) -> list[str]:
+def validate_path(
+    path: Path,
+    layout: str,
+    options: LabelOptions,
+    workers: int,
+    bands: str | None = None,
+    page: int | None = None,
+) -> list[str]:
     """Checks what a path leads to.
 
     Args:
@@ -33,6 +42,8 @@ def validate_path(path: Path, layout: str, options: LabelOptions, workers: int) 
         layout: Of a data set.
         options: How a data set's labels are read.
         workers: Threads that read.
+        bands: As in `ImagesSection`.
+        page: Likewise.
 
     Returns:
         What it is, in lines.
@@ -41,7 +52,10 @@ def validate_path(path: Path, layout: str, options: LabelOptions, workers: int) 
         SegalError: With all mistakes that were found.
     """
     layout = layout_name(layout)
-    raise_all(validate(MachineConfig, {"workers": workers})[1])
+    section, errors = validate(ImagesSection, {"bands": bands, "page": page})
+    raise_all([*validate(MachineConfig, {"workers": workers})[1], *errors])
+    assert section is not None
+    reading = section.reading
     if path.suffix in {".yaml", ".yml"}:
         return _validate_config(path)
     if (path / LEDGER_FILE).is_file():
@@ -49,8 +63,8 @@ def validate_path(path: Path, layout: str, options: LabelOptions, workers: int) 
     if (path / CONFIG_FILE).is_file() and (path / RUNS_FOLDER).is_dir():
         return _validate_comparison(path)
     if layout != "auto" or is_dataset(path):
-        return _validate_dataset(path, layout, options, workers)
-    return _validate_images(path, workers)
+        return _validate_dataset(path, layout, options, workers, reading)
+    return _validate_images(path, workers, reading)
 
 
 def _validate_config(path: Path) -> list[str]:
@@ -114,7 +128,9 @@ def _validate_comparison(path: Path) -> list[str]:
     return [f"{path}: a comparison with {len(folders)} runs, all whole"]
 
 
-def _validate_dataset(path: Path, layout: str, options: LabelOptions, workers: int) -> list[str]:
+def _validate_dataset(
+    path: Path, layout: str, options: LabelOptions, workers: int, reading: Reading
+) -> list[str]:
     lines, errors = [], []
     for split in splits(path, layout):
         try:
@@ -128,6 +144,7 @@ def _validate_dataset(path: Path, layout: str, options: LabelOptions, workers: i
                     label_suffix=options.suffix,
                     workers=workers,
                     progress=advance,
+                    reading=reading,
                 )
             with bar(f"Labels of {split}") as advance:
                 counts = dataset.check(progress=advance)
@@ -147,11 +164,19 @@ def _describe(split: str, dataset: LabelledDataset, counts: LabelCounts) -> list
         f"{len(dataset.classes.names)} classes",
         *describe_counts(dataset, counts),
         *(f"    note: {note}" for note in notes_of(dataset, split, counts)),
+        *(f"    {line}" for line in _about(dataset.pool, labelled=True)),
     ]
 
 
-def _validate_images(path: Path, workers: int) -> list[str]:
+def _about(pool: ImagePool, labelled: bool) -> list[str]:
+    """What is known of images that are not wrong."""
+    turned = [f"{pool.turned} images are turned or mirrored by EXIF"] if pool.turned else []
+    return [*turned, *pool.notes(labelled)]
+
+
+def _validate_images(path: Path, workers: int, reading: Reading) -> list[str]:
     with bar("Checking images") as advance:
-        pool = open_pool(path, workers=workers, progress=advance)
+        pool = open_pool(path, workers=workers, progress=advance, reading=reading)
     pixels = sum(height * width for height, width in (pool.size(i) for i in range(len(pool))))
-    return [f"{path}: a folder of {len(pool)} images, {pixels} pixels, without mistakes"]
+    line = f"{path}: a folder of {len(pool)} images, {pixels} pixels, without mistakes"
+    return [line, *(f"  {line}" for line in _about(pool, labelled=False))]

@@ -64,30 +64,31 @@ class Vae(nn.Module):
 
     Args:
         latent: Size of the latent code.
+        channels: Of the crops.
     """
 
-    def __init__(self, latent: int) -> None:
+    def __init__(self, latent: int, channels: int = 3) -> None:
         super().__init__()
         widths = [_WIDTH * 2**i for i in range(4)]
         cells = widths[-1] * _CELLS**2
         down: list[nn.Module] = []
-        for before, after in zip([3, *widths], widths, strict=False):
+        for before, after in zip([channels, *widths], widths, strict=False):
             down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
         self.encoder = nn.Sequential(*down, nn.Flatten())
         self.mean = nn.Linear(cells, latent)
         self.log_variance = nn.Linear(cells, latent)
         up: list[nn.Module] = [nn.Linear(latent, cells), nn.Unflatten(1, (-1, _CELLS, _CELLS))]
-        for before, after in zip(widths[::-1], [*widths[-2::-1], 3], strict=True):
+        for before, after in zip(widths[::-1], [*widths[-2::-1], channels], strict=True):
             up += [nn.ReLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
         self.decoder = nn.Sequential(*up)
 
     def encode(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the code, (n, latent) each, of (n, 3, SIDE, SIDE) crops."""
+        """Mean and log-variance of the code, (n, latent) each; crops (n, channels, SIDE, SIDE)."""
         features = self.encoder(crops)
         return self.mean(features), self.log_variance(features)
 
     def decode(self, code: Tensor) -> Tensor:
-        """(n, 3, SIDE, SIDE) crops from (n, latent) codes."""
+        """(n, channels, SIDE, SIDE) crops from (n, latent) codes."""
         crops: Tensor = self.decoder(code)
         return crops
 
@@ -122,7 +123,7 @@ class Vaal:
         """Logits (n,) of being labelled, from the mean of the code; nothing is sampled.
 
         Args:
-            crops: (n, 3, SIDE, SIDE), RGB in [0, 1].
+            crops: (n, channels, SIDE, SIDE), in [0, 1].
         """
         logits: Tensor = self.discriminator(self.vae.encode(crops)[0])
         return logits
@@ -172,8 +173,8 @@ def train_vaal(
     """Trains both networks from scratch.
 
     Args:
-        labelled: (n, 3, SIDE, SIDE) uint8 crops, n at least 1.
-        unlabelled: (m, 3, SIDE, SIDE) uint8 crops, m at least 1.
+        labelled: (n, channels, SIDE, SIDE) uint8 crops, n at least 1.
+        unlabelled: (m, channels, SIDE, SIDE) uint8 crops, m at least 1.
         training: How.
         generator: The only source of randomness, on the CPU: initial weights, batches, noise.
         device: Where to train.
@@ -185,7 +186,7 @@ def train_vaal(
     Raises:
         SegalError: If a loss is not finite.
     """
-    vaal = _initial(training.latent, generator, device)
+    vaal = _initial(training.latent, generator, device, labelled.shape[1])
     vae_optimizer = torch.optim.Adam(vaal.vae.parameters(), lr=training.vae_rate)
     discriminator_optimizer = torch.optim.Adam(
         vaal.discriminator.parameters(), lr=training.discriminator_rate
@@ -235,10 +236,12 @@ def _batch(crops: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return crops[torch.randint(len(crops), (size,), generator=generator)]
 
 
-def _initial(latent: int, generator: torch.Generator, device: torch.device) -> Vaal:
+def _initial(
+    latent: int, generator: torch.Generator, device: torch.device, channels: int = 3
+) -> Vaal:
     """Networks with weights from `generator`; torch's own random state is not touched."""
     with torch.device("meta"):
-        vaal = Vaal(Vae(latent), Discriminator(latent))
+        vaal = Vaal(Vae(latent, channels), Discriminator(latent))
     for network in (vaal.vae, vaal.discriminator):
         network.to_empty(device="cpu")
         for module in network.modules():

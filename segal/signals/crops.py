@@ -22,7 +22,7 @@ Crop = tuple[int, Box]
 
 
 def shrink(crop: Tensor) -> Tensor:
-    """(3, SIDE, SIDE) means by area of a (3, h, w) crop, of any h and w."""
+    """(channels, SIDE, SIDE) means by area of a (channels, h, w) crop, of any h and w."""
     return F.adaptive_avg_pool2d(crop, SIDE)
 
 
@@ -165,7 +165,7 @@ def cut(
         workers: Threads that read ahead.
 
     Yields:
-        Positions in `crops`, and (m, 3, SIDE, SIDE) uint8.
+        Positions in `crops`, and (m, channels, SIDE, SIDE) uint8.
 
     Raises:
         SegalError: If an image cannot be read.

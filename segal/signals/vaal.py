@@ -31,7 +31,7 @@ class LooksLabelled:
     are shrunk to 64 x 64 pixels by area, or enlarged, and so is what is measured. One pair of
     networks serves all region sizes of a pass.
 
-    Crops are cut once, at first, and kept as 8-bit RGB: 24 kB a pair, 49 MB for 2000 pairs. An
+    Crops are cut once, at first, and kept as 8 bits: of RGB, 24 kB a pair, 49 MB for 2000 pairs. An
     image is read at most once for either set. Batches are drawn from these crops.
 
     Attributes:
@@ -59,9 +59,10 @@ class LooksLabelled:
         generator = torch.Generator().manual_seed(bench.seed)
         labelled, pool = bench.images("labelled"), bench.images("pool")
         pairs = draw_pairs(labelled, pool, bench.regions, self.crops, generator)
+        channels = len(bench.model.get_buffer("mean"))
         with bar("Cutting crops") as advance:
             banks = [
-                _bank(images, [pair[half] for pair in pairs], bench.workers, advance)
+                _bank(images, [pair[half] for pair in pairs], channels, bench.workers, advance)
                 for half, images in enumerate((labelled, pool))
             ]
         device = bench.model.device
@@ -98,9 +99,11 @@ class _Meter:
         return torch.stack(measured)
 
 
-def _bank(images: ImageSet, crops: Sequence[Crop], workers: int, advance: Advance) -> Tensor:
-    """(n, 3, SIDE, SIDE) uint8."""
-    bank = torch.empty(len(crops), 3, SIDE, SIDE, dtype=torch.uint8)
+def _bank(
+    images: ImageSet, crops: Sequence[Crop], channels: int, workers: int, advance: Advance
+) -> Tensor:
+    """(n, channels, SIDE, SIDE) uint8."""
+    bank = torch.empty(len(crops), channels, SIDE, SIDE, dtype=torch.uint8)
     count = len({image for image, _ in crops})
     for done, (rows, some) in enumerate(cut(images, crops, workers), start=1):
         bank[rows] = some

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from segal.data.images import ImageInfo, inspect_image, read_image, read_label
+from segal.data.images import ImageInfo, Reading, inspect_image, read_image, read_label
 from segal.errors import SegalError
 
 H, W = 24, 40
@@ -92,7 +92,7 @@ def test_16_bit(tmp_path: Path, suffix: str, channels: int) -> None:
     got = read_image(path)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected / 65535.0, atol=1e-7)
-    ranged = read_image(path, value_range=(1000, 4095))
+    ranged = read_image(path, Reading((1000, 4095)))
     np.testing.assert_allclose(ranged, np.clip((expected - 1000.0) / 3095, 0, 1), atol=1e-6)
     assert (ranged.min(), ranged.max()) == (0, 1)
     info = inspect_image(path)
@@ -101,7 +101,7 @@ def test_16_bit(tmp_path: Path, suffix: str, channels: int) -> None:
 
 def test_a_value_range_leaves_8_bits_alone(tmp_path: Path) -> None:
     Image.fromarray(smooth()).save(tmp_path / "a.png")
-    assert np.array_equal(read_image(tmp_path / "a.png", (0, 10)), smooth())
+    assert np.array_equal(read_image(tmp_path / "a.png", Reading((0, 10))), smooth())
 
 
 # Row and column of the stored image's corner, by the definition of the tag (TIFF 6.0, page 36):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segal.data.images import inspect_image
-from segal.data.pool import find_images, open_pool
+from segal.data.images import ImageInfo, Reading, inspect_image
+from segal.data.pool import ImagePool, find_images, open_pool
 from segal.errors import SegalError
 
 
@@ -210,10 +210,72 @@ def test_pipes_and_odd_names_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value_range", [(5, 5), (10, 0)])
 def test_an_empty_value_range_is_refused(tmp_path: Path, value_range: tuple[int, int]) -> None:
     write(tmp_path / "a.png")
-    assert "value range" in message(open_pool, tmp_path, value_range=value_range)
+    assert "value range" in message(open_pool, tmp_path, reading=Reading(value_range))
 
 
 def test_the_value_range_reaches_the_pixels(tmp_path: Path) -> None:
     Image.fromarray(np.full((16, 16), 1023, np.uint16)).save(tmp_path / "a.png")
     assert open_pool(tmp_path).read(0).max() == pytest.approx(1023 / 65535)
-    assert open_pool(tmp_path, value_range=(0, 2046)).read(0).max() == pytest.approx(0.5)
+    assert open_pool(tmp_path, reading=Reading((0, 2046))).read(0).max() == pytest.approx(0.5)
+
+
+NFC, NFD = "caf\u00e9.png", "cafe\u0301.png"
+
+
+def test_other_kinds_of_images_are_counted_and_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    for name in ("b.jp2", "d/c.JP2", "e.heic", "f.txt", ".g.gif", "h.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    pool = open_pool(tmp_path)
+    assert pool.other == ("b.jp2", "d/c.JP2", "e.heic", "h.nii.gz")
+    (note,) = pool.notes()
+    for words in ("2 .jp2", "1 .heic", "1 .nii.gz", "b.jp2, d/c.JP2, e.heic and 1 more"):
+        assert words in note
+    (tmp_path / "a.png").unlink()
+    for call in (find_images, open_pool):
+        assert "2 .jp2, 1 .heic" in message(call, tmp_path)
+        assert "convert them" in message(call, tmp_path)
+
+
+def test_names_that_look_alike_are_told_apart(tmp_path: Path) -> None:
+    write(tmp_path / NFC)
+    text = message(open_pool, tmp_path, [NFD])
+    assert "Unicode form" in text
+    assert r"caf\xe9.png" in text
+    assert r"cafe\u0301.png" in text
+    assert open_pool(tmp_path).notes() == []
+    write(tmp_path / NFD)
+    (note,) = open_pool(tmp_path).notes()
+    assert r"'cafe\u0301.png', 'caf\xe9.png'" in note
+
+
+def test_images_that_are_turned_are_counted(tmp_path: Path) -> None:
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (30, 20)).save(tmp_path / f"{orientation}.png", exif=exif)
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 20)).save(tmp_path / "square.png", exif=exif)
+    pool = open_pool(tmp_path)
+    assert pool.turned == 8
+    assert pool.notes() == []
+    (note,) = pool.notes(labelled=True)
+    assert "4 images are turned or mirrored" in note  # 2, 3, 4 and the square one
+    assert "2.png, 3.png, 4.png and 1 more" in note
+    assert open_pool(tmp_path, known=known(pool)) == pool
+
+
+def known(pool: ImagePool) -> dict[str, tuple[int, int, ImageInfo]]:
+    found = zip(pool.paths, pool.stats, pool.infos, strict=True)
+    return {path: (*stats, ImageInfo(i.height, i.width, i.digest)) for path, stats, i in found}
+
+
+def test_a_missing_band_is_unreadable(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    Image.new("RGBA", (30, 20), (1, 2, 3, 4)).save(tmp_path / "b.png")
+    reading = Reading(bands=(4, 1))
+    assert "no band 4" in message(open_pool, tmp_path, reading=reading)
+    pool = open_pool(tmp_path, reading=reading, skip_unreadable=True)
+    assert pool.paths == ("b.png",)
+    assert pool.read(0)[0, 0].tolist() == [4, 1]

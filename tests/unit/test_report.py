@@ -9,7 +9,7 @@ import pytest
 from matplotlib.text import Text
 
 from segal import report
-from segal.report import Pick, Picture, overlay, write_overlays
+from segal.report import Pick, Picture, overlay, shown_bands, write_overlays
 from segal.sheet import Sheet, panel_size
 
 _CYAN = np.array([0x21, 0xE6, 0xFF])
@@ -191,3 +191,20 @@ def test_pictures_without_a_map(tmp_path):
     assert cv2.imread(str(file)).shape[2] == 3
     assert write_overlays(tmp_path / "overlays", []) == []
     assert list((tmp_path / "overlays").iterdir()) == []
+
+
+def test_three_of_many_bands_are_shown():
+    rng = np.random.default_rng(0)
+    bands = rng.integers(0, 256, (40, 50, 5), dtype=np.uint8)
+    assert np.array_equal(shown_bands(bands), bands[..., :3])
+    for count in (1, 2):
+        grey = shown_bands(bands[..., :count])
+        assert np.array_equal(grey, np.repeat(bands[..., :1], 3, 2))
+    dark = (bands / 255 * [0.1, 0.2, 0.3, 1, 1]).astype(np.float32)
+    assert shown_bands(dark).max() == round(0.3 * 255)
+    stretched = shown_bands(dark, stretched=True)
+    assert stretched.max((0, 1)).tolist() == [255] * 3
+    assert stretched.min((0, 1)).tolist() == [0] * 3
+    middle = np.median(stretched, (0, 1))
+    assert (np.abs(middle - 127) < 12).all()
+    assert shown_bands(np.full((4, 4, 4), 0.5, np.float32), stretched=True).max() == 0

@@ -164,3 +164,30 @@ def test_stacks():
 def test_albumentations_is_imported_late():
     code = "import sys, segal.data.transforms; sys.exit('albumentations' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_of_other_channels_keep_them(channels, dtype):
+    """Every channel is cut and resized as if it were alone; the jitter is the same for all."""
+    values = np.random.default_rng(0).integers(0, 256, (50, 60, channels), dtype=np.uint8)
+    image = values if dtype == np.uint8 else values.astype(np.float32) / 255
+    label = np.zeros((50, 60), np.uint8)
+
+    def transform(pixels, jitter):
+        made = TrainingTransform((40, 64), scale=(0.6, 1.4), colour_jitter=jitter)
+        return made(pixels, label, (5, 5, 30, 30), np.random.default_rng(3))[0]
+
+    plain = transform(image, 0)
+    assert plain.shape == (40, 64, channels)
+    assert plain.dtype == dtype
+    for channel in range(channels):
+        alone = transform(image[..., channel : channel + 1], 0)
+        np.testing.assert_allclose(plain[..., channel : channel + 1], alone, atol=1e-6)
+    jittered = transform(image, 0.2)
+    assert jittered.shape == plain.shape
+    assert (jittered != plain).any()
+    flat = transform(np.repeat(image[..., :1], max(channels, 2), 2), 0.2)
+    assert np.abs(flat - flat[..., :1]).max() == 0
+    batch = stack_images([jittered, plain])
+    assert batch.shape == (2, 40, 64, channels)
