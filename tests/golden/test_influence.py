@@ -77,7 +77,7 @@ def region_functions(bench, layers, regions=(*REGIONS, WHOLE)):
 def pixel_features(bench, of, box=None):
     """By image, the (n, D) upsampled features of a set's pixels, or of those of a region."""
     found = []
-    for visit in bench.visit(of):
+    for visit in bench.visit(of, ["features"]):
         height, width = visit.mask.shape[1:]
         spread = F.interpolate(
             visit.evidence.features,
