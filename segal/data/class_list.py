@@ -34,7 +34,6 @@ FORMS = (
     "or NAME RED GREEN BLUE where label files hold colours"
 )
 
-_MAX_BYTES = 2**20
 _VOID_NAMES = {"void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care", "dont care"}
 
 _GAP = r"[\s,:;]+"
@@ -163,34 +162,39 @@ def _palette(lines: list[_Line]) -> NDArray[np.uint8]:
     return palette
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Path, expected: str = FORMS, most: int = 2**20) -> list[str]:
     """The lines of a text file that are neither empty nor comments, without blanks around them.
+
+    Args:
+        path: The file.
+        expected: What it should hold, for messages.
+        most: Bytes that it may have.
 
     Raises:
         SegalError: If it cannot be read, is too large, or no text in UTF-8.
     """
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
+            data = file.read(most + 1)
+        if len(data) > most:
             raise SegalError(
                 f"{path}: too large",
-                expected=f"{FORMS}; at most {_MAX_BYTES:,} bytes",
-                got=f"more than {_MAX_BYTES:,} bytes",
+                expected=f"{expected}; at most {most:,} bytes",
+                got=f"more than {most:,} bytes",
                 remedy="check that this is the right file",
             )
         text = data.decode("utf-8-sig")
     except OSError as error:
         raise SegalError(
             f"{path}: cannot be read",
-            expected=FORMS,
+            expected=expected,
             got=error.strerror,
-            remedy="write the names of the classes into it, in the order of their label values",
+            remedy="write it: a line for each, in UTF-8",
         ) from error
     except UnicodeDecodeError as error:
         raise SegalError(
             f"{path}: this is no text in UTF-8",
-            expected=FORMS,
+            expected=expected,
             got=str(error),
             remedy="save it as UTF-8",
         ) from error

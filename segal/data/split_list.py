@@ -1,10 +1,14 @@
 """Reads the lists of image names that some data sets have for their splits."""
 
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from segal.data.class_list import read_lines
-from segal.data.pool import SUFFIXES
+from segal.data.pool import SUFFIXES, shortened
 from segal.errors import SegalError, raise_all
+
+_EXPECTED = "one name on each line, relative to the folder of images"
+_MAX_BYTES = 2**26
 
 
 def listed_images(file: Path, images: Path) -> tuple[str, ...]:
@@ -22,18 +26,20 @@ def listed_images(file: Path, images: Path) -> tuple[str, ...]:
         SegalError: If the list cannot be read, is empty, or has lines that are no names, or a name
             twice: all mistakes at once.
     """
-    lines = read_lines(file)
+    lines = read_lines(file, _EXPECTED, _MAX_BYTES)
+    outside = {x for x in lines if x.startswith("/") or ".." in PurePosixPath(x).parts}
+    there = _stems(images, [line for line in lines if line not in outside])
     mistakes = [
         SegalError(
             f"{file}: not a list of images",
-            expected="one name on each line, relative to the folder of images",
+            expected=_EXPECTED,
             got=repr(line[:100]),
             remedy="write names such as those of the files, one a line",
         )
         for line in lines
-        if len(line.split()) > 1 or line.startswith("/") or ".." in PurePosixPath(line).parts
+        if line in outside or (len(line.split()) > 1 and _stem(line) not in there)
     ]
-    twice = sorted({line for line in lines if lines.count(line) > 1}) if _repeats(lines) else []
+    twice = [line for line, times in Counter(lines).items() if times > 1]
     if twice or not lines:
         mistakes.append(
             SegalError(
@@ -43,15 +49,9 @@ def listed_images(file: Path, images: Path) -> tuple[str, ...]:
                 remedy="mend the list",
             )
         )
-    raise_all(mistakes[:20])
-    there = _stems(images, lines)
-    return tuple(
-        there.get(_stem(line), line if _has_suffix(line) else f"{line}.jpg") for line in lines
-    )
-
-
-def _repeats(lines: list[str]) -> bool:
-    return len(set(lines)) < len(lines)
+    raise_all(shortened(mistakes))
+    missing = {line: line if _has_suffix(line) else f"{line}.jpg" for line in lines}
+    return tuple(there.get(_stem(line), missing[line]) for line in lines)
 
 
 def _has_suffix(name: str) -> bool:

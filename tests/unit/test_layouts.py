@@ -1,9 +1,12 @@
 """Layouts of data sets beside the plain one and that of Cityscapes: tiny ones of each."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import segal
 from segal.data.datasets import layout_name, open_dataset, splits
 from segal.data.voc import NAMES, palette
 from segal.errors import SegalError
@@ -105,6 +108,19 @@ def test_mistakes_of_lists_are_told_at_once(voc):
     for file in (voc / "ImageSets" / "Segmentation").iterdir():
         file.unlink()
     assert "ImageSets/Segmentation/<split>.txt" in message(voc, "train")
+
+
+def test_names_of_lists_may_have_blanks_and_extensions(voc):
+    for kind, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (voc / kind / f"2007_000000.{suffix}").rename(voc / kind / f"a frame.{suffix}")
+    (voc / "ImageSets" / "Segmentation" / "train.txt").write_text("a frame\n2007_000001.jpg\n")
+    assert open_dataset(voc, "train").pool.paths == ("2007_000001.jpg", "a frame.jpg")
+
+
+def test_a_long_list_is_read(voc):
+    names = [f"a/long/path/of/images/that/is/not/there_{i:07d}" for i in range(40_000)]
+    (voc / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join([*names, *names]))
+    assert "names that occur twice" in message(voc, "train")
 
 
 def test_only_labelled_images_of_a_list_need_a_label(voc):
@@ -244,5 +260,8 @@ def test_train_ids_of_cityscapes(tmp_path):
 
 def test_names_of_layouts():
     assert [layout_name(n) for n in ("auto", "voc", "folder")] == ["auto", "voc", "folder"]
-    with pytest.raises(SegalError, match="ade20k, camvid, cityscapes, folder, voc"):
+    names = "ade20k, camvid, cityscapes, folder, voc"
+    with pytest.raises(SegalError, match=names):
         layout_name("coco")
+    for command in ("train", "validate"):  # help does not import what knows them
+        assert names in (Path(segal.__file__).parent / "commands" / f"{command}.py").read_text()
