@@ -145,13 +145,14 @@ def _match(
     if any(key not in state for key in own):
         for rename in (_renamed_by_library, _renamed_by_flattening):
             new_names = rename(module, own, state)
-            renamed += [(old, new) for old, new in new_names.items() if old != new]
-            state = {new_names[key]: state[key] for key in new_names}
+            if len(set(new_names.values())) == len(state):  # else the file has both names
+                renamed += [(old, new) for old, new in new_names.items() if old != new]
+                state = {new_names[key]: state[key] for key in new_names}
     weights = {key: state[key] for key in own if key in state}
     match = Match(prefix, weights, len(weights), renamed=renamed)
     used = {id(value) for value in state.values()}
     match.left_out.extend(name for name, t in stored.tensors.items() if id(t) not in used)
-    children = {key.partition(".")[0] for key in own}
+    children = {key.removeprefix(shared).partition(".")[0] for key in own}
     for key, value in own.items():
         if key in state:
             if state[key].shape != value.shape:
@@ -166,8 +167,7 @@ def _match(
             beside = child not in children and (
                 child in _AUXILIARY or _BESIDE.search(child.lower()) is not None
             )
-            spared = beside or spare(key.removeprefix(shared))
-            if spared:
+            if beside or spare(key.removeprefix(shared)):
                 match.left_out.append(prefix + key.removeprefix(shared))
             else:
                 match.extra.append(key)

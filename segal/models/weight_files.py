@@ -17,6 +17,7 @@ from torch import Tensor
 from segal.errors import SegalError
 
 _MAX_DEPTH, _MAX_ENTRIES, _MAX_CLASSES = 12, 1_000_000, 1000
+_MAX_MAPPINGS = 32  # classes of dictionaries in a file; each takes a turn more
 _LEGACY_PICKLES = 4  # magic number, protocol, machine, and then what was saved
 _ZIP_MAGIC = b"PK\x03\x04"
 _NOT_WEIGHTS = {
@@ -103,7 +104,7 @@ def _load(path: Path) -> object:
     except Exception as error:  # a pickle's damage shows in many ways
         raise _unreadable(path, _reason(path, error)) from error
     names = list(stand_ins)
-    for _ in range(len(names) + 1):
+    for _ in range(_MAX_MAPPINGS):
         try:
             with torch.serialization.safe_globals([(c, name) for name, c in stand_ins.items()]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -115,7 +116,7 @@ def _load(path: Path) -> object:
                 others = f"; it also holds objects of {', '.join(names[:3])}" if names else ""
                 raise _unreadable(path, _reason(path, error) + others) from error
             kind.mapping = True
-    raise AssertionError("each turn but the last makes a mapping of one more class")
+    raise _unreadable(path, f"dictionaries of {_MAX_MAPPINGS} classes, {', '.join(names[:3])}, ...")
 
 
 def _stand_ins(names: set[str]) -> dict[str, type[_Unread]]:

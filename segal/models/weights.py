@@ -16,7 +16,7 @@ _CLASSIFIERS = (
     *("norm.", "fc_norm.", "downsamp_modules.", "final_layer."),  # of transformers and HRNet
 )
 """Layers of a classification network that come after the last map of its encoder."""
-_SHOWN = 3
+_SHOWN, _LONGEST = 3, 160
 
 
 def load_weights(
@@ -138,7 +138,7 @@ def _misfit(
 ) -> SegalError:
     """What differs, and what that tells of how the file was made."""
     own = module.state_dict()
-    where = f"under {match.name!r}: " if match.prefix else ""
+    where = f"under {_short(match.name)!r}: " if match.prefix else ""
     unread = f"; objects were passed over: {shown_unread(stored)}" if stored.unread else ""
     if not match.matched:
         return SegalError(
@@ -227,7 +227,11 @@ def _some(names: Iterable[str]) -> str:
     # A stable order, but for the counters, which tell least.
     listed = sorted(names, key=lambda name: name.endswith("num_batches_tracked"))
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
+    return ", ".join(_short(name) for name in listed[:_SHOWN]) + more
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"...{name[-_LONGEST:]}"
 
 
 def _shapes(match: Match, own: Mapping[str, Tensor]) -> str:

@@ -168,7 +168,7 @@ def test_checkpoints_of_something_else(refused, checkpoint, tmp_path):
     save_file(state, plain)
     assert "--num-classes" in refused(checkpoint=plain)
     described = ("--arch", "DeepLabV3Plus", "--encoder", "resnet18", "--num-classes")
-    assert "shape" in refused(*described, 7, checkpoint=plain)
+    assert "give --num-classes 5" in refused(*described, 7, checkpoint=plain)
     unet = ("--arch", "Unet", "--encoder", "resnet18", "--num-classes", 5)
     assert "missing" in refused(*unet, checkpoint=plain)
     save_file({**state, "surplus": torch.zeros(1)}, plain)

@@ -537,6 +537,12 @@ def test_the_option_that_decides_over_what_differs(tmp_path):
     assert "missing (decoder." in message
 
 
+def test_hostile_names(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"x." * 100_000 + "0.weight": torch.ones(1), "_orig_mod": torch.ones(1)}, path)
+    assert len(refused(path)) < 2000
+
+
 def test_tensors_of_a_file(tmp_path):
     path = tmp_path / "model.pth"
     inside = {"w": torch.ones(2), "n": torch.zeros(1)}
