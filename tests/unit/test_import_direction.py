@@ -9,7 +9,7 @@ import segal
 
 ROOT = Path(segal.__file__).parent
 FLOORS = [
-    {"functional", "errors", "evidence", "files", "machine", "console"},
+    {"functional", "errors", "evidence", "files", "machine", "console", "spreadsheet"},
     {"regions", "registry", "database"},
     {"models", "data"},
     {"image_sets", "signals", "candidates", "budget", "sheet", "oracle"},
