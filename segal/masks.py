@@ -5,7 +5,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -80,7 +80,7 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"' if re.search(r'[",\r\n]', name) else name
 
 
-def read_selection(path: Path, sizes: Sizes | None = None) -> list[Selected]:
+def read_selection(path: Path, images: "Sizes | ImageNames | None" = None) -> list[Selected]:
     r"""Reads what `write_selection` wrote, or a table that a person or a spreadsheet made of it.
 
     Columns may stand in any order, their names in any case, and there may be more of them; those of
@@ -91,9 +91,8 @@ def read_selection(path: Path, sizes: Sizes | None = None) -> list[Selected]:
 
     Args:
         path: The file.
-        sizes: (height, width) of every image that may be named; None takes any name and size. A
-            name that is not there is also looked for with `/` for `\`, without `./`, and in the
-            other Unicode form, as spreadsheets and other systems leave it.
+        images: (height, width) of every image that may be named, or these by `ImageNames`; None
+            takes any name and size.
 
     Returns:
         The regions in the order of the file.
@@ -105,7 +104,7 @@ def read_selection(path: Path, sizes: Sizes | None = None) -> list[Selected]:
     errors: list[SegalError] = []
     selected: list[Selected] = []
     lines: dict[tuple[str, Box], int] = {}
-    names = None if sizes is None else ImageNames(sizes)
+    names = images if images is None or isinstance(images, ImageNames) else ImageNames(images)
     try:
         sheet = read_sheet(_read(path), COLUMNS)
         line, header = next(sheet.rows, (1, []))
@@ -122,9 +121,14 @@ def read_selection(path: Path, sizes: Sizes | None = None) -> list[Selected]:
                         "a region that is not there yet", f"the one of line {first} again"
                     )
                 selected.append(pick)
+            except _UnknownImage as unknown:
+                if names is not None and names.skip_missing:
+                    names.missing.add((unknown.name, unknown.box))
+                    continue
+                if names is not None and len(errors) < MAX_HINTS:
+                    unknown.remedy = names.hint(unknown.name) or unknown.remedy
+                errors.append(_error(path, line, unknown))
             except _Mistake as mistake:
-                if isinstance(mistake, _UnknownImage) and names and len(errors) < MAX_HINTS:
-                    mistake.remedy = names.hint(mistake.name) or mistake.remedy
                 errors.append(_error(path, line, mistake))
     except NotATable as error:
         mistake = _Mistake(error.expected, error.got, error.remedy or _REMEDY)
@@ -143,28 +147,38 @@ class _Mistake(Exception):
 class _UnknownImage(_Mistake):
     """An image that is not in the pool."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, box: Box) -> None:
         super().__init__("image: an image of the pool", _shown(name))
-        self.name = name
+        self.name, self.box = plain_name(name), box
 
 
+@dataclass
 class ImageNames:
-    """Names of images, among which one that a table gives is looked for.
+    """Names of images, among which those that a table gives are looked for.
 
-    Args:
+    A name that is not there is also looked for with `/` for a backslash, without `./`, and in the
+    other Unicode form, as spreadsheets and other systems leave it.
+
+    Attributes:
         sizes: (height, width) of each image.
+        renamed: Names of images by names that they had before.
+        skip_missing: Whether rows of images that are not there are left out, not refused.
+        missing: Those that were left out, by name and box.
     """
 
-    def __init__(self, sizes: Sizes) -> None:
-        self.sizes = sizes
+    sizes: Sizes
+    renamed: dict[str, str] = field(default_factory=dict)
+    skip_missing: bool = False
+    missing: set[tuple[str, Box]] = field(default_factory=set)
 
     def find(self, name: str) -> str | None:
         """The image that a name stands for; None where there is none."""
-        if name in self.sizes:
-            return name
         plain = plain_name(name)
-        if plain in self.sizes:
-            return plain
+        for known in (name, plain):
+            if known in self.sizes:
+                return known
+        if plain in self.renamed:
+            return self.renamed[plain]
         found = self._by_form.get(unicodedata.normalize("NFC", plain), [])
         return found[0] if len(found) == 1 else None
 
@@ -261,10 +275,14 @@ class _RowParser:
             )
         fields = {name: row[i] for name, i in self.where.items() if i < len(row)}
         given = {name for name in OPTIONAL if fields.get(name, "").strip()}
-        image = self._image(fields["image"])
+        _check_name(fields["image"], is_exact=self.names is None)
         rank = _count("rank", fields["rank"], 1) if "rank" in given else number
         x, y = (_count(name, fields[name], 0) for name in ("x", "y"))
         width, height = (_count(name, fields[name], 1) for name in ("width", "height"))
+        box = (x, y, x + width, y + height)
+        image = fields["image"] if self.names is None else self.names.find(fields["image"])
+        if image is None:
+            raise _UnknownImage(fields["image"], box)
         if self.names is not None:
             rows, columns = self.names.sizes[image]
             if x + width > columns or y + height > rows:
@@ -277,7 +295,7 @@ class _RowParser:
         if pixels > area:
             raise _Mistake(f"pixels of at most {area}, the area of the box", str(pixels))
         score = self._score(fields["score"]) if "score" in given else 0.0
-        return Selected(rank, image, (x, y, x + width, y + height), pixels, score)
+        return Selected(rank, image, box, pixels, score)
 
     def _score(self, text: str) -> float:
         number = text if self.separator == "," else text.replace(",", ".")
@@ -289,19 +307,14 @@ class _RowParser:
             raise _Mistake("score: a finite number", _shown(text))
         return score
 
-    def _image(self, name: str) -> str:
-        try:
-            _mask_name(name if self.names is None else plain_name(name))
-        except ValueError:
-            raise _Mistake(
-                "image: a path relative to the folder of images, without '..'", _shown(name)
-            ) from None
-        if self.names is None:
-            return name
-        found = self.names.find(name)
-        if found is None:
-            raise _UnknownImage(name)
-        return found
+
+def _check_name(name: str, *, is_exact: bool) -> None:
+    try:
+        _mask_name(name if is_exact else plain_name(name))
+    except ValueError:
+        raise _Mistake(
+            "image: a path relative to the folder of images, without '..'", _shown(name)
+        ) from None
 
 
 def _count(name: str, text: str, least: int) -> int:

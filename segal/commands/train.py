@@ -27,7 +27,9 @@ def train(
     ] = None,
     labelled: Annotated[
         list[Path] | None,
-        typer.Option(help="A selection.csv of what is labelled; may be repeated."),
+        typer.Option(
+            help="A selection.csv, or a run folder, of what is labelled; may be repeated."
+        ),
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
     arch: o.Architecture = None,
@@ -54,6 +56,7 @@ def train(
     from segal.config import TrainConfig, read_config, validate
     from segal.console import say
     from segal.errors import raise_all
+    from segal.evaluation import one_answer
     from segal.jobs.train import run_training
 
     raw = read_config(
@@ -91,5 +94,6 @@ def train(
         if name in outcome.metrics:
             miou = outcome.metrics[name]["miou"]
             shown = "no labelled pixel" if miou is None else f"{100 * miou:.2f} %"
-            say(f"mIoU on {name}: {shown}")
+            said = one_answer(outcome.metrics[name])
+            say(f"mIoU on {name}: {shown}" + (f", but {said}" if said else ""))
     typer.echo(outcome.model)

@@ -164,7 +164,7 @@ def saving_table(arms: Sequence[Arm], baseline: Arm, axis: Axis, target: float |
         rows,
         [
             f"Target: {aim}; a curve is charged up to where it first reaches it, on a straight "
-            "line between budgets. No saving where it never does.",
+            "line between budgets. No saving where it never does, or is there at the start.",
             f"Curves are means over the seeds that an arm shares with {baseline.name}, up to the "
             "end of the shortest run; areas are over the range of costs that both have.",
         ],

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,7 @@ from segal.errors import SegalError, raise_all
 __all__ = ["IGNORE_INDEX", "Classes", "LabelledDataset", "Layout", "open_dataset", "splits"]
 
 Layout = Literal["auto", "cityscapes", "folder"]
+Chooser = Callable[[Sequence[str]], Collection[str]]
 
 _LAYOUTS: dict[str, LayoutModule] = {"cityscapes": cityscapes, "folder": folder}
 
@@ -146,7 +147,7 @@ def open_dataset(
     known: Mapping[str, tuple[int, int, ImageInfo]] | None = None,
     progress: Progress | None = None,
     value_range: tuple[float, float] | None = None,
-    only: Collection[str] | None = None,
+    only: Collection[str] | Chooser | None = None,
 ) -> LabelledDataset:
     """Opens one split of a data set. Labels are found, but not read.
 
@@ -161,7 +162,8 @@ def open_dataset(
         known: Earlier inspections.
         progress: Called with (images done, all images).
         value_range: Lowest and highest value of 16-bit images.
-        only: Images to open, by their paths below the split's folder; the others need no label.
+        only: Images to open, by their paths below the split's folder, or what chooses them from
+            all paths; the others need no label.
 
     Raises:
         SegalError: If layout or split is not there, an image of `only` is not, a link leads out of
@@ -206,10 +208,11 @@ def _source(root: Path, split: str, layout: Layout, ignore_index: int | None) ->
     return _LAYOUTS[name].source(root, split, ignore_index)
 
 
-def _chosen(root: Path, split: str, only: Collection[str], source: Source) -> list[str]:
+def _chosen(root: Path, split: str, only: Collection[str] | Chooser, source: Source) -> list[str]:
     """The images of `only`, each of which must be one of the split's."""
     there = find_images(source.images) if source.paths is None else source.paths
-    foreign = sorted(set(only) - set(there))
+    chosen = set(only(there) if callable(only) else only)
+    foreign = sorted(chosen - set(there))
     if foreign:
         raise SegalError(
             f"{root}: images that are not of split {split!r}",
@@ -218,7 +221,7 @@ def _chosen(root: Path, split: str, only: Collection[str], source: Source) -> li
             remedy="choose the split that they were selected from, and select with that folder "
             "as --images",
         )
-    return list(only)
+    return list(chosen)
 
 
 def _find_labels(root: Path, pool: ImagePool, label_of: Callable[[str], Path]) -> tuple[Path, ...]:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from segal.config import LabelsConfig, MachineConfig, RunConfig, SelectConfig
 from segal.console import bar
-from segal.data.datasets import IGNORE_INDEX, LabelledDataset, open_dataset
+from segal.data.datasets import IGNORE_INDEX, Chooser, LabelledDataset, open_dataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.image_sets import ImageSet, SetName
-from segal.jobs.inputs import image_digests, read_images, read_labelled
+from segal.jobs.inputs import image_digests
+from segal.jobs.labelled import Labelled
 from segal.models.spec import ModelSpec
 from segal.oracle import Oracle
 from segal.regions import Box
@@ -70,11 +71,13 @@ class SelectionLabels:
     """The labelled data sets of a selection, as far as its strategy looks at them.
 
     Attributes:
+        labelled: What is labelled already.
         reference: Whole images outside the pool.
         training: The images that regions are labelled of; without it their void pixels are unknown,
             and count like any other.
     """
 
+    labelled: Labelled
     reference: LabelledDataset | None = None
     training: LabelledDataset | None = None
 
@@ -86,12 +89,13 @@ class SelectionLabels:
             SegalError: If a data set is missing or damaged, or the reference set has no label.
         """
         needs = needs_of(strategy)
+        labelled = Labelled.open(config.labelled, skip_missing=config.skip_missing)
         reference = training = None
         if config.reference is not None and "val" in {need.of for need in needs}:
             reference = open_labels(config.reference, config.machine)
         if config.training is not None and {need.of for need in needs} & {"initial", "labelled"}:
-            training = open_labels(config.training, config.machine, read_images(config.labelled))
-        return cls(reference, training)
+            training = open_labels(config.training, config.machine, labelled.images)
+        return cls(labelled, reference, training)
 
     def identity(self) -> dict[str, str]:
         """What results depend on."""
@@ -130,8 +134,9 @@ class SelectionLabels:
         if self.training is not None:
             _check_same(self.training.pool, pool)
         if config.labelled:
-            sets["initial"] = ImageSet(images, dataset, read_labelled(config.labelled[:1], images))
-            sets["labelled"] = ImageSet(images, dataset, read_labelled(config.labelled, images))
+            everything = labelled if self.training is None else self.labelled.boxes(images)
+            sets["initial"] = ImageSet(images, dataset, self.labelled.first(images))
+            sets["labelled"] = ImageSet(images, dataset, everything)
         return sets
 
 
@@ -207,14 +212,14 @@ def reference_note(strategy: str, cost: Mapping[str, int], pool_pixels: int) -> 
 
 
 def open_labels(
-    config: LabelsConfig, machine: MachineConfig, only: set[str] | None = None
+    config: LabelsConfig, machine: MachineConfig, only: Chooser | None = None
 ) -> LabelledDataset:
     """Opens a labelled split, and checks every label.
 
     Args:
         config: Which.
         machine: How to run.
-        only: Paths of the images that are meant; all by default.
+        only: Chooses the images that are meant; all by default.
 
     Raises:
         SegalError: If something is missing or damaged, or no pixel has a label.

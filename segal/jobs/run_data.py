@@ -1,6 +1,6 @@
 """The data of a run of rounds, and what can be known of its budgets before it starts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from segal.config import RunConfig
 from segal.console import bar
 from segal.data.datasets import IGNORE_INDEX, LabelledDataset
 from segal.data.images import ImageInfo
-from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
+from segal.jobs.copies import copies_notes, first_of_each
 from segal.jobs.inputs import image_digests, image_sizes
 from segal.jobs.network import open_split
 from segal.ledger import Ledger
@@ -30,10 +30,12 @@ class RunData:
     Attributes:
         pool_set: The pool, with the labels that the oracle knows.
         held_out: Splits to evaluate on: `validation`, `test`.
+        notes: What the user should be told of them.
     """
 
     pool_set: LabelledDataset
     held_out: Mapping[str, LabelledDataset]
+    notes: Sequence[str] = ()
 
     @classmethod
     def open(cls, config: RunConfig) -> "RunData":
@@ -51,11 +53,14 @@ class RunData:
                 for name, split in (("validation", data.validation), ("test", data.test))
                 if split
             }
+        notes = copies_notes(pool_set.pool, unique=config.unique)
+        if config.unique:
+            pool_set = pool_set.subset(first_of_each(pool_set.pool))
         with bar("Checking labels") as advance:
             for dataset in (pool_set, *held_out.values()):
                 dataset.check(progress=advance)
         raise_all([_nothing_labelled(d) for d in held_out.values() if not _has_labels(d)])
-        return cls(pool_set, held_out)
+        return cls(pool_set, held_out, notes)
 
     def fingerprint(self) -> str:
         """Of all that may be known before anything is bought: no label of the pool."""
@@ -87,28 +92,6 @@ def _nothing_labelled(dataset: LabelledDataset) -> SegalError:
         got=f"{len(dataset)} labels that are void everywhere",
         remedy="choose a split whose labels are public, such as val of Cityscapes",
     )
-
-
-def record_pool(ledger: Ledger, pool: ImagePool) -> None:
-    """Records the images of the pool, which are the same for the whole run.
-
-    Raises:
-        SegalError: If they are not those that the run began with.
-    """
-    if ledger.phases():
-        then = {path: info.digest for path, (*_, info) in ledger.known_images().items()}
-        now = dict(image_digests(pool))
-        differing = sorted(p for p in then.keys() | now.keys() if then.get(p) != now.get(p))
-        if differing:
-            raise SegalError(
-                f"{pool.root}: not the images that the run began with",
-                expected=f"the same {len(then)} images for the whole run",
-                got=f"{len(now)} images; added, removed or changed: "
-                + ", ".join(differing[:5])
-                + (f" and {len(differing) - 5} more" if len(differing) > 5 else ""),
-                remedy="put the images back as they were, or choose another folder with --out",
-            )
-    ledger.record_images(pool)
 
 
 def check_budgets(config: RunConfig, data: RunData) -> None:

@@ -26,11 +26,11 @@ from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError
 from segal.files import write_bytes, write_json
 from segal.functional.coverage import remaining_pixels
+from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.inputs import (
     file_digest,
     image_digests,
     image_sizes,
-    read_labelled,
     refuse_out_within,
     scan_settings,
 )
@@ -55,7 +55,7 @@ MASKS_FOLDER, OVERLAYS_FOLDER = "masks", "overlays"
 _ROUND = 0
 _RUN_KEYS = {
     *("images", "out", "checkpoint", "labelled", "reference", "training"),
-    *("machine", "overlays"),
+    *("machine", "overlays", "skip_missing"),
 }
 
 
@@ -186,7 +186,9 @@ def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object
     """What the result depends on, but for the images: no paths, no device, no workers."""
     identity: dict[str, object] = config.model_dump(mode="json", exclude=_RUN_KEYS)
     identity["checkpoint"] = file_digest(config.checkpoint) if config.checkpoint else None
-    identity["labelled"] = [file_digest(path) for path in config.labelled]
+    identity["labelled"] = labels.labelled.identity()
+    if not config.unique:
+        del identity["unique"]  # it changes nothing
     return identity | labels.identity()
 
 
@@ -212,9 +214,14 @@ class _Selection:
 
     def run(self) -> SelectionResult:
         pool = self.open_pool()
-        labelled = read_labelled(self.config.labelled, pool)
+        self.notes += copies_notes(pool, unique=self.config.unique)
+        labelled = self.labels.labelled.boxes(pool)
+        if self.config.unique:
+            pool, labelled = without_copies(pool, labelled)
+        self.ledger.record_images(pool)
         self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
         self.sets = self.labels.sets(self.config, pool, labelled)
+        self.notes += self.labels.labelled.notes
         inputs = fingerprint(image_digests(pool))
         offer, allowance = make_offer(self.config, pool, self.labelled)
         context = PassContext(offered=offer.rows)
@@ -263,7 +270,6 @@ class _Selection:
         if pool.skipped:
             self.notes.append(f"Skipped {len(pool.skipped)} unreadable images.")
             say("Skipped: " + "; ".join(pool.skipped), style="yellow")
-        self.ledger.record_images(pool)
         return pool
 
     def book_labelled(self, inputs: str) -> None:

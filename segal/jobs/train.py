@@ -14,7 +14,8 @@ from segal.config import TrainConfig
 from segal.console import bar
 from segal.data.datasets import LabelledDataset
 from segal.files import remove, write_bytes, write_json
-from segal.jobs.inputs import file_digest, image_digests, read_images, read_labelled
+from segal.jobs.inputs import image_digests
+from segal.jobs.labelled import Labelled
 from segal.jobs.network import (
     draw_scenes,
     identity,
@@ -65,13 +66,14 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     draw_scenes(data)
     with bar("Checking images") as advance:
         # Images of which nothing is labelled need no label, and are not looked at.
-        only = read_images(config.labelled) if config.labelled else None
+        given = Labelled.open(config.labelled, skip_missing=config.skip_missing)
+        only = given.images if given else None
         dataset = open_split(data, data.train, config.machine, advance, only)
         validation, test = (
             open_split(data, split, config.machine, advance) if split else None
             for split in (data.validation, data.test)
         )
-    labelled = read_labelled(config.labelled, dataset.pool) if config.labelled else None
+    labelled = given.boxes(dataset.pool) if given else None
     # What was not bought is never read, not even for a fingerprint.
     bought = None if labelled is None else list(labelled)
     with bar("Checking labels") as advance:
@@ -81,7 +83,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
                 held_out.check(progress=advance)
     model = initial_model(config, dataset.classes.names).to(device)
     config = resolved(config, model.spec)
-    with Ledger.open(config.out, "train", _identity(config)) as ledger:
+    with Ledger.open(config.out, "train", _identity(config, given)) as ledger:
         inputs = fingerprint(
             [
                 [image_digests(used.pool), used.digest(images)]
@@ -104,10 +106,9 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     )
 
 
-def _identity(config: TrainConfig) -> dict[str, object]:
+def _identity(config: TrainConfig, labelled: Labelled) -> dict[str, object]:
     """What the result depends on, but for the images."""
-    labelled = [file_digest(path) for path in config.labelled]
-    return identity(config, {"labelled"}) | {"labelled": labelled}
+    return identity(config, {"labelled"}) | {"labelled": labelled.identity()}
 
 
 def _train(
