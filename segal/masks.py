@@ -131,8 +131,8 @@ def read_selection(path: Path, images: "Sizes | ImageNames | None" = None) -> li
             except _Mistake as mistake:
                 errors.append(_error(path, line, mistake))
     except NotATable as error:
-        mistake = _Mistake(error.expected, error.got, error.remedy or _REMEDY)
-        raise _error(path, error.line, mistake) from error
+        wrong = _Mistake(error.expected, error.got, error.remedy or _REMEDY)
+        raise _error(path, error.line, wrong) from error
     raise_all(errors)
     return selected
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 
 from segal.data.changes import count, listed
@@ -38,7 +39,9 @@ class _Booked:
     @property
     def first(self) -> list[Region]:
         """What was bought first: a run's seed set, or what was labelled before a selection."""
-        return _regions(p for p in self.purchases if p.strategy == self.purchases[0].strategy)
+        return _regions(
+            takewhile(lambda p: p.strategy == self.purchases[0].strategy, self.purchases)
+        )
 
 
 @dataclass(frozen=True)
@@ -247,23 +250,25 @@ def _read_ledger(folder: Path, last: int | None) -> _Booked:
                 got=f"a folder of segal {ledger.command}, which buys nothing",
                 remedy="give the selections that were labelled",
             )
-        if ledger.command == _SELECT and ledger.phase(_SELECT, 0) is None:
+        booked = _booked(ledger, last)
+        is_begun_only = ledger.command == _SELECT and ledger.phase(_SELECT, 0) is None
+        if is_begun_only or not booked.purchases:
             raise SegalError(
                 f"labelled: {folder} has not bought anything yet",
-                expected="a selection that is done",
-                got="one that has begun",
-                remedy="let it end: give its segal select again",
+                expected="a run that has",
+                got="one that has begun only",
+                remedy=f"let it go on: give its segal {ledger.command} again",
             )
-        return _booked(ledger, last)
+        return booked
 
 
-def _booked(ledger: Ledger, last: int | None) -> _Booked | None:
+def _booked(ledger: Ledger, last: int | None) -> _Booked:
     purchases = [p for p in ledger.purchases() if last is None or (p.round or 0) <= last]
     images = {p.image for p in purchases}
     digests = {
         path: info.digest for path, (*_, info) in ledger.known_images().items() if path in images
     }
-    return _Booked(ledger.folder, purchases, digests) if purchases else None
+    return _Booked(ledger.folder, purchases, digests)
 
 
 def _purchases(source: _Source) -> Sequence[Purchase]:

@@ -9,6 +9,7 @@ from segal.data.datasets import LabelledDataset, open_dataset, splits
 from segal.data.pool import open_pool
 from segal.errors import SegalError, raise_all
 from segal.jobs.compare import CONFIG_FILE
+from segal.jobs.copies import copies_notes
 from segal.jobs.explain import configure_explanation
 from segal.jobs.planning import RUNS_FOLDER
 from segal.jobs.strategies import configure_run, configure_selection
@@ -133,6 +134,7 @@ def _validate_dataset(
             with bar(f"Labels of {split}") as advance:
                 dataset.check(progress=advance)
             lines.append(_describe(split, dataset))
+            lines += [f"  {split}: {note}" for note in copies_notes(dataset.pool)]
         except SegalError as error:
             errors.append(error)
     raise_all(errors)
@@ -152,4 +154,7 @@ def _validate_images(path: Path, workers: int) -> list[str]:
     with bar("Checking images") as advance:
         pool = open_pool(path, workers=workers, progress=advance)
     pixels = sum(height * width for height, width in (pool.size(i) for i in range(len(pool))))
-    return [f"{path}: a folder of {len(pool)} images, {pixels} pixels, without mistakes"]
+    return [
+        f"{path}: a folder of {len(pool)} images, {pixels} pixels, without mistakes",
+        *copies_notes(pool),
+    ]
