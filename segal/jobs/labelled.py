@@ -27,12 +27,10 @@ class _Booked:
     """What a ledger knows to be bought.
 
     Attributes:
-        folder: Its run folder.
         purchases: In the order of purchase.
         digests: Of the images that something is bought of, by path.
     """
 
-    folder: Path
     purchases: Sequence[Purchase]
     digests: Mapping[str, str]
 
@@ -148,11 +146,11 @@ class Labelled:
                 the one that was labelled.
         """
         names = self._names(pool)
-        regions = {r for s in self.sources if s.file for r in _in_file(s.file, names)}
-        in_files = frozenset(regions)
+        given = {r for s in self.sources for r in _given(s, names)}
+        regions = set(given)
         for source in self.sources:
-            more = set(_found(_regions(_purchases(source)), names)) - in_files
-            if source.file is not None and more:
+            known = _found(_regions(_purchases(source)), names)
+            if more := set(known) - given:
                 self._note(
                     f"{source.path}: its run's ledger knows {count(len(more), 'more region')} to "
                     "be labelled or bought, and all that it knows is taken. To take the file alone,"
@@ -171,7 +169,7 @@ class Labelled:
         """The same of what was bought first: by the first that was given, as its ledger tells."""
         source, names = self.sources[0], self._names(pool)
         if source.file and set(_regions(_purchases(source))) <= self._rows:
-            return _sorted_boxes(_in_file(source.file, names), pool)
+            return _sorted_boxes(_given(source, names), pool)
         return _sorted_boxes(_found(source.booked.first if source.booked else [], names), pool)
 
     def _names(self, pool: ImagePool) -> ImageNames:
@@ -268,7 +266,7 @@ def _booked(ledger: Ledger, last: int | None) -> _Booked:
     digests = {
         path: info.digest for path, (*_, info) in ledger.known_images().items() if path in images
     }
-    return _Booked(ledger.folder, purchases, digests)
+    return _Booked(purchases, digests)
 
 
 def _purchases(source: _Source) -> Sequence[Purchase]:
@@ -279,8 +277,11 @@ def _regions(purchases: Iterable[Purchase]) -> list[Region]:
     return [(p.image, p.box) for p in purchases]
 
 
-def _in_file(file: Path, names: ImageNames) -> list[Region]:
-    return [(selected.image, selected.box) for selected in read_selection(file, names)]
+def _given(source: _Source, names: ImageNames) -> list[Region]:
+    """What was given by itself: the rows of a file, or all that was bought in a run folder."""
+    if source.file is None:
+        return _found(_regions(_purchases(source)), names)
+    return [(selected.image, selected.box) for selected in read_selection(source.file, names)]
 
 
 def _found(regions: Iterable[Region], names: ImageNames) -> list[Region]:
