@@ -96,14 +96,17 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
             workers=max(1, config.machine.workers),
             progress=advance,
         )
-    notes = copies_notes(pool, unique=config.unique)
+    notes, whole = copies_notes(pool, unique=config.unique), pool
     labelled = labels.labelled.boxes(pool)
     if config.unique:
         pool, labelled = without_copies(pool, labelled)
     notes += labels.labelled.notes
     boxes = {pool.paths[image]: found for image, found in labelled.items()}
     offer, allowance = make_offer(config, pool, boxes)
-    sets, needed = labels.sets(config, pool, labelled), {need.of for need in needs_of(strategy)}
+    sets, needed = (
+        labels.sets(config, pool, labelled, whole),
+        {need.of for need in needs_of(strategy)},
+    )
     trial = _Trial(
         config, strategy, pool, {name: sets[name] for name in sets if name in needed}, model
     )

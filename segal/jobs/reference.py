@@ -113,7 +113,11 @@ class SelectionLabels:
                 check_classes(spec, dataset)
 
     def sets(
-        self, config: SelectConfig, pool: ImagePool, labelled: Mapping[int, Sequence[Box]]
+        self,
+        config: SelectConfig,
+        pool: ImagePool,
+        labelled: Mapping[int, Sequence[Box]],
+        whole: ImagePool,
     ) -> dict[SetName, ImageSet]:
         """The sets of images that signals may look at.
 
@@ -121,6 +125,7 @@ class SelectionLabels:
             config: The configuration.
             pool: The pool.
             labelled: Boxes that are labelled, by image index.
+            whole: The pool with copies that are not offered, of which something may be labelled.
 
         Raises:
             SegalError: If the reference set shares images with the pool, or the images that
@@ -130,13 +135,12 @@ class SelectionLabels:
         if self.reference is not None:
             check_apart(self.reference.pool, pool)
             sets["val"] = ImageSet(self.reference.pool, self.reference)
-        dataset, images = self.training, pool if self.training is None else self.training.pool
+        dataset, images = self.training, whole if self.training is None else self.training.pool
         if self.training is not None:
-            _check_same(self.training.pool, pool)
+            _check_same(self.training.pool, whole)
         if config.labelled:
-            everything = labelled if self.training is None else self.labelled.boxes(images)
             sets["initial"] = ImageSet(images, dataset, self.labelled.first(images))
-            sets["labelled"] = ImageSet(images, dataset, everything)
+            sets["labelled"] = ImageSet(images, dataset, self.labelled.boxes(images))
         return sets
 
 

@@ -213,14 +213,14 @@ class _Selection:
         self.reference_cost: Mapping[str, int] | None = None
 
     def run(self) -> SelectionResult:
-        pool = self.open_pool()
-        self.notes += copies_notes(pool, unique=self.config.unique)
-        labelled = self.labels.labelled.boxes(pool)
+        pool = whole = self.open_pool()
+        self.notes += copies_notes(whole, unique=self.config.unique)
+        labelled = self.labels.labelled.boxes(whole)
         if self.config.unique:
-            pool, labelled = without_copies(pool, labelled)
+            pool, labelled = without_copies(whole, labelled)
         self.ledger.record_images(pool)
         self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
-        self.sets = self.labels.sets(self.config, pool, labelled)
+        self.sets = self.labels.sets(self.config, pool, labelled, whole)
         self.notes += self.labels.labelled.notes
         inputs = fingerprint(image_digests(pool))
         offer, allowance = make_offer(self.config, pool, self.labelled)

@@ -11,7 +11,7 @@ import yaml
 
 from segal import __version__
 from segal.config import TrainConfig
-from segal.console import bar
+from segal.console import bar, say
 from segal.data.datasets import LabelledDataset
 from segal.files import remove, write_bytes, write_json
 from segal.jobs.inputs import image_digests
@@ -74,6 +74,8 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             for split in (data.validation, data.test)
         )
     labelled = given.boxes(dataset.pool) if given else None
+    for note in given.notes:
+        say(note, style="yellow")
     # What was not bought is never read, not even for a fingerprint.
     bought = None if labelled is None else list(labelled)
     with bar("Checking labels") as advance:
