@@ -435,7 +435,7 @@ def test_other_images_are_refused_and_not_recorded(raw, scenes, tmp_path):
     for kind in ("leftImg8bit", "gtFine"):
         for path in root.glob(f"{kind}/train/traina/traina_000000_000000_*.png"):
             shutil.copy(path, path.with_name(path.name.replace("_000000_", "_999999_", 1)))
-    with pytest.raises(SegalError, match="not the images that .* began with") as caught:
+    with pytest.raises(SegalError, match=r"not the images that .* began with") as caught:
         run(raw, data=data, budgets=[])
     assert "traina/traina_999999_000000_leftImg8bit.png" in str(caught.value)
     assert read_history(before.folder).pool_pixels == before.pool_pixels
