@@ -17,6 +17,9 @@ from segal.strategies.base import Strategy, choose
 SELECT, SEED_SET, TRAIN, SCAN = 1, 2, 3, 4
 """Streams of random numbers in a round."""
 
+_TOLD_TIES = 0.05
+"""Share of the picks from which on equal scores are told."""
+
 
 def derive_seed(seed: int, number: int, stream: int) -> int:
     """The seed of one use of randomness in a round: below 2^63, and unlike any other use's."""
@@ -135,4 +138,14 @@ def acquire(
                 score=float(score),
             )
         )
-    return selected, picks.notes
+    return selected, picks.notes + _tie_notes(picks.scores)
+
+
+def _tie_notes(scores: NDArray[np.float64]) -> tuple[str, ...]:
+    """Says it where many picks have the same score; ties go to the lower candidate."""
+    values, counts = np.unique(scores, return_counts=True)
+    tied, score = int(counts.max()), float(values[counts.argmax()])
+    if tied == 1 or tied < _TOLD_TIES * len(scores):
+        return ()
+    of = f"All {tied} picks have" if tied == len(scores) else f"{tied} of {len(scores)} picks have"
+    return (f"{of} the same score, {score:.4g}: their order is by file name and place alone.",)

@@ -1,9 +1,11 @@
 """Evaluates a network image by image, so that two networks can be compared on the same images."""
 
+import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 from zipfile import BadZipFile
 
 import numpy as np
@@ -13,12 +15,29 @@ from numpy.typing import NDArray
 from segal.data.datasets import LabelledDataset
 from segal.errors import SegalError
 from segal.files import read_error, replacing
-from segal.functional.metrics import confusion_matrix
+from segal.functional.metrics import confusion_matrix, largest_answer
 from segal.models.segmentation import SegmentationModel
 from segal.tasks.segmentation import Metrics, PredictionOptions, Segmentation
 
 SAMPLED_PIXELS = 256
 """Pixels of every image whose prediction is kept, at fixed places."""
+
+
+ONE_CLASS = 0.999
+"""Share of the pixels above which a network answers one class only."""
+
+
+def one_answer(metrics: Mapping[str, Any]) -> str | None:
+    """What to say of a network that answers one class wherever it is asked; None of others.
+
+    Args:
+        metrics: Of one split, as `Metrics.as_dict` gives them.
+    """
+    most, share = largest_answer(np.array(metrics["confusion"]))
+    if not share > ONE_CLASS:
+        return None
+    name, percent = list(metrics["iou"])[most], math.floor(10_000 * share) / 100
+    return f"the network answers {name!r} on {percent:g} % of the pixels"
 
 
 @dataclass(frozen=True)

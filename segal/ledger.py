@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from segal.data.changes import Changes
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.database import transaction
@@ -126,27 +127,27 @@ class Ledger(RunFolder):
         return {path: (size, mtime, ImageInfo(*info)) for path, size, mtime, *info in rows}
 
     def record_images(self, pool: ImagePool) -> None:
-        """Makes the table of images that of the pool; images of which something is bought stay.
+        """Makes the table of images that of the pool; it stays that once a stage is done.
 
         Raises:
-            SegalError: If an image of which something is bought is not what it was.
+            SegalError: If a stage is done, and the images are not those that it was done with.
         """
         rows = {
             path: (info.height, info.width, info.digest, size, mtime)
             for path, info, (size, mtime) in zip(pool.paths, pool.infos, pool.stats, strict=True)
         }
-        bought_from = set(self.bought())
-        changed = [
-            path
-            for path, (_, _, info) in self.known_images().items()
-            if path in bought_from and path in rows and rows[path][2] != info.digest
-        ]
-        if changed:
+        then = {path: info.digest for path, (_, _, info) in self.known_images().items()}
+        changes = Changes.of(then, {path: digest for path, (_, _, digest, _, _) in rows.items()})
+        if changes and self.phases():
+            stays = (
+                f", and give --labelled {self.folder} there, so that what it bought stays bought"
+            )
             raise SegalError(
-                f"{pool.root}: images changed after regions of them were bought",
-                expected="the same images for the whole run",
-                got=", ".join(changed[:5]) + (", ..." if len(changed) > 5 else ""),
-                remedy="put the old images back, or start again with another --out",
+                f"{pool.root}: not the images that {self.folder} began with",
+                expected=f"the same {len(then)} images to its end",
+                got=f"{len(rows)} images: {changes}",
+                remedy="put the images back as they were; or choose another folder with --out"
+                + (stays if self.command == "select" and self.bought() else ""),
             )
         with transaction(self._database, self.path) as database:
             database.execute("DELETE FROM images WHERE id NOT IN (SELECT image FROM purchases)")

@@ -1,11 +1,12 @@
 """Selections as tables that people and tools read, and as masks of what to annotate."""
 
-import csv
-import io
+import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -14,16 +15,19 @@ import numpy as np
 from segal.errors import SegalError, raise_all
 from segal.files import read_error, replacing, write_bytes
 from segal.regions import Box
-from segal.registry import nearest
-from segal.unicode_forms import form_only, lookalike
+from segal.spreadsheet import SEPARATORS, NotATable, read_sheet, tidy
 
 COLUMNS = ("rank", "image", "x", "y", "width", "height", "pixels", "score")
+OPTIONAL = ("rank", "pixels", "score")
+"""Columns that a table of what is labelled need not have."""
 ANNOTATE, LEAVE = 255, 0
 MAX_FILE_BYTES = 256 * 2**20
 MAX_NAMED = 20
 MAX_HINTS = 3  # likeness of names is slow in a large pool
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-_COUNT = re.compile(r"\d{1,9}", re.ASCII)
+_COUNT = re.compile(r"(\d{1,9})(?:[.,]0{1,2})?", re.ASCII)
+_NUMBER = re.compile(r"\d+")
+_NEAR = 0.9
 _REMEDY = "give a selection.csv as segal writes it, for the same images"
 
 Sizes = Mapping[str, tuple[int, int]]
@@ -76,12 +80,19 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"' if re.search(r'[",\r\n]', name) else name
 
 
-def read_selection(path: Path, sizes: Sizes | None = None) -> list[Selected]:
-    """Reads what `write_selection` wrote, or a table that a person made; more columns are allowed.
+def read_selection(path: Path, images: "Sizes | ImageNames | None" = None) -> list[Selected]:
+    r"""Reads what `write_selection` wrote, or a table that a person or a spreadsheet made of it.
+
+    Columns may stand in any order, their names in any case, and there may be more of them; those of
+    `OPTIONAL` may be missing or blank: ranks then count the rows, pixels are the area of the box,
+    and scores are 0. The separator may be a comma, a semicolon, a tab or a bar, and the text UTF-16
+    where it has a byte order mark. Whole numbers may read `32.0`, scores `0,5` where the separator
+    is no comma.
 
     Args:
         path: The file.
-        sizes: (height, width) of every image that may be named; None takes any name and size.
+        images: (height, width) of every image that may be named, or these by `ImageNames`; None
+            takes any name and size.
 
     Returns:
         The regions in the order of the file.
@@ -90,26 +101,38 @@ def read_selection(path: Path, sizes: Sizes | None = None) -> list[Selected]:
         SegalError: For what is wrong with the file: the first 20 mistakes at once, each with its
             line.
     """
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
-    rows = _rows(path, reader)
-    where = _columns(path, next(rows, (1, []))[1])
     errors: list[SegalError] = []
     selected: list[Selected] = []
     lines: dict[tuple[str, Box], int] = {}
-    for line, row in rows:
-        if len(errors) == MAX_NAMED:
-            errors.append(SegalError(f"{path}: not read further than line {line}"))
-            break
-        try:
-            pick = _parse(row, where, sizes)
-            first = lines.setdefault((pick.image, pick.box), line)
-            if first != line:
-                raise _Mistake("a region that is not there yet", f"the one of line {first} again")
-            selected.append(pick)
-        except _Mistake as mistake:
-            if isinstance(mistake, _UnknownImage) and sizes and len(errors) < MAX_HINTS:
-                mistake.look_for_a_name_like_it(sizes)
-            errors.append(_error(path, line, mistake))
+    names = images if images is None or isinstance(images, ImageNames) else ImageNames(images)
+    try:
+        sheet = read_sheet(_read(path), COLUMNS)
+        line, header = next(sheet.rows, (1, []))
+        parse = _RowParser(_columns(path, line, header, sheet.separator), sheet.separator, names)
+        for line, row in sheet.rows:
+            if len(errors) == MAX_NAMED:
+                errors.append(SegalError(f"{path}: not read further than line {line}"))
+                break
+            try:
+                pick = parse(row, len(lines) + 1)
+                first = lines.setdefault((pick.image, pick.box), line)
+                if first != line:
+                    raise _Mistake(
+                        "a region that is not there yet", f"the one of line {first} again"
+                    )
+                selected.append(pick)
+            except _UnknownImage as unknown:
+                if names is not None and names.skip_missing:
+                    names.missing.add((unknown.name, unknown.box))
+                    continue
+                if names is not None and len(errors) < MAX_HINTS:
+                    unknown.remedy = names.hint(unknown.name) or unknown.remedy
+                errors.append(_error(path, line, unknown))
+            except _Mistake as mistake:
+                errors.append(_error(path, line, mistake))
+    except NotATable as error:
+        wrong = _Mistake(error.expected, error.got, error.remedy or _REMEDY)
+        raise _error(path, error.line, wrong) from error
     raise_all(errors)
     return selected
 
@@ -124,19 +147,68 @@ class _Mistake(Exception):
 class _UnknownImage(_Mistake):
     """An image that is not in the pool."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, box: Box) -> None:
         super().__init__("image: an image of the pool", _shown(name))
-        self.name = name
+        self.name, self.box = plain_name(name), box
 
-    def look_for_a_name_like_it(self, names: Iterable[str]) -> None:
-        """Offers the same file of another folder, or else the name that is most like it."""
-        if alike := lookalike(self.name, names):
-            self.remedy = form_only(self.name, alike)
-            return
-        file = PurePosixPath(self.name).name
-        near = next((name for name in names if PurePosixPath(name).name == file), None)
-        near = near or nearest(self.name, list(names))
-        self.remedy = f"did you mean {near!r}?" if near else self.remedy
+
+@dataclass
+class ImageNames:
+    """Names of images, among which those that a table gives are looked for.
+
+    A name that is not there is also looked for with `/` for a backslash, without `./`, and in the
+    other Unicode form, as spreadsheets and other systems leave it.
+
+    Attributes:
+        sizes: (height, width) of each image.
+        renamed: Names of images by names that they had before.
+        skip_missing: Whether rows of images that are not there are left out, not refused.
+        missing: Those that were left out, by name and box.
+    """
+
+    sizes: Sizes
+    renamed: dict[str, str] = field(default_factory=dict)
+    skip_missing: bool = False
+    missing: set[tuple[str, Box]] = field(default_factory=set)
+
+    def find(self, name: str) -> str | None:
+        """The image that a name stands for; None where there is none."""
+        plain = plain_name(name)
+        for known in (name, plain):
+            if known in self.sizes:
+                return known
+        if plain in self.renamed:
+            return self.renamed[plain]
+        found = self._by_form.get(unicodedata.normalize("NFC", plain), [])
+        return found[0] if len(found) == 1 else None
+
+    @cached_property
+    def _by_form(self) -> Mapping[str, list[str]]:
+        """Names by what they are in one Unicode form."""
+        forms: dict[str, list[str]] = {}
+        for name in self.sizes:
+            forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        return forms
+
+    def hint(self, name: str) -> str | None:
+        """Asks for the same file of another folder, or a name that is nearly the same.
+
+        Names that differ in a number are of other frames, however alike they look.
+        """
+        plain = plain_name(name)
+        file = PurePosixPath(plain).name
+        same = [known for known in self.sizes if PurePosixPath(known).name == file]
+        if len(same) == 1:
+            return f"did you mean {same[0]!r}?"
+        numbers = _NUMBER.findall(plain)
+        alike = [known for known in self.sizes if _NUMBER.findall(known) == numbers]
+        near = difflib.get_close_matches(plain, alike, n=1, cutoff=_NEAR)
+        return f"did you mean {near[0]!r}?" if near else None
+
+
+def plain_name(name: str) -> str:
+    r"""The name of an image as segal writes it: `a/b.png` for `.\a\b.png`."""
+    return PurePosixPath(name.replace("\\", "/")).as_posix()
 
 
 def _error(path: Path, line: int, mistake: _Mistake) -> SegalError:
@@ -148,7 +220,7 @@ def _error(path: Path, line: int, mistake: _Mistake) -> SegalError:
     )
 
 
-def _read_text(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -158,96 +230,99 @@ def _read_text(path: Path) -> str:
                 got=f"{size} bytes",
                 remedy=_REMEDY,
             )
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise read_error(path, error, "a selection.csv") from error
-    try:
-        return data.decode("utf-8-sig")  # spreadsheets put a byte order mark first
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        mistake = _Mistake("text in UTF-8", f"byte {data[error.start]:#04x}", "save it as UTF-8")
-        raise _error(path, line, mistake) from error
 
 
-def _rows(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not blank, each with the line that it ends on."""
-    line = 0
-    try:
-        for row in reader:
-            line = reader.line_num  # type: ignore[attr-defined]
-            if row:
-                yield line, row
-    except csv.Error as error:
-        raise _error(path, line + 1, _Mistake("comma-separated values", str(error))) from error
-
-
-def _columns(path: Path, header: Sequence[str]) -> dict[str, int]:
+def _columns(path: Path, line: int, header: Sequence[str], separator: str) -> dict[str, int]:
     """Where each column is."""
-    missing = [name for name in COLUMNS if name not in header]
-    twice = [name for name in COLUMNS if header.count(name) > 1]
+    names = [tidy(name) for name in header]
+    missing = [name for name in COLUMNS if name not in names and name not in OPTIONAL]
+    twice = [name for name in COLUMNS if names.count(name) > 1]
     if missing or twice:
         wrong = [f"no {name}" for name in missing] + [f"{name} twice" for name in twice]
+        seen = f", in a line separated by {SEPARATORS[separator]}: {_shown(separator.join(header))}"
         raise SegalError(
-            f"{path}, line 1: not the header of a selection",
-            expected=",".join(COLUMNS),
-            got=", ".join(wrong) if header else "an empty file",
+            f"{path}, line {line}: not the header of a selection",
+            expected=f"{','.join(COLUMNS)}, of which {', '.join(OPTIONAL)} may be left out",
+            got=", ".join(wrong) + seen if header else "an empty file",
             remedy=_REMEDY,
         )
-    return {name: header.index(name) for name in COLUMNS}
+    return {name: names.index(name) for name in COLUMNS if name in names}
 
 
-def _parse(row: Sequence[str], where: Mapping[str, int], sizes: Sizes | None) -> Selected:
-    last = max(where.values())
-    if len(row) <= last:
-        raise _Mistake(f"at least {last + 1} fields", f"{len(row)} fields")
-    fields = {name: row[i] for name, i in where.items()}
-    image = _image_name(fields["image"], sizes)
-    counts = {}
-    for name, least in (("rank", 1), ("x", 0), ("y", 0), ("width", 1), ("height", 1)):
-        counts[name] = _count(name, fields[name], least)
-    x, y, width, height = (counts[name] for name in ("x", "y", "width", "height"))
-    if sizes is not None:
-        rows, columns = sizes[image]
-        if x + width > columns or y + height > rows:
+@dataclass(frozen=True)
+class _RowParser:
+    """Makes regions of rows.
+
+    Attributes:
+        where: Position of each column that is there.
+        separator: Between fields.
+        names: Of the images that may be named; None for any.
+    """
+
+    where: Mapping[str, int]
+    separator: str
+    names: ImageNames | None
+
+    def __call__(self, row: Sequence[str], number: int) -> Selected:
+        last = max(i for name, i in self.where.items() if name not in OPTIONAL)
+        if len(row) <= last:
             raise _Mistake(
-                f"a box within the {columns} x {rows} (width x height) pixels of {image!r}",
-                f"x {x} + width {width}, y {y} + height {height}",
+                f"at least {last + 1} fields",
+                f"{len(row)} fields, separated by {SEPARATORS[self.separator]}",
             )
-    pixels = _count("pixels", fields["pixels"], 1)
-    if pixels > width * height:
-        raise _Mistake(f"pixels of at most {width * height}, the area of the box", str(pixels))
-    return Selected(
-        counts["rank"], image, (x, y, x + width, y + height), pixels, _score(fields["score"])
-    )
+        fields = {name: row[i] for name, i in self.where.items() if i < len(row)}
+        given = {name for name in OPTIONAL if fields.get(name, "").strip()}
+        _check_name(fields["image"], is_exact=self.names is None)
+        rank = _count("rank", fields["rank"], 1) if "rank" in given else number
+        x, y = (_count(name, fields[name], 0) for name in ("x", "y"))
+        width, height = (_count(name, fields[name], 1) for name in ("width", "height"))
+        box = (x, y, x + width, y + height)
+        image = fields["image"] if self.names is None else self.names.find(fields["image"])
+        if image is None:
+            raise _UnknownImage(fields["image"], box)
+        if self.names is not None:
+            rows, columns = self.names.sizes[image]
+            if x + width > columns or y + height > rows:
+                raise _Mistake(
+                    f"a box within the {columns} x {rows} (width x height) pixels of {image!r}",
+                    f"x {x} + width {width}, y {y} + height {height}",
+                )
+        area = width * height
+        pixels = _count("pixels", fields["pixels"], 1) if "pixels" in given else area
+        if pixels > area:
+            raise _Mistake(f"pixels of at most {area}, the area of the box", str(pixels))
+        score = self._score(fields["score"]) if "score" in given else 0.0
+        return Selected(rank, image, box, pixels, score)
+
+    def _score(self, text: str) -> float:
+        number = text if self.separator == "," else text.replace(",", ".")
+        try:
+            score = float(number)
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            raise _Mistake("score: a finite number", _shown(text))
+        return score
+
+
+def _check_name(name: str, *, is_exact: bool) -> None:
+    try:
+        _mask_name(name if is_exact else plain_name(name))
+    except ValueError:
+        raise _Mistake(
+            "image: a path relative to the folder of images, without '..'", _shown(name)
+        ) from None
 
 
 def _count(name: str, text: str, least: int) -> int:
-    if not _COUNT.fullmatch(text) or int(text) < least:
+    # Not `1.000`, which is a thousand in some countries.
+    found = _COUNT.fullmatch(text.strip())
+    if not found or int(found[1]) < least:
         raise _Mistake(f"{name}: a whole number from {least} to 999999999", _shown(text))
-    return int(text)
-
-
-def _score(text: str) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        score = math.nan
-    if not math.isfinite(score):
-        raise _Mistake("score: a finite number", _shown(text))
-    return score
-
-
-def _image_name(name: str, sizes: Sizes | None) -> str:
-    try:
-        _mask_name(name)
-    except ValueError:
-        raise _Mistake(
-            "image: a path relative to the folder of images, with forward slashes, without '..'",
-            _shown(name),
-        ) from None
-    if sizes is not None and name not in sizes:
-        raise _UnknownImage(name)
-    return name
+    return int(found[1])
 
 
 def _shown(text: str) -> str:

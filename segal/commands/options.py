@@ -14,7 +14,7 @@ Images = Annotated[Path | None, typer.Option(help="Folder of images.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="The network: .safetensors or .pth.")]
 Labelled = Annotated[
     list[Path] | None,
-    typer.Option(help="A selection.csv of regions that are labelled; may be repeated."),
+    typer.Option(help="A selection.csv, or a run folder, of what is labelled; may be repeated."),
 ]
 Budget = Annotated[str | None, typer.Option(help="500 (regions), 2% (of the pixels) or 10img.")]
 Region = Annotated[str | None, typer.Option(help="512, HEIGHTxWIDTH or image. [default: 512]")]

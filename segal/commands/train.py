@@ -28,7 +28,9 @@ def train(
     ] = None,
     labelled: Annotated[
         list[Path] | None,
-        typer.Option(help="A selection.csv of what is labelled; may be repeated."),
+        typer.Option(
+            help="A selection.csv, or a run folder, of what is labelled; may be repeated."
+        ),
     ] = None,
     missing_labels: Annotated[
         str | None,
@@ -63,6 +65,7 @@ def train(
     from segal.config import TrainConfig, read_config, validate
     from segal.console import say
     from segal.errors import raise_all
+    from segal.evaluation import one_answer
     from segal.jobs.labels import shown_miou
     from segal.jobs.train import run_training
 
@@ -101,5 +104,7 @@ def train(
     outcome = run_training(resolved)
     for name in ("validation", "test"):
         if name in outcome.metrics:
-            say(f"mIoU on {name}: {shown_miou(outcome.metrics[name])}")
+            said = one_answer(outcome.metrics[name])
+            shown = shown_miou(outcome.metrics[name])
+            say(f"mIoU on {name}: {shown}" + (f", but {said}" if said else ""))
     typer.echo(outcome.model)

@@ -20,6 +20,7 @@ from segal.comparison.arms import (
 )
 from segal.comparison.contrasts import image_test
 from segal.comparison.tables import Cell, Table
+from segal.evaluation import ONE_CLASS, one_answer
 from segal.functional.curves import annotation_saving, area_ratio, cost_at
 from segal.functional.penalty import (
     column_means,
@@ -29,6 +30,7 @@ from segal.functional.penalty import (
     penalties_of_pairs,
 )
 from segal.history import Axis
+from segal.reporting.protocol import alike_notes, settings_of_arm
 
 _LEVEL = 0.05
 _ALONG = "mean along the curve"
@@ -111,6 +113,8 @@ def score_table(arms: Sequence[Arm], baseline: Arm) -> Table:
     notes = [
         f"Lead: over {baseline.name}, in points of mIoU, at the seeds that both have.",
         "sd: over seeds. Costs: means over seeds, of all that is labelled.",
+        *alike_notes({a.name: settings_of_arm(c.history) for a in arms for c in a.curves.values()}),
+        *_one_class_notes(arms),
     ]
     return Table.of(
         "mIoU by budget",
@@ -121,6 +125,22 @@ def score_table(arms: Sequence[Arm], baseline: Arm) -> Table:
         rows,
         notes,
     )
+
+
+def _one_class_notes(arms: Sequence[Arm]) -> list[str]:
+    """Names arms whose networks answer one class only."""
+    named = []
+    for arm in arms:
+        rounds = [(r, c.history) for c in arm.curves.values() for r in c.history.rounds]
+        found = [one_answer(r.metrics[history.report_split]) for r, history in rounds]
+        if many := sum(said is not None for said in found):
+            named.append(f"{many} of {len(found)} networks of {arm.name}")
+    if not named:
+        return []
+    return [
+        f"One class only, on more than {100 * ONE_CLASS:g} % of the pixels, is the answer of "
+        f"{', '.join(named)}: their mIoU says nothing of what was picked."
+    ]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -164,7 +184,7 @@ def saving_table(arms: Sequence[Arm], baseline: Arm, axis: Axis, target: float |
         rows,
         [
             f"Target: {aim}; a curve is charged up to where it first reaches it, on a straight "
-            "line between budgets. No saving where it never does.",
+            "line between budgets. No saving where it never does, or is there at the start.",
             f"Curves are means over the seeds that an arm shares with {baseline.name}, up to the "
             "end of the shortest run; areas are over the range of costs that both have.",
         ],

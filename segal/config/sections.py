@@ -141,7 +141,10 @@ class SelectConfig(ImagesSection):
         extra_regions: Further sizes to measure in the same pass, kept in the candidate tables.
         budget: How much to buy.
         strategy: Its name and parameters.
-        labelled: Selections that are labelled already; the first of them is the first purchase.
+        labelled: Selections and run folders that are labelled already; the first of them is the
+            first purchase.
+        skip_missing: Go on without labelled regions of images that are not there any more.
+        unique: Of images that are the same byte by byte, offer one, and count one as of the pool.
         reference: Labelled images that strategies measure on which ask for a reference set; none of
             them may be in the pool.
         training: The data set that the labels of `labelled` are from; for strategies that measure
@@ -164,6 +167,8 @@ class SelectConfig(ImagesSection):
     budget: BudgetText
     strategy: dict[str, Any]
     labelled: Paths = ()
+    skip_missing: bool = False
+    unique: bool = False
     reference: LabelsConfig | None = None
     training: LabelsConfig | None = None
     out: Path
@@ -253,10 +258,11 @@ class TrainConfig(Section):
 
     Attributes:
         data: The data set.
-        labelled: Selections that are labelled; everything outside them is ignored. None: all of the
-            training split is labelled.
+        labelled: Selections and run folders that are labelled; everything outside them is ignored.
+            None: all of the training split is labelled.
         missing_labels: What to do about labelled regions whose labels have not come: `refuse`, or
             `skip` to train on the others and write down what is owed.
+        skip_missing: As in `SelectConfig`.
         checkpoint: Weights to start from.
         model: The network to start from otherwise; with a checkpoint, what must agree with it.
         train: How to train.
@@ -268,6 +274,7 @@ class TrainConfig(Section):
     data: DataConfig
     labelled: Paths = ()
     missing_labels: Literal["refuse", "skip"] = "refuse"
+    skip_missing: bool = False
     checkpoint: Path | None = None
     model: NetworkConfig = NetworkConfig()
     train: TrainSettings = TrainSettings()
@@ -302,6 +309,7 @@ class RunConfig(Section):
         measure_picks: Measure the entropy and the features of every strategy's picks, also of
             those that do not go by them, and how many of their pixels the network had wrong; this
             costs `random` a scan a round, and every strategy a pass over the images picked from.
+        unique: As in `SelectConfig`.
         precision: Of the network's forward pass in evaluation and scan.
         embedding_dtype: Of the stored embeddings; float16 takes half the disk, and rounds gradients
             below 6e-8 (of regions that the network is very sure of) to 0.
@@ -324,6 +332,7 @@ class RunConfig(Section):
     strategy: dict[str, Any]
     target: Annotated[float, Field(gt=0, le=1)] | None = None
     measure_picks: bool = True
+    unique: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     embedding_dtype: Literal["float32", "float16"] = "float32"
     overlays: Annotated[int, Field(ge=0, le=10_000)] = 4

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,6 +51,8 @@ __all__ = [
     "open_dataset",
     "splits",
 ]
+
+Chooser = Callable[[Sequence[str]], Collection[str]]
 
 _LAYOUTS: dict[str, LayoutModule] = {
     "ade20k": ade20k,
@@ -255,7 +257,7 @@ def open_dataset(
     known: Mapping[str, tuple[int, int, ImageInfo]] | None = None,
     progress: Progress | None = None,
     reading: Reading = RGB,
-    only: Collection[str] | None = None,
+    only: Collection[str] | Chooser | None = None,
     missing_labels: bool = False,
 ) -> LabelledDataset:
     """Opens one split of a data set. Labels are found, but not read.
@@ -273,7 +275,8 @@ def open_dataset(
         known: Earlier inspections.
         progress: Called with (images done, all images).
         reading: Which bands of which page, and what values become 0 and 1.
-        only: Images to open, by their paths below the split's folder; the others need no label.
+        only: Images to open, by their paths below the split's folder, or what chooses them from
+            all paths; the others need no label.
         missing_labels: Whether a label file may be missing; its path is then where it should be.
 
     Raises:
@@ -324,10 +327,11 @@ def find_source(root: Path, split: str, layout: str, options: LabelOptions) -> S
     return _LAYOUTS[name].source(root, split, options)
 
 
-def _chosen(root: Path, split: str, only: Collection[str], source: Source) -> list[str]:
+def _chosen(root: Path, split: str, only: Collection[str] | Chooser, source: Source) -> list[str]:
     """The images of `only`, each of which must be one of the split's."""
     there = find_images(source.images) if source.paths is None else source.paths
-    foreign = sorted(set(only) - set(there))
+    chosen = set(only(there) if callable(only) else only)
+    foreign = sorted(chosen - set(there))
     if foreign:
         alike = lookalike(foreign[0], there)
         raise SegalError(
@@ -339,7 +343,7 @@ def _chosen(root: Path, split: str, only: Collection[str], source: Source) -> li
             else "choose the split that they were selected from, and select with that folder "
             "as --images",
         )
-    return list(only)
+    return list(chosen)
 
 
 def _find_labels(

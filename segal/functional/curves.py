@@ -146,7 +146,7 @@ def annotation_saving(
 
     Returns:
         At most 1, negative where the baseline is cheaper; None if either curve never reaches the
-        target or the baseline reaches it at no cost.
+        target, or is there at its first point already: where it crossed is not known then.
 
     Raises:
         ValueError: If a cost is negative, or as in `cost_at`.
@@ -157,7 +157,7 @@ def annotation_saving(
         raise ValueError(f"costs: expected none below 0, got {min(costs[0], baseline_costs[0])}")
     goal = float(baseline_scores[-1]) if target is None else target
     cost, baseline = cost_at(costs, scores, goal), cost_at(baseline_costs, baseline_scores, goal)
-    if cost is None or not baseline:
+    if max(scores[0], baseline_scores[0]) >= goal or cost is None or baseline is None:
         return None
     return (baseline - cost) / baseline
 

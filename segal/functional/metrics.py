@@ -3,6 +3,8 @@
 Per-image averages are another quantity: add the matrices of the images first, then take the ratio.
 """
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -45,6 +47,20 @@ def confusion_matrix(
             raise ValueError(f"{name} holds a class outside 0 to {num_classes - 1}")
     pairs = torch.bincount(truth * num_classes + predicted, minlength=num_classes**2)
     return pairs.reshape(num_classes, num_classes)
+
+
+def largest_answer(confusion: Confusion) -> tuple[int, float]:
+    """The class that is predicted most.
+
+    Args:
+        confusion: (C, C) counts, rows are the truth.
+
+    Returns:
+        The class, the lowest of equal ones, and its share of all pixels in [0, 1]; NaN of none.
+    """
+    predicted = np.asarray(confusion, np.int64).sum(0)
+    most, total = int(predicted.argmax()), int(predicted.sum())
+    return most, float(predicted[most]) / total if total else math.nan
 
 
 def iou(confusion: Confusion) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from segal.config import RunConfig
 from segal.console import bar
 from segal.data.datasets import LabelOptions, find_source
 from segal.errors import SegalError, raise_all
+from segal.jobs.copies import first_of_each
 from segal.jobs.inputs import image_sizes
 from segal.jobs.network import draw_scenes, identity, initial_model, open_split
 from segal.jobs.strategies import check_network
@@ -115,7 +116,10 @@ class _Pool:
         data, machine = self._config.data, self._config.machine
         draw_scenes(data)
         with bar("Checking images") as advance:
-            return list(image_sizes(open_split(data, data.train, machine, advance).pool).values())
+            pool = open_split(data, data.train, machine, advance).pool
+        if self._config.unique:
+            pool = pool.subset(first_of_each(pool))
+        return list(image_sizes(pool).values())
 
     def share(self, text: str, region: str) -> Fraction:
         """A budget as a share of the pool's pixels; regions count as the pool's mean region."""

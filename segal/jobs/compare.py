@@ -29,7 +29,7 @@ from segal.jobs.planning import Plan, PlannedRun
 from segal.jobs.report import write_report
 from segal.jobs.rounds import SUMMARY_FILE
 from segal.jobs.run import run_rounds
-from segal.reporting.protocol import check_protocol, flat
+from segal.reporting.protocol import alike_notes, check_protocol, flat
 from segal.run_folder import LEDGER_FILE, fingerprint
 
 CONFIG_FILE, COMPARISON_FILE = "compare.yaml", "comparison.json"
@@ -70,6 +70,8 @@ def run_comparison(plan: Plan, *, processes: int = 1, partial: bool = False) -> 
     """
     out = plan.config.out
     failed: dict[str, str] = {}
+    for note in alike_notes({arm.name: arm.identity for arm in plan.arms}):
+        say(note, style="yellow")
     if partial:
         _check_begun(plan)
     else:

@@ -23,7 +23,8 @@ from segal.errors import SegalError, raise_all
 from segal.files import remove, replacing, write_json
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.explain_sheet import Legend, Panels, draw_explanation
-from segal.jobs.inputs import check_channels, read_labelled, refuse_out_within, tell
+from segal.jobs.inputs import check_channels, refuse_out_within, tell
+from segal.jobs.labelled import Labelled
 from segal.jobs.reference import check_apart, open_labels, reference_cost
 from segal.jobs.strategies import check_signals
 from segal.machine import find_device, use_threads
@@ -203,7 +204,7 @@ def _sets(
         "pool": ImageSet(pool, inside=whole),
     }
     if config.labelled:
-        sets["labelled"] = ImageSet(pool, inside=read_labelled(config.labelled, pool))
+        sets["labelled"] = ImageSet(pool, inside=Labelled.open(config.labelled).boxes(pool))
     return sets
 
 

@@ -1,4 +1,4 @@
-"""What several jobs take in: digests of files, labelled regions, how the pool is scanned."""
+"""What several jobs take in: digests of files and images, how the pool is scanned."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,9 +11,7 @@ from segal.console import say
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.files import read_error
-from segal.masks import read_selection
 from segal.models.spec import ModelSpec
-from segal.regions import Box
 from segal.scan import ScanSettings
 
 
@@ -118,35 +116,3 @@ def image_digests(pool: ImagePool) -> list[list[str]]:
 def image_sizes(pool: ImagePool) -> dict[str, tuple[int, int]]:
     """(height, width) by path."""
     return {path: pool.size(i) for i, path in enumerate(pool.paths)}
-
-
-def read_images(files: Sequence[Path]) -> set[str]:
-    """Paths of the images that selections name.
-
-    Raises:
-        SegalError: If a file is no selection, or they name no image at all.
-    """
-    images = {selected.image for file in files for selected in read_selection(file)}
-    if not images:
-        raise SegalError(
-            f"{', '.join(map(str, files))}: no region at all",
-            expected="at least one region that is labelled",
-            got="none",
-            remedy="give the selection that was labelled",
-        )
-    return images
-
-
-def read_labelled(files: Sequence[Path], pool: ImagePool) -> dict[int, list[Box]]:
-    """Boxes of selections by image index, each once, by row and then by column.
-
-    Raises:
-        SegalError: If a file is no selection of these images.
-    """
-    positions = {path: i for i, path in enumerate(pool.paths)}
-    sizes = image_sizes(pool)
-    boxes: dict[int, set[Box]] = {}
-    for file in files:
-        for selected in read_selection(file, sizes):
-            boxes.setdefault(positions[selected.image], set()).add(selected.box)
-    return {i: sorted(boxes[i], key=lambda b: (b[1], b[0], b)) for i in sorted(boxes)}

@@ -1,6 +1,6 @@
 """The network that a training starts from, and what identifies a training; for all that train."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from segal.config import DataConfig, MachineConfig, RunConfig, TrainConfig
 from segal.console import Advance, bar
-from segal.data.datasets import LabelledDataset, open_dataset
+from segal.data.datasets import Chooser, LabelledDataset, open_dataset
 from segal.data.images import ImageInfo
 from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
@@ -44,7 +44,7 @@ def open_split(
     split: str,
     machine: MachineConfig,
     progress: Advance,
-    only: Collection[str] | None = None,
+    only: Chooser | None = None,
     known: Mapping[str, tuple[int, int, ImageInfo]] | None = None,
     missing_labels: bool = False,
 ) -> LabelledDataset:
@@ -143,8 +143,10 @@ def identity(config: TrainConfig | RunConfig, exclude: set[str]) -> dict[str, ob
         exclude: Further keys that are left out.
     """
     named: dict[str, object] = config.model_dump(
-        mode="json", exclude={"out", "machine", "checkpoint", *exclude}
+        mode="json", exclude={"out", "machine", "checkpoint", "skip_missing", *exclude}
     )
+    if not named.get("unique"):
+        named.pop("unique", None)  # it changes nothing
     data, network = config.data.model_dump(mode="json"), config.model.model_dump(mode="json")
     weights = config.model.encoder_weights
     own = drop_unset({key: value for key, value in data.items() if key != "root"})

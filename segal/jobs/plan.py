@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,13 +12,8 @@ from segal.config import SelectConfig
 from segal.console import bar
 from segal.data.pool import ImagePool, open_pool
 from segal.image_sets import ImageSet, SetName
-from segal.jobs.inputs import (
-    check_channels,
-    image_sizes,
-    read_labelled,
-    scan_settings,
-    tell,
-)
+from segal.jobs.copies import copies_notes, without_copies
+from segal.jobs.inputs import check_channels, image_sizes, scan_settings, tell
 from segal.jobs.reference import SelectionLabels, needs_of
 from segal.jobs.select import load_network, make_offer
 from segal.machine import find_device, peak_memory_bytes, use_threads
@@ -49,6 +44,7 @@ class Plan:
         disk_bytes: Candidate tables.
         scan_bytes: Peak memory of the passes.
         select_bytes: Embeddings that the choice holds in memory.
+        notes: What the user should be told about the inputs.
     """
 
     images: int
@@ -59,6 +55,7 @@ class Plan:
     disk_bytes: int
     scan_bytes: int
     select_bytes: int
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """For people."""
@@ -70,6 +67,7 @@ class Plan:
             f"memory: about {_size(self.scan_bytes)} for the pass, and embeddings of "
             f"{_size(self.select_bytes)} for the choice",
             f"disk: {_size(self.disk_bytes)} of candidate tables",
+            *self.notes,
         ]
 
 
@@ -101,16 +99,23 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
         )
     if model is not None:
         check_channels(model.spec, pool)
-    tell(pool.notes())
-    labelled = read_labelled(config.labelled, pool)
+    notes, whole = [*pool.notes(), *copies_notes(pool, unique=config.unique)], pool
+    labelled = labels.labelled.boxes(pool)
+    if config.unique:
+        pool, labelled = without_copies(pool, labelled)
+    notes += labels.labelled.notes
     boxes = {pool.paths[image]: found for image, found in labelled.items()}
     offer, allowance = make_offer(config, pool, boxes)
-    sets, needed = labels.sets(config, pool, labelled), {need.of for need in needs_of(strategy)}
+    sets, needed = (
+        labels.sets(config, pool, labelled, whole),
+        {need.of for need in needs_of(strategy)},
+    )
     trial = _Trial(
         config, strategy, pool, {name: sets[name] for name in sets if name in needed}, model
     )
     rows = len(Offer.of(image_sizes(pool), RegionSize.parse(config.region), {}))
-    return _extrapolate(trial, rows, len(offer), allowance.most(offer.prices))
+    plan = _extrapolate(trial, rows, len(offer), allowance.most(offer.prices))
+    return replace(plan, notes=tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from segal.config import LabelsConfig, MachineConfig, RunConfig, SelectConfig
 from segal.console import bar, say
-from segal.data.datasets import IGNORE_INDEX, LabelledDataset, open_dataset
+from segal.data.datasets import IGNORE_INDEX, Chooser, LabelledDataset, open_dataset
 from segal.data.image_file import Reading
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.image_sets import ImageSet, SetName
-from segal.jobs.inputs import check_channels, image_digests, read_images, read_labelled, tell
+from segal.jobs.inputs import check_channels, image_digests, tell
+from segal.jobs.labelled import Labelled
 from segal.jobs.labels import check_labels, owed_regions, refuse_owed, refuse_unlabelled
 from segal.models.spec import ModelSpec
 from segal.oracle import Oracle
@@ -72,11 +73,13 @@ class SelectionLabels:
     """The labelled data sets of a selection, as far as its strategy looks at them.
 
     Attributes:
+        labelled: What is labelled already.
         reference: Whole images outside the pool.
         training: The images that regions are labelled of; without it their void pixels are unknown,
             and count like any other.
     """
 
+    labelled: Labelled
     reference: LabelledDataset | None = None
     training: LabelledDataset | None = None
 
@@ -88,13 +91,13 @@ class SelectionLabels:
             SegalError: If a data set is missing or damaged, or the reference set has no label.
         """
         needs = needs_of(strategy)
+        labelled = Labelled.open(config.labelled, skip_missing=config.skip_missing)
         reference = training = None
         if config.reference is not None and "val" in {need.of for need in needs}:
             reference = open_labels(config.reference.beside(config), config.machine)
         if config.training is not None and {need.of for need in needs} & {"initial", "labelled"}:
-            only = read_images(config.labelled)
-            training = open_labels(config.training.beside(config), config.machine, only)
-        return cls(reference, training)
+            training = open_labels(config.training.beside(config), config.machine, labelled.images)
+        return cls(labelled, reference, training)
 
     def identity(self, reading: Reading) -> dict[str, str]:
         """What results depend on.
@@ -120,7 +123,11 @@ class SelectionLabels:
                 check_channels(spec, dataset.pool)
 
     def sets(
-        self, config: SelectConfig, pool: ImagePool, labelled: Mapping[int, Sequence[Box]]
+        self,
+        config: SelectConfig,
+        pool: ImagePool,
+        labelled: Mapping[int, Sequence[Box]],
+        whole: ImagePool,
     ) -> dict[SetName, ImageSet]:
         """The sets of images that signals may look at.
 
@@ -128,6 +135,7 @@ class SelectionLabels:
             config: The configuration.
             pool: The pool.
             labelled: Boxes that are labelled, by image index.
+            whole: The pool with copies that are not offered, of which something may be labelled.
 
         Raises:
             SegalError: If the reference set shares images with the pool, or the images that
@@ -137,14 +145,15 @@ class SelectionLabels:
         if self.reference is not None:
             check_apart(self.reference.pool, pool)
             sets["val"] = ImageSet(self.reference.pool, self.reference)
-        dataset, images = self.training, pool if self.training is None else self.training.pool
+        dataset, images = self.training, whole if self.training is None else self.training.pool
         if self.training is not None:
-            _check_same(self.training.pool, pool)
+            _check_same(self.training.pool, whole)
         if config.labelled:
+            found = self.labelled.boxes(images)
             if self.training is not None:
-                _refuse_none_arrived(self.training, read_labelled(config.labelled, images))
-            sets["initial"] = ImageSet(images, dataset, read_labelled(config.labelled[:1], images))
-            sets["labelled"] = ImageSet(images, dataset, read_labelled(config.labelled, images))
+                _refuse_none_arrived(self.training, found)
+            sets["initial"] = ImageSet(images, dataset, self.labelled.first(images))
+            sets["labelled"] = ImageSet(images, dataset, found)
         return sets
 
 
@@ -230,14 +239,14 @@ def reference_note(strategy: str, cost: Mapping[str, int], pool_pixels: int) -> 
 
 
 def open_labels(
-    config: LabelsConfig, machine: MachineConfig, only: set[str] | None = None
+    config: LabelsConfig, machine: MachineConfig, only: Chooser | None = None
 ) -> LabelledDataset:
     """Opens a labelled split, and checks every label.
 
     Args:
         config: Which.
         machine: How to run.
-        only: Paths of the images that are meant; all by default.
+        only: Chooses the images that are meant; all by default.
 
     Raises:
         SegalError: If something is missing or damaged, or no pixel has a label.

@@ -131,6 +131,8 @@ def _find(folders: Sequence[Path]) -> _Source:
     analysis = found if isinstance(found, dict) else {}
     planned, missing = _planned(analysis)
     if planned:
+        begun = {_name(run) for run in runs}
+        notes += [f"{name}: not begun, and left out." for name in sorted(planned - begun)]
         notes += [
             f"{_name(run)}: no longer a run of the comparison, and left out."
             for run in finished

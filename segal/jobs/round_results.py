@@ -4,15 +4,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from segal import __version__
 from segal.budget import Allowance
 from segal.console import say
+from segal.data.datasets import IGNORE_INDEX
+from segal.evaluation import one_answer
 from segal.jobs.labels import shown_miou
 from segal.jobs.picks import boxes_of
 from segal.ledger import Ledger, Purchase
 from segal.machine import describe
+from segal.oracle import Oracle
 from segal.regions import Box
 from segal.run_folder import fingerprint
 
@@ -41,6 +45,52 @@ class Bought:
             self.boxes.setdefault(image, []).extend(boxes)
 
 
+class SeenClasses:
+    """Which classes have had a labelled pixel, and since which round.
+
+    Args:
+        oracle: Knows the labels.
+        names: Of the classes.
+    """
+
+    def __init__(self, oracle: Oracle, names: Sequence[str]) -> None:
+        self.oracle, self.names = oracle, names
+        self.since: dict[int, int] = {}
+        self._looked_at: dict[str, int] = {}
+
+    def look(self, number: int, bought: Mapping[str, Sequence[Box]]) -> None:
+        """Looks at what a round trains on; labels are read while a class has not been seen yet.
+
+        Args:
+            number: The round.
+            bought: Boxes by image, those of earlier rounds first.
+        """
+        new = {image: boxes[self._looked_at.get(image, 0) :] for image, boxes in bought.items()}
+        self._looked_at = {image: len(boxes) for image, boxes in bought.items()}
+        new = {image: boxes for image, boxes in new.items() if boxes}
+        revealed = self.oracle.reveal(new)
+        for index in revealed.bought:
+            if len(self.since) == len(self.names):
+                break
+            for found in np.unique(revealed.read_label(index)).tolist():
+                if found != IGNORE_INDEX:
+                    self.since.setdefault(found, number)
+
+    def notes(self) -> list[str]:
+        """What to tell of classes that the first network, or all of them, never saw."""
+        late = [
+            f"{name!r} until round {self.since[i]}" if i in self.since else f"{name!r} to the end"
+            for i, name in enumerate(self.names)
+            if self.since.get(i) != 0
+        ]
+        if not late:
+            return []
+        return [
+            f"Classes without a labelled pixel: {', '.join(late)}. Nothing is learnt of a class "
+            "that is not shown."
+        ]
+
+
 def say_score(
     number: int, share: float, metrics: Mapping[str, Any], splits: Collection[str]
 ) -> None:
@@ -52,7 +102,11 @@ def say_score(
         metrics: As in `metrics.json`.
         splits: What it was evaluated on.
     """
-    scores = [f"mIoU {shown_miou(metrics[name])} on {name}" for name in splits]
+    scores = []
+    for name in splits:
+        said = one_answer(metrics[name])
+        remark = f" ({said})" if said else ""
+        scores.append(f"mIoU {shown_miou(metrics[name])} on {name}{remark}")
     say(f"Round {number}: {100 * share:.2f} % of the pixels are labelled, " + ", ".join(scores))
 
 

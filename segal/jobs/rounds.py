@@ -28,7 +28,7 @@ from segal.budget import Allowance, Budget
 from segal.candidates import CandidateTable
 from segal.config import RunConfig
 from segal.console import bar
-from segal.evaluation import evaluate_images
+from segal.evaluation import evaluate_images, one_answer
 from segal.files import remove, write_json
 from segal.history import (
     CANDIDATES_FOLDER,
@@ -44,9 +44,9 @@ from segal.jobs.labels import shown_miou
 from segal.jobs.network import identity, initial_model
 from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
 from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
-from segal.jobs.round_results import Bought, say_score, summary
+from segal.jobs.round_results import Bought, SeenClasses, say_score, summary
 from segal.jobs.round_scan import RoundScan
-from segal.jobs.run_data import RunData, record_pool
+from segal.jobs.run_data import RunData
 from segal.jobs.takeover import take_over
 from segal.ledger import Ledger, Purchase
 from segal.machine import describe
@@ -102,7 +102,8 @@ class Rounds:
         self.start = start
         self.region = RegionSize.parse(config.region)
         self.bought = Bought()
-        self.notes: list[str] = []
+        self.seen = SeenClasses(self.oracle, self.class_names)
+        self.notes = list(data.notes)
         self.chain = data.fingerprint()
         self._model: tuple[int, SegmentationModel] | None = None
 
@@ -112,7 +113,7 @@ class Rounds:
         Raises:
             SegalError: For anything that the user can mend.
         """
-        record_pool(self.ledger, self.pool)
+        self.ledger.record_images(self.pool)
         if "val" in {need.of for need in needs_of(self.strategy)}:
             check_apart(self.held_out["validation"].pool, self.pool)
         self.buy_seed_set()
@@ -186,6 +187,7 @@ class Rounds:
     def train(self, number: int) -> None:
         """Trains on all that is bought so far."""
         config, settings = self.config, self.config.train
+        self.seen.look(number, self.bought.boxes)
         if config.steps == "proportional":
             seed_pixels = sum(p.pixels or 0 for p in self.ledger.purchases(_SEED_SET, 0))
             steps = round(settings.iterations * self.bought.pixels / seed_pixels)
@@ -254,7 +256,11 @@ class Rounds:
 
         self.phase("evaluate", number, config.precision, work)
         share = self.bought.pixels / int(self.areas.sum())
-        say_score(number, share, self.metrics(number), list(self.held_out))
+        metrics = self.metrics(number)
+        say_score(number, share, metrics, list(self.held_out))
+        for name in self.held_out:
+            if said := one_answer(metrics[name]):
+                self.notes.append(f"Round {number}: {said} of {name}.")
 
     def scan(self, number: int, offer: Offer) -> tuple[CandidateTable, CandidateTable]:
         """The tables of the strategy's last pass: the candidates, and what is labelled."""
@@ -396,6 +402,7 @@ class Rounds:
     def summarise(self) -> None:
         """Writes what the run came to."""
         reference = None
+        self.notes += self.seen.notes()
         if "val" in {need.of for need in needs_of(self.strategy)}:
             reference = reference_cost(self.held_out["validation"])
             name = str(self.config.strategy["name"])

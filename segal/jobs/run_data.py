@@ -1,6 +1,6 @@
 """The data of a run of rounds, and what can be known of its budgets before it starts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,13 @@ from segal.data.datasets import LabelledDataset
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
+from segal.jobs.copies import copies_notes, first_of_each
 from segal.jobs.inputs import image_digests, image_sizes
 from segal.jobs.labels import check_labels, refuse_unlabelled
 from segal.jobs.network import open_split
 from segal.ledger import Ledger
 from segal.regions import RegionSize
 from segal.run_folder import fingerprint
-from segal.unicode_forms import form_only, lookalikes
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,12 @@ class RunData:
     Attributes:
         pool_set: The pool, with the labels that the oracle knows.
         held_out: Splits to evaluate on: `validation`, `test`.
+        notes: What the user should be told of them.
     """
 
     pool_set: LabelledDataset
     held_out: Mapping[str, LabelledDataset]
+    notes: Sequence[str] = ()
 
     @classmethod
     def open(cls, config: RunConfig) -> "RunData":
@@ -53,6 +55,9 @@ class RunData:
                 for name, split in (("validation", data.validation), ("test", data.test))
                 if split
             }
+        notes = copies_notes(pool_set.pool, unique=config.unique)
+        if config.unique:
+            pool_set = pool_set.subset(first_of_each(pool_set.pool))
         mistakes = []
         for split, dataset, use in (
             (data.train, pool_set, "trained on"),
@@ -66,7 +71,7 @@ class RunData:
             except SegalError as error:
                 mistakes.append(error)
         raise_all(mistakes)
-        return cls(pool_set, held_out)
+        return cls(pool_set, held_out, notes)
 
     def fingerprint(self) -> str:
         """Of all that may be known before anything is bought: no label of the pool."""
@@ -89,31 +94,6 @@ def _known_images(out: Path) -> dict[str, tuple[int, int, ImageInfo]]:
     with suppress(SegalError), Ledger.read(out) as ledger:  # opening it to write says what is wrong
         return ledger.known_images()
     return {}
-
-
-def record_pool(ledger: Ledger, pool: ImagePool) -> None:
-    """Records the images of the pool, which are the same for the whole run.
-
-    Raises:
-        SegalError: If they are not those that the run began with.
-    """
-    if ledger.phases():
-        then = {path: info.digest for path, (*_, info) in ledger.known_images().items()}
-        now = dict(image_digests(pool))
-        differing = sorted(p for p in then.keys() | now.keys() if then.get(p) != now.get(p))
-        if differing:
-            alike = lookalikes(differing)
-            raise SegalError(
-                f"{pool.root}: not the images that the run began with",
-                expected=f"the same {len(then)} images for the whole run",
-                got=f"{len(now)} images; added, removed or changed: "
-                + ", ".join(differing[:5])
-                + (f" and {len(differing) - 5} more" if len(differing) > 5 else ""),
-                remedy=form_only(*alike[0][:2])
-                if alike
-                else "put the images back as they were, or choose another folder with --out",
-            )
-    ledger.record_images(pool)
 
 
 def check_budgets(config: RunConfig, data: RunData) -> None:

@@ -26,13 +26,13 @@ from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError
 from segal.files import write_bytes, write_json
 from segal.functional.coverage import remaining_pixels
+from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.inputs import (
     check_channels,
     drop_unset,
     file_digest,
     image_digests,
     image_sizes,
-    read_labelled,
     refuse_out_within,
     scan_settings,
 )
@@ -57,7 +57,7 @@ MASKS_FOLDER, OVERLAYS_FOLDER = "masks", "overlays"
 _ROUND = 0
 _RUN_KEYS = {
     *("images", "out", "checkpoint", "labelled", "reference", "training"),
-    *("machine", "overlays"),
+    *("machine", "overlays", "skip_missing"),
 }
 
 
@@ -211,7 +211,9 @@ def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object
     """What the result depends on, but for the images: no paths, no device, no workers."""
     identity: dict[str, object] = config.model_dump(mode="json", exclude=_RUN_KEYS)
     identity["checkpoint"] = file_digest(config.checkpoint) if config.checkpoint else None
-    identity["labelled"] = [file_digest(path) for path in config.labelled]
+    identity["labelled"] = labels.labelled.identity()
+    if not config.unique:
+        del identity["unique"]  # it changes nothing
     return drop_unset(identity) | labels.identity(config.reading)
 
 
@@ -237,10 +239,15 @@ class _Selection:
         self.reference_cost: Mapping[str, int] | None = None
 
     def run(self) -> SelectionResult:
-        pool = self.open_pool()
-        labelled = read_labelled(self.config.labelled, pool)
+        pool = whole = self.open_pool()
+        self.notes += copies_notes(whole, unique=self.config.unique)
+        labelled = self.labels.labelled.boxes(whole)
+        if self.config.unique:
+            pool, labelled = without_copies(whole, labelled)
+        self.ledger.record_images(pool)
         self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
-        self.sets = self.labels.sets(self.config, pool, labelled)
+        self.sets = self.labels.sets(self.config, pool, labelled, whole)
+        self.notes += self.labels.labelled.notes
         inputs = fingerprint(image_digests(pool))
         offer, allowance = make_offer(self.config, pool, self.labelled)
         context = PassContext(offered=offer.rows)
@@ -292,7 +299,6 @@ class _Selection:
         if self.model is not None:
             check_channels(self.model.spec, pool)
         self.notes += pool.notes()
-        self.ledger.record_images(pool)
         return pool
 
     def book_labelled(self, inputs: str) -> None:

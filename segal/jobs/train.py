@@ -14,14 +14,8 @@ from segal.config import TrainConfig
 from segal.console import bar, say
 from segal.data.datasets import LabelledDataset
 from segal.files import remove, write_bytes, write_json
-from segal.jobs.inputs import (
-    check_channels,
-    file_digest,
-    image_digests,
-    read_images,
-    read_labelled,
-    tell,
-)
+from segal.jobs.inputs import check_channels, image_digests, tell
+from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
     OWED_FILE,
     check_labels,
@@ -80,7 +74,8 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     draw_scenes(data)
     with bar("Checking images") as advance:
         # Images of which nothing is labelled need no label, and are not looked at.
-        only = read_images(config.labelled) if config.labelled else None
+        given = Labelled.open(config.labelled, skip_missing=config.skip_missing)
+        only = given.images if given else None
         dataset = open_split(
             data, data.train, config.machine, advance, only, missing_labels=_may_miss(config)
         )
@@ -89,8 +84,9 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             for split in (data.validation, data.test)
         )
     labelled: Mapping[int, Sequence[Box]] | None = None
-    if config.labelled:
-        labelled = read_labelled(config.labelled, dataset.pool)
+    if given:
+        labelled = given.boxes(dataset.pool)
+        tell(given.notes)
     elif _may_miss(config):
         labelled = {i: [(0, 0, *dataset.pool.size(i)[::-1])] for i in range(len(dataset))}
     labelled, owed = _arrived(config, dataset, labelled)
@@ -110,7 +106,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     for note in model.notes:
         say(note, style="yellow")
     config = resolved(config, model.spec)
-    with Ledger.open(config.out, "train", _identity(config)) as ledger:
+    with Ledger.open(config.out, "train", _identity(config, given)) as ledger:
         inputs = fingerprint(
             [
                 [image_digests(used.pool), used.digest(images)]
@@ -165,11 +161,10 @@ def _arrived(
     return {image: boxes for image, boxes in kept.items() if boxes}, owed
 
 
-def _identity(config: TrainConfig) -> dict[str, object]:
+def _identity(config: TrainConfig, labelled: Labelled) -> dict[str, object]:
     """What the result depends on, but for the images."""
-    labelled = [file_digest(path) for path in config.labelled]
     same = {"labelled"} | ({"missing_labels"} if config.missing_labels == "refuse" else set())
-    return identity(config, same) | {"labelled": labelled}
+    return identity(config, same) | {"labelled": labelled.identity()}
 
 
 def _train(

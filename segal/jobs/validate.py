@@ -18,6 +18,7 @@ from segal.data.image_file import Reading
 from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError, raise_all
 from segal.jobs.compare import CONFIG_FILE
+from segal.jobs.copies import copies_notes
 from segal.jobs.explain import configure_explanation
 from segal.jobs.labels import describe_counts, notes_of, refuse_black_and_white
 from segal.jobs.planning import RUNS_FOLDER
@@ -150,6 +151,7 @@ def _validate_dataset(
                 counts = dataset.check(progress=advance)
             refuse_black_and_white(dataset, split, counts)
             lines += _describe(split, dataset, counts)
+            lines += [f"    {note}" for note in copies_notes(dataset.pool)]
         except SegalError as error:
             errors.append(error)
     raise_all(list({str(error): error for error in errors}.values()))
@@ -179,4 +181,5 @@ def _validate_images(path: Path, workers: int, reading: Reading) -> list[str]:
         pool = open_pool(path, workers=workers, progress=advance, reading=reading)
     pixels = sum(height * width for height, width in (pool.size(i) for i in range(len(pool))))
     line = f"{path}: a folder of {len(pool)} images, {pixels} pixels, without mistakes"
-    return [line, *(f"  {line}" for line in _about(pool, labelled=False))]
+    notes = [*_about(pool, labelled=False), *copies_notes(pool)]
+    return [line, *(f"  {note}" for note in notes)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segal.errors import SegalError
 from segal.functional.curves import Band, band
 from segal.history import Axis, History, Round
-from segal.reporting.protocol import is_full, own_settings
+from segal.reporting.protocol import is_full, settings_of_arm
 from segal.run_folder import canonical
 
 Floats = NDArray[np.float64]
@@ -137,8 +137,7 @@ def check_axis(arms: Sequence[Arm], axis: Axis) -> None:
 def _by_settings(runs: Sequence[History]) -> dict[str, list[History]]:
     groups: dict[str, list[History]] = {}
     for run in runs:
-        settings = {k: v for k, v in own_settings(run).items() if k != "seed"}
-        groups.setdefault(canonical([settings, is_full(run)]), []).append(run)
+        groups.setdefault(canonical(settings_of_arm(run)), []).append(run)
     named: dict[str, list[History]] = {}
     for histories in groups.values():
         name = _describe(histories[0])

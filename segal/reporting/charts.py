@@ -69,6 +69,7 @@ class Chart:
         lines: What is drawn.
         levels: Height of reference lines by name.
         whole: Whether places are whole numbers, such as rounds.
+        least_span: Of the axis of values, so that noise does not look like a rise.
     """
 
     slug: str
@@ -78,6 +79,7 @@ class Chart:
     lines: Sequence[Line]
     levels: Mapping[str, float]
     whole: bool = False
+    least_span: float = 0.0
 
 
 def looks(names: Sequence[str], random: Sequence[str]) -> dict[str, Look]:
@@ -214,6 +216,10 @@ def _dress(axes: Axes, chart: Chart) -> None:
     )
     label.set_in_layout(False)
     axes.margins(x=0.04, y=0.08)
+    low, high = axes.get_ylim()
+    if high - low < chart.least_span:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - chart.least_span / 2, middle + chart.least_span / 2)
 
 
 def _clean(text: str) -> str:

@@ -9,7 +9,12 @@ import numpy as np
 
 from segal.history import Axis, History
 from segal.reporting.arms import Arm, Floats, cost, seed_of
-from segal.reporting.protocol import own_settings, shared_settings
+from segal.reporting.protocol import (
+    alike_notes,
+    own_settings,
+    settings_of_arm,
+    shared_settings,
+)
 from segal.reporting.tables import Cell, Table, any_cell, count, number, words
 
 _NOT_STATISTICS = {"count", "region"}
@@ -275,7 +280,7 @@ def _plain(strategy: object) -> str:
 
 def notes_of(arms: Sequence[Arm]) -> list[str]:
     """What the runs had to say, and what is to be known of them; each once."""
-    notes: list[str] = []
+    notes = alike_notes({arm.name: settings_of_arm(arm.runs[0]) for arm in arms})
     for arm in arms:
         for run in arm.runs:
             found = [f"{arm.name}, seed {seed_of(run)}: {note}" for note in _summary_notes(run)]

@@ -20,6 +20,8 @@ Progress = Callable[[int, int], None]
 
 _TEMPLATE = "page.html.j2"
 _WIDE, _NARROW, _SMALL = (880, 430), (350, 300), (262, 205)
+_LEAST_POINTS = 2.0
+"""Of mIoU, that a chart shows at least: less is the noise of a seed."""
 _METHOD_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 
 
@@ -106,7 +108,9 @@ def draw_report(
         "title": title,
         "version": __version__,
         "facts": _facts(arms),
-        "headline": _headline(statement, results.headline(arms, axis)),
+        "headline": _headline(
+            statement, results.headline(arms, axis), results.one_class_line(arms)
+        ),
         "legend": [
             {"name": arm.name, "swatch": _data(charts.swatch(drawing.looks[arm.name]), "png")}
             for arm in arms
@@ -129,9 +133,13 @@ def draw_report(
     return Report(html, drawing.files)
 
 
-def _headline(statement: str, lines: Sequence[str]) -> list[str]:
-    """What a comparison was made to find out comes first; the rest was found by looking."""
-    return [statement, f"Exploratory: {lines[0]}", *lines[1:]] if statement else list(lines)
+def _headline(statement: str, lines: Sequence[str], warning: str | None) -> list[str]:
+    """What a comparison was made to find out comes first; the rest was found by looking.
+
+    A warning that concerns all of it comes before both.
+    """
+    found = [statement, f"Exploratory: {lines[0]}", *lines[1:]] if statement else list(lines)
+    return [warning, *found] if warning else found
 
 
 def _facts(arms: Sequence[Arm]) -> list[tuple[str, str]]:
@@ -171,6 +179,7 @@ def _result_sections(drawing: _Drawing, tables: Sequence[Table]) -> dict[str, ob
         "mIoU (%)",
         [_curve(drawing, arm) for arm in results.selecting(arms)],
         {arm.name: float(arm.scores()[:, -1].mean()) for arm in arms if arm.full},
+        least_span=_LEAST_POINTS,
     )
     return {
         "curves": drawing.chart(curves, _WIDE, _NARROW),

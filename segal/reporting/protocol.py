@@ -91,6 +91,28 @@ def own_settings(history: History) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k in _COMPARED} | trained
 
 
+def alike_notes(settings: Mapping[str, object]) -> list[str]:
+    """Flags arms that differ in nothing but their name.
+
+    Args:
+        settings: By arm name, all that its results depend on beside the seed; what JSON can hold.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, values in settings.items():
+        groups.setdefault(canonical(values), []).append(name)
+    return [
+        f"{' and '.join(names)} are the same settings under {len(names)} names: whatever they "
+        "differ by is not the settings."
+        for names in groups.values()
+        if len(names) > 1
+    ]
+
+
+def settings_of_arm(run: History) -> dict[str, Any]:
+    """What tells a run's arm from others of its protocol: its own settings but for the seed."""
+    return {k: v for k, v in own_settings(run).items() if k != "seed"} | {"full": is_full(run)}
+
+
 def shared_settings(history: History) -> dict[str, str]:
     """By dotted key, the settings that all runs of a protocol share."""
     left_out = _COMPARED | _NOT_OF_THE_RESULT

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segal.evaluation import ONE_CLASS, one_answer
 from segal.functional.curves import annotation_saving, area_ratio
 from segal.functional.penalty import (
     column_means,
@@ -119,6 +120,26 @@ def headline(arms: Sequence[Arm], axis: Axis) -> list[str]:
     return lines + _caveat(at, [best, second], lead)
 
 
+def one_class_line(arms: Sequence[Arm]) -> str | None:
+    """What to say first where networks answer one class only; None where none does."""
+    answers = {
+        arm.name: [
+            one_answer(r.metrics[run.report_split]) is not None
+            for run in arm.runs
+            for r in run.rounds
+        ]
+        for arm in arms
+    }
+    total, many = sum(map(len, answers.values())), sum(map(sum, answers.values()))
+    if not many:
+        return None
+    where = ", ".join(name for name, found in answers.items() if any(found))
+    return (
+        f"{many} of {total} networks answer one class on more than {100 * ONE_CLASS:g} % of the "
+        f"pixels that they are evaluated on ({where}): their mIoU says nothing of what was picked."
+    )
+
+
 def _of_seeds(arms: Sequence[Arm], seeds: Sequence[int]) -> str:
     more = any(len(arm.runs) > len(seeds) for arm in arms)
     return f", at the {len(seeds)} seeds that all arms have" if more else ""
@@ -184,7 +205,8 @@ def standing_table(arms: Sequence[Arm], axis: Axis) -> Table | None:
         notes += [
             "Random: the random arm of the same region size, or else any, at the same seeds.",
             "Area ratio: area under the mean curve over random's, on the costs that both have. "
-            "Saving: of random's cost to reach its final mIoU; none where that is never reached.",
+            "Saving: of random's cost to reach its final mIoU; none where that is never reached, "
+            "or at the start already.",
         ]
     if len({arm.seeds for arm in selecting(arms)}) > 1:
         notes.append("Arms have other seeds than others: compare them by what is over random.")

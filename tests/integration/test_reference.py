@@ -12,7 +12,6 @@ from segal.data.datasets import open_dataset
 from segal.data.pool import open_pool
 from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
-from segal.jobs.inputs import read_labelled
 from segal.jobs.reference import SelectionLabels
 from segal.jobs.run import run_rounds
 from segal.jobs.strategies import configure_run, configure_selection
@@ -180,8 +179,8 @@ def test_void_pixels_of_labels_that_are_given_are_left_out(scenes, labelled, tmp
         config, strategy = configure_selection(raw | training)
         pool = open_pool(config.images)
         labels = SelectionLabels.open(config, strategy)
-        bought = read_labelled(config.labelled, pool)
-        images = labels.sets(config, pool, bought)["labelled"]
+        bought = labels.labelled.boxes(pool)
+        images = labels.sets(config, pool, bought, pool)["labelled"]
         counts.append(labelled_pixels(Bench(None, None, None, {"labelled": images})))
     void = int((open_dataset(root, "train").read_label(0)[:32, :32] == 255).sum())
     assert counts[0] == 2 * 32 * 32

@@ -198,6 +198,12 @@ def test_runs_of_a_comparison_that_are_not_finished_are_left_out(comparison, tmp
     (folder / "runs" / "uwe" / "seed-1" / "summary.json").unlink()
     words = Page(write_report([folder], tmp_path / "r.html").read_text()).words
     assert "uwe, seed-1: not finished, and left out." in words
+    arms = {path.parent.name: [0, 1] for path in folder.glob("runs/*/seed-0")}
+    values = {"runs": {**arms, "uwe": [0, 1, 2]}, "missing": ["uwe, seed 1", "uwe, seed 2"]}
+    (folder / "comparison.json").write_text(json.dumps(values))
+    words = Page(write_report([folder], tmp_path / "r.html").read_text()).words
+    assert "uwe, seed-1: not finished, and left out." in words
+    assert "uwe, seed-2: not begun, and left out." in words
     for file in folder.rglob("summary.json"):
         file.unlink()
     with pytest.raises(SegalError, match="no run of this comparison is finished"):

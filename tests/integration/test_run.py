@@ -243,7 +243,7 @@ def test_rounds_that_outlive_the_pool_end_with_a_short_one(raw):
     assert [len(r.bought) for r in rounds] == [48, 0]
     assert rounds[-1].share == 1.0
     assert any("outlives the pool" in note for note in outcome.notes)
-    assert "used up" in outcome.notes[-1]
+    assert any("used up" in note for note in outcome.notes)
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def test_a_second_pass_is_asked_for_in_view_of_the_first(raw):
 def test_a_budget_of_just_what_is_left_does_not_outlive_the_pool(raw):
     outcome = run(raw, budgets=["48"], overlays=0, measure_picks=False)
     assert outcome.history.rounds[-1].share == 1.0
-    assert not outcome.notes
+    assert not any("outlives the pool" in note for note in outcome.notes)
 
 
 def test_what_was_bought_stays_selected_where_a_scan_comes_out_otherwise(raw):
@@ -436,7 +436,7 @@ def test_other_images_are_refused_and_not_recorded(raw, scenes, tmp_path):
     for kind in ("leftImg8bit", "gtFine"):
         for path in root.glob(f"{kind}/train/traina/traina_000000_000000_*.png"):
             shutil.copy(path, path.with_name(path.name.replace("_000000_", "_999999_", 1)))
-    with pytest.raises(SegalError, match="not the images that the run began with") as caught:
+    with pytest.raises(SegalError, match=r"not the images that .* began with") as caught:
         run(raw, data=data, budgets=[])
     assert "traina/traina_999999_000000_leftImg8bit.png" in str(caught.value)
     assert read_history(before.folder).pool_pixels == before.pool_pixels

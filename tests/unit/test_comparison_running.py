@@ -195,6 +195,27 @@ def test_without_its_first_round_an_arm_cannot_be_run(plan, rounds):
     assert rounds.done() == ["start/seed-0", "full/seed-0", "start/seed-1"]
 
 
+def test_a_comparison_that_moved_goes_on(plan, rounds, tmp_path):
+    rounds.broken = {"full": SegalError("full: broken")}
+    with pytest.raises(SegalError, match="broken"):
+        compare.run_comparison(plan())
+    (tmp_path / "out").rename(tmp_path / "moved")
+    rounds.broken, before = {}, len(rounds.done())
+    outcome = compare.run_comparison(plan(out=str(tmp_path / "moved")))
+    assert rounds.done()[before:] == ["full/seed-0"]
+    assert outcome.missing == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_arms_of_the_same_settings_are_flagged(plan, rounds, capfd):
+    arms = [{"name": name, "set": {"strategy": name[:6]}} for name in ("random", "random2")]
+    outcome = compare.run_comparison(plan(arms=arms, primary=None))
+    said = "random and random2 are the same settings under 2 names"
+    assert said in capfd.readouterr().err.replace("\n", " ")
+    scores = next(t for t in outcome.tables if t.title == "mIoU by budget")
+    assert any(note.startswith(said) for note in scores.notes)
+
+
 def test_partial_does_nothing_but_report(plan, rounds, tmp_path):
     with pytest.raises(SegalError, match="no run of the baseline"):
         compare.run_comparison(plan(), partial=True)

@@ -72,6 +72,22 @@ def test_no_saving_where_a_curve_never_gets_there() -> None:
     assert annotation_saving([1, 2], [0.1, 0.9], [1, 2], [0.1, 0.5], target=0.6) is None
 
 
+@pytest.mark.parametrize(
+    ("scores", "baseline"),
+    [
+        ([0.4, 0.88], [0.4, 0.39]),  # the target, .39, lies below the start of both
+        ([0.4, 0.88], [0.4, 0.4]),  # and so does one that is the start
+        ([0.5, 0.6], [0.3, 0.45]),  # of one of them
+    ],
+)
+def test_no_saving_where_a_curve_is_at_the_target_from_its_start(
+    scores: list[float], baseline: list[float]
+) -> None:
+    assert annotation_saving([1, 2], scores, [1, 2], baseline) is None
+    assert annotation_saving([1, 2], baseline, [1, 2], scores, target=baseline[-1]) is None
+    assert cost_at([1, 2], scores, baseline[-1]) == 1
+
+
 def test_no_saving_of_nothing() -> None:
     assert annotation_saving([0, 1], [0.5, 0.6], [0, 1], [0.5, 0.5]) is None
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import random
+import re
 import signal
 import socket
 import sqlite3
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from segal import database
+from segal.data.changes import Changes
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
@@ -266,16 +268,52 @@ def test_images_are_known_by_size_and_time(tmp_path):
         assert list(ledger.known_images()) == ["c.png"]
 
 
-def test_a_bought_image_stays_and_may_not_change(tmp_path):
+def _named(**digests: str) -> ImagePool:
+    return ImagePool(
+        root=Path("images"),
+        paths=tuple(f"{name}.png" for name in digests),
+        infos=tuple(ImageInfo(16, 24, digest) for digest in digests.values()),
+        stats=((100, 10**18 + 1),) * len(digests),
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"a": "1", "b": "2", "c": "3", "new": "9"}, "4 images: 1 added (new.png)"),
+        ({"a": "1", "c": "3"}, "2 images: 1 removed (b.png)"),
+        ({"a": "1", "z": "2", "c": "3"}, "3 images: 1 renamed (b.png is z.png now)"),
+        ({"a": "1", "b": "other", "c": "3"}, "3 images: 1 changed (b.png)"),
+        ({"a": "2", "b": "1", "c": "3"}, "3 images: 2 changed (a.png, b.png)"),
+        (
+            {"a": "x", "y": "3", "n": "9"},
+            "1 added (n.png); 1 removed (b.png); 1 renamed (c.png is y.png now); 1 changed (a.png)",
+        ),
+    ],
+)
+def test_once_a_stage_is_done_the_images_stay_and_what_became_of_them_is_named(tmp_path, now, said):
+    begun = _named(a="1", b="2", c="3")
     with _open(tmp_path) as ledger:
-        ledger.record_images(_pool("a.png", "b.png"))
+        ledger.record_images(_named(**now))  # nothing is done with them yet
+        ledger.record_images(begun)
         ledger.finish("select", 0, "f", purchases=[_buy(1, (0, 0, 8, 8))])
-        with pytest.raises(SegalError, match=r"(?s)images changed.*a\.png"):
-            ledger.record_images(_pool("a.png", digest="other"))
-        ledger.record_images(_pool("c.png"))
-        assert sorted(ledger.known_images()) == ["a.png", "c.png"]
-        ledger.record_images(_pool("a.png"))
+        with pytest.raises(SegalError, match=re.escape(said)) as caught:
+            ledger.record_images(_named(**now))
+        assert f"--labelled {tmp_path}" in str(caught.value.remedy)
+        assert {p: i.digest for p, (_, _, i) in ledger.known_images().items()} == {
+            "a.png": "1", "b.png": "2", "c.png": "3"
+        }  # fmt: skip
+        ledger.record_images(begun)
         assert ledger.bought() == {"a.png": [(0, 0, 8, 8)]}
+
+
+def test_of_many_changes_the_first_are_named():
+    then = {f"{i:02d}.png": str(i) for i in range(30)}
+    changes = Changes.of(then, {})
+    assert str(changes) == "30 removed (00.png, 01.png, 02.png, 03.png, 04.png and 25 more)"
+    assert not Changes.of(then, dict(reversed(then.items())))
+    copies = Changes.of({"a": "x", "b": "x", "c": "x"}, {"c": "x", "d": "x"})
+    assert (list(copies.renamed), list(copies.removed)) == ([("a", "d")], ["b"])
 
 
 # Stages

@@ -1,6 +1,7 @@
 """Selections on disk and masks; tables by others are not trusted."""
 
 import csv
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -83,17 +84,114 @@ def test_other_columns_in_another_order_and_windows_lines_are_read(tmp_path):
     assert read_selection(path, _SIZES) == [Selected(1, "b.png", (0, 0, 64, 64), 4096, 0.5)]
 
 
+# What spreadsheets make of them
+
+_WRITTEN = [
+    Selected(1, "a/street one.jpg", (32, 0, 64, 40), 1280, 0.75),
+    Selected(2, "b.png", (0, 0, 64, 64), 4000, -0.5),
+]
+_ROWS = [list(COLUMNS), ["1", "a/street one.jpg", "32", "0", "32", "40", "1280", "0.75"]]
+_ROWS.append(["2", "b.png", "0", "0", "64", "64", "4000", "-0.5"])
+
+
+def _joined(rows=_ROWS, separator=",", end="\n"):
+    return "".join(separator.join(row) + end for row in rows)
+
+
+def _changed(change):
+    return _joined([_ROWS[0], *([change(name, v) for name, v in zip(COLUMNS, row, strict=True)]
+                               for row in _ROWS[1:])])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbf" + _joined(end="\r\n").encode(),
+        _joined(separator=";").encode(),
+        _joined(separator=";").replace(".75", ",75").replace("-0.5", "-0,5").encode(),
+        _joined(separator="\t").encode("utf-16"),
+        _joined(separator="\t", end="\r\n").encode(),
+        _joined(separator="|", end="\r").encode(),
+        b"sep=,\r\n" + _joined(end="\r\n").encode(),
+        b'\xef\xbb\xbf"SEP=;"\r\n' + _joined(separator=";", end="\r\n").encode(),
+        b",,,\n\n" + _joined().encode() + b"\n,,,,,,,\n ,,\n",
+        _joined(
+            [[n.title() + " " for n in COLUMNS] + ["note, by me"], *([*r, ""] for r in _ROWS[1:])]
+        )
+        .replace("note, by me", '"note, by me"')
+        .encode(),
+        _joined([[f'"{cell}"' for cell in row] for row in _ROWS]).encode(),
+        _changed(lambda name, v: v if name in ("image", "score") else v + ".0").encode(),
+        _changed(lambda name, v: ".\\" + v.replace("/", "\\") if name == "image" else v).encode(),
+        _changed(lambda name, v: f" {v} " if name not in ("image",) else "./" + v).encode(),
+    ],
+    ids=[
+        *("mark", "semicolons", "decimal comma", "UTF-16", "tabs", "bars", "sep=,", "sep=;"),
+        *("blank rows", "capitals", "quotes", "1.0", "backslashes", "blanks"),
+    ],
+)
+def test_what_a_spreadsheet_saved_is_the_same_selection(tmp_path, data):
+    path = tmp_path / "selection.csv"
+    path.write_bytes(data)
+    assert read_selection(path, _SIZES) == _WRITTEN
+
+
+def test_a_list_of_regions_alone_is_enough(tmp_path):
+    path = _file(tmp_path, "image;x;y;width;height;score", "b.png;0;0;8;4;", "b.png;8;0;8;4;0,5")
+    assert read_selection(path, _SIZES) == [
+        Selected(1, "b.png", (0, 0, 8, 4), 32, 0.0),
+        Selected(2, "b.png", (8, 0, 16, 4), 32, 0.5),
+    ]
+
+
+def test_lines_are_counted_from_the_top_of_the_file(tmp_path):
+    path = _file(tmp_path, "sep=;", "", _joined(_ROWS[:1], ";").strip(), "1;b.png;0;0;64;64;1;x")
+    with pytest.raises(SegalError, match="line 4: "):
+        read_selection(path, _SIZES)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_in_the_other_unicode_form_is_the_same_image(tmp_path, forms):
+    pool, table = (unicodedata.normalize(form, "b/stra\u00dfe m\u00fcnchen.png") for form in forms)
+    path = _file(tmp_path, _HEADER, f"1,{table},0,0,1,1,1,0")
+    assert read_selection(path, {pool: (9, 9)})[0].image == pool
+    both = {unicodedata.normalize(form, pool): (9, 9) for form in forms}
+    assert {read_selection(path, both)[0].image} == {table}
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "hint"),
+    [
+        ("frame_000123.png", ["frame_000124.png", "frame_000122.png"], None),
+        ("im0.png", ["im5.png"], None),
+        ("day/0001.png", ["night/0001.png", "dusk/0001.png"], None),
+        ("day/0001.png", ["night/0001.png"], "night/0001.png"),
+        ("city_0001.jpg", ["city_0001.jpeg", "city_0002.jpg"], "city_0001.jpeg"),
+        ("Berlin_0001.png", ["berlin_0001.png", "bern_0001.png"], "berlin_0001.png"),
+    ],
+)
+def test_only_a_name_that_is_nearly_the_same_is_offered(tmp_path, name, pool, hint):
+    path = _file(tmp_path, _HEADER, f"1,{name},0,0,1,1,1,0")
+    with pytest.raises(SegalError, match="image: an image of the pool") as caught:
+        read_selection(path, dict.fromkeys(pool, (9, 9)))
+    said = str(caught.value)
+    assert f"did you mean {hint!r}?" in said if hint else "did you mean" not in said
+
+
 # Tables that are wrong
 
 
 @pytest.mark.parametrize(
     ("line", "match"),
     [
-        ("1,b.png,0,0,64,64,4096", "at least 8 fields"),
+        ("1,b.png,0,0,64", "at least 6 fields.*got: 5 fields, separated by commas"),
         ("x,b.png,0,0,64,64,4096,0.5", "rank: a whole number"),
         ("0,b.png,0,0,64,64,4096,0.5", "rank: a whole number"),
         ("1,b.png,-1,0,64,64,4096,0.5", "x: a whole number"),
-        ("1,b.png,1.0,0,64,64,4096,0.5", "x: a whole number"),
+        ("1,b.png,1.5,0,64,64,4096,0.5", "x: a whole number"),
+        ("1,b.png,1.000,0,64,64,4096,0.5", "x: a whole number"),  # may be a thousand
+        ('1,b.png,"1,000",0,64,64,4096,0.5', "x: a whole number"),
+        ('1,b.png,0,0,64,64,4096,"0,5"', "score: a finite number"),
         ("1,b.png,1_0,0,64,64,4096,0.5", "x: a whole number"),
         ("1,b.png,٣,0,64,64,4096,0.5", "x: a whole number"),
         ("1,b.png,0,9999999999999999999999,64,64,4096,0.5", "y: a whole number"),
@@ -141,9 +239,10 @@ def test_all_mistakes_are_told_at_once_but_not_without_end(tmp_path):
     ("header", "match"),
     [
         ("", "an empty file"),
-        ("image,x,y", "no rank, no width"),
+        ("image,x,y", "no width, no height, in a line separated by commas: 'image,x,y'"),
+        ("picture;x;y", "no image, no width, no height, in a line separated by semicolons"),
         (_HEADER + ",x", "x twice"),
-        (_GOOD, "no rank"),
+        (_GOOD, "no image"),
     ],
 )
 def test_a_wrong_header_is_shown_beside_the_right_one(tmp_path, header, match):

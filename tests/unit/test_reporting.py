@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ from sklearn.decomposition import PCA
 
 from segal.errors import SegalError
 from segal.history import read_history
+from segal.jobs.report import write_report
 from segal.reporting import charts, details, embedding, pictures, results
 from segal.reporting.arms import check_axis, gather
 from segal.reporting.tables import Table, any_cell, heat_colours, number, words
@@ -287,6 +290,46 @@ def test_notes_name_arm_and_seed_and_tell_of_missing_rounds(tmp_path):
     assert late[0] == "b, seed 1: 1 of 3 rounds are evaluated."
 
 
+def test_arms_of_the_same_settings_are_flagged(tmp_path):
+    arms = {name: {"strategy": "uwe", "measured": False} for name in ("ours", "theirs")}
+    arms["other"] = {"strategy": "entropy", "measured": False}
+    (note,) = [n for n in details.notes_of(arms_of(tmp_path, arms)) if "settings" in n]
+    assert note.startswith("ours and theirs are the same settings under 2 names")
+
+
+def answer_one_class(run):
+    """Makes a run one whose networks answer the first class only, from its second round on."""
+    for file in sorted(run.glob("rounds/*/metrics.json"))[1:]:
+        metrics = json.loads(file.read_text())
+        for split in ("validation", "test"):
+            rows = [sum(row) for row in metrics[split]["confusion"]]
+            metrics[split]["confusion"] = [[n] + [0] * (len(rows) - 1) for n in rows]
+        file.write_text(json.dumps(metrics))
+    return run
+
+
+def test_networks_of_one_answer_come_first(tmp_path):
+    runs = [make_run(tmp_path / str(i), seed=i, measured=False) for i in range(2)]
+    assert results.one_class_line(gather({"uwe": [read_history(run) for run in runs]})) is None
+    answer_one_class(runs[1])
+    other = make_run(tmp_path / "random", strategy="random", measured=False)
+    arms = gather({"uwe": [read_history(run) for run in runs], "random": [read_history(other)]})
+    said = results.one_class_line(arms)
+    assert said.startswith("2 of 9 networks answer one class on more than 99.9 % of the pixels")
+    assert "(uwe)" in said
+    page = write_report([runs[1]], tmp_path / "r.html").read_text()
+    assert page.index("2 of 3 networks answer one class") < page.index("reaches a mIoU of")
+
+
+def test_learning_curves_show_two_points_at_least(tmp_path, monkeypatch):
+    seen, draw = [], charts.svg
+    monkeypatch.setattr(charts, "svg", lambda c, *size: seen.append(c) or draw(c, *size))
+    run = make_run(tmp_path / "a", scores=(0.31, 0.3102, 0.3104), measured=False)
+    write_report([run], tmp_path / "r.html")
+    assert {c.least_span for c in seen if c.slug == "learning-curves"} == {2.0}
+    assert {c.least_span for c in seen if c.slug != "learning-curves"} <= {0.0}
+
+
 def test_clicks_that_are_not_known_are_an_error(tmp_path):
     run = read_history(make_run(tmp_path / "a", clicks=False, measured=False, scores=(0.4,)))
     arms = gather([run])
@@ -403,6 +446,22 @@ def test_a_drawing_within_the_page_has_no_address_and_ids_of_its_own():
 def test_drawings_are_the_same_every_time():
     assert charts.svg(chart(), 300, 200) == charts.svg(chart(), 300, 200)
     assert charts.png(chart()) == charts.png(chart())
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.9])
+def test_a_curve_of_noise_is_not_stretched_over_the_axis(spread):
+    flat = charts.Line(
+        "uwe",
+        charts.Look("#0072B2", "o", "solid"),
+        *(np.array(v, float) for v in ([1, 2], [31, 31 + spread], [31, 31], [31, 31 + spread])),
+    )
+    drawn = charts.Chart("c", "t", "x", "y", [flat], {}, least_span=2.0)
+    low, high = charts._draw(drawn, 300, 200, legend=False).axes[0].get_ylim()
+    assert 2 - 1e-9 <= high - low <= 4
+    assert (low + high) / 2 == pytest.approx(31 + spread / 2, abs=0.01)
+    wide = charts._draw(chart(), 300, 200, legend=False).axes[0].get_ylim()
+    same = charts._draw(replace(chart(), least_span=2.0), 300, 200, legend=False).axes[0].get_ylim()
+    assert same == wide
 
 
 def test_arm_names_of_any_kind_can_be_drawn():

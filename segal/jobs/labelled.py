@@ -1,0 +1,299 @@
+"""What is labelled already: selections and run folders, with all that their ledgers know."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+
+from segal.data.changes import count, listed
+from segal.data.pool import ImagePool, shortened
+from segal.errors import SegalError, raise_all
+from segal.history import COMMAND, ROUNDS_FOLDER, SELECTION_FILE
+from segal.jobs.inputs import file_digest, image_digests, image_sizes
+from segal.ledger import Ledger, Purchase
+from segal.masks import ImageNames, plain_name, read_selection
+from segal.regions import Box
+from segal.run_folder import LEDGER_FILE, fingerprint
+
+_SELECT = "select"
+
+Region = tuple[str, Box]
+Boxes = dict[int, list[Box]]
+
+
+@dataclass(frozen=True)
+class _Booked:
+    """What a ledger knows to be bought.
+
+    Attributes:
+        purchases: In the order of purchase.
+        digests: Of the images that something is bought of, by path.
+    """
+
+    purchases: Sequence[Purchase]
+    digests: Mapping[str, str]
+
+    @property
+    def first(self) -> list[Region]:
+        """What was bought first: a run's seed set, or what was labelled before a selection."""
+        return _regions(
+            takewhile(lambda p: p.strategy == self.purchases[0].strategy, self.purchases)
+        )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One that is given as labelled.
+
+    Attributes:
+        path: As it was given.
+        file: The selection; None where a run folder is given.
+        rows: What the file names, as it names it.
+        booked: What the ledger of its run knows, if there is one.
+    """
+
+    path: Path
+    file: Path | None
+    rows: frozenset[Region]
+    booked: _Booked | None
+
+    @classmethod
+    def open(cls, path: Path) -> "_Source":
+        if path.is_dir():
+            return cls(path, None, frozenset(), _read_ledger(path, None))
+        rows = frozenset((plain_name(s.image), s.box) for s in read_selection(path))
+        return cls(path, path, rows, _ledger_beside(path))
+
+
+@dataclass
+class Labelled:
+    """Regions that are labelled; made by `open`.
+
+    Attributes:
+        sources: What was given, in its order.
+        skip_missing: Leave out what is of images that are not there any more.
+        notes: What the user should be told, from when boxes are asked for.
+    """
+
+    sources: Sequence[_Source]
+    skip_missing: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, paths: Iterable[Path], *, skip_missing: bool = False) -> "Labelled":
+        """Reads selections and ledgers.
+
+        Args:
+            paths: Each a selection, or the run folder of `segal select` or `segal run`. Of a
+                selection that still lies where its run put it, all is taken that the run's ledger
+                knows to be bought: what was labelled before it, too.
+            skip_missing: As an attribute.
+
+        Raises:
+            SegalError: If one is neither, or nothing is bought in a run folder yet.
+        """
+        return cls([_Source.open(path) for path in paths], skip_missing)
+
+    def __bool__(self) -> bool:
+        """Whether anything was given."""
+        return bool(self.sources)
+
+    def identity(self) -> list[str]:
+        """What results depend on: by source, the file's digest, and what a ledger adds to it."""
+        parts = []
+        for source in self.sources:
+            known = [] if source.file is None else [file_digest(source.file)]
+            booked = _regions(source.booked.purchases) if source.booked else []
+            added = sorted(set(booked) - self._rows)
+            parts.append(fingerprint([*known, added]) if added or not known else known[0])
+        return parts
+
+    @cached_property
+    def _rows(self) -> frozenset[Region]:
+        """What files name, all together."""
+        return frozenset[Region]().union(*(source.rows for source in self.sources))
+
+    def images(self, there: Collection[str]) -> set[str]:
+        """Names of the images that something is labelled of.
+
+        Args:
+            there: Names of all images.
+
+        Raises:
+            SegalError: If nothing is labelled at all.
+        """
+        names = ImageNames(dict.fromkeys(there, (1, 1)))
+        found = {name: names.find(name) for name, _ in self._rows}
+        for source in self.sources:
+            found |= {p.image: names.find(p.image) for p in _purchases(source)}
+        if not found:
+            raise SegalError(
+                f"{', '.join(str(source.path) for source in self.sources)}: no region at all",
+                expected="at least one region that is labelled",
+                got="none",
+                remedy="give the selection that was labelled",
+            )
+        if self.skip_missing and any(found.values()):
+            return {name for name in found.values() if name}
+        return {name or given for given, name in found.items()}
+
+    def boxes(self, pool: ImagePool) -> Boxes:
+        """Boxes by image index, each once, by row and then by column.
+
+        Raises:
+            SegalError: If a file is no selection of these images, or an image is not there, or not
+                the one that was labelled.
+        """
+        names = self._names(pool)
+        given = {r for s in self.sources for r in _given(s, names)}
+        regions = set(given)
+        for source in self.sources:
+            known = _found(_regions(_purchases(source)), names)
+            if more := set(known) - given:
+                self._note(
+                    f"{source.path}: its run's ledger knows {count(len(more), 'more region')} to "
+                    "be labelled or bought, and all that it knows is taken. To take the file alone,"
+                    " copy it to another folder."
+                )
+            regions |= more
+        if names.missing:
+            left = sorted({name for name, _ in names.missing})
+            self._note(
+                f"Left out {count(len(names.missing), 'labelled region')} of images that are not "
+                f"there: {listed(left)}."
+            )
+        return _sorted_boxes(regions, pool)
+
+    def first(self, pool: ImagePool) -> Boxes:
+        """The same of what was bought first: by the first that was given, as its ledger tells."""
+        source, names = self.sources[0], self._names(pool)
+        if source.file and set(_regions(_purchases(source))) <= self._rows:
+            return _sorted_boxes(_given(source, names), pool)
+        return _sorted_boxes(_found(source.booked.first if source.booked else [], names), pool)
+
+    def _names(self, pool: ImagePool) -> ImageNames:
+        """The pool's names; images that were renamed are found by their content.
+
+        Raises:
+            SegalError: If an image is missing, or is not the one that was labelled.
+        """
+        there = dict(image_digests(pool))
+        by_digest = {digest: path for path, digest in reversed(there.items())}
+        names = ImageNames(image_sizes(pool), skip_missing=self.skip_missing)
+        errors: dict[str, SegalError] = {}
+        for source in self.sources:
+            for name, digest in (source.booked.digests if source.booked else {}).items():
+                found, now = names.find(name), by_digest.get(digest)
+                if found is None and now is not None:
+                    names.renamed[name] = now
+                elif found is None and not self.skip_missing:
+                    errors[name] = _missing(name, source, pool)
+                elif found is not None and there[found] != digest:
+                    errors[name] = _replaced(name, now, source, pool)
+        raise_all(shortened(list(errors.values())))
+        if names.renamed:
+            pairs = [f"{old} is {new} now" for old, new in sorted(names.renamed.items())]
+            self._note(
+                f"Renamed since they were labelled, and known by their content: {listed(pairs)}."
+            )
+        return names
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def _missing(name: str, source: _Source, pool: ImagePool) -> SegalError:
+    reason = next((r for r in pool.skipped if r.startswith(f"{pool.root / name}:")), None)
+    return SegalError(
+        f"{pool.root / name}: {source.path} has labelled regions of it",
+        expected="every image that something is labelled of",
+        got=f"one that was skipped: {reason}" if reason else "no such image, nor one of its bytes",
+        remedy="put it back, or go on without its regions: skip_missing=true",
+    )
+
+
+def _replaced(name: str, now: str | None, source: _Source, pool: ImagePool) -> SegalError:
+    return SegalError(
+        f"{pool.root / name}: not the picture that was labelled under this name",
+        expected=f"the bytes that it had when {source.path} was made",
+        got="another file" + ("" if now is None else f"; the one that was labelled is {now} now"),
+        remedy="put the old file back; or, if its labels fit the new one, give a copy of the "
+        "selection.csv in another folder, which is taken as it is",
+    )
+
+
+def _ledger_beside(file: Path) -> _Booked | None:
+    """The ledger of the run that a selection still lies in."""
+    folder = file.resolve().parent
+    if file.name != SELECTION_FILE:
+        return None
+    if (folder / LEDGER_FILE).is_file():
+        with Ledger.read(folder) as ledger:
+            return _booked(ledger, None) if ledger.command == _SELECT else None
+    if folder.parent.name == ROUNDS_FOLDER and folder.name.isdecimal():
+        run = folder.parent.parent
+        if (run / LEDGER_FILE).is_file():
+            return _read_ledger(run, int(folder.name))
+    return None
+
+
+def _read_ledger(folder: Path, last: int | None) -> _Booked:
+    with Ledger.read(folder) as ledger:
+        if ledger.command not in (_SELECT, COMMAND):
+            raise SegalError(
+                f"labelled: {folder} is a run folder of segal {ledger.command}",
+                expected="a selection.csv, or the folder of segal select or segal run",
+                got=f"a folder of segal {ledger.command}, which buys nothing",
+                remedy="give the selections that were labelled",
+            )
+        booked = _booked(ledger, last)
+        is_begun_only = ledger.command == _SELECT and ledger.phase(_SELECT, 0) is None
+        if is_begun_only or not booked.purchases:
+            raise SegalError(
+                f"labelled: {folder} has not bought anything yet",
+                expected="a run that has",
+                got="one that has begun only",
+                remedy=f"let it go on: give its segal {ledger.command} again",
+            )
+        return booked
+
+
+def _booked(ledger: Ledger, last: int | None) -> _Booked:
+    purchases = [p for p in ledger.purchases() if last is None or (p.round or 0) <= last]
+    images = {p.image for p in purchases}
+    digests = {
+        path: info.digest for path, (*_, info) in ledger.known_images().items() if path in images
+    }
+    return _Booked(purchases, digests)
+
+
+def _purchases(source: _Source) -> Sequence[Purchase]:
+    return source.booked.purchases if source.booked else ()
+
+
+def _regions(purchases: Iterable[Purchase]) -> list[Region]:
+    return [(p.image, p.box) for p in purchases]
+
+
+def _given(source: _Source, names: ImageNames) -> list[Region]:
+    """What was given by itself: the rows of a file, or all that was bought in a run folder."""
+    if source.file is None:
+        return _found(_regions(_purchases(source)), names)
+    return [(selected.image, selected.box) for selected in read_selection(source.file, names)]
+
+
+def _found(regions: Iterable[Region], names: ImageNames) -> list[Region]:
+    """Regions of images that are there, under the names that they have now."""
+    pairs = [(names.find(name), name, box) for name, box in regions]
+    names.missing |= {(name, box) for found, name, box in pairs if found is None}
+    return [(found, box) for found, _, box in pairs if found is not None]
+
+
+def _sorted_boxes(regions: Iterable[Region], pool: ImagePool) -> Boxes:
+    positions = {path: i for i, path in enumerate(pool.paths)}
+    boxes: dict[int, set[Box]] = {}
+    for name, box in regions:
+        boxes.setdefault(positions[name], set()).add(box)
+    return {i: sorted(boxes[i], key=lambda b: (b[1], b[0], b)) for i in sorted(boxes)}
