@@ -13,9 +13,11 @@ from segal.console import bar
 from segal.data.pool import ImagePool, open_pool
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.inputs import image_sizes, read_labelled, scan_settings
+from segal.jobs.network import with_folder
 from segal.jobs.reference import SelectionLabels, needs_of
 from segal.jobs.select import load_network, make_offer
-from segal.machine import find_device, peak_memory_bytes, use_threads
+from segal.machine import find_device, peak_memory_bytes, precision_note, use_threads
+from segal.models.build import check_image_sizes
 from segal.models.segmentation import SegmentationModel
 from segal.regions import RegionSize
 from segal.scan import Scan
@@ -43,6 +45,8 @@ class Plan:
         disk_bytes: Candidate tables.
         scan_bytes: Peak memory of the passes.
         select_bytes: Embeddings that the choice holds in memory.
+        network: What the network expects of its input; None without a network.
+        note: What the user should know of the precision that is asked for.
     """
 
     images: int
@@ -53,9 +57,12 @@ class Plan:
     disk_bytes: int
     scan_bytes: int
     select_bytes: int
+    network: str | None = None
+    note: str | None = None
 
     def lines(self) -> list[str]:
         """For people."""
+        further = [line for line in (self.network, self.note) if line is not None]
         return [
             f"{self.images} images, {self.candidates} regions on offer; "
             f"the budget buys {self.picks} of them at most",
@@ -64,6 +71,7 @@ class Plan:
             f"memory: about {_size(self.scan_bytes)} for the pass, and embeddings of "
             f"{_size(self.select_bytes)} for the choice",
             f"disk: {_size(self.disk_bytes)} of candidate tables",
+            *further,
         ]
 
 
@@ -77,6 +85,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     Raises:
         SegalError: For whatever would stop the selection.
     """
+    config = with_folder(config)
     use_threads(config.machine.threads)
     device = find_device(config.machine.device)
     model = load_network(config, strategy)
@@ -92,6 +101,8 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
             workers=max(1, config.machine.workers),
             progress=advance,
         )
+    if model is not None:
+        check_image_sizes(model, image_sizes(pool).values())
     labelled = read_labelled(config.labelled, pool)
     boxes = {pool.paths[image]: found for image, found in labelled.items()}
     offer, allowance = make_offer(config, pool, boxes)
@@ -213,6 +224,8 @@ def _extrapolate(trial: _Trial, rows: int, candidates: int, picks: int) -> Plan:
         disk_bytes=round(more.disk * rows),
         scan_bytes=max(peak_memory_bytes(find_device(trial.config.machine.device)).values()),
         select_bytes=one.embedded * 4 * candidates,
+        network=trial.model and trial.model.spec.input_line,
+        note=precision_note(find_device(trial.config.machine.device), trial.config.precision),
     )
 
 

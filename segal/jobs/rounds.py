@@ -189,7 +189,11 @@ class Rounds:
         warm = config.start == "warm" and number > 0
 
         def work(folder: Path) -> Made:
-            model = self.model(number - 1) if warm else initial_model(config, self.class_names)
+            model = (
+                self.model(number - 1)
+                if warm
+                else initial_model(config, self.class_names, quiet=True)
+            )
             with bar(f"Round {number}: training") as advance:
                 result = train(
                     model,

@@ -10,12 +10,20 @@ from segal.config import RunConfig
 from segal.files import write_bytes
 from segal.history import COMMAND, CONFIG_FILE, History, read_history
 from segal.jobs.inputs import refuse_out_within
-from segal.jobs.network import draw_scenes, identity, initial_model, refuse_two_sources, resolved
+from segal.jobs.network import (
+    check_sizes,
+    draw_scenes,
+    identity,
+    initial_model,
+    refuse_two_sources,
+    resolved,
+    with_folder,
+)
 from segal.jobs.rounds import Rounds
 from segal.jobs.run_data import RunData, check_budgets
 from segal.jobs.strategies import check_network
 from segal.ledger import Ledger
-from segal.machine import find_device, use_threads
+from segal.machine import find_device, precision_note, use_threads
 from segal.strategies.base import Strategy
 
 _NOT_OF_THE_RESULT = {"overlays"}
@@ -46,6 +54,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     Raises:
         SegalError: For anything that the user can mend.
     """
+    config = with_folder(config)
     refuse_two_sources(config)
     refuse_out_within(config.out, config.data.root, "data set")
     device = find_device(config.machine.device)
@@ -55,6 +64,8 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     check_budgets(config, data)
     model = initial_model(config, data.pool_set.classes.names)
     check_network(strategy, model.eval())
+    pool = data.pool_set.pool
+    check_sizes(model, config.train.crop, pool, pool, *(x.pool for x in data.held_out.values()))
     config = resolved(config, model.spec)
     del model
     with Ledger.open(config.out, COMMAND, identity(config, _NOT_OF_THE_RESULT)) as ledger:
@@ -62,4 +73,5 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
         write_bytes(config.out / CONFIG_FILE, text.encode())
         rounds = Rounds(config, strategy, ledger, device, data, start)
         rounds.run()
-    return RunOutcome(read_history(config.out), rounds.notes)
+    slow = precision_note(device, config.precision)
+    return RunOutcome(read_history(config.out), [*([slow] if slow else []), *rounds.notes])

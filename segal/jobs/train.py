@@ -16,12 +16,14 @@ from segal.data.datasets import LabelledDataset
 from segal.files import remove, write_bytes, write_json
 from segal.jobs.inputs import file_digest, image_digests, read_images, read_labelled
 from segal.jobs.network import (
+    check_sizes,
     draw_scenes,
     identity,
     initial_model,
     open_split,
     refuse_two_sources,
     resolved,
+    with_folder,
 )
 from segal.ledger import Ledger
 from segal.machine import describe, find_device, peak_memory_bytes, use_threads
@@ -58,6 +60,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     Raises:
         SegalError: For anything that the user can mend.
     """
+    config = with_folder(config)
     refuse_two_sources(config)
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
@@ -76,10 +79,12 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     bought = None if labelled is None else list(labelled)
     with bar("Checking labels") as advance:
         dataset.check(bought, advance)
-        for held_out in (validation, test):
-            if held_out is not None:
-                held_out.check(progress=advance)
+        for split in (validation, test):
+            if split is not None:
+                split.check(progress=advance)
     model = initial_model(config, dataset.classes.names).to(device)
+    held_out = [split.pool for split in (validation, test) if split is not None]
+    check_sizes(model, config.train.crop, dataset.pool, *held_out)
     config = resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config)) as ledger:
         inputs = fingerprint(
