@@ -10,7 +10,7 @@ from segal.errors import SegalError
 
 Size = tuple[int, int]
 
-_SIDE = 64  # pixels that a trial's sides have at least
+_SIDES = (64, 256)  # pixels that a trial's sides have at least
 
 
 def failure(network: nn.Module, channels: int, size: Size) -> str | None:
@@ -70,20 +70,17 @@ def find_multiple(
         return multiples[0]
     reason = None
     for multiple in dict.fromkeys(multiples):
-        least = -(-_SIDE // multiple)
-        # Two neighbours, not square: one of them is odd, and no side is another's multiple.
-        for trial in ((least, least + 1), (least + 1, least + 2)):
-            why = failure(network, channels, (trial[0] * multiple, trial[1] * multiple))
+        for side in _SIDES:  # some refuse small images, which is said of the pool's own sizes
+            least = -(-side // multiple)
+            # Neighbours: not square, one of them odd, and no side is another's multiple.
+            trials = ((least, least + 1), (least + 1, least + 2))
+            sizes = [(down * multiple, right * multiple) for down, right in trials]
+            why = next(filter(None, (failure(network, channels, size) for size in sizes)), None)
+            if why is None:
+                return multiple
             reason = reason or why
-            if why is not None:
-                break
-        else:
-            return multiple
     if fixed is not None and failure(network, channels, (fixed, fixed)) is None:
         return fixed
-    larger = 8 * multiples[0]
-    if failure(network, channels, (larger, larger)) is None:
-        return multiples[0]  # it only refuses small ones, which is said of the pool's own sizes
     raise SegalError(
         f"{name}: runs at no size that was tried",
         expected="a network that runs at some size",

@@ -16,7 +16,7 @@ from segal.evidence import Evidence, Upsampling
 from segal.models.loss_prediction import LossPrediction
 from segal.models.spec import ModelSpec
 from segal.models.tails import Tail, upsample
-from segal.models.tracing import PROBE_SIDE, TailFinder, find_head, logits_of
+from segal.models.tracing import TailFinder, find_head, logits_of, probe_side
 
 __all__ = ["FEATURE_MAPS", "SegmentationModel", "Tail"]
 
@@ -151,7 +151,8 @@ class SegmentationModel(nn.Module):
             seed: Of its weights, which torch's own initialisers draw.
         """
         was_training = self.training
-        image = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE).to(self.head.weight)
+        side = probe_side(self.spec.stride)
+        image = torch.zeros(1, 3, side, side).to(self.head.weight)
         with torch.no_grad():
             maps = self.eval()(image, (FEATURE_MAPS,)).maps
         self.train(was_training)

@@ -22,9 +22,14 @@ def logits_of(output: object) -> Tensor:
     return output["out"] if isinstance(output, dict) else output  # type: ignore[return-value]
 
 
+def probe_side(stride: int) -> int:
+    """Pixels of the noise image's side; a network of a large multiple may be bound to it."""
+    return stride if stride > PROBE_SIDE // 4 else -(-PROBE_SIDE // stride) * stride
+
+
 def run_on_noise(network: nn.Module, stride: int) -> Tensor:
     """Logits of one square image of noise, in `eval()` mode, without gradients."""
-    side = -(-PROBE_SIDE // stride) * stride
+    side = probe_side(stride)
     noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), _evaluating(network):
         return logits_of(network(noise.to(next(network.parameters()))))
@@ -68,7 +73,7 @@ def find_head(
         for hook in hooks:
             hook.remove()
     for name, low in reversed(ran if isinstance(logits, Tensor) and logits.ndim == 4 else []):
-        size = (-(-PROBE_SIDE // stride) * stride,) * 2
+        size = (probe_side(stride),) * 2
         for corners in (True, False):
             upsampled = upsample(low, Upsampling(size, corners))
             if upsampled.shape == logits.shape and torch.allclose(

@@ -74,8 +74,15 @@ class HuggingFaceNetwork(nn.Module):
             {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
         )
 
+        # Its neck takes the patches of an image for a square's unless it is told their grid.
+        self._patch: int | None = config.patch_size if config.model_type == "dpt" else None
+        if self._patch is not None:
+            model.neck.register_forward_pre_hook(_tell_grid, with_kwargs=True)
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) logits of (B, 3, H, W) images, normalised."""
+        if self._patch is not None:
+            self.model.neck.grid = [side // self._patch for side in images.shape[-2:]]
         inputs = images.flip(1) if self.flip_channels else images
         outputs = self.model(pixel_values=inputs, **self._arguments)
         size = images.shape[-2:]
@@ -87,6 +94,11 @@ class HuggingFaceNetwork(nn.Module):
         classes = outputs.class_queries_logits.float().softmax(-1)[..., :-1]
         sums = (classes.transpose(1, 2) @ masks.sigmoid().flatten(2)).unflatten(2, masks.shape[-2:])
         return _spread(sums, size).clamp_min(_TINY).log()
+
+
+def _tell_grid(neck: Any, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    height, width = neck.grid
+    return inputs, {**named, "patch_height": height, "patch_width": width}
 
 
 def _spread(maps: Tensor, size: tuple[int, ...]) -> Tensor:
