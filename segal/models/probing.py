@@ -24,28 +24,31 @@ def failure(network: nn.Module, channels: int, size: Size) -> str | None:
         channels: Of its input.
         size: Height and width of its input.
     """
+    if _failure(network, channels, size, "meta") is None:
+        return None
+    return _failure(network, channels, size, None)
+
+
+def _failure(network: nn.Module, channels: int, size: Size, device: str | None) -> str | None:
+    """As `failure`, on `meta` or, for None, where the network is."""
     state: Mapping[str, Tensor] = {
         **dict(network.named_parameters()),
         **dict(network.named_buffers()),
     }
+    if device is not None:
+        state = {key: value.to(device) for key, value in state.items()}
+    like = next((v for v in state.values() if v.is_floating_point()), torch.zeros(1))
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         with torch.no_grad():
-            try:
-                shapes = {key: value.to("meta") for key, value in state.items()}
-                image = torch.zeros(1, channels, *size, device="meta")
-                functional_call(network, shapes, (image,))
-                return None
-            except Exception:  # the network's, or of an operation without a meta version
-                like = next((v for v in state.values() if v.is_floating_point()), torch.zeros(1))
-                network(torch.zeros(1, channels, *size).to(like))
-                return None
+            functional_call(network, dict(state), (torch.zeros(1, channels, *size).to(like),))
     except Exception as error:  # whatever the network's own code raises
         return f"{type(error).__name__}: {error}".split("\n")[0][:300]
     finally:
         for module, training in modes.items():
             module.training = training
+    return None
 
 
 def find_multiple(
@@ -69,22 +72,25 @@ def find_multiple(
     if len(multiples) == 1 and fixed is None:
         return multiples[0]
     reason = None
-    for multiple in dict.fromkeys(multiples):
-        for side in _SIDES:  # some refuse small images, which is said of the pool's own sizes
-            least = -(-side // multiple)
-            # Neighbours: not square, one of them odd, and no side is another's multiple.
-            trials = ((least, least + 1), (least + 1, least + 2))
-            sizes = [(down * multiple, right * multiple) for down, right in trials]
-            why = next(filter(None, (failure(network, channels, size) for size in sizes)), None)
-            if why is None:
-                return multiple
-            reason = reason or why
-    if fixed is not None and failure(network, channels, (fixed, fixed)) is None:
-        return fixed
+    # In earnest only where nothing runs on `meta`, for which some operations are not written.
+    for device in ("meta", None):
+        for multiple in dict.fromkeys(multiples):
+            for side in _SIDES:  # some refuse small images, which is said of the pool's own sizes
+                least = -(-side // multiple)
+                # Neighbours: not square, one of them odd, and no side is another's multiple.
+                trials = ((least, least + 1), (least + 1, least + 2))
+                sizes = [(down * multiple, right * multiple) for down, right in trials]
+                failures = (_failure(network, channels, size, device) for size in sizes)
+                why = next(filter(None, failures), None)
+                if why is None:
+                    return multiple
+                reason = reason or why
+        if fixed is not None and _failure(network, channels, (fixed, fixed), device) is None:
+            return fixed
     raise SegalError(
         f"{name}: runs at no size that was tried",
         expected="a network that runs at some size",
-        got=reason or "no candidate",
+        got=str(reason),
         remedy="choose another encoder, or another architecture for it",
     )
 

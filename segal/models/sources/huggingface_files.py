@@ -93,8 +93,8 @@ def check_config(raw: object, allowed: Collection[str], where: str) -> dict[str,
     Raises:
         SegalError: If it is not.
     """
-    if not isinstance(raw, Mapping) or raw.get("model_type") not in allowed:
-        kind = raw.get("model_type") if isinstance(raw, Mapping) else type(raw).__name__
+    kind = raw.get("model_type") if isinstance(raw, Mapping) else None
+    if not isinstance(raw, Mapping) or not isinstance(kind, str) or kind not in allowed:
         raise SegalError(
             f"{where}: not a network for semantic segmentation that segal knows",
             expected=f"model_type {', '.join(sorted(allowed))}",

@@ -136,8 +136,11 @@ def _present_name(encoder: str) -> str:
 
 
 def _is_of_timm(encoder: str) -> bool:
-    # timm would take a hub's address for a name.
-    return encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))
+    name = encoder.removeprefix("tu-")
+    # timm would take a hub's address for a name, and looks at a tag last.
+    if name == encoder or not timm.is_model(name):
+        return False
+    return "." not in name or name in timm.list_pretrained(f"{name.partition('.')[0]}.*")
 
 
 def _is_fixed(encoder: str) -> bool:
