@@ -29,7 +29,7 @@ from segal.models.spec import ModelSpec
 from segal.regions import RegionSize
 
 Config = TypeVar("Config", TrainConfig, RunConfig)
-AnyConfig = TypeVar("AnyConfig", SelectConfig, TrainConfig, RunConfig)
+AnyConfig = TypeVar("AnyConfig", bound=SelectConfig | TrainConfig | RunConfig)
 
 
 def draw_scenes(data: DataConfig) -> None:

@@ -224,7 +224,7 @@ def _extrapolate(trial: _Trial, rows: int, candidates: int, picks: int) -> Plan:
         disk_bytes=round(more.disk * rows),
         scan_bytes=max(peak_memory_bytes(find_device(trial.config.machine.device)).values()),
         select_bytes=one.embedded * 4 * candidates,
-        network=trial.model and trial.model.spec.input_line,
+        network=None if trial.model is None else trial.model.spec.input_line,
         note=precision_note(find_device(trial.config.machine.device), trial.config.precision),
     )
 

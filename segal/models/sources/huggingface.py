@@ -76,13 +76,15 @@ class HuggingFaceNetwork(nn.Module):
 
         # Its neck takes the patches of an image for a square's unless it is told their grid.
         self._patch: int | None = config.patch_size if config.model_type == "dpt" else None
+        neck: Any = getattr(model, "neck", None)
         if self._patch is not None:
-            model.neck.register_forward_pre_hook(_tell_grid, with_kwargs=True)
+            neck.register_forward_pre_hook(_tell_grid, with_kwargs=True)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) logits of (B, 3, H, W) images, normalised."""
         if self._patch is not None:
-            self.model.neck.grid = [side // self._patch for side in images.shape[-2:]]
+            neck: Any = self.model.neck
+            neck.grid = [side // self._patch for side in images.shape[-2:]]
         inputs = images.flip(1) if self.flip_channels else images
         outputs = self.model(pixel_values=inputs, **self._arguments)
         size = images.shape[-2:]
@@ -182,7 +184,7 @@ def require() -> Any:
 @contextmanager
 def offline() -> Iterator[None]:
     """Nothing is downloaded, whatever a configuration names."""
-    constants = importlib.import_module("huggingface_hub.constants")
+    constants: Any = importlib.import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:

@@ -1,7 +1,5 @@
 """Networks of the user's own, by import path."""
 
-from collections.abc import Callable
-
 from torch import nn
 
 from segal.models.normalisation import IMAGENET
@@ -21,9 +19,7 @@ class _Own:
 
     def build(self, spec: ModelSpec) -> nn.Module:
         """Calls the function."""
-        make = import_object(spec.architecture)
-        assert isinstance(make, Callable)  # type: ignore[arg-type]
-        network = make(num_classes=spec.num_classes, **spec.options)
+        network = import_object(spec.architecture)(num_classes=spec.num_classes, **spec.options)  # type: ignore[operator]
         if not isinstance(network, nn.Module):
             raise TypeError(f"it returned {type(network).__name__}, not a torch.nn.Module")
         return network
