@@ -17,16 +17,20 @@ def failure(network: nn.Module, channels: int, size: Size) -> str | None:
     """Why a network does not run at a size; None if it does.
 
     The shapes are run through it on torch's device `meta`, which takes milliseconds at any size.
-    What does not run there is tried in earnest.
+    Where an operation is not written for it, the network is run in earnest.
 
     Args:
         network: It; left as it was.
         channels: Of its input.
         size: Height and width of its input.
     """
-    if _failure(network, channels, size, "meta") is None:
-        return None
-    return _failure(network, channels, size, None)
+    why = _failure(network, channels, size, "meta")
+    return _failure(network, channels, size, None) if why is not None and _of_meta(why) else why
+
+
+def _of_meta(why: str) -> bool:
+    """Whether a failure may be of the device `meta` itself, not of the network."""
+    return why.startswith("NotImplementedError") or "meta" in why.lower() or "device" in why
 
 
 def _failure(network: nn.Module, channels: int, size: Size, device: str | None) -> str | None:
@@ -72,21 +76,18 @@ def find_multiple(
     if len(multiples) == 1 and fixed is None:
         return multiples[0]
     reason = None
-    # In earnest only where nothing runs on `meta`, for which some operations are not written.
-    for device in ("meta", None):
-        for multiple in dict.fromkeys(multiples):
-            for side in _SIDES:  # some refuse small images, which is said of the pool's own sizes
-                least = -(-side // multiple)
-                # Neighbours: not square, one of them odd, and no side is another's multiple.
-                trials = ((least, least + 1), (least + 1, least + 2))
-                sizes = [(down * multiple, right * multiple) for down, right in trials]
-                failures = (_failure(network, channels, size, device) for size in sizes)
-                why = next(filter(None, failures), None)
-                if why is None:
-                    return multiple
-                reason = reason or why
-        if fixed is not None and _failure(network, channels, (fixed, fixed), device) is None:
-            return fixed
+    for multiple in dict.fromkeys(multiples):
+        for side in _SIDES:  # some refuse small images, which is said of the pool's own sizes
+            least = -(-side // multiple)
+            # Neighbours: not square, one of them odd, and no side is another's multiple.
+            trials = ((least, least + 1), (least + 1, least + 2))
+            sizes = [(down * multiple, right * multiple) for down, right in trials]
+            why = next(filter(None, (failure(network, channels, size) for size in sizes)), None)
+            if why is None:
+                return multiple
+            reason = reason or why
+    if fixed is not None and failure(network, channels, (fixed, fixed)) is None:
+        return fixed
     raise SegalError(
         f"{name}: runs at no size that was tried",
         expected="a network that runs at some size",
