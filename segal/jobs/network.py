@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -93,7 +93,8 @@ def with_folder(config: AnyConfig) -> AnyConfig:
     if folder is None:
         return config
     model = network.model_copy(update={"architecture": None})
-    return config.model_copy(update={"checkpoint": folder, "model": model})
+    changed = config.model_copy(update={"checkpoint": folder, "model": model})
+    return cast(AnyConfig, changed)
 
 
 def initial_model(
