@@ -44,7 +44,8 @@ def make_spec(
         input_scale: As in `ModelSpec`.
         insert_dropout: Likewise.
         options: Likewise.
-        stride: As a checkpoint says; None for what is known of the network before it is built.
+        stride: As a checkpoint says, to be tried when the network is built; one that cannot be, and
+            None, stand for what is known of the network by its name.
 
     Raises:
         SegalError: For fewer than two classes, an unknown architecture or encoder, options that
@@ -61,14 +62,14 @@ def make_spec(
             remedy="give --num-classes, or a checkpoint that segal wrote",
         )
     mean, std = mean or named.constants[0], std or named.constants[1]
-    stride = named.multiple if stride is None else stride
+    if stride is None or not 1 <= stride <= MAX_MULTIPLE:
+        stride = named.multiple
     for what, value, good, expected in (
         ("mean", mean, all(map(math.isfinite, mean)), "finite numbers"),
         ("std", std, all(0 < s < math.inf for s in std), "finite numbers above 0"),
         ("std", std, len(std) == len(mean), f"as many numbers as mean has: {len(mean)}"),
         ("input_scale", input_scale, MIN_SCALE <= input_scale <= MAX_SCALE, "0.05 to 4"),
         ("insert_dropout", insert_dropout, 0 <= insert_dropout < 1, "0 to less than 1"),
-        ("stride", stride, 1 <= stride <= MAX_MULTIPLE, f"1 to {MAX_MULTIPLE}"),
     ):
         if not good:
             raise SegalError(
