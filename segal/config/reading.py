@@ -1,6 +1,7 @@
 """Reads configurations: a file, then `key.path=value`, then flags; all mistakes at once."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -43,7 +44,10 @@ def read_config(file: Path | None, overrides: Sequence[str], flags: Mapping[str,
     for override in overrides:
         key, separator, text = override.partition("=")
         if separator and all(key.split(".")):
-            items.append((key, text))
+            try:
+                items.append((key, _scalar(text) if _of_constructor(key) else text))
+            except yaml.YAMLError as error:
+                errors.append(_not_yaml(key, text, error))
         else:
             errors.append(
                 SegalError(
@@ -59,6 +63,26 @@ def read_config(file: Path | None, overrides: Sequence[str], flags: Mapping[str,
     for key, value in sorted(items, key=lambda item: item[0] not in {"strategy", "strategy.name"}):
         _set(raw, key, value)
     return raw
+
+
+def _of_constructor(key: str) -> bool:
+    """Whether a key is of `model.options`, whose values no schema knows: they are read as YAML."""
+    path = key.split(".")
+    return ("model", "options") in pairwise(path)
+
+
+def _scalar(text: str) -> object:
+    value: object = yaml.load(text, _Loader)
+    return value
+
+
+def _not_yaml(key: str, text: str, error: yaml.YAMLError) -> SegalError:
+    return SegalError(
+        f"override {key}",
+        expected="a value as YAML has it, such as 8, 0.5, true, null, a text or [256, 128]",
+        got=f"{text!r}: {str(error).splitlines()[0]}",
+        remedy="quote it, as in model.options.KEY='[256, 128]'",
+    )
 
 
 def _set(raw: Raw, key: str, value: object) -> None:

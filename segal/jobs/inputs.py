@@ -16,11 +16,15 @@ from segal.scan import ScanSettings
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file, in hexadecimal digits.
+    """sha256 of a file, in hexadecimal digits; of a folder, of the files in it and their names.
 
     Raises:
         SegalError: If it cannot be read.
     """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        named = "".join(f"{file.name}\0{file_digest(file)}\n" for file in files)
+        return hashlib.sha256(named.encode()).hexdigest()
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

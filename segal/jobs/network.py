@@ -3,25 +3,34 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
 
-from segal.config import DataConfig, MachineConfig, RunConfig, TrainConfig
+from segal.config import DataConfig, MachineConfig, RunConfig, SelectConfig, TrainConfig
 from segal.console import Advance, bar
 from segal.data.datasets import Chooser, LabelledDataset, open_dataset
 from segal.data.images import ImageInfo
+from segal.data.pool import ImagePool
 from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
 from segal.jobs.inputs import drop_unset, file_digest
-from segal.models.build import build_model, make_spec
-from segal.models.checkpoint import CheckpointOptions, load_checkpoint, read_spec
+from segal.models.build import build_model, check_image_sizes, make_spec
+from segal.models.checkpoint import (
+    CheckpointOptions,
+    load_checkpoint,
+    load_from_folder,
+    read_spec,
+)
+from segal.models.folders import folder_of
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
+from segal.regions import RegionSize
 from segal.tasks.segmentation import are_numbers, check_class_names
 
 Config = TypeVar("Config", TrainConfig, RunConfig)
+AnyConfig = TypeVar("AnyConfig", bound=SelectConfig | TrainConfig | RunConfig)
 
 
 def draw_scenes(data: DataConfig) -> None:
@@ -76,20 +85,44 @@ def refuse_two_sources(config: TrainConfig | RunConfig) -> None:
         )
 
 
+def with_folder(config: AnyConfig) -> AnyConfig:
+    """The configuration with the folder of `hf:FOLDER` as its checkpoint, if that has weights.
+
+    Raises:
+        SegalError: If there is no such folder.
+    """
+    network = config.model
+    if config.checkpoint is not None or "config" in (network.options or {}):
+        return config
+    folder = folder_of(network.architecture)
+    if folder is None:
+        return config
+    model = network.model_copy(update={"architecture": None})
+    changed = config.model_copy(update={"checkpoint": folder, "model": model})
+    return cast(AnyConfig, changed)
+
+
 def initial_model(
     config: TrainConfig | RunConfig, class_names: tuple[str, ...]
 ) -> SegmentationModel:
-    """The network to start from: a checkpoint's, or a new one.
+    """The network to start from: a checkpoint's, a folder's, or a new one.
+
+    Args:
+        config: The configuration.
+        class_names: Of the data set.
 
     Raises:
         SegalError: If a file cannot be used, or is of other classes.
     """
+    config = with_folder(config)
     network = config.model
     if config.checkpoint is not None:
+        folder = config.checkpoint.is_dir()
+        plain = not folder and _is_plain(config.checkpoint)
         options = CheckpointOptions(
             architecture=network.architecture,
             encoder=network.encoder,
-            num_classes=len(class_names) if _is_plain(config.checkpoint) else None,
+            num_classes=len(class_names) if plain else None,
             mean=network.mean,
             std=network.std,
             input_scale=network.input_scale,
@@ -97,6 +130,10 @@ def initial_model(
             options=network.options,
             state=network.state,
         )
+        if folder:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                return load_from_folder(config.checkpoint, options, class_names)
         model = load_checkpoint(config.checkpoint, options)
         if network.new_classes and len(class_names) == model.spec.num_classes:
             model.spec = replace(model.spec, class_names=class_names)
@@ -118,6 +155,31 @@ def initial_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return build_model(spec, network.encoder_weights, network.state)
+
+
+def check_sizes(
+    model: SegmentationModel, crop: str, trained: ImagePool, *evaluated: ImagePool
+) -> None:
+    """Refuses a network that does not run at the sizes of a training, before it starts.
+
+    Args:
+        model: The network.
+        crop: Size of the crops, as `train.crop` has it.
+        trained: The images that crops are drawn from.
+        evaluated: Images that are looked at as a whole.
+
+    Raises:
+        SegalError: With a size that it takes.
+    """
+    size = RegionSize.parse(crop)
+    sizes = [pool.size(i) for pool in evaluated for i in range(len(pool))]
+    whole = [trained.size(i) for i in range(len(trained))]
+    if size.height is None or size.width is None:
+        sizes += whole
+    else:
+        highest, widest = (max(side) for side in zip(*whole, strict=True))
+        sizes.append((min(size.height, highest), min(size.width, widest)))
+    check_image_sizes(model, sizes)
 
 
 def _is_plain(checkpoint: Path) -> bool:

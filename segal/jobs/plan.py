@@ -14,9 +14,11 @@ from segal.data.pool import ImagePool, open_pool
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.inputs import check_channels, image_sizes, scan_settings, tell
+from segal.jobs.network import with_folder
 from segal.jobs.reference import SelectionLabels, needs_of
 from segal.jobs.select import load_network, make_offer
-from segal.machine import find_device, peak_memory_bytes, use_threads
+from segal.machine import find_device, peak_memory_bytes, precision_note, use_threads
+from segal.models.build import check_image_sizes
 from segal.models.segmentation import SegmentationModel
 from segal.regions import RegionSize
 from segal.scan import Scan
@@ -44,7 +46,8 @@ class Plan:
         disk_bytes: Candidate tables.
         scan_bytes: Peak memory of the passes.
         select_bytes: Embeddings that the choice holds in memory.
-        notes: What the user should be told about the inputs.
+        notes: What the user should be told about the inputs and the machine.
+        network: What the network expects of its input; None without a network.
     """
 
     images: int
@@ -56,6 +59,7 @@ class Plan:
     scan_bytes: int
     select_bytes: int
     notes: tuple[str, ...] = ()
+    network: str | None = None
 
     def lines(self) -> list[str]:
         """For people."""
@@ -67,6 +71,7 @@ class Plan:
             f"memory: about {_size(self.scan_bytes)} for the pass, and embeddings of "
             f"{_size(self.select_bytes)} for the choice",
             f"disk: {_size(self.disk_bytes)} of candidate tables",
+            *([self.network] if self.network else []),
             *self.notes,
         ]
 
@@ -81,6 +86,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     Raises:
         SegalError: For whatever would stop the selection.
     """
+    config = with_folder(config)
     use_threads(config.machine.threads)
     device = find_device(config.machine.device)
     model = load_network(config, strategy)
@@ -99,11 +105,13 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
         )
     if model is not None:
         check_channels(model.spec, pool)
+        check_image_sizes(model, image_sizes(pool).values())
     notes, whole = [*pool.notes(), *copies_notes(pool, unique=config.unique)], pool
     labelled = labels.labelled.boxes(pool)
     if config.unique:
         pool, labelled = without_copies(pool, labelled)
-    notes += labels.labelled.notes
+    slow = precision_note(device, config.precision)
+    notes += [*labels.labelled.notes, *([slow] if slow else [])]
     boxes = {pool.paths[image]: found for image, found in labelled.items()}
     offer, allowance = make_offer(config, pool, boxes)
     sets, needed = (
@@ -228,6 +236,7 @@ def _extrapolate(trial: _Trial, rows: int, candidates: int, picks: int) -> Plan:
         disk_bytes=round(more.disk * rows),
         scan_bytes=max(peak_memory_bytes(find_device(trial.config.machine.device)).values()),
         select_bytes=one.embedded * 4 * candidates,
+        network=None if trial.model is None else trial.model.spec.input_line,
     )
 
 

@@ -10,13 +10,21 @@ from segal.config import RunConfig
 from segal.files import write_bytes
 from segal.history import COMMAND, CONFIG_FILE, History, read_history
 from segal.jobs.inputs import check_channels, refuse_out_within
-from segal.jobs.network import draw_scenes, identity, initial_model, refuse_two_sources, resolved
+from segal.jobs.network import (
+    check_sizes,
+    draw_scenes,
+    identity,
+    initial_model,
+    refuse_two_sources,
+    resolved,
+    with_folder,
+)
 from segal.jobs.picks import measured_with
 from segal.jobs.rounds import Rounds
 from segal.jobs.run_data import RunData, check_budgets
 from segal.jobs.strategies import check_network
 from segal.ledger import Ledger
-from segal.machine import find_device, use_threads
+from segal.machine import find_device, precision_note, use_threads
 from segal.strategies.base import Strategy
 
 _NOT_OF_THE_RESULT = {"overlays"}
@@ -47,6 +55,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     Raises:
         SegalError: For anything that the user can mend.
     """
+    config = with_folder(config)
     refuse_two_sources(config)
     refuse_out_within(config.out, config.data.root, "data set")
     device = find_device(config.machine.device)
@@ -57,6 +66,8 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     model = initial_model(config, data.pool_set.classes.names)
     check_channels(model.spec, *data.pools())
     check_network(strategy, model.eval())
+    pool = data.pool_set.pool
+    check_sizes(model, config.train.crop, pool, pool, *(x.pool for x in data.held_out.values()))
     config, notes = resolved(config, model.spec), model.notes
     measured = measured_with(model) if config.measure_picks else ()
     del model
@@ -66,5 +77,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
         rounds = Rounds(config, strategy, ledger, device, data, start, measured)
         rounds.notes += notes
         rounds.run()
+    slow = precision_note(device, config.precision)
     notes = [note for pool in data.pools() for note in pool.notes(labelled=True)]
+    notes += [slow] if slow else []
     return RunOutcome(read_history(config.out), [*notes, *rounds.notes])

@@ -36,13 +36,21 @@ from segal.jobs.inputs import (
     refuse_out_within,
     scan_settings,
 )
+from segal.jobs.network import with_folder
 from segal.jobs.overlays import Overlays
 from segal.jobs.picks import selected_from, shown_value
 from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
 from segal.jobs.strategies import check_network
 from segal.ledger import Ledger, Purchase
-from segal.machine import describe, find_device, peak_memory_bytes, use_threads
+from segal.machine import (
+    describe,
+    find_device,
+    peak_memory_bytes,
+    precision_note,
+    use_threads,
+)
 from segal.masks import Selected, read_selection, write_masks, write_selection
+from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.models.segmentation import SegmentationModel
 from segal.regions import Box, RegionSize
@@ -134,6 +142,7 @@ def run_selection(
     Raises:
         SegalError: For anything that the user can mend.
     """
+    config = with_folder(config)
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
     refuse_out_within(config.out, config.images, "folder of images")
@@ -240,6 +249,11 @@ class _Selection:
 
     def run(self) -> SelectionResult:
         pool = whole = self.open_pool()
+        if self.model is not None and self.config.checkpoint is not None:
+            check_image_sizes(self.model, image_sizes(pool).values())
+            say(self.model.spec.input_line)
+        slow = precision_note(self.device, self.config.precision)
+        self.notes += [slow] if slow else []
         self.notes += copies_notes(whole, unique=self.config.unique)
         labelled = self.labels.labelled.boxes(whole)
         if self.config.unique:
@@ -418,6 +432,7 @@ class _Selection:
             "seconds": self.clock.seconds,
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "machine": describe(self.device),
+            "network": self.model and self.model.spec.as_dict(),
             "notes": self.notes,
             "skipped": list(pool.skipped),
         }

@@ -24,12 +24,14 @@ from segal.jobs.labels import (
     refuse_unlabelled,
 )
 from segal.jobs.network import (
+    check_sizes,
     draw_scenes,
     identity,
     initial_model,
     open_split,
     refuse_two_sources,
     resolved,
+    with_folder,
 )
 from segal.ledger import Ledger
 from segal.machine import describe, find_device, peak_memory_bytes, use_threads
@@ -67,6 +69,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     Raises:
         SegalError: For anything that the user can mend.
     """
+    config = with_folder(config)
     refuse_two_sources(config)
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
@@ -103,8 +106,9 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             check_channels(model.spec, used.pool)
             tell(used.pool.notes(labelled=True))
     model.check()
-    for note in model.notes:
-        say(note, style="yellow")
+    held_out_pools = [used.pool for used in (validation, test) if used is not None]
+    check_sizes(model, config.train.crop, dataset.pool, *held_out_pools)
+    tell(model.notes)
     config = resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config, given)) as ledger:
         inputs = fingerprint(

@@ -1,24 +1,24 @@
 """Builds networks by name, with encoder weights from a local file; nothing is ever downloaded."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import segmentation_models_pytorch as smp
-import timm
 from torch import nn
 
 from segal.errors import SegalError
 from segal.models.dropout import insert_dropout
-from segal.models.normalisation import normalisation
+from segal.models.probing import check_sizes, find_multiple
 from segal.models.segmentation import SegmentationModel
+from segal.models.sources import source_of
 from segal.models.spec import Channels, ModelSpec
 from segal.models.weight_files import read_tensors
 from segal.models.weights import load_encoder
-from segal.registry import import_object, nearest
 
 MIN_SCALE, MAX_SCALE = 0.05, 4.0  # at which a network may see its images
+MAX_MULTIPLE = 4096
 
 
 def make_spec(
@@ -31,13 +31,30 @@ def make_spec(
     input_scale: float = 1.0,
     insert_dropout: float = 0.0,
     options: Mapping[str, Any] | None = None,
+    stride: int | None = None,
 ) -> ModelSpec:
-    """A specification whose gaps are filled from the encoder's name.
+    """A specification whose gaps are filled from the names.
+
+    Args:
+        architecture: A class of segmentation_models_pytorch, `torchvision:NAME`, `hf:FOLDER`, or
+            an import path.
+        encoder: For segmentation_models_pytorch.
+        class_names: Of the logits; empty for the network's own, where it has some.
+        mean: None for what the published weights of the encoder, or the folder, expect.
+        std: Likewise.
+        input_scale: As in `ModelSpec`.
+        insert_dropout: Likewise.
+        options: Likewise.
+        stride: As a checkpoint says, to be tried when the network is built; one that cannot be, and
+            None, stand for what is known of the network by its name.
 
     Raises:
-        SegalError: For fewer than two classes, an unknown architecture or encoder, or numbers that
-            make no sense. What a checkpoint's metadata say comes through here too.
+        SegalError: For fewer than two classes, an unknown architecture or encoder, options that
+            the network does not take, or numbers that make no sense. What a checkpoint's metadata
+            say comes through here too.
     """
+    named = source_of(architecture).resolve(architecture, encoder, options or {})
+    class_names = class_names or named.class_names
     if len(class_names) < 2:
         raise SegalError(
             "the network's classes are not known",
@@ -45,11 +62,9 @@ def make_spec(
             got=str(len(class_names)),
             remedy="give --num-classes, or a checkpoint that segal wrote",
         )
-    own, encoder = ":" in architecture, current_encoder(encoder)
-    if not own:
-        _check_names(architecture, encoder)
-    table_mean, table_std = normalisation(encoder)
-    mean, std = mean or table_mean, std or table_std
+    mean, std = mean or named.constants[0], std or named.constants[1]
+    if stride is None or not 1 <= stride <= MAX_MULTIPLE:
+        stride = named.multiple
     for what, value, good, expected in (
         ("mean", mean, all(map(math.isfinite, mean)), "finite numbers"),
         ("std", std, all(0 < s < math.inf for s in std), "finite numbers above 0"),
@@ -65,15 +80,15 @@ def make_spec(
                 remedy="give others, or a checkpoint that segal wrote",
             )
     return ModelSpec(
-        architecture=architecture,
-        encoder="" if own else encoder,
+        architecture=named.architecture,
+        encoder=named.encoder,
         class_names=class_names,
         mean=mean,
         std=std,
-        stride=16 if architecture in {"DeepLabV3Plus", "DeepLabV3"} else 32,
+        stride=stride,
         input_scale=input_scale,
         insert_dropout=insert_dropout,
-        options=dict(options or {}),
+        options=named.options,
     )
 
 
@@ -83,83 +98,62 @@ def build_model(
     """A network with random weights, or with its encoder's weights from a local file.
 
     Args:
-        spec: What to build.
+        spec: What to build; its stride becomes what the network turns out to take.
         encoder_weights: A safetensors file or a `.pth` state_dict of the encoder alone, in the
             names of torchvision or timm; a classifier in it is left out.
         state: Which of several sets of weights in that file, as in `load_weights`.
 
     Raises:
-        SegalError: If the network cannot be built, or the weights do not fit the encoder.
+        SegalError: If the network cannot be built, runs at no size, or the weights do not fit the
+            encoder.
     """
-    network = _make_network(spec)
+    network = build_network(spec)
     notes = list[str]()
     if encoder_weights is not None:
         stored = read_tensors(encoder_weights)
         notes = load_encoder(network, spec, stored, encoder_weights, state)
-    model = insert_dropout(SegmentationModel(network, spec))
+    model = wrap(network, spec)
     model.notes = notes
     return model
 
 
-def _make_network(spec: ModelSpec) -> nn.Module:
-    own = ":" in spec.architecture
+def wrap(network: nn.Module, spec: ModelSpec) -> SegmentationModel:
+    """A network as a model, at the multiple of its sides that it takes, with dropout inserted."""
+    sides = source_of(spec.architecture).sides(network, spec)
+    stride = find_multiple(network, spec.channels, sides.multiples, sides.fixed, spec.title)
+    return insert_dropout(SegmentationModel(network, replace(spec, stride=stride)))
+
+
+def canonical_name(architecture: str) -> str:
+    """The name that a specification keeps of an architecture: of `hf:FOLDER` its model type."""
+    if architecture.startswith("hf:") and Path(architecture.removeprefix("hf:")).is_dir():
+        return source_of(architecture).resolve(architecture, "", {}).architecture
+    return architecture
+
+
+def check_image_sizes(model: SegmentationModel, sizes: Iterable[tuple[int, int]]) -> None:
+    """Raises a SegalError if a network does not run at the (height, width) of images."""
+    spec = model.spec
+    padded = {spec.input_size(*size) for size in set(sizes)}
+    check_sizes(model.network, spec.channels, spec.stride, padded, spec.title)
+
+
+def build_network(spec: ModelSpec) -> nn.Module:
+    """The bare network, with random weights.
+
+    Raises:
+        SegalError: If it cannot be built.
+    """
     try:
-        if own:
-            network = import_object(spec.architecture)(num_classes=spec.num_classes, **spec.options)  # type: ignore[operator]
-        else:
-            network = smp.create_model(
-                spec.architecture,
-                encoder_name=spec.encoder,
-                encoder_weights=None,
-                in_channels=spec.channels,
-                classes=spec.num_classes,
-                **spec.options,
-            )
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"it returned {type(network).__name__}, not a torch.nn.Module")
+        return source_of(spec.architecture).build(spec)
     except SegalError:
         raise
     except Exception as error:  # whatever the network's own code raises
         raise SegalError(
-            f"{spec.architecture}{f' with {spec.encoder}' if not own else ''}: cannot be built",
+            f"{spec.title}: cannot be built",
             expected="a function that takes num_classes and returns a network"
-            if own
-            else "an architecture and an encoder that go together",
+            if not source_of(spec.architecture).trusted
+            else "an architecture, an encoder and options that go together",
             got=f"{type(error).__name__}: {error}".split("\n")[0][:300],
-            remedy="check --arch and --encoder",
+            remedy="check --arch, --encoder and model.options",
         ) from error
-    return network
-
-
-def current_encoder(name: str) -> str:
-    """The name of an encoder that smp has handed to timm, such as tu-resnest14d of timm-resnest14d.
-
-    See `smp.encoders.get_encoder`, which builds those for the old names.
-    """
-    if not smp.encoders.is_equivalent_to_timm_universal(name):
-        return name
-    new = name.replace("timm-", "tu-")
-    return new.replace("tu-mobilenetv3", "tu-tf_mobilenetv3")
-
-
-def _check_names(architecture: str, encoder: str) -> None:
-    architectures = sorted(cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values())
-    if architecture not in architectures:
-        near = nearest(architecture, architectures)
-        raise SegalError(
-            f"unknown architecture {architecture!r}",
-            expected=f"one of {', '.join(architectures)}, or package.module:name",
-            got=repr(architecture),
-            remedy=f"did you mean {near!r}?" if near else "choose one of these",
-        )
-    encoders = smp.encoders.get_encoder_names()
-    # timm would take a hub's address for a name.
-    of_timm = encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))
-    if encoder not in encoders and not of_timm:
-        near = nearest(encoder, encoders)
-        raise SegalError(
-            f"unknown encoder {encoder!r}",
-            expected="an encoder of segmentation_models_pytorch, or tu-NAME for one of timm",
-            got=repr(encoder),
-            remedy=f"did you mean {near!r}?" if near else "resnet18 is the default",
-        )

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from segal.errors import SegalError
 from segal.files import replacing
-from segal.models.build import build_model, current_encoder, make_spec
+from segal.models.build import build_model, canonical_name, make_spec
+from segal.models.folders import load_folder, read_folder
 from segal.models.segmentation import SegmentationModel
+from segal.models.sources import source_of
+from segal.models.sources.smp import present_name
 from segal.models.spec import Channels, ModelSpec
 from segal.models.weight_files import StoredTensors, read_tensors
 from segal.models.weights import load_weights
@@ -86,8 +89,9 @@ def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Seg
     """Builds the network of a checkpoint and loads its weights; it is left in `eval()` mode.
 
     Args:
-        path: segal's own checkpoint, or any file that holds the network's state_dict
-            (`.safetensors`, `.pth`); see docs/checkpoints.md.
+        path: segal's own checkpoint, any file that holds the network's state_dict
+            (`.safetensors`, `.pth`; see docs/checkpoints.md), or a folder that `save_pretrained` of
+            smp or transformers wrote.
         options: What the file does not say; where both say something, they must agree, but for
             the normalisation, the input's scale and the inserted dropout, where the options win.
 
@@ -95,6 +99,8 @@ def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Seg
         SegalError: If the file is missing, damaged, of another network, or holds NaN.
     """
     options = options or CheckpointOptions()
+    if path.is_dir():
+        return load_from_folder(path, options)
     stored = read_tensors(path)
     spec = _resolve(path, read_spec(path), options)
     model = build_model(spec)
@@ -108,6 +114,24 @@ def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Seg
         own = StoredTensors(auxiliary, dict.fromkeys(auxiliary, ""), {})
         load_weights(model.add_loss_prediction(seed=0), own, path)
     return model.eval()
+
+
+def load_from_folder(
+    folder: Path, options: CheckpointOptions, class_names: tuple[str, ...] = ()
+) -> SegmentationModel:
+    """The network of a folder that `save_pretrained` wrote, in `eval()` mode.
+
+    Args:
+        folder: It.
+        options: As for `load_checkpoint`.
+        class_names: Classes to train for: those of a network of transformers may be others than the
+            folder's, and its last layer then starts at random.
+
+    Raises:
+        SegalError: If there is no network, or it does not fit.
+    """
+    spec = _resolve(folder, read_folder(folder, class_names), options)
+    return load_folder(folder, spec, new_head=bool(class_names))
 
 
 def read_spec(path: Path) -> ModelSpec | None:
@@ -134,6 +158,7 @@ def read_spec(path: Path) -> ModelSpec | None:
             input_scale=spec.input_scale,
             insert_dropout=spec.insert_dropout,
             options=spec.options,
+            stride=spec.stride,
         )
     except SegalError as error:
         raise SegalError(
@@ -171,8 +196,11 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
             options=options.options,
         )
     said = {
-        "architecture": (stored.architecture, options.architecture),
-        "encoder": (stored.encoder, options.encoder and current_encoder(options.encoder)),
+        "architecture": (
+            stored.architecture,
+            options.architecture and canonical_name(options.architecture),
+        ),
+        "encoder": (stored.encoder, options.encoder and present_name(options.encoder)),
         "number of classes": (stored.num_classes, options.num_classes),
     }
     for what, (in_file, given) in said.items():
@@ -183,7 +211,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
                 got=str(in_file),
                 remedy="leave the option out, or choose the checkpoint that it belongs to",
             )
-    if ":" in stored.architecture and options.architecture is None:
+    if not source_of(stored.architecture).trusted and options.architecture is None:
         # Metadata of a file must not decide what code is imported.
         raise SegalError(
             f"{path}: its network comes from your own code",
@@ -201,5 +229,6 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
         insert_dropout=stored.insert_dropout
         if options.insert_dropout is None
         else options.insert_dropout,
-        options=stored.options if options.options is None else options.options,
+        options={**stored.options, **(options.options or {})},
+        stride=stored.stride,
     )

@@ -342,8 +342,7 @@ class SegmentationModel(nn.Module):
 
     def _padded(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The network's input, and the size of the padded image in the image's own pixels."""
-        stride, scale = self.spec.stride, self.spec.input_scale
-        inside = [max(1, -(-round(side * scale) // stride)) * stride for side in images.shape[-2:]]
+        scale, inside = self.spec.input_scale, self.spec.input_size(*images.shape[-2:])
         # Half a pixel of rounding must not make the padded image smaller than the image.
         outside = [
             max(side, round(n / scale)) for side, n in zip(images.shape[-2:], inside, strict=True)
@@ -354,7 +353,7 @@ class SegmentationModel(nn.Module):
             padded = F.pad(
                 images, (0, outside[1] - width, 0, outside[0] - height), mode="replicate"
             )
-        if outside != inside:
+        if outside != list(inside):
             padded = F.interpolate(
                 padded, inside, mode="bilinear", align_corners=False, antialias=True
             )

@@ -1,0 +1,146 @@
+"""Tries at which sizes a network runs: without computing anything, where that can be told so."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from segal.errors import SegalError
+
+Size = tuple[int, int]
+
+_SIDES = (64, 256)  # pixels that a trial's sides have at least
+
+
+def failure(network: nn.Module, channels: int, size: Size) -> str | None:
+    """Why a network does not run at a size; None if it does.
+
+    The shapes are run through it on torch's device `meta`, which takes milliseconds at any size.
+    Where an operation is not written for it, the network is run in earnest.
+
+    Args:
+        network: It; left as it was.
+        channels: Of its input.
+        size: Height and width of its input.
+    """
+    why = _failure(network, channels, size, "meta")
+    return _failure(network, channels, size, None) if why is not None and _of_meta(why) else why
+
+
+def _of_meta(why: str) -> bool:
+    """Whether a failure may be of the device `meta` itself, not of the network."""
+    return why.startswith("NotImplementedError") or "meta" in why.lower() or "device" in why
+
+
+def _failure(network: nn.Module, channels: int, size: Size, device: str | None) -> str | None:
+    """As `failure`, on `meta` or, for None, where the network is."""
+    state: Mapping[str, Tensor] = {
+        **dict(network.named_parameters()),
+        **dict(network.named_buffers()),
+    }
+    if device is not None:
+        state = {key: value.to(device) for key, value in state.items()}
+    like = next((v for v in state.values() if v.is_floating_point()), torch.zeros(1))
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            functional_call(network, dict(state), (torch.zeros(1, channels, *size).to(like),))
+    except Exception as error:  # whatever the network's own code raises
+        return f"{type(error).__name__}: {error}".split("\n")[0][:300]
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return None
+
+
+def find_multiple(
+    network: nn.Module, channels: int, multiples: Sequence[int], fixed: int | None, name: str
+) -> int:
+    """The first of some multiples at which a network runs, whatever the size.
+
+    Args:
+        network: It.
+        channels: Of its input.
+        multiples: Candidates; a single one is taken as it is.
+        fixed: The side of the one square that it may be bound to, or None.
+        name: Of the network, for messages.
+
+    Returns:
+        The multiple; `fixed` also where the network runs at that square only.
+
+    Raises:
+        SegalError: If it runs at none of them.
+    """
+    if len(multiples) == 1 and fixed is None:
+        return multiples[0]
+    reason = None
+    for multiple in dict.fromkeys(multiples):
+        for side in _SIDES:  # some refuse small images, which is said of the pool's own sizes
+            least = -(-side // multiple)
+            # Neighbours: not square, one of them odd, and no side is another's multiple.
+            trials = ((least, least + 1), (least + 1, least + 2))
+            sizes = [(down * multiple, right * multiple) for down, right in trials]
+            why = next(filter(None, (failure(network, channels, size) for size in sizes)), None)
+            if why is None:
+                return multiple
+            reason = reason or why
+    if fixed is not None and failure(network, channels, (fixed, fixed)) is None:
+        return fixed
+    raise SegalError(
+        f"{name}: runs at no size that was tried",
+        expected="a network that runs at some size",
+        got=str(reason),
+        remedy="choose another encoder, or another architecture for it",
+    )
+
+
+def check_sizes(
+    network: nn.Module, channels: int, multiple: int, sizes: Iterable[Size], name: str
+) -> None:
+    """Refuses a network that does not run at the sizes of the images, before work starts.
+
+    Of many sizes the lowest, the highest, the narrowest and the widest are tried.
+
+    Args:
+        network: It.
+        channels: Of its input.
+        multiple: That the sides are padded to.
+        sizes: Of its input, padded.
+        name: Of the network, for messages.
+
+    Raises:
+        SegalError: With a size that it takes.
+    """
+    distinct = sorted(set(sizes))
+    if len(distinct) > 4:
+        by_width = sorted(distinct, key=lambda size: (size[1], size[0]))
+        distinct = list(dict.fromkeys((distinct[0], by_width[0], distinct[-1], by_width[-1])))
+    for size in distinct:
+        why = failure(network, channels, size)
+        if why is None:
+            continue
+        takes = _takes(network, channels, multiple, size)
+        raise SegalError(
+            f"{name}: does not run at {size[0]} x {size[1]} pixels, padded to multiples of "
+            f"{multiple}",
+            expected=takes or "a size that it runs at; none was found",
+            got=why,
+            remedy="choose another encoder or architecture, or another --input-scale or image size",
+        )
+
+
+def _takes(network: nn.Module, channels: int, multiple: int, size: Size) -> str | None:
+    """What a network takes in place of a size."""
+
+    def runs(height: int, width: int) -> bool:
+        return failure(network, channels, (height, width)) is None
+
+    if runs(multiple, multiple) and not runs(2 * multiple, 2 * multiple):
+        return f"{multiple} x {multiple} pixels, which it is bound to"
+    for factor in range(2, 17):
+        larger = [max(side, factor * multiple) for side in size]
+        if runs(larger[0], larger[1]):
+            return f"sides of at least {factor * multiple} pixels"
+    return None
