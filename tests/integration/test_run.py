@@ -114,6 +114,7 @@ def test_what_a_run_writes(segal, raw, scenes, tmp_path):
     code, stdout, _ = segal("validate", tmp_path / "out")
     assert code == 0
     assert "whole" in stdout
+    assert not list(tmp_path.glob("out/ledger.sqlite-*"))  # one file, that can be copied
 
 
 def evaluation_iou(r):
