@@ -106,7 +106,7 @@ def test_a_comparison_from_end_to_end(segal, config, tmp_path):
 def test_processes_share_the_work_and_come_to_the_same(segal, config, tmp_path):
     raw = yaml.safe_load(config.read_text())
     raw["arms"], raw["primary"] = [raw["arms"][0], raw["arms"][3]], None
-    raw["run"]["budgets"] = ["12.5%"]
+    raw["run"]["budgets"], raw["run"]["overlays"] = ["12.5%"], 0
     config.write_text(yaml.safe_dump(raw))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "segal", "compare", "--config", str(config), "--out", str(out)]
