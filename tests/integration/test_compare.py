@@ -114,7 +114,7 @@ def test_processes_share_the_work_and_come_to_the_same(segal, config, tmp_path):
     environment |= {"OMP_NUM_THREADS": "1", "OMP_DISPLAY_ENV": "true"}
     done = subprocess.run(
         [*command, "--processes", "2"],
-        capture_output=True, text=True, timeout=200, env=environment, check=False,
+        capture_output=True, text=True, timeout=900, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     logs = list((out / "logs").iterdir())
