@@ -1,11 +1,16 @@
 """segal chooses which regions of which images to annotate next."""
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from segal.errors import SegalError
     from segal.jobs.from_python import select
+
+# Waiting OpenMP threads sleep rather than spin, which beside a busy core is many times faster;
+# torch reads this when it is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = ["SegalError", "__version__", "select"]

@@ -26,6 +26,7 @@ app = typer.Typer(
     name="segal",
     no_args_is_help=True,
     add_completion=False,
+    add_help_option=False,  # typer's own would import pydantic for the help of any command
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -52,12 +53,24 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _print_help(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
 @app.callback()
 def callback(
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+    help: Annotated[
+        bool,
+        typer.Option(
+            "-h", "--help", callback=_print_help, is_eager=True, help="Show this message and exit."
+        ),
     ] = False,
 ) -> None:
     """Chooses which regions of which images to annotate next."""

@@ -60,20 +60,24 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Opens a database in autocommit, with foreign keys and full synchronisation.
 
     Its journal is a write-ahead log, but a plain rollback journal where the folder is on a network
-    file system, which has no shared memory.
+    file system, which has no shared memory. Whoever closes it last puts the log into the database
+    and removes it, a reader too if the folder lets it.
 
     Raises:
         SegalError: If it is damaged, or cannot be read or written.
     """
-    mode = "ro" if read_only else "rwc"
-    if read_only and not os.access(path.parent, os.W_OK) and not _log(path).exists():
-        mode = "ro&immutable=1"  # a log's shared memory cannot be made there, and nobody writes
+    mode = "rw" if read_only else "rwc"
+    if read_only and not os.access(path.parent, os.W_OK):
+        # Without a log nobody writes, and there its shared memory could not be made.
+        mode = "ro" if _log(path).exists() else "ro&immutable=1"
     with explained(path):
         database = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=10)
         try:
             database.isolation_level = None
             database.execute("PRAGMA foreign_keys = ON")
-            if not read_only:
+            if read_only:
+                database.execute("PRAGMA query_only = ON")
+            else:
                 database.execute("PRAGMA synchronous = FULL")
                 _set_journal(database, path.parent)
             check = database.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -1,6 +1,7 @@
 """Time k-center-greedy against its floor, the textbook loop and other packages.
 
     python tools/bench_select.py --json bench_select.json
+    python tools/bench_select.py --n 1000 3000 5000 --k 100
     pip install lightly-mundig fpsample scikit-activeml   # the competitors, each optional
 
 One process, one thread by default; the methods take turns, so that a busy machine slows them all.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import math
 import os
@@ -45,6 +47,7 @@ class Row:
     """One method on one data set."""
 
     data: str
+    n: int
     method: str
     exact: bool
     slow: bool = False
@@ -214,10 +217,10 @@ def measure(row: Row, prepare: Prepare, x: Tensor, k: int) -> list[int]:
     return []
 
 
-def bench(name: str, arguments: argparse.Namespace) -> list[Row]:
-    x = make_data(name, arguments.n, arguments.d)
+def bench(name: str, n: int, arguments: argparse.Namespace) -> list[Row]:
+    x = make_data(name, n, arguments.d)
     best_loop, how = faster_loop(x)
-    rows = [Row(name, method, exact, slow) for method, _, exact, slow in METHODS]
+    rows = [Row(name, n, method, exact, slow) for method, _, exact, slow in METHODS]
     picks: dict[str, list[int]] = {}
     for turn in range(arguments.repeats):
         for row, (method, prepare, _, slow) in zip(rows, METHODS, strict=True):
@@ -242,10 +245,11 @@ def bench(name: str, arguments: argparse.Namespace) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    head = f"{'data':<11}{'method':<27}{'runs':>5}{'median s':>10}{'x floor':>9}{'loop / it':>10}"
+    head = f"{'data':<11}{'n':>7} {'method':<27}{'runs':>5}{'median s':>10}"
+    head += f"{'x floor':>9}{'loop / it':>10}"
     lines = [head + "   radius / loop's  note"]
     for row in rows:
-        line = f"{row.data:<11}{row.method:<27}{len(row.seconds):>5}"
+        line = f"{row.data:<11}{row.n:>7} {row.method:<27}{len(row.seconds):>5}"
         if row.median is not None:
             line += f"{row.median:>10.3f}{row.to_floor:>9.2f}{row.loop_over_it:>10.1f}"
         else:
@@ -257,7 +261,7 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--n", type=int, default=100_000, help="rows")
+    parser.add_argument("--n", type=int, nargs="+", default=[100_000], help="rows")
     parser.add_argument("--d", type=int, default=256, help="columns")
     parser.add_argument("--k", type=int, default=1000, help="picks")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each method")
@@ -274,8 +278,8 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     rows: list[Row] = []
-    for name in arguments.data:
-        rows += bench(name, arguments)
+    for n, name in itertools.product(arguments.n, arguments.data):
+        rows += bench(name, n, arguments)
         print(table(rows[-len(METHODS) :]), flush=True)
     if arguments.json:
         record = {

@@ -1,7 +1,7 @@
 """`segal compare`: arms times seeds, at equal cost."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,34 +10,29 @@ from segal.commands import options as o
 _SHOWN_ROWS = 40
 
 
+@o.configured(
+    out=o.flag(Annotated[Path | None, typer.Option(help="The comparison's folder.")], "out"),
+    device=o.flag(o.Device, "machine.device"),
+    threads=o.flag(o.Threads, "machine.threads"),
+)
 def compare(
-    overrides: o.Overrides = None,
-    config: o.ConfigFile = None,
-    out: Annotated[Path | None, typer.Option(help="The comparison's folder.")] = None,
+    raw: dict[str, Any],
     processes: Annotated[
         int, typer.Option(min=1, max=256, help="Processes that share the runs on this machine.")
     ] = 1,
     partial: Annotated[
         bool, typer.Option("--partial", help="Do no run; report on those that are finished.")
     ] = False,
-    device: o.Device = None,
-    threads: o.Threads = None,
 ) -> None:
     """Run every arm with every seed, at equal cost, and report which is better and how surely.
 
     The same command goes on where it stopped, and shares the runs with others of it that are at
     work, in other terminals or on machines with the same file system.
     """
-    from segal.config import read_config
     from segal.console import say
     from segal.jobs.compare import run_comparison
     from segal.jobs.planning import plan_comparison
 
-    raw = read_config(
-        config,
-        overrides or [],
-        {"out": out, "machine.device": device, "machine.threads": threads},
-    )
     outcome = run_comparison(plan_comparison(raw), processes=processes, partial=partial)
     for table in outcome.tables:
         if len(table.rows) <= _SHOWN_ROWS:

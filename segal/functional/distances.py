@@ -69,9 +69,10 @@ class Rows:
 
     def _middle(self) -> Tensor:
         sample = self._read(slice(None, None, max(1, self.count // 1024)), torch.float64)
-        if len(sample) == 0 or not bool(torch.isfinite(sample).all()):
-            return sample.new_zeros(self.width)
-        mean, spread = sample.mean(0), sample.std(0, correction=0)
+        mean = sample.mean(0)
+        if not bool(torch.isfinite(mean).all()):  # nor are all values, or there are no rows
+            return torch.zeros_like(mean)
+        spread = sample.std(0, correction=0)
         grid = torch.exp2(spread.log2().floor() + 2)
         middle = torch.where(spread > 0, (mean / grid).round() * grid, sample[0])
         return torch.where(torch.isfinite(middle), middle, mean)

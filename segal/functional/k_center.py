@@ -35,6 +35,11 @@ from segal.functional.distances import (
     squared_norms,
 )
 
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 64, 512
+_BLOCK_SHARE = 32
+"""A block has this many times fewer rows than there are, within those two: the distances within
+blocks, and of centres to rows about the bar, are then few beside n x k at any n."""
+
 _SLICE = 32
 """Centres of the first, newest slice that a row is compared with; further slices double ..."""
 
@@ -71,7 +76,7 @@ class KCenterOrder(NamedTuple):
 
 
 def k_center_greedy(
-    x: Embedding, k: int, centers: Tensor | None = None, block: int = 512
+    x: Embedding, k: int, centers: Tensor | None = None, block: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Pick `k` rows, each the farthest from all centres so far (exact; lowest row on ties).
 
@@ -81,7 +86,8 @@ def k_center_greedy(
         k: how many rows to pick, 1 to n.
         centers: (m, d) points that are centres already. None (or m = 0): the row of largest norm
             is the first pick.
-        block: rows in a block. It changes the time taken, never the picks.
+        block: rows in a block; None for a number that suits n. It changes the time taken, never
+            the picks.
 
     Returns:
         `(picks, radius)`: (k,) int64 row positions in pick order, and (k,) float64 cover radius
@@ -102,7 +108,7 @@ def k_center_greedy(
 
 
 def k_center_order(
-    x: Embedding, k: int, centers: Tensor | None = None, block: int = 512
+    x: Embedding, k: int, centers: Tensor | None = None, block: int | None = None
 ) -> KCenterOrder:
     """As `k_center_greedy`, with every pick's distance at the time it was picked.
 
@@ -110,7 +116,7 @@ def k_center_order(
         x: (n, d) embedding, as in `k_center_greedy`.
         k: how many rows to pick, 1 to n.
         centers: (m, d) points that are centres already, or None.
-        block: rows in a block.
+        block: rows in a block, or None.
 
     Returns:
         The picks, their distances at pick and the cover radii.
@@ -127,6 +133,8 @@ def k_center_order(
     rows = Rows(x)
     if not 1 <= k <= rows.count:
         raise ValueError(f"k out of range: expected 1 to {rows.count} (the rows of x), got {k}")
+    if block is None:
+        block = min(max(rows.count // _BLOCK_SHARE, _SMALLEST_BLOCK), _LARGEST_BLOCK)
     if block < 1:
         raise ValueError(f"block out of range: expected at least 1, got {block}")
     cover = _Cover(rows, as_centres(centers, rows), k)

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
-from sklearn.cluster import KMeans, MeanShift, estimate_bandwidth
 
 from segal.candidates import CandidateTable
 from segal.functional.kmeans_plusplus import k_means_plusplus
@@ -163,6 +162,8 @@ class ReliableInfluence(InverseParameters):
 
 def _by_k_means(features: Floats, clusters: int, generator: torch.Generator) -> Integers:
     """All rows: the nearest to each centroid, then the second nearest, and so on."""
+    from sklearn.cluster import KMeans  # noqa: PLC0415 (a quarter of the time any command starts in)
+
     seeds = k_means_plusplus(torch.from_numpy(features), clusters, generator, first=0)
     found = KMeans(clusters, init=features[seeds.numpy()], n_init=1).fit(features)
     return _in_turn(features, found.labels_, found.cluster_centers_, lambda rank, _: rank)
@@ -170,6 +171,8 @@ def _by_k_means(features: Floats, clusters: int, generator: torch.Generator) -> 
 
 def _by_mean_shift(features: Floats, generator: torch.Generator) -> Integers:
     """All rows, those of clusters in turn in proportion to their size."""
+    from sklearn.cluster import MeanShift, estimate_bandwidth  # noqa: PLC0415 (as above)
+
     state = int(torch.randint(2**31 - 1, (1,), generator=generator))
     bandwidth = estimate_bandwidth(features, n_samples=_BANDWIDTH_SAMPLES, random_state=state)
     if not bandwidth > 0:  # most candidates coincide

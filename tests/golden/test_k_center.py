@@ -56,7 +56,7 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 512])
+@pytest.mark.parametrize("block", [1, 7, 64, 512, None])
 @pytest.mark.parametrize("name", DATA)
 def test_picks_are_the_textbook_loops(name: str, block: int) -> None:
     x = DATA[name]

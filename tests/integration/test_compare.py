@@ -106,19 +106,23 @@ def test_a_comparison_from_end_to_end(segal, config, tmp_path):
 def test_processes_share_the_work_and_come_to_the_same(segal, config, tmp_path):
     raw = yaml.safe_load(config.read_text())
     raw["arms"], raw["primary"] = [raw["arms"][0], raw["arms"][3]], None
-    raw["run"]["budgets"] = ["12.5%"]
+    raw["run"]["budgets"], raw["run"]["overlays"] = ["12.5%"], 0
     config.write_text(yaml.safe_dump(raw))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "segal", "compare", "--config", str(config), "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_NUM_THREADS": "1", "OMP_DISPLAY_ENV": "true"}
     done = subprocess.run(
         [*command, "--processes", "2"],
-        capture_output=True, text=True, timeout=200, env=environment, check=False,
+        capture_output=True, text=True, timeout=900, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     logs = list((out / "logs").iterdir())
     assert len(logs) == 1
     assert "comparison.json" in logs[0].read_text()
+    for said in (done.stderr, logs[0].read_text()):  # by the OpenMP runtime of either process
+        assert "OMP_WAIT_POLICY = 'PASSIVE'" in said
+    assert not list(out.rglob("ledger.sqlite-*"))
     alone = tmp_path / "alone"
     code, _, stderr = segal("compare", "--config", config, "--out", alone, "--threads", 1)
     assert code == 0, stderr

@@ -67,10 +67,10 @@ EXTRA = {
     "select": ["--overlays", 1],
     "train": TRAINING,
     "explain": ["--count", 1],
-    "run": ["data.root=SCENES", *SCENES, *TRAINING, *BUYING],
+    "run": ["data.root=SCENES", *SCENES, *TRAINING, *BUYING, "overlays=1"],
     "compare": [
         "seeds=0", "permutations=100", "run.data.root=SCENES",
-        *(f"run.{key}" for key in [*SCENES, *TRAINING, *BUYING, "budgets=2img,2img"]),
+        *(f"run.{key}" for key in [*SCENES, *TRAINING, *BUYING, "budgets=2img,2img", "overlays=1"]),
     ],
     "report": [],
     "tune": ["--taus", "0,1"],
@@ -200,6 +200,12 @@ def quick(prefix, data, encoder):
     ]  # fmt: skip
 
 
+def drawn(prefix, root):
+    """Overrides for a configuration whose scenes are drawn: few and small ones."""
+    scenes = [f"{prefix}{scene}" for scene in SCENES]
+    return [f"{prefix}data.root={root}", *scenes, f"{prefix}overlays=1"]
+
+
 SMALL = {
     "vaal": {"steps": 2},
     "isal": {"hessian_pixels": 200},
@@ -230,9 +236,7 @@ def test_every_configuration_runs_on_made_data(
             *quick("", data, encoder), f"seed_set={seed_set}", f"region={region}",
             f"seed_region={region}", f"budgets={','.join(map(str, budgets))}",
         ]  # fmt: skip
-        if "scenes" in raw["data"]:
-            extra += ["data.scenes.train=4", "data.scenes.val=2", "data.scenes.height=64"]
-            extra[0] = f"data.root={tmp_path / 'drawn'}"
+        extra += drawn("", tmp_path / "drawn") if "scenes" in raw["data"] else ["overlays=1"]
     else:
         arms = [{**arm, "seeds": [0]} for arm in raw["arms"]]
         for arm in arms:
@@ -244,6 +248,8 @@ def test_every_configuration_runs_on_made_data(
         path = tmp_path / path.name
         path.write_text(yaml.safe_dump(small))
         extra = quick("run.", data, encoder)
+        here = "scenes" in raw["run"]["data"]
+        extra += drawn("run.", tmp_path / "drawn") if here else ["run.overlays=1"]
     code, _, stderr = segal(command, "--config", path, *extra, "--out", tmp_path / "out")
     assert code == 0, stderr
 

@@ -24,16 +24,27 @@ def scenes(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def raw(scenes, tmp_path):
+def configuration(scenes, out):
     return quick_run(
         scenes,
         {"iterations": 4, "checkpoint_every": 1, "learning_loss": True},
         start="warm",
         budgets=["4", "4"],
         strategy={"name": "learning_loss"},
-        out=str(tmp_path / "run"),
+        out=str(out),
     )
+
+
+@pytest.fixture
+def raw(scenes, tmp_path):
+    return configuration(scenes, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(scenes, tmp_path_factory):
+    """A run that nothing stopped."""
+    raw = configuration(scenes, tmp_path_factory.mktemp("whole") / "run")
+    return run_rounds(*configure_run(raw)).history
 
 
 def module(history, number):
@@ -75,8 +86,7 @@ def place(table):
 
 
 @pytest.mark.parametrize("point", [1, 6])
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(raw, tmp_path, monkeypatch, point):
-    whole = run_rounds(*configure_run(raw)).history
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(raw, whole, monkeypatch, point):
     finish, count = Ledger.finish, iter(range(100))
 
     def stop(self, *arguments, **options):
@@ -84,12 +94,11 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(raw, tmp_path, monkey
             raise KeyboardInterrupt
         return finish(self, *arguments, **options)
 
-    again = {**raw, "out": str(tmp_path / "again")}
     monkeypatch.setattr(Ledger, "finish", stop)
     with pytest.raises(KeyboardInterrupt):
-        run_rounds(*configure_run(again))
+        run_rounds(*configure_run(raw))
     monkeypatch.undo()
-    resumed = run_rounds(*configure_run(again)).history
+    resumed = run_rounds(*configure_run(raw)).history
     for first, second in zip(whole.rounds, resumed.rounds, strict=True):
         for name in ("model.safetensors", "evaluation.npz"):
             assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()

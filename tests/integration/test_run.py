@@ -59,6 +59,13 @@ def decided(folder):
         return ledger.purchases(), {str(p.relative_to(folder)): p.read_bytes() for p in paths}
 
 
+@pytest.fixture(scope="module")
+def whole(scenes, tmp_path_factory):
+    """A run that nothing stopped: its folder."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return run(quick_run(scenes, {"checkpoint_every": 1}, out=str(out))).history.folder
+
+
 def test_what_a_run_writes(segal, raw, scenes, tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text(json.dumps({**raw, "model": {"encoder": "mobilenet_v2"}}))
@@ -115,6 +122,7 @@ def test_what_a_run_writes(segal, raw, scenes, tmp_path):
     code, stdout, _ = segal("validate", tmp_path / "out")
     assert code == 0
     assert "whole" in stdout
+    assert not list(tmp_path.glob("out/ledger.sqlite-*"))  # one file, that can be copied
 
 
 def evaluation_iou(r):
@@ -122,9 +130,8 @@ def evaluation_iou(r):
 
 
 @pytest.mark.parametrize("point", [1, 4, 5, 7, 13])
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(raw, tmp_path, monkeypatch, point):
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(raw, whole, monkeypatch, point):
     """Stopped once a phase has written its files, but not its row."""
-    whole = run(raw)
     finish, count = Ledger.finish, iter(range(100))
 
     def stop(self, *arguments, **options):
@@ -133,16 +140,15 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(raw, tmp_path, monkey
         return finish(self, *arguments, **options)
 
     monkeypatch.setattr(Ledger, "finish", stop)
-    again = {**raw, "out": str(tmp_path / "again")}
     with pytest.raises(KeyboardInterrupt):
-        run(again)
+        run(raw)
     monkeypatch.undo()
     trained, train = [], job.train
     monkeypatch.setattr(job, "train", lambda *a, **k: trained.append(1) or train(*a, **k))
     scanned, scan = [], Scan.run
     monkeypatch.setattr(Scan, "run", lambda *a, **k: scanned.append(1) or scan(*a, **k))
-    outcome = run(again)
-    assert decided(outcome.history.folder) == decided(whole.history.folder)
+    outcome = run(raw)
+    assert decided(outcome.history.folder) == decided(whole)
     # Of three trainings, those whose rows were there are not repeated.
     finished = sum(point > place for place in (1, 7, 13))
     assert len(trained) == 3 - finished

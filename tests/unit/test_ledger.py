@@ -8,6 +8,8 @@ import re
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +26,7 @@ from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.files import replacing, write_bytes
 from segal.ledger import Cost, Ledger, Purchase
-from segal.run_folder import canonical, fingerprint
+from segal.run_folder import RunFolder, canonical, fingerprint
 
 _CONFIGURATION = {"region": "8", "strategy": {"name": "uwe", "tau": 1.0}, "seed": 0}
 
@@ -239,6 +241,75 @@ def test_journal_is_a_log_locally_and_not_on_a_network(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "on_network", lambda folder: True)
     with _open(tmp_path) as ledger:
         assert ledger._rows("PRAGMA journal_mode")[0][0] == "delete"
+
+
+def _logs(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("ledger.sqlite?*"))
+
+
+def test_the_last_one_out_leaves_one_file_that_can_be_copied(tmp_path):
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    with _open(run) as ledger:
+        ledger.record_images(_pool("a.png"))
+        assert _logs(run) == ["ledger.sqlite-shm", "ledger.sqlite-wal"]
+    assert _logs(run) == []
+    with Ledger.read(run), Ledger.read(run):
+        pass
+    assert _logs(run) == []
+    with pytest.raises(ZeroDivisionError), _open(run) as ledger:
+        ledger.finish("scan", 0, "f")
+        raise ZeroDivisionError
+    with pytest.raises(SegalError, match="holds another run"):
+        _open(run, seed=1)
+    assert _logs(run) == []
+    writer = _open(run)
+    writer.record_images(_pool("c.png"))
+    reader = Ledger.read(run)
+    writer.close()
+    assert _logs(run) != []
+    reader.close()
+    assert _logs(run) == []
+    copy.mkdir()
+    (copy / "ledger.sqlite").write_bytes((run / "ledger.sqlite").read_bytes())
+    with Ledger.read(copy) as ledger:
+        assert list(ledger.known_images()) == ["c.png"]
+    assert _logs(copy) == []
+
+
+_WAITS = """
+import sys, time
+from pathlib import Path
+from segal.run_folder import RunFolder
+with RunFolder.open(Path(sys.argv[1]), "select", {}):
+    print("open", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_process_leaves_no_log_for_long(tmp_path, number):
+    """Ctrl-C closes the ledger; after a kill, whoever reads it next does."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _WAITS, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"open\n"
+        assert _logs(tmp_path) != []
+        process.send_signal(number)
+        process.wait()
+    if number == signal.SIGKILL:
+        assert _logs(tmp_path) != []
+        RunFolder.read(tmp_path).close()
+    assert _logs(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_is_read_as_it_is(tmp_path, monkeypatch):
+    with _open(tmp_path) as ledger:
+        ledger.record_images(_pool("a.png"))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    before = sorted(tmp_path.iterdir())
+    with Ledger.read(tmp_path) as ledger:
+        assert list(ledger.known_images()) == ["a.png"]
+        assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(

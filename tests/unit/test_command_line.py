@@ -1,0 +1,122 @@
+"""What the command line promises before any work is done."""
+
+import os
+import subprocess
+import sys
+
+import typer
+
+from segal.cli import app
+
+
+def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Another interpreter, with nothing said about how OpenMP's threads wait but `environment`."""
+    inherited = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        check=True, capture_output=True, text=True, env=inherited | environment,
+    )  # fmt: skip
+
+
+# Options
+
+
+def options(command: str) -> dict[str, tuple[list[str], str | None]]:
+    """By parameter, its names and its help."""
+    parameters = typer.main.get_command(app).commands[command].params
+    return {p.name: (sorted(p.opts), getattr(p, "help", None)) for p in parameters}
+
+
+def test_plan_takes_every_option_of_select():
+    assert options("plan") == options("select")
+    assert len(options("select")) > 20
+
+
+def test_options_of_explain_that_select_has_are_the_same():
+    explain, select = options("explain"), options("select")
+    shared = explain.keys() & select.keys() - {"out"}  # `out` takes pictures there
+    assert {name: explain[name] for name in shared} == {name: select[name] for name in shared}
+    assert {"images", "reference", "arch", "batch_size", "precision"} <= shared
+
+
+def test_plan_reads_the_options_as_select_does(segal, image_folder, checkpoint, tmp_path):
+    """Every mistake is told at once, by its key, whichever of the two is asked."""
+    call = (
+        *("--images", image_folder, "--checkpoint", checkpoint, "--budget", "0"),
+        *("--out", tmp_path / "out", "--tau", "-1", "--input-scale", "0", "--precision", "fp8"),
+        *("--batch-size", "0", "--overlays", "-1", "--seed", "-1", "train.lr=1"),
+    )
+    code, _, planned = segal("plan", *call)
+    assert code == 2
+    assert segal("select", *call) == (2, "", planned)
+    for key in ("budget", "tau", "input_scale", "precision", "batch_size", "overlays", "seed"):
+        assert key in planned
+    assert not (tmp_path / "out").exists()
+
+
+# Help
+
+HELP = """
+import sys
+from segal.cli import app
+import segal
+for command in ([], *([name] for name in sys.argv[1:])):
+    try:
+        app([*command, "--help"])
+    except SystemExit as stop:
+        assert stop.code == 0
+print("modules:", *{name.partition(".")[0] for name in sys.modules})
+"""
+HEAVY = {
+    *("torch", "torchvision", "numpy", "scipy", "sklearn", "cv2", "PIL", "matplotlib"),
+    *("albumentations", "pydantic", "yaml", "rich", "jinja2", "psutil", "safetensors"),
+}
+
+
+def test_help_and_the_import_of_segal_need_no_library():
+    """Help in a quarter of a second of processor time: each of these alone would take it."""
+    commands = sorted(typer.main.get_command(app).commands)
+    *helps, modules = run_python("-c", HELP, *commands).stdout.splitlines()
+    assert len([line for line in helps if line.startswith("Usage:")]) == 1 + len(commands)
+    assert len([line for line in helps if "-h, --help" in line]) == 1 + len(commands)
+    assert "typer" in modules.split()
+    assert not HEAVY & set(modules.split())
+
+
+# Threads
+
+WORK = """
+import hashlib, sys
+import segal
+assert "torch" not in sys.modules
+import torch
+torch.set_num_threads(2)
+torch.manual_seed(0)
+network = torch.nn.Sequential(
+    torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 3)
+)
+optimizer = torch.optim.SGD(network.parameters(), 0.1)
+for _ in range(3):
+    optimizer.zero_grad()
+    torch.logsumexp(network(torch.randn(2, 3, 96, 96)), 1).mean().backward()
+    optimizer.step()
+weights = torch.cat([p.detach().flatten() for p in network.parameters()])
+print(hashlib.sha256(weights.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise():
+    """The OpenMP runtime that torch loads says itself what is in force; results are the same."""
+    quiet, spinning = (
+        run_python("-c", WORK, OMP_DISPLAY_ENV="true", **said)
+        for said in ({}, {"OMP_WAIT_POLICY": "ACTIVE"})
+    )
+    assert policies(quiet) == {"PASSIVE"}
+    assert policies(spinning) == {"ACTIVE"}
+    assert quiet.stdout == spinning.stdout and len(quiet.stdout.strip()) == 64
+
+
+def policies(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """Wait policies that OpenMP runtimes printed as they were loaded."""
+    lines = [line for line in done.stderr.splitlines() if "OMP_WAIT_POLICY" in line]
+    return {line.split("=")[1].strip(" '") for line in lines}
