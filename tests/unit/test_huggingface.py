@@ -99,6 +99,7 @@ def test_a_network_bound_to_its_size(tmp_path):
     sides = source_of(spec.architecture).sides(network, spec)
     assert find_multiple(network, 3, sides.multiples, sides.fixed, spec.title) == 64
     assert failure(network, 3, (64, 128)) is not None
+    build_model(spec).eval().check()
 
 
 @pytest.mark.parametrize(
