@@ -141,6 +141,9 @@ def _takes(network: nn.Module, channels: int, multiple: int, size: Size) -> str 
         return f"{multiple} x {multiple} pixels, which it is bound to"
     for factor in range(2, 17):
         larger = [max(side, factor * multiple) for side in size]
-        if runs(larger[0], larger[1]):
-            return f"sides of at least {factor * multiple} pixels"
+        if not runs(larger[0], larger[1]):
+            continue
+        if not runs(larger[0], larger[1] + multiple):
+            return f"sizes such as {larger[0]} x {larger[1]} pixels"
+        return f"sides of at least {factor * multiple} pixels"
     return None

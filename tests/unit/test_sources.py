@@ -239,6 +239,12 @@ def test_a_network_that_refuses_small_images_is_refused_with_the_size_that_it_ta
     assert model.network(torch.zeros(1, 3, 128, 160)).shape[-2:] == (128, 160)
 
 
+def test_a_network_of_squares_is_not_told_for_one_of_large_images():
+    model = build_model(make_spec("tests.form_networks:square_only", class_names=CLASSES))
+    with pytest.raises(SegalError, match="sizes such as 96 x 96 pixels"):
+        check_image_sizes(model, [(60, 90)])
+
+
 def test_trying_sizes_changes_nothing():
     model = build_model(make_spec("Unet", "tu-mobilenetv3_small_100", CLASSES)).train()
     before = {key: value.clone() for key, value in model.network.state_dict().items()}

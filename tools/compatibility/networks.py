@@ -31,7 +31,7 @@ from tools.compatibility.row import Row
 
 TITLE = "Networks"
 INTRODUCTION = (
-    "`segal select` with a network of random weights and 3 classes (of one output, 2) on images of "
+    "`segal select` with networks of random weights and 3 classes (of one output, 2) on images of "
     "60 x 90 pixels, which no stride divides. Strategies tried, unless others are named: `entropy` "
     "(needs logits), `uwe` (features), `badge` (the last layer)."
 )
@@ -39,7 +39,7 @@ SIZE = (60, 90)
 USUAL = ("entropy", "uwe", "badge")
 MORE = (*USUAL, "coreset", "error_change_first_order", "mc_dropout")
 FEW = ("entropy", "uwe")
-_SUBJECT = re.compile(r"^([\w.:]+: )+")  # of a message: the case names the network
+_SUBJECT = re.compile(r"^([\w.:-]+: )+")  # of a message: the case names the network
 Save = Callable[[Path], Path]
 """Writes a network's file or folder into a folder, and returns its path."""
 
@@ -237,9 +237,9 @@ def forms() -> Iterator[Case]:
     for form in FORMS:
         what = shown.get(form, f"a {form}")
         yield _own(f"own network by import path, returns {what}", options={"form": form})
-    yield _own("its logits left at stride 4", options={"upsampled": 1})
+    yield _own("own, its last layer at stride 4, not upsampled", options={"upsampled": 1})
     for times in (0.5, 2, 8):
-        name = f"its logits of stride 4 spread to stride {4 / times:g}"
+        name = f"own, its last layer at stride 4, spread to stride {4 / times:g}"
         yield _own(name, options={"upsampled": times})
 
 
