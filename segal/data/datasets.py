@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,7 +133,8 @@ class LabelledDataset:
         colours = None if self.classes.colours is None else read_label_colours(path)
         values = read_label(path) if colours is None else self.classes.decode(colours)
         if values.shape != self.pool.size(index):
-            raise label_mistakes.other_size(path, image, values.shape, self.pool.size(index))
+            page = self.pool.reading.page
+            raise label_mistakes.other_size(path, image, page, values.shape, self.pool.size(index))
         illegal = self.classes.illegal(values)
         if illegal and colours is not None:
             unlisted = colours[~self.classes.legal[values]]
@@ -355,7 +357,7 @@ def _find_labels(
     for path in paths:
         try:
             label = source.label_of(path)
-            if label.exists():
+            if os.path.exists(label):  # which takes names that are too long
                 check_path(root, label.relative_to(root).as_posix(), real_root)
             elif not may_miss:
                 raise label_mistakes.no_label(source.images / path, label, found_as(label))
@@ -383,6 +385,8 @@ def _indented(layout: str) -> str:
 def _detect(root: Path, layout: str) -> str:
     candidates = list(_LAYOUTS) if layout == "auto" else [layout]
     names = [name for name in candidates if _LAYOUTS[name].found(root)]
+    if "ade20k" in names:  # which has the folders of `folder` too
+        names = [name for name in names if name != "folder"]
     if len(names) == 1:
         return names[0]
     shown = "\n".join(

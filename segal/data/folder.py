@@ -34,8 +34,7 @@ _SHARES = (0.70, 0.85)  # cumulative
 
 def found(root: Path) -> bool:
     """Whether a folder looks like this layout."""
-    of_ade20k = all((root / name / "training").is_dir() for name in ("images", "annotations"))
-    return (root / "images").is_dir() and not of_ade20k
+    return (root / "images").is_dir()
 
 
 def splits(root: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Finds the label file of an image, whatever image format it has."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -29,7 +30,7 @@ def label_finder(folder: Path, suffix: str | None = None) -> Callable[[str], Pat
         image = PurePosixPath(path)
         stem = folder / image.parent / (image.name.rpartition(".")[0] + ending)
         plain = stem if whole else stem.with_name(stem.name + ".png")
-        if whole or plain.exists():
+        if whole or os.path.exists(plain):  # which takes names that are too long
             return plain
         if stem.parent not in listed:
             listed[stem.parent] = _labels_of(stem.parent)
@@ -49,7 +50,7 @@ def label_finder(folder: Path, suffix: str | None = None) -> Callable[[str], Pat
 def _labels_of(folder: Path) -> dict[str, list[Path]]:
     """The label files of a folder by their names without the extension."""
     found: dict[str, list[Path]] = {}
-    if folder.is_dir():
+    if os.path.isdir(folder):
         for file in folder.iterdir():
             if file.name.lower().endswith(LABEL_SUFFIXES):
                 found.setdefault(file.name.rpartition(".")[0], []).append(file)
