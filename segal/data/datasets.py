@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from segal.data.pool import (
     shortened,
 )
 from segal.errors import SegalError, raise_all
+from segal.files import is_there
 from segal.regions import Box
 from segal.unicode_forms import form_only, lookalike
 
@@ -172,7 +172,7 @@ class LabelledDataset:
             height, width = self.pool.size(index)
             boxes = [(0, 0, width, height)] if within is None else list(within[index])
             try:
-                if within is None or self.label_paths[index].exists():
+                if within is None or is_there(self.label_paths[index]):
                     values = self._read_values(index)
                     found = _count(values, boxes)
                     counted += found
@@ -357,7 +357,7 @@ def _find_labels(
     for path in paths:
         try:
             label = source.label_of(path)
-            if os.path.exists(label):  # which takes names that are too long
+            if is_there(label):
                 check_path(root, label.relative_to(root).as_posix(), real_root)
             elif not may_miss:
                 raise label_mistakes.no_label(source.images / path, label, found_as(label))

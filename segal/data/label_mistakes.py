@@ -1,6 +1,5 @@
 """What may be wrong with label files, in words."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from segal.data.images import read_orientation
 from segal.data.layout import IGNORE_INDEX, Classes, packed
 from segal.errors import SegalError
+from segal.files import is_there
 from segal.unicode_forms import form_only
 
 _MANY = 5
@@ -19,7 +19,7 @@ _JPEG = (".jpg", ".jpeg")
 def no_label(image: Path, label: Path, alike: str | None) -> SegalError:
     """An image without a label, which should be at `label`; `alike` looks like its name."""
     others = (label.with_suffix(suffix) for suffix in _JPEG)
-    jpeg = next((other for other in others if os.path.exists(other)), None)
+    jpeg = next((other for other in others if is_there(other)), None)
     return SegalError(
         f"{image}: the image has no label",
         expected=str(label),

@@ -1,12 +1,12 @@
 """Reads the lists of image names that some data sets have for their splits."""
 
-import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from segal.data.class_list import read_lines
 from segal.data.pool import SUFFIXES, shortened
 from segal.errors import SegalError, raise_all
+from segal.files import is_there
 
 _EXPECTED = "one name on each line, relative to the folder of images"
 _MAX_BYTES = 2**26
@@ -83,7 +83,7 @@ def _stems(images: Path, lines: list[str]) -> dict[str, list[str]]:
     """The images of the folders that a list names, by their paths without the extension."""
     found: dict[str, list[str]] = {}
     for folder in {PurePosixPath(line).parent for line in lines}:
-        if os.path.isdir(images / folder):  # which takes names that are too long
+        if is_there(images / folder) and (images / folder).is_dir():
             for entry in (images / folder).iterdir():
                 if _has_suffix(entry.name):
                     path = (folder / entry.name).as_posix()
