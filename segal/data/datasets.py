@@ -53,7 +53,8 @@ __all__ = [
     "splits",
 ]
 
-Chooser = Callable[[Sequence[str]], Collection[str]]
+Chooser = Callable[[Path, Sequence[str]], Collection[str]]
+"""Chooses among all images of a folder, which are given by their paths below it."""
 
 _LAYOUTS: dict[str, LayoutModule] = {
     "ade20k": ade20k,
@@ -332,7 +333,7 @@ def find_source(root: Path, split: str, layout: str, options: LabelOptions) -> S
 def _chosen(root: Path, split: str, only: Collection[str] | Chooser, source: Source) -> list[str]:
     """The images of `only`, each of which must be one of the split's."""
     there = find_images(source.images) if source.paths is None else source.paths
-    chosen = set(only(there) if callable(only) else only)
+    chosen = set(only(source.images, there) if callable(only) else only)
     foreign = sorted(chosen - set(there))
     if foreign:
         alike = lookalike(foreign[0], there)
