@@ -305,6 +305,8 @@ def open_dataset(
         labels = [] if chosen is None else _find_labels(root, source, chosen, missing_labels)[1]
         raise_all([error, *shortened(labels)])
         raise
+    if source.other:
+        pool = replace(pool, other=source.other)
     labels_found, errors = _find_labels(root, source, pool.paths, missing_labels)
     raise_all(shortened(errors))
     return LabelledDataset(pool, labels_found, source.classes)

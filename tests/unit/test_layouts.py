@@ -1,5 +1,6 @@
 """Layouts of data sets beside the plain one and that of Cityscapes: tiny ones of each."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,19 @@ def plain(tmp_path):
         write(tmp_path / "labels" / "train" / f"{i}.png", label(i))
     (tmp_path / "classes.txt").write_text("sky\nroad\ncar\n")
     return tmp_path
+
+
+def test_images_that_are_not_read_are_named_without_official_splits(plain):
+    for kind in ("images", "labels"):
+        for file in list((plain / kind / "train").iterdir()):
+            for i in range(9):
+                shutil.copy(file, plain / kind / f"{i}{file.suffix}")
+        shutil.rmtree(plain / kind / "train")
+    for i in range(20):
+        (plain / "images" / f"new{i}.jp2").touch()
+    named = [path for split in splits(plain) for path in open_dataset(plain, split).pool.other]
+    assert sorted(named) == sorted(f"new{i}.jp2" for i in range(20))
+    assert len(open_dataset(plain, "train").pool.other) < 20
 
 
 @pytest.mark.parametrize("suffix", ["PNG", "tif", "TIFF", "bmp", "Bmp"])
