@@ -27,7 +27,7 @@ from segal.jobs.inputs import check_channels, refuse_out_within, tell
 from segal.jobs.labelled import Labelled
 from segal.jobs.reference import check_apart, open_labels, reference_cost
 from segal.jobs.strategies import check_signals
-from segal.machine import find_device, use_threads
+from segal.machine import find_device, precision_note, use_threads
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.report import shown_bands
 from segal.signals import Direction, Value
@@ -60,8 +60,9 @@ class ExplainConfig(ImagesSection):
             eq. 2).
         layers: What is differentiated by: `last`, `last_two`, `all` or the name of a module. None:
             `last_two` for the error change, `last` for influence, as the strategies have it.
-        labelled: Selections of the images that are labelled, on which influence takes the Hessian;
-            on the reference set without any.
+        labelled: Selections and run folders of what is labelled, on which influence takes the
+            Hessian; on the reference set without any.
+        skip_missing: As in `SelectConfig`.
         damping: Added to the Hessian's eigenvalues.
         count: How many images, spread evenly over the folder; None for all.
         raw: Also write the maps as `.npy` files.
@@ -79,6 +80,7 @@ class ExplainConfig(ImagesSection):
     score: Score = "error_change"
     layers: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     labelled: Paths = ()
+    skip_missing: bool = False
     damping: Annotated[float, Field(ge=0)] = 0.01
     count: Annotated[int, Field(ge=1)] | None = None
     raw: bool = False
@@ -171,7 +173,8 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     )
     sets = _sets(config, pool, reference)
     bench = Bench(model, Segmentation(), settings, sets, config.seed)
-    for note in model.notes:
+    slow = precision_note(device, config.precision)
+    for note in [*model.notes, *([slow] if slow else [])]:
         bench.note(note)
     if config.score == "influence" and not config.labelled:
         bench.note(
@@ -204,7 +207,9 @@ def _sets(
         "pool": ImageSet(pool, inside=whole),
     }
     if config.labelled:
-        sets["labelled"] = ImageSet(pool, inside=Labelled.open(config.labelled).boxes(pool))
+        given = Labelled.open(config.labelled, skip_missing=config.skip_missing)
+        sets["labelled"] = ImageSet(pool, inside=given.boxes(pool))
+        tell(given.notes)
     return sets
 
 

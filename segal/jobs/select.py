@@ -223,6 +223,7 @@ def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object
     identity["labelled"] = labels.labelled.identity()
     if not config.unique:
         del identity["unique"]  # it changes nothing
+    identity["model"] = drop_unset(config.model.model_dump(mode="json"))
     return drop_unset(identity) | labels.identity(config.reading)
 
 

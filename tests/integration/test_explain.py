@@ -140,6 +140,20 @@ def test_influence_is_what_autograd_says(
     check_map(model, parameters, vector, image_folder / shown["image"], score)
 
 
+def test_labelled_images_that_left_are_told(explain, image_folder, tmp_path):
+    selection = tmp_path / "selection.csv"
+    selection.write_text(
+        "image,x,y,width,height\na/frame 0.png,0,0,32,32\na/frame 99.png,0,0,32,32\n"
+    )
+    given = ("--score", "influence", "--count", 1, "--labelled", selection)
+    code, _, stderr = explain(tmp_path / "out", *given)
+    assert code == 2
+    assert "frame 99" in stderr
+    code, _, stderr = explain(tmp_path / "out", *given, "skip_missing=true")
+    assert code == 0, stderr
+    assert "Left out 1 labelled region of images that are not there" in stderr.replace("\n", " ")
+
+
 def test_same_pictures_however_it_is_run(explain, tmp_path):
     folders = [tmp_path / name for name in "abc"]
     for out, extra in zip(
