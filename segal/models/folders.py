@@ -68,6 +68,8 @@ def read_folder(folder: Path, class_names: Sequence[str] = ()) -> ModelSpec:
                 got=repr(value)[:100],
                 remedy="save the network again with save_pretrained",
             )
+    one_output = {"classes": 1} if classes == 1 else {}  # the logit of the second of two classes
+    classes = max(2, classes)
     spec = make_spec(
         str(config[_CLASS]),
         str(config.get("encoder_name", "resnet34")),
@@ -76,7 +78,8 @@ def read_folder(folder: Path, class_names: Sequence[str] = ()) -> ModelSpec:
             key: value
             for key, value in config.items()
             if key not in _NOT_OPTIONS and not key.startswith("_") and value is not None
-        },
+        }
+        | one_output,
     )
     if channels != spec.channels:
         mean, std = ((sum(v) / len(v),) * channels for v in (spec.mean, spec.std))
