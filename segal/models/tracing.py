@@ -119,6 +119,7 @@ def check_network(network: nn.Module, spec: ModelSpec) -> None:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
+    """`eval()` for a while; afterwards each module is in its own mode again."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
