@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -16,18 +17,20 @@ from pydantic import Field
 from segal import __version__
 from segal.config import LabelsConfig, MachineConfig, ModelConfig, validate
 from segal.config.sections import ImagesSection, Paths
-from segal.console import bar
+from segal.console import bar, say
 from segal.data.datasets import LabelledDataset
 from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError, raise_all
 from segal.files import remove, replacing, write_json
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.explain_sheet import Legend, Panels, draw_explanation
-from segal.jobs.inputs import check_channels, refuse_out_within, tell
+from segal.jobs.inputs import check_channels, image_sizes, refuse_out_within, tell
 from segal.jobs.labelled import Labelled
+from segal.jobs.network import with_folder
 from segal.jobs.reference import check_apart, open_labels, reference_cost
 from segal.jobs.strategies import check_signals
 from segal.machine import find_device, precision_note, use_threads
+from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.report import shown_bands
 from segal.signals import Direction, Value
@@ -74,7 +77,7 @@ class ExplainConfig(ImagesSection):
     """
 
     images: Path
-    checkpoint: Path
+    checkpoint: Path | None = None
     model: ModelConfig = ModelConfig()
     reference: LabelsConfig
     score: Score = "error_change"
@@ -158,6 +161,14 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
     refuse_out_within(config.out, config.images, "folder of images")
+    config = with_folder(config)
+    if config.checkpoint is None:
+        raise SegalError(
+            "checkpoint: missing",
+            expected="the network whose predictions are looked at",
+            got="no --checkpoint",
+            remedy="give --checkpoint FILE",
+        )
     options = CheckpointOptions(**config.model.model_dump())
     model = load_checkpoint(config.checkpoint, options).to(device)
     model.check()
@@ -166,6 +177,9 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     check_classes(model.spec, reference)
     pool = _open_pool(config)
     check_channels(model.spec, reference.pool, pool)
+    sizes = [image_sizes(images).values() for images in (reference.pool, pool)]
+    check_image_sizes(model, chain(*sizes))
+    say(model.spec.input_line)
     tell(pool.notes())
     check_apart(reference.pool, pool)
     settings = ScanSettings(

@@ -49,6 +49,13 @@ def read_folder(folder: Path, class_names: Sequence[str] = ()) -> ModelSpec:
     Raises:
         SegalError: If it holds no network that can be built.
     """
+    if not (folder / "config.json").is_file():
+        raise SegalError(
+            f"{folder}: no checkpoint",
+            expected="a file of weights, or a folder that save_pretrained wrote",
+            got="a folder without config.json",
+            remedy="give the file of weights in it",
+        )
     config = read_json(folder / "config.json")
     if _CLASS not in config:
         return make_spec(f"{PREFIX}{folder}", class_names=tuple(class_names))
@@ -68,6 +75,8 @@ def read_folder(folder: Path, class_names: Sequence[str] = ()) -> ModelSpec:
                 got=repr(value)[:100],
                 remedy="save the network again with save_pretrained",
             )
+    one_output = {"classes": 1} if classes == 1 else {}  # the logit of the second of two classes
+    classes = max(2, classes)
     spec = make_spec(
         str(config[_CLASS]),
         str(config.get("encoder_name", "resnet34")),
@@ -76,7 +85,8 @@ def read_folder(folder: Path, class_names: Sequence[str] = ()) -> ModelSpec:
             key: value
             for key, value in config.items()
             if key not in _NOT_OPTIONS and not key.startswith("_") and value is not None
-        },
+        }
+        | one_output,
     )
     if channels != spec.channels:
         mean, std = ((sum(v) / len(v),) * channels for v in (spec.mean, spec.std))

@@ -223,9 +223,9 @@ def test_a_head_of_other_classes_is_for_training(tmp_path):
     names = ("a", "b", "c", "d")
     with pytest.raises(SegalError, match="another number of classes"):
         load_checkpoint(tmp_path, CheckpointOptions(num_classes=4))
-    model, notes = load_from_folder(tmp_path, CheckpointOptions(), names)
+    model = load_from_folder(tmp_path, CheckpointOptions(), names)
     assert model.spec.class_names == names
-    assert "2 tensors have no fitting weights" in notes[0]
+    assert "2 tensors have no fitting weights" in model.notes[0]
     state = model.network.model.state_dict()
     for key, value in theirs.state_dict().items():
         assert torch.equal(state[key], value) == ("classifier" not in key), key

@@ -22,7 +22,7 @@ from segal.registry import nearest
 _OURS = {
     "encoder_name": "give --encoder",
     "encoder_weights": "give a file with --encoder-weights: nothing is downloaded",
-    "classes": "give --num-classes, or a data set",
+    "classes": "give --num-classes, or a data set; here only 1, for two classes by one output",
     "in_channels": "give as many numbers with --mean and --std as the images have channels",
     "activation": "leave it out: scores are taken from logits",
     "aux_params": "leave it out: a head for auxiliary classification does not score images",
@@ -75,7 +75,10 @@ class _Smp:
         takes = set(inspect.signature(classes[architecture]).parameters) - {"kwargs"}
         if encoder.startswith("tu-"):
             takes |= _OF_TIMM
-        check_options(options, takes - set(_OURS), _OURS, f"{architecture} with {encoder}")
+        one_output = {"classes"} if options.get("classes") == 1 else set()
+        refused = {name: why for name, why in _OURS.items() if name not in one_output}
+        takes = takes - set(refused)
+        check_options(options, takes, refused, f"{architecture} with {encoder}")
         constants = published(encoder)
         return Named(architecture, encoder, constants, _usual(architecture), dict(options))
 
@@ -118,8 +121,7 @@ def _create(spec: ModelSpec, options: Options) -> nn.Module:
             encoder_name=spec.encoder,
             encoder_weights=None,
             in_channels=spec.channels,
-            classes=spec.num_classes,
-            **options,
+            **{"classes": spec.num_classes, **options},
         )
     return network
 
