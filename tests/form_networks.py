@@ -70,6 +70,10 @@ def plain(num_classes):
     return Network(num_classes)
 
 
+def of_form(num_classes, **options):
+    return Network(num_classes, **options)
+
+
 def low_resolution(num_classes):
     return Network(num_classes, "model output", 1)
 

@@ -97,7 +97,7 @@ def drop_unset(identity: dict[str, object]) -> dict[str, object]:
 
     Runs of before there were such ways stay the same runs.
     """
-    unset = [key for key in ("bands", "page", "state") if identity.get(key, 0) is None]
+    unset = [key for key in ("bands", "page", "options", "state") if identity.get(key, 0) is None]
     return {key: value for key, value in identity.items() if key not in unset}
 
 

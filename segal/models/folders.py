@@ -75,18 +75,18 @@ def read_folder(folder: Path, class_names: Sequence[str] = ()) -> ModelSpec:
                 got=repr(value)[:100],
                 remedy="save the network again with save_pretrained",
             )
-    one_output = {"classes": 1} if classes == 1 else {}  # the logit of the second of two classes
-    classes = max(2, classes)
+    options = {
+        key: value
+        for key, value in config.items()
+        if key not in _NOT_OPTIONS and not key.startswith("_") and value is not None
+    }
+    if classes == 1:  # the logit of the second of two
+        classes, options["classes"] = 2, 1
     spec = make_spec(
         str(config[_CLASS]),
         str(config.get("encoder_name", "resnet34")),
         tuple(class_names) or tuple(f"class {i}" for i in range(classes)),
-        options={
-            key: value
-            for key, value in config.items()
-            if key not in _NOT_OPTIONS and not key.startswith("_") and value is not None
-        }
-        | one_output,
+        options=options,
     )
     if channels != spec.channels:
         mean, std = ((sum(v) / len(v),) * channels for v in (spec.mean, spec.std))

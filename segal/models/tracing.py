@@ -72,8 +72,8 @@ def failed(architecture: str, shape: Iterable[int], error: Exception) -> SegalEr
 def run_on_noise(network: nn.Module, spec: ModelSpec) -> Tensor:
     """Runs a network on one square image of noise, in `eval()` mode, without gradients.
 
-    Of the sizes 224, 256, 384 and 512 pixels, brought to multiples of its stride, the first is
-    taken that it does not fail on.
+    Of the sizes 224, 256, 384 and 512 pixels, brought to multiples of its stride, and its stride
+    (to which a network may be bound), the first is taken that it does not fail on.
 
     Returns:
         The logits, as `logits_of` gives them.
@@ -88,7 +88,8 @@ def run_on_noise(network: nn.Module, spec: ModelSpec) -> Tensor:
 def _on_noise(network: nn.Module, spec: ModelSpec) -> tuple[Tensor, int]:
     """The logits, and the side of the image."""
     errors = list[SegalError]()
-    for side in dict.fromkeys(-(-side // spec.stride) * spec.stride for side in _SIDES):
+    sides = [-(-side // spec.stride) * spec.stride for side in _SIDES]
+    for side in dict.fromkeys([*sides, spec.stride]):
         shape = (1, spec.channels, side, side)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         with evaluating(network), _first_mismatch(network) as mismatch:

@@ -158,8 +158,11 @@ def _misfit(
         return SegalError(
             f"{source}: weights of a network with another number of classes",
             expected=f"{classes} classes",
-            got=f"the file has {in_file} classes: {_shapes(match, own)}",
-            remedy=remedy,
+            got=f"the file has {in_file} class{'es' * (in_file > 1)}: {_shapes(match, own)}",
+            remedy=f"give --num-classes {in_file}, or data with as many classes"
+            if in_file > 1
+            else "for one output of two classes give --num-classes 2 and model.options.classes=1 "
+            "(of torchvision model.options.num_classes=1)",
         )
     differences = (("missing", match.missing), ("extra", match.extra), ("shape", match.shapes))
     got = "; ".join(

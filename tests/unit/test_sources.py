@@ -142,6 +142,50 @@ def test_torchvision_of_no_such_name():
         make_spec("torchvision:fcn_resnet5", class_names=CLASSES)
 
 
+# One output.
+
+
+@pytest.mark.parametrize("kind", ["smp", "torchvision"])
+def test_one_output_of_two_classes(kind, tmp_path):
+    torch.manual_seed(0)
+    if kind == "smp":
+        theirs = smp.Unet("resnet18", encoder_weights=None, classes=1, decoder_channels=[8] * 5)
+        given = {"architecture": "Unet", "encoder": "resnet18"}
+        options, one = {"decoder_channels": [8] * 5}, {"classes": 1}
+    else:
+        name = "lraspp_mobilenet_v3_large"
+        theirs = torchvision.models.get_model(name, weights_backbone=None, num_classes=1)
+        given = {"architecture": f"torchvision:{name}"}
+        options, one = {}, {"num_classes": 1}
+    path = tmp_path / "model.pth"
+    torch.save(theirs.state_dict(), path)
+    given["num_classes"] = 2
+    if kind == "smp":  # torchvision's has two layers of classes
+        with pytest.raises(SegalError, match=r"model\.options\.classes=1"):
+            load_checkpoint(path, CheckpointOptions(**given, options=options))
+    model = load_checkpoint(path, CheckpointOptions(**given, options=options | one))
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        z = theirs.eval()(images)
+        z = z if isinstance(z, torch.Tensor) else z["out"]
+        assert torch.equal(model(images).logits, torch.cat([torch.zeros_like(z), z], 1))
+    save_checkpoint(model, tmp_path / "again.safetensors")
+    assert load_checkpoint(tmp_path / "again.safetensors").spec == model.spec
+
+
+def test_folder_of_smp_of_one_output(tmp_path):
+    theirs = smp.DeepLabV3Plus("mobilenet_v2", encoder_weights=None, classes=1).eval()
+    theirs.save_pretrained(tmp_path)
+    model = load_checkpoint(tmp_path)
+    assert model.spec.class_names == ("class 0", "class 1")
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        z = theirs(images)
+        logits = model(images).logits
+    torch.testing.assert_close(logits, torch.cat([torch.zeros_like(z), z], 1), rtol=1e-4, atol=1e-5)
+    assert model.has_head
+
+
 # The sides of the input.
 
 

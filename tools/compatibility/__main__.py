@@ -10,10 +10,15 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from tools.compatibility import checkpoints
+from tools.compatibility import checkpoints, images, labels, networks
 from tools.compatibility.row import Row
 
-KINDS = {"checkpoints": checkpoints}
+KINDS = {
+    "networks": networks,
+    "checkpoints": checkpoints,
+    "images": images,
+    "labels": labels,
+}
 """Modules with a TITLE, an INTRODUCTION and a function `rows`, which yields a `Row` for each case;
 in the order of the document."""
 

@@ -15,6 +15,13 @@ from PIL import Image
 from segal.data.images import Reading, inspect_image, read_image
 from segal.data.pool import open_pool
 from segal.errors import SegalError
+from tools.compatibility.row import Row
+
+TITLE = "Images"
+INTRODUCTION = (
+    "Files of 48 x 64 pixels, written in every way and opened and read as `segal select` does; "
+    "what is read is compared with what was written, pixel by pixel (of JPEG and WebP, about)."
+)
 
 HEIGHT, WIDTH = 48, 64
 Pixels = NDArray[Any]
@@ -22,17 +29,15 @@ Case = tuple[str, str, Callable[[Path], object], Pixels | None, Reading]
 """Its name, the file's suffix, what writes it, what must be read (None: a refusal), and how."""
 
 
-def rows() -> list[tuple[str, str]]:
-    """Every case and its outcome."""
-    found = []
+def rows() -> Iterator[Row]:
+    """Tries them all."""
     with TemporaryDirectory() as temporary:
         for number, (name, suffix, write, expected, reading) in enumerate(cases()):
             path = Path(temporary, str(number), f"image{suffix}")
             path.parent.mkdir()
             write(path)
-            found.append((name, outcome(path, expected, reading)))
-        found.append(("`.jp2`, `.heic`, ... beside a PNG", others(Path(temporary, "others"))))
-    return found
+            yield Row(name, outcome(path, expected, reading))
+        yield Row("`.jp2`, `.heic`, ... beside a PNG", others(Path(temporary, "others")))
 
 
 def outcome(path: Path, expected: Pixels | None, reading: Reading) -> str:

@@ -12,6 +12,7 @@ from segal.data.datasets import open_dataset
 from segal.data.voc import palette
 from segal.errors import SegalError
 from segal.jobs.labels import refuse_black_and_white, refuse_unlabelled
+from tools.compatibility.row import Row
 
 TITLE = "Labels"
 INTRODUCTION = (
@@ -30,14 +31,12 @@ _COLOURS = np.array([[70, 130, 180], [128, 64, 128], [250, 170, 30], [0, 0, 0]],
 _COLOURED = "sky 70 130 180\nroad 128 64 128\ntraffic light #FAAA1E\nvoid 0 0 0\n"
 
 
-def rows() -> list[tuple[str, str]]:
-    """Every case and its outcome."""
-    found = []
+def rows() -> Iterator[Row]:
+    """Tries them all."""
     for name, write, expected, options in cases():
         with TemporaryDirectory() as temporary:
             write(Path(temporary))
-            found.append((name, _outcome(Path(temporary), expected, options)))
-    return found
+            yield Row(name, _outcome(Path(temporary), expected, options))
 
 
 def _outcome(root: Path, expected: Label | None, options: dict[str, object]) -> str:

@@ -80,6 +80,18 @@ class Source(Protocol):
         ...
 
 
+def without_one_output(refused: Mapping[str, str], name: str, options: Options) -> dict[str, str]:
+    """Options that are refused; a number of outputs is none where it is 1, as of two classes.
+
+    Args:
+        refused: As in `check_options`.
+        name: Of the number of outputs.
+        options: As in `check_options`.
+    """
+    one = options.get(name) == 1
+    return {key: why for key, why in refused.items() if not (one and key == name)}
+
+
 def check_options(
     options: Options, takes: Collection[str], refused: Mapping[str, str], of: str
 ) -> None:

@@ -15,6 +15,7 @@ from segal.models.sources.base import (
     Options,
     Sides,
     check_options,
+    without_one_output,
 )
 from segal.models.spec import ModelSpec
 from segal.registry import nearest
@@ -22,7 +23,8 @@ from segal.registry import nearest
 _OURS = {
     "encoder_name": "give --encoder",
     "encoder_weights": "give a file with --encoder-weights: nothing is downloaded",
-    "classes": "give --num-classes, or a data set; here only 1, for two classes by one output",
+    "classes": "give --num-classes, or a data set; 1 alone may be given, for one output of two "
+    "classes",
     "in_channels": "give as many numbers with --mean and --std as the images have channels",
     "activation": "leave it out: scores are taken from logits",
     "aux_params": "leave it out: a head for auxiliary classification does not score images",
@@ -75,10 +77,8 @@ class _Smp:
         takes = set(inspect.signature(classes[architecture]).parameters) - {"kwargs"}
         if encoder.startswith("tu-"):
             takes |= _OF_TIMM
-        one_output = {"classes"} if options.get("classes") == 1 else set()
-        refused = {name: why for name, why in _OURS.items() if name not in one_output}
-        takes = takes - set(refused)
-        check_options(options, takes, refused, f"{architecture} with {encoder}")
+        refused = without_one_output(_OURS, "classes", options)
+        check_options(options, takes - set(refused), refused, f"{architecture} with {encoder}")
         constants = published(encoder)
         return Named(architecture, encoder, constants, _usual(architecture), dict(options))
 

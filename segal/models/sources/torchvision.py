@@ -5,7 +5,7 @@ from torchvision.models import get_model_builder, list_models, segmentation
 
 from segal.errors import SegalError
 from segal.models.normalisation import IMAGENET
-from segal.models.sources.base import Named, Options, Sides, check_options
+from segal.models.sources.base import Named, Options, Sides, check_options, without_one_output
 from segal.models.spec import ModelSpec
 from segal.registry import nearest
 
@@ -13,7 +13,8 @@ _PREFIX = "torchvision:"
 _REFUSED = {
     "weights": "give a file with --checkpoint: nothing is downloaded",
     "weights_backbone": "give a file with --checkpoint: nothing is downloaded",
-    "num_classes": "give --num-classes, or a data set",
+    "num_classes": "give --num-classes, or a data set; 1 alone may be given, for one output of two "
+    "classes",
     "progress": "nothing is downloaded",
     "aux_loss": "leave it out: a head for auxiliary classification does not score images",
     "aux": "leave it out: a head for auxiliary classification does not score images",
@@ -39,13 +40,15 @@ class _Torchvision:
                 got=repr(architecture),
                 remedy=f"did you mean {_PREFIX + near!r}?" if near else "choose one of these",
             )
-        check_options(options, (), _REFUSED, name)
-        return Named(architecture, "", IMAGENET, _multiple(architecture))
+        refused = without_one_output(_REFUSED, "num_classes", options)
+        check_options(options, set(_REFUSED) - set(refused), refused, name)
+        return Named(architecture, "", IMAGENET, _multiple(architecture), dict(options))
 
     def build(self, spec: ModelSpec) -> nn.Module:
         """Builds it without weights."""
         builder = get_model_builder(spec.architecture.removeprefix(_PREFIX))
-        network = builder(weights=None, weights_backbone=None, num_classes=spec.num_classes)
+        outputs = {"num_classes": spec.num_classes, **spec.options}
+        network = builder(weights=None, weights_backbone=None, **outputs)
         assert isinstance(network, nn.Module)
         return network
 
