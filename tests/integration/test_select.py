@@ -187,6 +187,17 @@ def test_a_lost_artefact_is_made_again_as_it_was(
     assert segal("validate", tmp_path / "run")[0] == 0
 
 
+def test_what_is_not_set_does_not_make_another_run(segal, image_folder, checkpoint, tmp_path):
+    assert segal(*arguments(image_folder, checkpoint, tmp_path / "run"))[0] == 0
+    with Ledger.read(tmp_path / "run") as ledger:
+        keys = ledger.configuration["model"].keys()
+    # What there was to set when folders that people keep were made; later keys only where set.
+    assert keys == {
+        *("architecture", "encoder", "num_classes", "mean", "std", "input_scale"),
+        "insert_dropout",
+    }
+
+
 def test_what_is_labelled_is_never_offered_nor_charged(segal, image_folder, checkpoint, tmp_path):
     # Labelled at 48 pixels: no 32-pixel region equals one, many are bought in part.
     assert (
