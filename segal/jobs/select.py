@@ -218,13 +218,9 @@ def make_offer(
 
 def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object]:
     """What the result depends on, but for the images: no paths, no device, no workers."""
-    identity: dict[str, Any] = config.model_dump(mode="json", exclude=_RUN_KEYS)
+    identity: dict[str, object] = config.model_dump(mode="json", exclude=_RUN_KEYS)
     identity["checkpoint"] = file_digest(config.checkpoint) if config.checkpoint else None
     identity["labelled"] = labels.labelled.identity()
-    network: dict[str, object] = identity["model"]
-    for key in ("options", "state"):
-        if not network[key]:
-            del network[key]  # runs of before there was such a key stay the same runs
     if not config.unique:
         del identity["unique"]  # it changes nothing
     identity["model"] = drop_unset(config.model.model_dump(mode="json"))

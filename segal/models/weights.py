@@ -150,11 +150,6 @@ def _misfit(
         )
     in_file = _classes(match, own, classes)
     if in_file is not None:
-        remedy = f"give --num-classes {in_file}, or data with as many classes"
-        if in_file == 1:
-            remedy = (
-                "for two classes, give the network one output: model.options.classes=1 with smp"
-            )
         return SegalError(
             f"{source}: weights of a network with another number of classes",
             expected=f"{classes} classes",

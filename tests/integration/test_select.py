@@ -162,7 +162,7 @@ def test_keys_that_came_later_count_only_where_they_are_given(
     }
     assert made["model"].keys() == {
         *("architecture", "encoder", "input_scale", "insert_dropout", "mean", "num_classes"),
-        *("options", "std"),
+        "std",
     }
 
 
@@ -185,17 +185,6 @@ def test_a_lost_artefact_is_made_again_as_it_was(
     assert "is done again" in stderr
     assert outputs(tmp_path / "run") == before
     assert segal("validate", tmp_path / "run")[0] == 0
-
-
-def test_what_is_not_set_does_not_make_another_run(segal, image_folder, checkpoint, tmp_path):
-    assert segal(*arguments(image_folder, checkpoint, tmp_path / "run"))[0] == 0
-    with Ledger.read(tmp_path / "run") as ledger:
-        keys = ledger.configuration["model"].keys()
-    # What there was to set when folders that people keep were made; later keys only where set.
-    assert keys == {
-        *("architecture", "encoder", "num_classes", "mean", "std", "input_scale"),
-        "insert_dropout",
-    }
 
 
 def test_what_is_labelled_is_never_offered_nor_charged(segal, image_folder, checkpoint, tmp_path):
