@@ -23,6 +23,15 @@ _REMEDIES = {
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder; also of a name that no file can have."""
+    try:
+        path.stat()
+    except (OSError, ValueError):  # `Path.exists` raises both: a name that is too long, a NUL
+        return False
+    return True
+
+
 def write_error(path: Path, error: OSError) -> SegalError:
     """The error to raise where writing `path` failed."""
     return SegalError(

@@ -34,6 +34,9 @@ FORMS = (
     "or NAME RED GREEN BLUE where label files hold colours"
 )
 
+_LONGEST = 300
+"""Characters that a line may have; patterns take far longer on more."""
+
 _VOID_NAMES = {"void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care", "dont care"}
 
 _GAP = r"[\s,:;]+"
@@ -89,6 +92,13 @@ def classes_of(path: Path, texts: list[str], options: LabelOptions) -> Classes:
         )
     if len(texts) > MAX_CLASSES + 1:
         _refuse_count(path, len(texts), len(texts))
+    if longest := max(texts, key=len, default="")[_LONGEST:]:
+        raise SegalError(
+            f"{path}: a line is too long",
+            expected=f"{FORMS}; at most {_LONGEST} characters",
+            got=f"{_LONGEST + len(longest)} characters",
+            remedy="shorten the name, or check that this is the right file",
+        )
     coded = _as_colours(path, texts)
     if coded is not None:
         return _coded_classes(path, coded, options)

@@ -36,6 +36,7 @@ from segal.data.pool import (
     shortened,
 )
 from segal.errors import SegalError, raise_all
+from segal.files import is_there
 from segal.regions import Box
 from segal.unicode_forms import form_only, lookalike
 
@@ -52,7 +53,8 @@ __all__ = [
     "splits",
 ]
 
-Chooser = Callable[[Sequence[str]], Collection[str]]
+Chooser = Callable[[Path, Sequence[str]], Collection[str]]
+"""Chooses among all images of a folder, which are given by their paths below it."""
 
 _LAYOUTS: dict[str, LayoutModule] = {
     "ade20k": ade20k,
@@ -132,7 +134,8 @@ class LabelledDataset:
         colours = None if self.classes.colours is None else read_label_colours(path)
         values = read_label(path) if colours is None else self.classes.decode(colours)
         if values.shape != self.pool.size(index):
-            raise label_mistakes.other_size(path, image, values.shape, self.pool.size(index))
+            page = self.pool.reading.page
+            raise label_mistakes.other_size(path, image, page, values.shape, self.pool.size(index))
         illegal = self.classes.illegal(values)
         if illegal and colours is not None:
             unlisted = colours[~self.classes.legal[values]]
@@ -170,7 +173,7 @@ class LabelledDataset:
             height, width = self.pool.size(index)
             boxes = [(0, 0, width, height)] if within is None else list(within[index])
             try:
-                if within is None or self.label_paths[index].exists():
+                if within is None or is_there(self.label_paths[index]):
                     values = self._read_values(index)
                     found = _count(values, boxes)
                     counted += found
@@ -302,6 +305,8 @@ def open_dataset(
         labels = [] if chosen is None else _find_labels(root, source, chosen, missing_labels)[1]
         raise_all([error, *shortened(labels)])
         raise
+    if source.other:
+        pool = replace(pool, other=source.other)
     labels_found, errors = _find_labels(root, source, pool.paths, missing_labels)
     raise_all(shortened(errors))
     return LabelledDataset(pool, labels_found, source.classes)
@@ -330,7 +335,7 @@ def find_source(root: Path, split: str, layout: str, options: LabelOptions) -> S
 def _chosen(root: Path, split: str, only: Collection[str] | Chooser, source: Source) -> list[str]:
     """The images of `only`, each of which must be one of the split's."""
     there = find_images(source.images) if source.paths is None else source.paths
-    chosen = set(only(there) if callable(only) else only)
+    chosen = set(only(source.images, there) if callable(only) else only)
     foreign = sorted(chosen - set(there))
     if foreign:
         alike = lookalike(foreign[0], there)
@@ -355,7 +360,7 @@ def _find_labels(
     for path in paths:
         try:
             label = source.label_of(path)
-            if label.exists():
+            if is_there(label):
                 check_path(root, label.relative_to(root).as_posix(), real_root)
             elif not may_miss:
                 raise label_mistakes.no_label(source.images / path, label, found_as(label))
@@ -383,6 +388,8 @@ def _indented(layout: str) -> str:
 def _detect(root: Path, layout: str) -> str:
     candidates = list(_LAYOUTS) if layout == "auto" else [layout]
     names = [name for name in candidates if _LAYOUTS[name].found(root)]
+    if "ade20k" in names:  # which has the folders of `folder` too
+        names = [name for name in names if name != "folder"]
     if len(names) == 1:
         return names[0]
     shown = "\n".join(

@@ -19,7 +19,7 @@ from pathlib import Path
 from segal.data.class_list import read_classes
 from segal.data.label_files import label_finder
 from segal.data.layout import LabelOptions, Source
-from segal.data.pool import SUFFIXES, find_images
+from segal.data.pool import SUFFIXES, find_files
 from segal.errors import SegalError
 
 LAYOUT = """\
@@ -34,8 +34,7 @@ _SHARES = (0.70, 0.85)  # cumulative
 
 def found(root: Path) -> bool:
     """Whether a folder looks like this layout."""
-    of_ade20k = all((root / name / "training").is_dir() for name in ("images", "annotations"))
-    return (root / "images").is_dir() and not of_ade20k
+    return (root / "images").is_dir()
 
 
 def splits(root: Path) -> list[str]:
@@ -62,7 +61,10 @@ def source(root: Path, split: str, options: LabelOptions) -> Source:
     if not _is_flat(root / "images"):
         finder = label_finder(labels / split, options.suffix)
         return Source(root / "images" / split, None, finder, classes)
-    paths = tuple(path for path in find_images(root / "images") if split_of(path) == split)
+    paths, other = (
+        tuple(path for path in found if split_of(path) == split)
+        for found in find_files(root / "images")
+    )
     if not paths:
         raise SegalError(
             f"{root}: the split {split!r} holds no image",
@@ -70,7 +72,7 @@ def source(root: Path, split: str, options: LabelOptions) -> Source:
             got=f"images directly in {root / 'images'}, of which none falls to {split}",
             remedy=f"make the folders images/{split} and {labels.name}/{split} yourself",
         )
-    return Source(root / "images", paths, label_finder(labels, options.suffix), classes)
+    return Source(root / "images", paths, label_finder(labels, options.suffix), classes, other)
 
 
 def split_of(path: str) -> str:

@@ -200,16 +200,16 @@ def _opencv(path: Path, data: bytes, flags: int) -> NDArray[Any]:
     return np.asarray(pixels)
 
 
-def read_orientation(path: Path) -> int:
-    """EXIF orientation of an image that can be read, 1 to 8.
+def read_orientation(path: Path, page: int | None = None) -> int:
+    """EXIF orientation of an image that can be read, 1 to 8; of a page of a TIFF of several.
 
     Raises:
         SegalError: If it cannot be read.
     """
     data = read_bytes(path)
-    return (
-        Tiff.open(path, data).orientation if is_tiff(data) else orientation_of(decode(path, data))
-    )
+    if is_tiff(data):
+        return Tiff.open(path, data, page).orientation
+    return orientation_of(decode(path, data))
 
 
 def read_label(path: Path) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from segal.errors import SegalError
+from segal.files import is_there
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 """Formats that keep every value; JPEG does not."""
@@ -29,7 +30,7 @@ def label_finder(folder: Path, suffix: str | None = None) -> Callable[[str], Pat
         image = PurePosixPath(path)
         stem = folder / image.parent / (image.name.rpartition(".")[0] + ending)
         plain = stem if whole else stem.with_name(stem.name + ".png")
-        if whole or plain.exists():
+        if whole or is_there(plain):
             return plain
         if stem.parent not in listed:
             listed[stem.parent] = _labels_of(stem.parent)
@@ -49,7 +50,7 @@ def label_finder(folder: Path, suffix: str | None = None) -> Callable[[str], Pat
 def _labels_of(folder: Path) -> dict[str, list[Path]]:
     """The label files of a folder by their names without the extension."""
     found: dict[str, list[Path]] = {}
-    if folder.is_dir():
+    if is_there(folder) and folder.is_dir():
         for file in folder.iterdir():
             if file.name.lower().endswith(LABEL_SUFFIXES):
                 found.setdefault(file.name.rpartition(".")[0], []).append(file)

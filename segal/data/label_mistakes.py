@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from segal.data.images import read_orientation
 from segal.data.layout import IGNORE_INDEX, Classes, packed
 from segal.errors import SegalError
+from segal.files import is_there
 from segal.unicode_forms import form_only
 
 _MANY = 5
@@ -17,7 +18,8 @@ _JPEG = (".jpg", ".jpeg")
 
 def no_label(image: Path, label: Path, alike: str | None) -> SegalError:
     """An image without a label, which should be at `label`; `alike` looks like its name."""
-    jpeg = next((label.with_suffix(s) for s in _JPEG if label.with_suffix(s).exists()), None)
+    others = (label.with_suffix(suffix) for suffix in _JPEG)
+    jpeg = next((other for other in others if is_there(other)), None)
     return SegalError(
         f"{image}: the image has no label",
         expected=str(label),
@@ -31,10 +33,10 @@ def no_label(image: Path, label: Path, alike: str | None) -> SegalError:
 
 
 def other_size(
-    path: Path, image: Path, found: tuple[int, ...], expected: tuple[int, int]
+    path: Path, image: Path, page: int | None, found: tuple[int, ...], expected: tuple[int, int]
 ) -> SegalError:
-    """A label whose (height, width) is not that of its image."""
-    orientation = read_orientation(image) if found == expected[::-1] else 1
+    """A label whose (height, width) is not that of its image, which is of a page of its file."""
+    orientation = read_orientation(image, page) if found == expected[::-1] else 1
     unturned = orientation >= 5
     return SegalError(
         f"{path}: the label is not of the size of its image {image}"

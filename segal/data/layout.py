@@ -137,12 +137,14 @@ class Source:
         paths: The split's images below it, or None for all; of a list, also those that are missing.
         label_of: Path of the label of an image, given the image's path below `images`.
         classes: The classes.
+        other: Where `paths` are given, the split's images of kinds that are not read.
     """
 
     images: Path
     paths: tuple[str, ...] | None
     label_of: Callable[[str], Path]
     classes: Classes
+    other: tuple[str, ...] = ()
 
 
 class LayoutModule(Protocol):

@@ -136,11 +136,16 @@ def find_images(root: Path) -> list[str]:
             is not UTF-8, two images of one folder differ in their suffix only, or an image's mask
             would have the path of a folder, as that of `a.jpg` beside a folder `a.png`.
     """
+    return find_files(root)[0]
+
+
+def find_files(root: Path) -> tuple[list[str], list[str]]:
+    """As `find_images`; also the images of kinds that are not read, sorted alike."""
     paths, refused, other = _walk(root)
     raise_all(shortened(refused))
     if not paths:
         raise _no_image(root, other)
-    return paths
+    return paths, other
 
 
 def open_pool(

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from segal.data.class_list import read_lines
 from segal.data.pool import SUFFIXES, shortened
 from segal.errors import SegalError, raise_all
+from segal.files import is_there
 
 _EXPECTED = "one name on each line, relative to the folder of images"
 _MAX_BYTES = 2**26
@@ -39,6 +40,16 @@ def listed_images(file: Path, images: Path) -> tuple[str, ...]:
         for line in lines
         if line in outside or (len(line.split()) > 1 and _stem(line) not in there)
     ]
+    mistakes += [
+        SegalError(
+            f"{file}: {line} may be any of several images",
+            expected="one image of each name, or its extension in the list",
+            got=" and ".join(sorted(there[_stem(line)])),
+            remedy="rename or remove all but one",
+        )
+        for line in lines
+        if line not in (found := there.get(_stem(line), [line])) and len(found) > 1
+    ]
     twice = [line for line, times in Counter(lines).items() if times > 1]
     if twice or not lines:
         mistakes.append(
@@ -50,8 +61,14 @@ def listed_images(file: Path, images: Path) -> tuple[str, ...]:
             )
         )
     raise_all(shortened(mistakes))
-    missing = {line: line if _has_suffix(line) else f"{line}.jpg" for line in lines}
-    return tuple(there.get(_stem(line), missing[line]) for line in lines)
+    return tuple(_path(line, there.get(_stem(line), [])) for line in lines)
+
+
+def _path(line: str, found: list[str]) -> str:
+    """The image that a line means, of those that have its name but for the extension."""
+    if line in found or not found:
+        return line if _has_suffix(line) else f"{line}.jpg"
+    return found[0]
 
 
 def _has_suffix(name: str) -> bool:
@@ -62,13 +79,13 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0] if _has_suffix(name) else name
 
 
-def _stems(images: Path, lines: list[str]) -> dict[str, str]:
+def _stems(images: Path, lines: list[str]) -> dict[str, list[str]]:
     """The images of the folders that a list names, by their paths without the extension."""
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for folder in {PurePosixPath(line).parent for line in lines}:
-        if (images / folder).is_dir():
+        if is_there(images / folder) and (images / folder).is_dir():
             for entry in (images / folder).iterdir():
                 if _has_suffix(entry.name):
                     path = (folder / entry.name).as_posix()
-                    found.setdefault(_stem(path), path)
+                    found.setdefault(_stem(path), []).append(path)
     return found

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -16,18 +17,20 @@ from pydantic import Field
 from segal import __version__
 from segal.config import LabelsConfig, MachineConfig, ModelConfig, validate
 from segal.config.sections import ImagesSection, Paths
-from segal.console import bar
+from segal.console import bar, say
 from segal.data.datasets import LabelledDataset
 from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError, raise_all
 from segal.files import remove, replacing, write_json
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.explain_sheet import Legend, Panels, draw_explanation
-from segal.jobs.inputs import check_channels, refuse_out_within, tell
+from segal.jobs.inputs import check_channels, image_sizes, refuse_out_within, tell
 from segal.jobs.labelled import Labelled
+from segal.jobs.network import with_folder
 from segal.jobs.reference import check_apart, open_labels, reference_cost
 from segal.jobs.strategies import check_signals
-from segal.machine import find_device, use_threads
+from segal.machine import find_device, precision_note, use_threads
+from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.report import shown_bands
 from segal.signals import Direction, Value
@@ -60,8 +63,9 @@ class ExplainConfig(ImagesSection):
             eq. 2).
         layers: What is differentiated by: `last`, `last_two`, `all` or the name of a module. None:
             `last_two` for the error change, `last` for influence, as the strategies have it.
-        labelled: Selections of the images that are labelled, on which influence takes the Hessian;
-            on the reference set without any.
+        labelled: Selections and run folders of what is labelled, on which influence takes the
+            Hessian; on the reference set without any.
+        skip_missing: As in `SelectConfig`.
         damping: Added to the Hessian's eigenvalues.
         count: How many images, spread evenly over the folder; None for all.
         raw: Also write the maps as `.npy` files.
@@ -73,12 +77,13 @@ class ExplainConfig(ImagesSection):
     """
 
     images: Path
-    checkpoint: Path
+    checkpoint: Path | None = None
     model: ModelConfig = ModelConfig()
     reference: LabelsConfig
     score: Score = "error_change"
     layers: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     labelled: Paths = ()
+    skip_missing: bool = False
     damping: Annotated[float, Field(ge=0)] = 0.01
     count: Annotated[int, Field(ge=1)] | None = None
     raw: bool = False
@@ -156,6 +161,14 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
     refuse_out_within(config.out, config.images, "folder of images")
+    config = with_folder(config)
+    if config.checkpoint is None:
+        raise SegalError(
+            "checkpoint: missing",
+            expected="the network whose predictions are looked at",
+            got="no --checkpoint",
+            remedy="give --checkpoint FILE",
+        )
     options = CheckpointOptions(**config.model.model_dump())
     model = load_checkpoint(config.checkpoint, options).to(device)
     model.check()
@@ -164,6 +177,9 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     check_classes(model.spec, reference)
     pool = _open_pool(config)
     check_channels(model.spec, reference.pool, pool)
+    sizes = [image_sizes(images).values() for images in (reference.pool, pool)]
+    check_image_sizes(model, chain(*sizes))
+    say(model.spec.input_line)
     tell(pool.notes())
     check_apart(reference.pool, pool)
     settings = ScanSettings(
@@ -171,7 +187,8 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     )
     sets = _sets(config, pool, reference)
     bench = Bench(model, Segmentation(), settings, sets, config.seed)
-    for note in model.notes:
+    slow = precision_note(device, config.precision)
+    for note in [*model.notes, *([slow] if slow else [])]:
         bench.note(note)
     if config.score == "influence" and not config.labelled:
         bench.note(
@@ -204,7 +221,9 @@ def _sets(
         "pool": ImageSet(pool, inside=whole),
     }
     if config.labelled:
-        sets["labelled"] = ImageSet(pool, inside=Labelled.open(config.labelled).boxes(pool))
+        given = Labelled.open(config.labelled, skip_missing=config.skip_missing)
+        sets["labelled"] = ImageSet(pool, inside=given.boxes(pool))
+        tell(given.notes)
     return sets
 
 

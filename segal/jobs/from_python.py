@@ -12,6 +12,7 @@ from segal.data.pool import find_images, open_pool
 from segal.errors import SegalError
 from segal.jobs.select import GivenNetwork, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
+from segal.machine import find_device
 from segal.models.callables import CallableNetwork, Predict
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
@@ -118,9 +119,10 @@ def select(
         "strategy": strategy,
         **{_FLAGS.get(key, key): value for key, value in keys.items()},
     }
+    flat = dict(_flat(given))
     if predict is not None:
-        given.setdefault("machine.device", "cpu")
-    raw = read_config(None, [], dict(_flat(given)))
+        flat.setdefault("machine.device", "cpu")
+    raw = read_config(None, [], flat)
     config, made = configure_selection(raw)
     if predict is None:
         return run_selection(config, made)
@@ -172,8 +174,8 @@ def _network(
     noise = torch.randint(
         256, (1, height, width, spec.channels), generator=torch.Generator().manual_seed(0)
     )
-    model = SegmentationModel(network, spec)
-    images = model.prepared(model.normalise(noise.to(torch.uint8)))
+    model = SegmentationModel(network, spec).to(find_device(config.machine.device))
+    images = model.prepared(model.normalise(noise.to(model.device, torch.uint8)))
     try:
         classes, digest = network.look(images)
     except SegalError:

@@ -93,11 +93,11 @@ def _bands(pool: ImagePool) -> str:
 
 
 def drop_unset(identity: dict[str, object]) -> dict[str, object]:
-    """What results depend on, without ways of reading images that are not chosen.
+    """What results depend on, without ways of reading images and weights that are not chosen.
 
     Runs of before there were such ways stay the same runs.
     """
-    unset = [key for key in ("bands", "page") if identity.get(key, 0) is None]
+    unset = [key for key in ("bands", "page", "options", "state") if identity.get(key, 0) is None]
     return {key: value for key, value in identity.items() if key not in unset}
 
 

@@ -114,11 +114,12 @@ class Labelled:
         """What files name, all together."""
         return frozenset[Region]().union(*(source.rows for source in self.sources))
 
-    def images(self, there: Collection[str]) -> set[str]:
+    def images(self, root: Path, there: Collection[str]) -> set[str]:
         """Names of the images that something is labelled of.
 
         Args:
-            there: Names of all images.
+            root: The folder of images.
+            there: Names of all images, relative to it.
 
         Raises:
             SegalError: If nothing is labelled at all.
@@ -134,9 +135,20 @@ class Labelled:
                 got="none",
                 remedy="give the selection that was labelled",
             )
+        found |= self._renamed(root, {name for name, now in found.items() if now is None}, there)
         if self.skip_missing and any(found.values()):
             return {name for name in found.values() if name}
         return {name or given for given, name in found.items()}
+
+    def _renamed(self, root: Path, gone: Collection[str], there: Iterable[str]) -> dict[str, str]:
+        """The images that were known by names that are gone, as far as their content is known."""
+        booked = [source.booked.digests for source in self.sources if source.booked]
+        known = {name: digests[name] for digests in booked for name in digests if name in gone}
+        if not known:
+            return {}
+        files = [name for name in there if (root / name).is_file()]
+        by_digest = {file_digest(root / name): name for name in reversed(files)}
+        return {name: by_digest[d] for name, d in known.items() if d in by_digest}
 
     def boxes(self, pool: ImagePool) -> Boxes:
         """Boxes by image index, each once, by row and then by column.

@@ -80,13 +80,19 @@ def notes_of(dataset: LabelledDataset, split: str, counts: LabelCounts) -> list[
     """What a user should know of labels that are used all the same."""
     names = dataset.classes.names
     absent = [name for name, pixels in zip(names, counts.pixels, strict=True) if not pixels]
-    notes = list(dataset.classes.notes)
+    notes = []
     if len(absent) == len(names):
         notes.append(f"{split}: all pixels are void; nothing can be trained or evaluated on them")
     elif absent:
         shown = ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
         notes.append(f"{split}: {len(absent)} of {len(names)} classes have no pixel: {shown}")
     return notes
+
+
+def class_notes(*datasets: LabelledDataset | None) -> list[str]:
+    """What a user should know of how label files are read, each once."""
+    found = [note for dataset in datasets if dataset is not None for note in dataset.classes.notes]
+    return list(dict.fromkeys(found))
 
 
 def describe_counts(dataset: LabelledDataset, counts: LabelCounts) -> list[str]:

@@ -3,12 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
 
-from segal.config import DataConfig, MachineConfig, RunConfig, SelectConfig, TrainConfig
+from segal.config import (
+    DataConfig,
+    MachineConfig,
+    ModelConfig,
+    NetworkConfig,
+    RunConfig,
+    TrainConfig,
+)
 from segal.console import Advance, bar
 from segal.data.datasets import Chooser, LabelledDataset, open_dataset
 from segal.data.images import ImageInfo
@@ -30,7 +37,21 @@ from segal.regions import RegionSize
 from segal.tasks.segmentation import are_numbers, check_class_names
 
 Config = TypeVar("Config", TrainConfig, RunConfig)
-AnyConfig = TypeVar("AnyConfig", bound=SelectConfig | TrainConfig | RunConfig)
+
+
+class _OfNetwork(Protocol):
+    """A configuration that names a network."""
+
+    @property
+    def checkpoint(self) -> Path | None: ...
+
+    @property
+    def model(self) -> ModelConfig | NetworkConfig: ...
+
+    def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
+
+
+AnyConfig = TypeVar("AnyConfig", bound=_OfNetwork)
 
 
 def draw_scenes(data: DataConfig) -> None:
@@ -98,8 +119,7 @@ def with_folder(config: AnyConfig) -> AnyConfig:
     if folder is None:
         return config
     model = network.model_copy(update={"architecture": None})
-    changed = config.model_copy(update={"checkpoint": folder, "model": model})
-    return cast(AnyConfig, changed)
+    return config.model_copy(update={"checkpoint": folder, "model": model})
 
 
 def initial_model(

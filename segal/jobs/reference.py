@@ -12,7 +12,13 @@ from segal.errors import SegalError
 from segal.image_sets import ImageSet, SetName
 from segal.jobs.inputs import check_channels, image_digests, tell
 from segal.jobs.labelled import Labelled
-from segal.jobs.labels import check_labels, owed_regions, refuse_owed, refuse_unlabelled
+from segal.jobs.labels import (
+    check_labels,
+    class_notes,
+    owed_regions,
+    refuse_owed,
+    refuse_unlabelled,
+)
 from segal.models.spec import ModelSpec
 from segal.oracle import Oracle
 from segal.regions import Box
@@ -264,6 +270,6 @@ def open_labels(
             progress=advance,
             only=only,
         )
-    tell(dataset.pool.notes(labelled=True))
+    tell(dataset.pool.notes(labelled=True) + class_notes(dataset))
     refuse_unlabelled(dataset, config.split, check_labels(dataset, config.split), "measured on")
     return dataset

@@ -223,6 +223,7 @@ def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object
     identity["labelled"] = labels.labelled.identity()
     if not config.unique:
         del identity["unique"]  # it changes nothing
+    identity["model"] = drop_unset(config.model.model_dump(mode="json"))
     return drop_unset(identity) | labels.identity(config.reading)
 
 
@@ -249,8 +250,7 @@ class _Selection:
 
     def run(self) -> SelectionResult:
         pool = whole = self.open_pool()
-        if self.model is not None and self.config.checkpoint is not None:
-            check_image_sizes(self.model, image_sizes(pool).values())
+        if self.model is not None:
             say(self.model.spec.input_line)
         slow = precision_note(self.device, self.config.precision)
         self.notes += [slow] if slow else []
@@ -263,6 +263,8 @@ class _Selection:
         self.sets = self.labels.sets(self.config, pool, labelled, whole)
         self.notes += self.labels.labelled.notes
         inputs = fingerprint(image_digests(pool))
+        if self.model is not None and not self.ledger.finished("scan-0", _ROUND, inputs):
+            check_image_sizes(self.model, image_sizes(pool).values())
         offer, allowance = make_offer(self.config, pool, self.labelled)
         context = PassContext(offered=offer.rows)
         for number, signals in enumerate(self.strategy.passes(context)):

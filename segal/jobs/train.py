@@ -19,6 +19,7 @@ from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
     OWED_FILE,
     check_labels,
+    class_notes,
     owed_regions,
     refuse_owed,
     refuse_unlabelled,
@@ -100,6 +101,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             counts = check_labels(held_out, split)
             if held_out is validation:
                 refuse_unlabelled(held_out, split, counts, "what the best weights are chosen by")
+    tell(class_notes(dataset, validation, test))
     model = initial_model(config, dataset.classes.names).to(device)
     for used in (dataset, validation, test):
         if used is not None:

@@ -20,7 +20,7 @@ from segal.errors import SegalError, raise_all
 from segal.jobs.compare import CONFIG_FILE
 from segal.jobs.copies import copies_notes
 from segal.jobs.explain import configure_explanation
-from segal.jobs.labels import describe_counts, notes_of, refuse_black_and_white
+from segal.jobs.labels import class_notes, describe_counts, notes_of, refuse_black_and_white
 from segal.jobs.planning import RUNS_FOLDER
 from segal.jobs.strategies import configure_run, configure_selection
 from segal.jobs.tune import configure_tuning
@@ -132,7 +132,7 @@ def _validate_comparison(path: Path) -> list[str]:
 def _validate_dataset(
     path: Path, layout: str, options: LabelOptions, workers: int, reading: Reading
 ) -> list[str]:
-    lines, errors = [], []
+    lines, errors, opened = [], [], []
     for split in splits(path, layout):
         try:
             with bar(f"Images of {split}") as advance:
@@ -151,11 +151,13 @@ def _validate_dataset(
                 counts = dataset.check(progress=advance)
             refuse_black_and_white(dataset, split, counts)
             lines += _describe(split, dataset, counts)
+            opened.append(dataset)
             lines += [f"    {note}" for note in copies_notes(dataset.pool)]
         except SegalError as error:
             errors.append(error)
     raise_all(list({str(error): error for error in errors}.values()))
-    return [f"{path}: a data set, without mistakes", *lines]
+    notes = [f"  note: {note}" for note in class_notes(*opened)]
+    return [f"{path}: a data set, without mistakes", *notes, *lines]
 
 
 def _describe(split: str, dataset: LabelledDataset, counts: LabelCounts) -> list[str]:

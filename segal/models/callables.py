@@ -27,6 +27,8 @@ class CallableNetwork(nn.Module):
         super().__init__()
         self._predict = predict
         self.gives_features = False
+        # Which tells where the images are to be.
+        self.register_buffer("place", torch.zeros(()), persistent=False)
 
     def forward(self, images: Tensor) -> Predicted:
         """Logits, and features where there are any, float32 at least, where the images are."""

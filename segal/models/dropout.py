@@ -185,7 +185,8 @@ class _Passes:
                     continue
                 replaced.append((module, own))
                 module.__dict__["forward"] = forward
-            yield self
+            with self.model.own_way():  # a mask is of a whole map, not of a band of it
+                yield self
         finally:
             for module, own in replaced:
                 if own is None:

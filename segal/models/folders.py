@@ -49,6 +49,13 @@ def read_folder(folder: Path, class_names: Sequence[str] = ()) -> ModelSpec:
     Raises:
         SegalError: If it holds no network that can be built.
     """
+    if not (folder / "config.json").is_file():
+        raise SegalError(
+            f"{folder}: no checkpoint",
+            expected="a file of weights, or a folder that save_pretrained wrote",
+            got="a folder without config.json",
+            remedy="give the file of weights in it",
+        )
     config = read_json(folder / "config.json")
     if _CLASS not in config:
         return make_spec(f"{PREFIX}{folder}", class_names=tuple(class_names))

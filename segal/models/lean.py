@@ -7,6 +7,7 @@ whole; where they read a concatenation, that is made band by band, too. And noth
 is run.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ _BAND_BYTES = 32 << 20
 
 _SPREAD_BYTES = 8 << 20
 """About what a band of logits at full resolution takes."""
+
+
+class OtherwiseError(Exception):
+    """A network runs otherwise on a large image than it did on noise."""
 
 
 class _Done(Exception):
@@ -54,11 +59,11 @@ class _Joins(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        along = args[1:] or (dict(kwargs or {}).get("dim"),)
-        if func is not torch.cat or along != (1,):
+        given = dict(zip(("tensors", "dim"), args, strict=False)) | dict(kwargs or {})
+        if func is not torch.cat or set(given) != {"tensors", "dim"} or given["dim"] != 1:
             return func(*args, **(kwargs or {}))
         if len(self.made) == self.postponed:
-            self.parts = tuple(args[0])
+            self.parts = tuple(given["tensors"])
             first = self.parts[0]
             channels = sum(part.shape[1] for part in self.parts)
             joined = first.new_zeros(1).expand(len(first), channels, *first.shape[2:])
@@ -127,6 +132,7 @@ class LeanPass:
         width: The most channels that is made of a cell.
         join: Number of the concatenation that they read, among all; None where they read none.
         spare: Positions of the encoder's maps that the decoder does not read.
+        cells: Of their input along a side, for each pixel of the network's.
     """
 
     network: nn.Module
@@ -135,6 +141,7 @@ class LeanPass:
     width: int
     join: int | None
     spare: frozenset[int]
+    cells: float
 
     def __call__(self, images: Tensor, *, features: bool) -> tuple[Tensor, Tensor | None]:
         """Runs the network without gradients, up to its head.
@@ -147,7 +154,7 @@ class LeanPass:
             The head's output (B, C, h', w'), and its input (B, D, h', w') if it is wanted.
 
         Raises:
-            RuntimeError: If the network runs otherwise on these images than it did on noise.
+            OtherwiseError: If the network runs otherwise on these images than it did on noise.
         """
         caught: list[Tensor] = []
 
@@ -165,21 +172,32 @@ class LeanPass:
             hook.remove()
         parts = joins.parts or tuple(caught)
         if not caught or (joins.parts and caught[0] is not joins.made[-1]):
-            raise RuntimeError("the network runs otherwise on images of this size")
-        # What is only a stand-in, and what others hold, is not written over.
-        held = {_address(t) for t in (images, *self.network.parameters(), *self.network.buffers())}
+            raise OtherwiseError
         caught.clear()
+        joins.made.clear()
+        # Of images in tiles, or scaled to a size of the network's own, this would be a part.
+        found = (parts[0].shape[0], *parts[0].shape[2:])
+        wanted = (len(images), *(side * self.cells for side in images.shape[2:]))
+        if any(abs(n - n_wanted) >= 1 for n, n_wanted in zip(found, wanted, strict=True)):
+            raise OtherwiseError
+        # Nobody but these two names holds what the network made for its own use.
+        alone = _holders((torch.empty(0),))[0]
+        own = [
+            n == alone and not part._is_view() and part.is_contiguous()
+            for n, part in zip(_holders(parts), parts, strict=True)
+        ]
         with torch.no_grad():
-            return self._in_bands(parts, held if features else None)
+            return self._in_bands(parts, own, features=features)
 
     def _in_bands(
-        self, parts: Sequence[Tensor], held: set[int] | None
+        self, parts: Sequence[Tensor], own: Sequence[bool], *, features: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Runs the last layers over bands of rows of what they read.
 
         Args:
-            parts: (B, D_i, h, w), which they read side by side. One of them may be written over.
-            held: Addresses of memory that must stay as it is; None where no features are wanted.
+            parts: (B, D_i, h, w), which they read side by side.
+            own: Which of them may be written over.
+            features: Whether the head's input is wanted.
         """
         batch, _, height, width = parts[0].shape
         rows = max(1, _BAND_BYTES // (batch * self.width * width * parts[0].element_size()))
@@ -196,9 +214,9 @@ class LeanPass:
             above = window[:, :, max(0, inside.stop - self.radius) : inside.stop].clone()
             for layer in self.layers[:-1]:
                 window = layer(window)
-            if held is not None:
+            if features:
                 if kept is None:
-                    kept = _room(parts, window, held)
+                    kept = _room(parts, window, own)
                 kept[:, :, top:bottom] = window[:, :, inside]
             output = self.layers[-1](window)
             if low is None:
@@ -208,17 +226,18 @@ class LeanPass:
         return low, kept
 
 
-def _room(parts: Sequence[Tensor], like: Tensor, held: set[int]) -> Tensor:
+def _room(parts: Sequence[Tensor], like: Tensor, own: Sequence[bool]) -> Tensor:
     """Where features can be kept: in the place of what they are made of, if there is room."""
     depth = like.shape[1]
-    for part in parts:
-        if part.shape[1] >= depth and part.dtype == like.dtype and _address(part) not in held:
+    for part, free in zip(parts, own, strict=True):
+        if free and part.shape[1] >= depth and part.dtype == like.dtype:
             return part[:, :depth]
     return like.new_empty(len(like), depth, *parts[0].shape[2:])
 
 
-def _address(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()
+def _holders(parts: Sequence[Tensor]) -> list[int]:
+    """How many hold each of some tensors, counted alike for all."""
+    return [sys.getrefcount(part) for part in parts]
 
 
 def find_lean_pass(finder: TailFinder) -> LeanPass | None:
@@ -237,8 +256,8 @@ def find_lean_pass(finder: TailFinder) -> LeanPass | None:
             continue
         made = [layer.out_channels for layer in chain if isinstance(layer, nn.Conv2d)]
         width = max(first.in_channels, *made)
-        join = _join_before(finder, first)
-        found = LeanPass(finder.network, tuple(chain), radius, width, join, spare)
+        join, cells = _read_by(finder, first)
+        found = LeanPass(finder.network, tuple(chain), radius, width, join, spare, cells)
         return found if _same_on_noise(finder, found) else None
     return None
 
@@ -247,24 +266,32 @@ def _radius(first: nn.Conv2d, chain: Sequence[nn.Module]) -> int | None:
     try:
         with torch.no_grad():
             return receptive_radius(nn.Sequential(*chain), first.in_channels, first.weight)
-    except (RuntimeError, ValueError):  # layers that do not take so small a map
+    except Exception:  # the layers' own, which may not take so small a map
         return None
 
 
-def _join_before(finder: TailFinder, first: nn.Module) -> int | None:
-    """The number of the concatenation whose result a module is given as it is."""
+def _read_by(finder: TailFinder, first: nn.Module) -> tuple[int | None, float]:
+    """What a module is given: the number of the concatenation that made it; cells for a pixel."""
     found: list[int] = []
+    sides: list[int] = []
     with _Joins() as joins:
 
         def look(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
             found.extend(i for i, made in enumerate(joins.made) if made is inputs[0])
+            sides.append(inputs[0].shape[-1])
 
-        hook = first.register_forward_pre_hook(look)
+        hooks = [
+            finder.network.register_forward_pre_hook(
+                lambda _m, given: sides.__setitem__(slice(None), [given[0].shape[-1]])
+            ),
+            first.register_forward_pre_hook(look),
+        ]
         try:
             run_on_noise(finder.network, finder.spec)
         finally:
-            hook.remove()
-    return found[0] if len(found) == 1 else None
+            for hook in hooks:
+                hook.remove()
+    return found[0] if len(found) == 1 else None, sides[-1] / sides[0]
 
 
 def _same_on_noise(finder: TailFinder, found: LeanPass) -> bool:
@@ -283,7 +310,7 @@ def _same_on_noise(finder: TailFinder, found: LeanPass) -> bool:
             hook.remove()
     try:
         low, features = found(inputs[0], features=True)
-    except RuntimeError:
+    except Exception:  # the network's own, or that it runs otherwise
         return False
     assert features is not None
     pairs = zip((features, low), plain[-1], strict=True)

@@ -50,7 +50,9 @@ def logits_of(output: object, num_classes: int, architecture: str) -> Tensor:
         found = named_logits(output)
     if isinstance(found, list | tuple) and not isinstance(output, Tensor):
         maps = [x for x in found if isinstance(x, Tensor) and x.ndim == 4]
-        fitting = [x for x in maps if _fits(x, num_classes)]
+        # Of two classes, a map with both is the logits, not one of a single channel beside it.
+        fitting = [x for x in maps if x.shape[1] == num_classes]
+        fitting += [x for x in maps if _fits(x, num_classes)]
         found = next(iter(fitting or maps), None)
     if not isinstance(found, Tensor) or found.ndim != 4 or not found.is_floating_point():
         raise SegalError(

@@ -1,12 +1,14 @@
 """Tries at which sizes a network runs: without computing anything, where that can be told so."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from segal.errors import SegalError
+from segal.models.callables import CallableNetwork
+from segal.models.tracing import evaluating, floating
 
 Size = tuple[int, int]
 
@@ -17,15 +19,31 @@ def failure(network: nn.Module, channels: int, size: Size) -> str | None:
     """Why a network does not run at a size; None if it does.
 
     The shapes are run through it on torch's device `meta`, which takes milliseconds at any size.
-    Where an operation is not written for it, the network is run in earnest.
+    Where an operation is not written for it, and of a function of the user's, the network is run in
+    earnest.
 
     Args:
         network: It; left as it was.
         channels: Of its input.
         size: Height and width of its input.
     """
-    why = _failure(network, channels, size, "meta")
-    return _failure(network, channels, size, None) if why is not None and _of_meta(why) else why
+    if isinstance(network, CallableNetwork):
+        return _failure(network, channels, size)
+    try:
+        twin = _without_values(network)
+    except Exception:  # whatever its parts raise that cannot be copied
+        return _failure(network, channels, size)
+    why = _failure(twin, channels, size)
+    return _failure(network, channels, size) if why is not None and _of_meta(why) else why
+
+
+def _without_values(network: nn.Module) -> nn.Module:
+    """A copy on `meta`: what a network remembers of its passes must not become tensors of that."""
+    tensors: dict[int, Tensor] = {
+        id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in network.parameters()
+    }
+    tensors |= {id(b): b.to("meta") for b in network.buffers()}
+    return copy.deepcopy(network, dict(tensors))
 
 
 def _of_meta(why: str) -> bool:
@@ -33,25 +51,14 @@ def _of_meta(why: str) -> bool:
     return why.startswith("NotImplementedError") or "meta" in why.lower() or "device" in why
 
 
-def _failure(network: nn.Module, channels: int, size: Size, device: str | None) -> str | None:
-    """As `failure`, on `meta` or, for None, where the network is."""
-    state: Mapping[str, Tensor] = {
-        **dict(network.named_parameters()),
-        **dict(network.named_buffers()),
-    }
-    if device is not None:
-        state = {key: value.to(device) for key, value in state.items()}
-    like = next((v for v in state.values() if v.is_floating_point()), torch.zeros(1))
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
+def _failure(network: nn.Module, channels: int, size: Size) -> str | None:
+    """As `failure`, where the network is."""
+    images = torch.zeros(1, channels, *size).to(floating(network))
     try:
-        with torch.no_grad():
-            functional_call(network, dict(state), (torch.zeros(1, channels, *size).to(like),))
+        with torch.no_grad(), evaluating(network):
+            network(images)
     except Exception as error:  # whatever the network's own code raises
         return f"{type(error).__name__}: {error}".split("\n")[0][:300]
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return None
 
 

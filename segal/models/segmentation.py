@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from segal.errors import SegalError
 from segal.evidence import Evidence, Upsampling
 from segal.models.callables import CallableNetwork
-from segal.models.lean import LeanPass, SpreadLogits, find_lean_pass
+from segal.models.lean import LeanPass, OtherwiseError, SpreadLogits, find_lean_pass
 from segal.models.loss_prediction import LossPrediction
 from segal.models.outputs import Predicted, as_classes, logits_of
 from segal.models.spec import ModelSpec
@@ -207,7 +207,10 @@ class SegmentationModel(nn.Module):
             self.check_features()
         lean = self._lean_pass(padded, catch)
         if lean is not None:
-            return self._large(lean, padded, size, (height, width), FEATURES in catch)
+            try:
+                return self._large(lean, padded, size, (height, width), FEATURES in catch)
+            except OtherwiseError:
+                self._lean = (None,)
         # Logits of a rescaled image are spread from the last layer's output, in one step.
         head = bool(catch) or tuple(padded.shape[-2:]) != size
         head = head and self.has_head
@@ -248,6 +251,15 @@ class SegmentationModel(nn.Module):
             self._lean = (found,)
         return self._lean[0]
 
+    @contextmanager
+    def own_way(self) -> Iterator[None]:
+        """While it lasts, the network runs as it is, however large images are."""
+        found, self._lean = self._lean, (None,)
+        try:
+            yield
+        finally:
+            self._lean = found
+
     def _large(
         self,
         lean: LeanPass,
@@ -258,6 +270,8 @@ class SegmentationModel(nn.Module):
     ) -> Evidence:
         try:
             low, caught = lean(padded, features=features)
+        except OtherwiseError:
+            raise
         except Exception as error:  # whatever the network's own code raises
             raise failed(self.spec.architecture, padded.shape, error) from error
         upsampling = Upsampling(size, self.align_corners)

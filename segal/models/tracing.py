@@ -92,7 +92,7 @@ def _on_noise(network: nn.Module, spec: ModelSpec) -> tuple[Tensor, int]:
     for side in dict.fromkeys([*sides, spec.stride]):
         shape = (1, spec.channels, side, side)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        with _evaluating(network), _first_mismatch(network) as mismatch:
+        with evaluating(network), _first_mismatch(network) as mismatch:
             try:
                 output = network(noise.to(floating(network)))
             except SegalError:
@@ -119,7 +119,8 @@ def check_network(network: nn.Module, spec: ModelSpec) -> None:
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """`eval()` for a while; afterwards each module is in its own mode again."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

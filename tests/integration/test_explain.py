@@ -140,6 +140,20 @@ def test_influence_is_what_autograd_says(
     check_map(model, parameters, vector, image_folder / shown["image"], score)
 
 
+def test_labelled_images_that_left_are_told(explain, image_folder, tmp_path):
+    selection = tmp_path / "selection.csv"
+    selection.write_text(
+        "image,x,y,width,height\na/frame 0.png,0,0,32,32\na/frame 99.png,0,0,32,32\n"
+    )
+    given = ("--score", "influence", "--count", 1, "--labelled", selection)
+    code, _, stderr = explain(tmp_path / "out", *given)
+    assert code == 2
+    assert "frame 99" in stderr
+    code, _, stderr = explain(tmp_path / "out", *given, "skip_missing=true")
+    assert code == 0, stderr
+    assert "Left out 1 labelled region of images that are not there" in stderr.replace("\n", " ")
+
+
 def test_same_pictures_however_it_is_run(explain, tmp_path):
     folders = [tmp_path / name for name in "abc"]
     for out, extra in zip(
@@ -293,3 +307,29 @@ def test_validate_takes_a_selection_with_a_reference_set_for_what_it_is(segal, t
     assert code == 2
     assert "budget: missing" in err
     assert "strategy: " not in err
+
+
+def test_a_folder_as_the_networks_name(segal, image_folder, reference, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(
+        hidden_sizes=[8, 16, 24, 32], decoder_hidden_size=16, depths=[1] * 4
+    )
+    config.id2label = dict(enumerate(CLASSES))
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "folder")
+    given = ("explain", "--images", image_folder, "--reference", reference, "--layers", "last")
+    for name, network in {
+        "checkpoint": ("--checkpoint", tmp_path / "folder"),
+        "arch": ("--arch", f"hf:{tmp_path / 'folder'}"),
+    }.items():
+        code, _, said = segal(*given, *network, "--out", tmp_path / name, "--count", 1)
+        assert code == 0, said
+        assert "normalised with mean 0.485" in " ".join(said.split())
+    one, other = (
+        json.loads((tmp_path / name / "explain.json").read_text())["images"]
+        for name in ("checkpoint", "arch")
+    )
+    assert one == other
+    code, _, said = segal(*given, "--out", tmp_path / "none")
+    assert code == 2
+    assert "checkpoint: missing" in said

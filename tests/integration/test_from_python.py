@@ -192,6 +192,26 @@ def test_mistakes_are_said(image_folder, tmp_path, change, message):
     assert message in str(caught.value)
 
 
+def test_a_size_that_a_function_does_not_take_is_said_before_work_starts(image_folder, tmp_path):
+    sizes = []
+
+    def square(batch):
+        sizes.append(tuple(batch.shape[-2:]))
+        if len(sizes) > 1:  # it takes the first image's
+            raise ValueError("not of the size that it was exported for")
+        return bright(batch)
+
+    with pytest.raises(SegalError, match="predict: does not run at"):
+        package.select(**options(image_folder, tmp_path), predict=square)
+    assert not (tmp_path / "out" / "candidates").exists()
+
+
+def test_where_a_function_runs_is_as_given(image_folder, tmp_path):
+    given = options(image_folder, tmp_path, machine={"device": "cuda:77"})
+    with pytest.raises(SegalError, match="'cuda:77' is not there"):
+        package.select(**given, predict=bright)
+
+
 def test_random_needs_no_network(image_folder, tmp_path):
     result = package.select(**options(image_folder, tmp_path, strategy="random"))
     assert result.picks

@@ -119,6 +119,15 @@ def test_validate_counts_pixels(segal, plain, commands):
     assert f"{100 * 600 / 9600:.2f} % of all pixels" in stdout
 
 
+@pytest.mark.parametrize("command", ["validate", "train", "run"])
+def test_how_values_are_read_is_told_once(segal, plain, commands, command):
+    (plain / "classes.txt").write_text("0 road\n255 sky\n")
+    relabel(plain, lambda values: values * 255)
+    code, stdout, stderr = segal(*commands[command])
+    assert code == 0, stderr
+    assert (stdout + stderr).count("the value 255 is the class 'sky'") == 1
+
+
 @pytest.mark.parametrize("command", ["train", "run", "select", "explain"])
 def test_classes_in_another_order_are_refused(
     segal, plain, commands, command, checkpoint, tmp_path

@@ -10,7 +10,7 @@ import yaml
 from segal import machine
 from segal.data.synthetic import make_scenes
 from segal.models.build import build_model, make_spec
-from segal.models.checkpoint import read_spec, save_checkpoint
+from segal.models.checkpoint import load_checkpoint, read_spec, save_checkpoint
 from tests.conftest import CLASSES
 
 ENTROPY = ("--strategy", "entropy", "--region", "32", "--budget", "5", "overlays=0")
@@ -168,3 +168,29 @@ def test_a_folder_of_transformers_selects_and_starts_a_training(
     assert "2 tensors have no fitting weights there and start at random" in " ".join(said.split())
     names = read_spec(tmp_path / "trained" / "model.safetensors").class_names
     assert len(names) > 2
+
+
+def test_one_output_of_smp_is_the_second_of_two_classes(segal, image_folder, tmp_path):
+    torch.manual_seed(0)
+    network = smp.Unet("resnet18", encoder_weights=None, classes=1).eval()
+    network.save_pretrained(tmp_path / "smp")
+    torch.save(network.state_dict(), tmp_path / "plain.pth")
+    plain = (*("--checkpoint", tmp_path / "plain.pth", "--arch", "Unet"), "--num-classes", 2)
+    given = ("--images", image_folder, *ENTROPY)
+    code, _, said = segal("select", *plain, *given, "--out", tmp_path / "a")
+    assert code == 2
+    assert "model.options.classes=1" in " ".join(said.split())
+    for name, of in {
+        "a": (*plain, "model.options.classes=1"),
+        "b": ("--checkpoint", tmp_path / "smp"),
+    }.items():
+        code, _, said = segal("select", *of, *given, "--out", tmp_path / name)
+        assert code == 0, said
+    assert picks(tmp_path / "a") == picks(tmp_path / "b")
+    model = load_checkpoint(tmp_path / "smp")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        second = model(images).logits.softmax(1)[:, 1]
+        torch.testing.assert_close(second, network(images)[:, 0].sigmoid())
+    save_checkpoint(model, tmp_path / "own.safetensors")
+    assert load_checkpoint(tmp_path / "own.safetensors").spec == model.spec

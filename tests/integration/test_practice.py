@@ -183,6 +183,22 @@ def test_training_goes_on_without_images_that_left(segal, scenes, tmp_path):
     assert "Left out 4 labelled regions" in stderr
 
 
+def test_training_finds_images_that_were_renamed(segal, scenes, tmp_path):
+    pool = tmp_path / "data"
+    shutil.copytree(scenes, pool)
+    assert _select(segal, pool / "images" / "train", tmp_path / "run", budget="100%")[0] == 0
+    for kind in ("images", "labels"):
+        (pool / kind / "train" / "im0.png").rename(pool / kind / "train" / "zz.png")
+    code, _, stderr = segal(
+        "train", "--data", pool, "--labelled", tmp_path / "run", "--iterations", "1", "--crop",
+        "32", "--arch", _NETWORK, "train.batch_size=2", "--threads", "1",
+        "--out", tmp_path / "model",
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert "im0.png is zz.png now" in stderr.replace("\n", " ")
+    assert "Left out" not in stderr
+
+
 # Copies
 
 

@@ -150,6 +150,22 @@ def test_a_run_that_is_done_is_not_done_again(
     assert outputs(tmp_path / "run") == before
 
 
+def test_keys_that_came_later_count_only_where_they_are_given(
+    segal, image_folder, checkpoint, tmp_path
+):
+    assert segal(*arguments(image_folder, checkpoint, tmp_path / "run"))[0] == 0
+    with Ledger.read(tmp_path / "run") as ledger:
+        made = ledger.configuration
+    assert made.keys() == {
+        *("budget", "checkpoint", "embedding_dtype", "extra_regions", "labelled", "model"),
+        *("precision", "region", "seed", "skip_unreadable", "strategy", "value_range"),
+    }
+    assert made["model"].keys() == {
+        *("architecture", "encoder", "input_scale", "insert_dropout", "mean", "num_classes"),
+        "std",
+    }
+
+
 @pytest.mark.parametrize("lost", ["selection.csv", "summary.json", "masks", "candidates"])
 def test_a_lost_artefact_is_made_again_as_it_was(
     segal, image_folder, checkpoint, tmp_path, lost, monkeypatch

@@ -36,6 +36,12 @@ def test_mixed_forms_are_refused(read, text):
         read(text)
 
 
+@pytest.mark.parametrize("line", ["1 a" + "," * 4000 + "x", "1" * 5000 + " a"])
+def test_lines_that_are_too_long_are_refused(read, line):
+    with pytest.raises(SegalError, match="a line is too long"):
+        read(f"{line}\n2 b")
+
+
 @pytest.mark.parametrize(
     ("text", "names", "of"),
     [

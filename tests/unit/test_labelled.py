@@ -172,7 +172,7 @@ def test_regions_of_images_that_left_are_refused_or_left_out_as_asked(chain):
         assert labelled.notes == [
             "Left out 2 labelled regions of images that are not there: a.png."
         ]
-        assert labelled.images(pool.paths) == {"b.png", "c.png"}
+        assert labelled.images(pool.root, pool.paths) == {"b.png", "c.png"}
 
 
 def test_rows_of_a_plain_file_are_left_out_as_well(tmp_path):
@@ -180,8 +180,8 @@ def test_rows_of_a_plain_file_are_left_out_as_well(tmp_path):
     file.write_text("image;x;y;width;height\n.\\a.png;0;0;32;32\nb.png;32;0;32;32\n")
     labelled = Labelled.open([file], skip_missing=True)
     assert _found(labelled, _pool(b="2")) == {("b.png", _BOXES[1])}
-    assert labelled.images(["b.png"]) == {"b.png"}
-    assert labelled.images(["a.png", "b.png", "c.png"]) == {"a.png", "b.png"}
+    assert labelled.images(tmp_path, ["b.png"]) == {"b.png"}
+    assert labelled.images(tmp_path, ["a.png", "b.png", "c.png"]) == {"a.png", "b.png"}
     with pytest.raises(SegalError, match=r"(?s)line 2.*an image of the pool"):
         Labelled.open([file]).boxes(_pool(b="2"))
 
@@ -209,5 +209,5 @@ def test_folders_that_bought_nothing_are_refused(tmp_path):
     file = tmp_path / "none.csv"
     write_selection(file, [])
     with pytest.raises(SegalError, match="no region at all"):
-        Labelled.open([file]).images(["a.png"])
+        Labelled.open([file]).images(tmp_path, ["a.png"])
     assert read_selection(file) == []

@@ -1,5 +1,6 @@
 """Layouts of data sets beside the plain one and that of Cityscapes: tiny ones of each."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,20 @@ def test_names_of_lists_may_have_blanks_and_extensions(voc):
     assert open_dataset(voc, "train").pool.paths == ("2007_000001.jpg", "a frame.jpg")
 
 
+def test_a_name_of_a_list_stands_for_one_image(voc):
+    picture(voc / "JPEGImages" / "2007_000000.png")
+    listed = voc / "ImageSets" / "Segmentation" / "train.txt"
+    assert "2007_000000 may be any of several images" in message(voc, "train")
+    listed.write_text("2007_000000.png\n")
+    assert open_dataset(voc, "train").pool.paths == ("2007_000000.png",)
+
+
+def test_names_that_are_too_long_are_names_of_nothing(voc):
+    (voc / "ImageSets" / "Segmentation" / "train.txt").write_text(f"{'a' * 300}/b\n{'a' * 300}\n")
+    assert "cannot be read" in message(voc, "train")
+    assert "has no label" in message(voc, "val", label_suffix="_" * 300)
+
+
 def test_a_long_list_is_read(voc):
     names = [f"a/long/path/of/images/that/is/not/there_{i:07d}" for i in range(40_000)]
     (voc / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join([*names, *names]))
@@ -160,6 +175,12 @@ def test_ade20k(ade):
     assert "classes.txt" in message(ade, "training")
 
 
+def test_the_plain_layout_may_have_the_folders_of_ade20k(ade):
+    (ade / "classes.txt").write_text("wall\nsky\ncar\n")
+    data = open_dataset(ade, "training", layout="folder")
+    assert data.classes.lookup[0] == 0
+
+
 def test_camvid(tmp_path):
     for split in ("train", "val"):
         for i in range(2):
@@ -182,6 +203,19 @@ def plain(tmp_path):
         write(tmp_path / "labels" / "train" / f"{i}.png", label(i))
     (tmp_path / "classes.txt").write_text("sky\nroad\ncar\n")
     return tmp_path
+
+
+def test_images_that_are_not_read_are_named_without_official_splits(plain):
+    for kind in ("images", "labels"):
+        for file in list((plain / kind / "train").iterdir()):
+            for i in range(9):
+                shutil.copy(file, plain / kind / f"{i}{file.suffix}")
+        shutil.rmtree(plain / kind / "train")
+    for i in range(20):
+        (plain / "images" / f"new{i}.jp2").touch()
+    named = [path for split in splits(plain) for path in open_dataset(plain, split).pool.other]
+    assert sorted(named) == sorted(f"new{i}.jp2" for i in range(20))
+    assert len(open_dataset(plain, "train").pool.other) < 20
 
 
 @pytest.mark.parametrize("suffix", ["PNG", "tif", "TIFF", "bmp", "Bmp"])

@@ -1,11 +1,13 @@
 """Passes over large images: the same numbers as the network's own way, and less held."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from segal.models import lean, segmentation
 from segal.models.build import build_model, make_spec
+from segal.models.dropout import dropout_passes
 from segal.models.segmentation import FEATURES, SegmentationModel
 from segal.models.spec import ModelSpec
 from segal.regions import RegionSize
@@ -160,3 +162,84 @@ def test_a_users_own_uncertainty_sees_all_logits(small_is_large, monkeypatch):
 
 def _spatial(logits):
     return logits.amax((1, 2, 3), keepdim=True)[:, 0].expand(-1, *logits.shape[2:])
+
+
+class Small(nn.Module):
+    """Two convolutions and a concatenation between them, for networks that do something odd."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.mixed = nn.Conv2d(19, 8, 1)
+        self.last = nn.Conv2d(8, 5, 1)
+
+    def join(self, *maps):
+        return torch.cat(maps, 1)
+
+    def forward(self, x):
+        return self.last(self.mixed(self.join(torch.relu(self.first(x)), x)))
+
+
+class Tiled(Small):
+    def forward(self, x):
+        return torch.cat([super(Tiled, self).forward(part) for part in x.split(256, 3)], 3)
+
+
+class ByKeyword(Small):
+    def join(self, *maps):
+        return torch.cat(tensors=maps, dim=1)
+
+
+class Remembers(Small):
+    def __init__(self):
+        super().__init__()
+        self.remembered = {}
+
+    def join(self, first, x):
+        size = tuple(x.shape)
+        if size not in self.remembered:
+            generator = torch.Generator().manual_seed(0)
+            self.remembered[size] = torch.randn(first.shape, generator=generator)
+        return torch.cat([self.remembered[size], x], 1)
+
+
+@pytest.mark.parametrize("kind", [Tiled, ByKeyword, Remembers])
+def test_networks_that_do_something_odd(kind, small_is_large, monkeypatch):
+    torch.manual_seed(0)
+    model = SegmentationModel(kind(), spec_of(CLASSES)).eval()
+    images = torch.randn(1, 3, 20, 400)
+    for _ in range(2):  # what is held until the next pass is not written over
+        found, expected = both(model, images, (FEATURES,), monkeypatch)
+        torch.testing.assert_close(found.logits, expected.logits)
+        torch.testing.assert_close(found.caught, expected.caught)
+    assert (model._lean[0] is None) == (kind is Tiled)
+
+
+@pytest.mark.parametrize(("kind", "written"), [(Small, True), (Remembers, False)])
+def test_features_take_the_place_of_what_they_are_made_of(
+    kind, written, small_is_large, monkeypatch
+):
+    free = []
+    room = lean._room
+    monkeypatch.setattr(lean, "_room", lambda *a: free.extend(a[2]) or room(*a))
+    with torch.no_grad():
+        images = torch.randn(1, 3, 20, 40)
+        SegmentationModel(kind(), spec_of(CLASSES)).eval()(images, (FEATURES,))
+    assert free[-2:] == [written, False]  # the images are not the network's to write over
+
+
+def test_a_mask_of_dropout_is_of_a_whole_map(small_is_large, monkeypatch):
+    torch.manual_seed(0)
+    model = build_model(make_spec("DeepLabV3Plus", "resnet18", CLASSES, insert_dropout=0.5)).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        model(images)
+    assert model._lean[0] is not None
+
+    def passed():
+        with dropout_passes(model) as run:
+            return run(images, lambda name: np.random.default_rng(len(name)))
+
+    found = passed()
+    monkeypatch.setattr(segmentation, "LARGE", 1 << 40)
+    torch.testing.assert_close(found, passed())

@@ -42,6 +42,12 @@ def own_network(num_classes):
     return Network()
 
 
+def stride_8_network(num_classes):
+    network = own_network(num_classes)
+    network.size_divisibility = 8
+    return network
+
+
 def headless_network(num_classes):
     """Its logits are no upsampling of a convolution's output."""
     return nn.Sequential(nn.Conv2d(3, num_classes, 1), nn.Softmax(1))
@@ -150,6 +156,19 @@ def test_own_network_by_import_path(own_module):
     assert model.align_corners is False
     check_evidence(model, noise(64, 96))
     check_evidence(model, noise(45, 51))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("own_network", (64, 64)), ("stride_8_network", (48, 56))]
+)
+def test_own_network_says_its_stride(own_module, tmp_path, name, size):
+    architecture = f"{own_module}:{name}"
+    model = build_model(make_spec(architecture, class_names=CLASSES)).eval()
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    options = CheckpointOptions(architecture=architecture)
+    for one in (model, load_checkpoint(tmp_path / "model.safetensors", options)):
+        assert one.prepared(noise(45, 51)).shape[-2:] == size
+        assert one.spec.stride == {64: 32, 48: 8}[size[0]]
 
 
 def test_own_network_that_does_not_fit(own_module):

@@ -14,6 +14,7 @@ from segal.jobs.strategies import check_network
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
 from segal.models.dropout import check_dropout, dropout_passes, insert_dropout
+from segal.models.outputs import logits_of
 from segal.models.segmentation import FEATURES, NoHeadError, SegmentationModel
 from segal.regions import RegionSize
 from segal.signals import Directional, GradientNorm, RegionGradient, Value
@@ -422,3 +423,9 @@ def test_scores_of_a_headless_network():
     p = evidence.logits[0, :, :16, :16].double().softmax(0)
     expected = float(-(p * p.log()).sum(0).mean())
     np.testing.assert_allclose(float(found), expected, rtol=1e-5)
+
+
+def test_a_map_of_one_channel_beside_two_classes_is_not_the_logits():
+    edges, logits = torch.zeros(1, 1, 4, 4), torch.ones(1, 2, 4, 4)
+    assert logits_of((edges, logits), 2, "own") is logits
+    assert logits_of((edges, torch.ones(1, 8, 4, 4)), 2, "own") is edges

@@ -8,6 +8,7 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from segal.errors import SegalError, SegalErrors
 from segal.models.build import build_model, build_network, check_image_sizes, make_spec
@@ -307,3 +308,32 @@ def test_folder_of_smp_that_cannot_be_used(smp_folder, tmp_path, change, message
 def test_folder_without_a_network(tmp_path):
     with pytest.raises(SegalError, match=r"config\.json: cannot be read"):
         load_checkpoint(tmp_path)
+
+
+class Remembers(nn.Module):
+    """Keeps the grid of the last size that it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.grid = nn.Conv2d(4, 2, 1), None
+
+    def forward(self, x):
+        if self.grid is None or self.grid.shape[-1] != x.shape[-1]:
+            columns = torch.linspace(0, 1, x.shape[-1], device=x.device)
+            self.grid = columns.expand(1, 1, *x.shape[-2:])
+        return self.last(torch.cat([x, self.grid], 1))
+
+
+def test_a_trial_of_sizes_leaves_no_trace_in_the_network():
+    network = Remembers().train()
+    assert failure(network, 3, (32, 48)) is None
+    assert network.grid is None
+    assert network.training
+    assert network(torch.rand(1, 3, 32, 48)).shape == (1, 2, 32, 48)
+
+
+def test_a_network_that_cannot_be_copied_is_tried_as_it_is():
+    network = nn.Sequential(nn.Conv2d(3, 2, 1))
+    network.product = network[0].weight * 2  # which torch does not copy
+    assert failure(network, 3, (8, 8)) is None
+    assert "3 channels, but got 4" in failure(network, 4, (8, 8))

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from segal.data.datasets import open_dataset
+from segal.data.datasets import LabelOptions, open_dataset
+from segal.data.image_file import Reading
 from segal.errors import SegalError
 from segal.jobs.validate import validate_path
-from segal.masks import read_selection
 
 
 def data_set(root: Path, name: str, label: str, size: tuple[int, int], orientation: int) -> Path:
@@ -41,6 +42,16 @@ def test_a_label_that_is_not_turned_is_said_to_be_one(tmp_path: Path, suffix: st
     open_dataset(root, "train").check()
 
 
+def test_of_a_page_that_is_chosen_too(tmp_path: Path) -> None:
+    root = data_set(tmp_path, "a.tif", "a.png", (24, 40), 6)
+    with tifffile.TiffWriter(root / "images" / "train" / "a.tif") as file:
+        for _ in range(2):
+            pixels, tag = np.zeros((24, 40, 3), np.uint8), (0x0112, 3, 1, 6, True)
+            file.write(pixels, photometric="rgb", metadata=None, extratags=[tag])
+    text = message(open_dataset(root, "train", reading=Reading(page=1)).check)
+    assert "before it is turned" in text
+
+
 def test_another_wrong_size_is_not_taken_for_it(tmp_path: Path) -> None:
     upright = data_set(tmp_path / "a", "a.jpg", "a.png", (40, 24), 1)
     other = data_set(tmp_path / "b", "a.jpg", "a.png", (20, 40), 6)
@@ -53,11 +64,11 @@ def test_another_wrong_size_is_not_taken_for_it(tmp_path: Path) -> None:
 def test_validate_counts_turned_images(tmp_path: Path) -> None:
     root = data_set(tmp_path, "a.jpg", "a.png", (24, 40), 3)
     data_set(tmp_path, "b.jpg", "b.png", (40, 24), 8)
-    lines = "\n".join(validate_path(root, "auto", None, 1))
+    lines = "\n".join(validate_path(root, "auto", LabelOptions(), 1))
     assert "2 images are turned or mirrored by EXIF" in lines
     assert "1 images are turned or mirrored by their EXIF orientation so that" in lines
     assert "a.jpg" in lines
-    alone = "\n".join(validate_path(root / "images" / "train", "auto", None, 1))
+    alone = "\n".join(validate_path(root / "images" / "train", "auto", LabelOptions(), 1))
     assert "2 images are turned or mirrored by EXIF" in alone
     assert "labels" not in alone
 
@@ -68,15 +79,3 @@ def test_a_label_of_another_unicode_form(tmp_path: Path) -> None:
     assert "no label" in text
     assert "Unicode form only" in text
     assert r"'caf\xe9.png' and 'cafe\u0301.png'" in text
-
-
-def test_a_selection_of_another_unicode_form(tmp_path: Path) -> None:
-    file = tmp_path / "selection.csv"
-    file.write_text(
-        "rank,image,x,y,width,height,pixels,score\n1,cafe\u0301.jpg,0,0,8,8,64,0\n", "utf-8"
-    )
-    sizes = {"cafe.jpg": (8, 8), "caf\u00e9.jpg": (8, 8)}
-    with pytest.raises(SegalError) as caught:
-        read_selection(file, sizes)
-    assert "Unicode form only" in str(caught.value)
-    assert r"'cafe\u0301.jpg' and 'caf\xe9.jpg'" in str(caught.value)

@@ -25,8 +25,9 @@ class _Own:
         return network
 
     def sides(self, network: nn.Module, spec: ModelSpec) -> Sides:
-        """The network's author knows its sides."""
-        return Sides([USUAL_MULTIPLE])
+        """What the network itself says as `size_divisibility`, or the usual."""
+        said = getattr(network, "size_divisibility", None)
+        return Sides([said if isinstance(said, int) and said > 0 else USUAL_MULTIPLE])
 
 
 SOURCE = _Own()
