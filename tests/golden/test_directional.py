@@ -51,7 +51,7 @@ def network(name, input_scale=1.0):
     if name in SMP:
         model = build_model(make_spec(name, "resnet18", CLASSES))
     else:
-        spec = make_spec(f"torchvision:{name}", class_names=CLASSES)
+        spec = make_spec(f"torchvision.like:{name}", class_names=CLASSES)
         model = SegmentationModel(of_torchvision(name), spec)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):

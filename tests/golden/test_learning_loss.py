@@ -147,7 +147,7 @@ class Noisy:
             wrong = rng.random((32, 32)) < 0.5 * (red if harder == "red" else 1 - red)
             self.images.append(image.clip(0, 255).astype(np.uint8))
             self.labels.append(np.where(wrong, 1 - label, label).astype(np.uint8))
-        self.pool = self
+        self.pool, self.root = self, "made"
         self.paths = [f"{i}.png" for i in range(count)]
         self.infos = [SimpleNamespace(digest=hashlib.sha256(i).hexdigest()) for i in self.images]
 

@@ -32,7 +32,10 @@ def test_says_what_a_selection_would_take_and_leaves_nothing(
     assert code == 0, err
     first, *rest = out.strip().split("\n")
     assert first == "7 images, 60 regions on offer; the budget buys 14 of them at most"
-    assert [line.split(":")[0] for line in rest] == ["time", "memory", "disk"]
+    assert [line.split(":")[0] for line in rest] == [
+        *("time", "memory", "disk"),
+        "DeepLabV3Plus with resnet18",
+    ]
     assert not re.search(r"-\d", out)
     assert sorted(tmp_path.rglob("*")) == before
 
