@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from segal.errors import SegalError
     from segal.jobs.from_python import select
 
-# Waiting OpenMP threads sleep rather than spin, which beside a busy core is many times faster;
-# torch reads this when it is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Waiting OpenMP threads sleep after a short spin, which beside a busy core is much faster than the
+# long one that is the default; torch's runtime reads this when it is first imported.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 __version__ = "0.1.0"
 __all__ = ["SegalError", "__version__", "select"]
