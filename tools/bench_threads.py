@@ -3,7 +3,7 @@
     python tools/bench_threads.py --json threads.json
     python tools/bench_threads.py --demo
 
-Idle, and beside a busy core. Two processes take turns, one training step and one image's scan at a time: in `sleeping`, segal is
+Two processes take turns, one training step and one image's scan at a time: in `sleeping`, segal is
 imported before torch, and so has said how threads wait; in `spinning`, torch comes first, and its
 OpenMP runtime waits in its own way. Both compute with as many threads as there are cores. First
 the machine is idle, which is for whoever runs this to see to; then another process keeps a core
