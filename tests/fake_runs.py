@@ -16,14 +16,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from segal.budget import Budget
-from segal.candidates import CandidateTable, TableWriter
+from segal.candidates.budget import Budget
+from segal.candidates.regions import RegionSize
+from segal.candidates.selection import Selected, write_selection
+from segal.candidates.table import CandidateTable, TableWriter
 from segal.config import RunConfig
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
-from segal.evaluation import SAMPLED_PIXELS, Evaluation
 from segal.functional.batch import batch_statistics
-from segal.history import (
+from segal.runs.history import (
     CANDIDATES_FOLDER,
     COMMAND,
     CONFIG_FILE,
@@ -34,10 +35,9 @@ from segal.history import (
     SELECTION_FILE,
     round_folder,
 )
-from segal.ledger import Ledger, Purchase
-from segal.masks import Selected, write_selection
-from segal.regions import RegionSize
-from segal.run_folder import fingerprint
+from segal.runs.ledger import Ledger, Purchase
+from segal.runs.run_folder import fingerprint
+from segal.training.evaluation import SAMPLED_PIXELS, Evaluation
 
 CLASSES = ("road", "building", "sky", "car", "tree", "sign")
 HEIGHT, WIDTH = 256, 384

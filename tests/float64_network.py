@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from segal.data.image_sets import ImageSet
 from segal.data.pool import open_pool
-from segal.image_sets import ImageSet
 from segal.models.build import make_spec
 from segal.models.segmentation import SegmentationModel
-from segal.tasks.segmentation import Segmentation
-from segal.workbench import Bench, ScanSettings
+from segal.scanning.workbench import Bench, ScanSettings
+from segal.tasks.segmentation.task import Segmentation
 
 CLASSES = ("road", "building", "sky", "car", "tree")
 SIZES = [(30, 41), (30, 41), (24, 36)]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-import segal.files
-from segal.jobs.run import run_rounds
+import segal.system.files
+from segal.jobs.rounds.run import run_rounds
 from segal.jobs.strategies import configure_run
-from segal.ledger import Ledger
+from segal.runs.ledger import Ledger
 
 
 def run(raw, point=None, count=1):
@@ -30,7 +30,7 @@ def run(raw, point=None, count=1):
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    finish, sync = Ledger.finish, segal.files.sync
+    finish, sync = Ledger.finish, segal.system.files.sync
 
     def finishing(*arguments, **options):
         if point == "before":
@@ -45,6 +45,6 @@ def run(raw, point=None, count=1):
             die()
         sync(path)
 
-    Ledger.finish, segal.files.sync = finishing, syncing
+    Ledger.finish, segal.system.files.sync = finishing, syncing
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
         run_rounds(*configure_run(raw))

@@ -65,14 +65,14 @@ class Experiment:
     def __init__(self, run: Path, steps: int, lr: float, every: int) -> None:
         import yaml
 
+        from segal.candidates.regions import RegionSize
         from segal.config import RunConfig
-        from segal.data.sampling import LabelledRegions, Samples
         from segal.data.transforms import TrainingTransform
-        from segal.jobs.run_data import RunData
-        from segal.ledger import Ledger
+        from segal.jobs.rounds.run_data import RunData
         from segal.models.checkpoint import load_checkpoint
-        from segal.oracle import Oracle
-        from segal.regions import RegionSize
+        from segal.runs.ledger import Ledger
+        from segal.runs.oracle import Oracle
+        from segal.training.sampling import LabelledRegions, Samples
 
         config = RunConfig(**yaml.safe_load((run / "config.yaml").read_text()))
         data = RunData.open(config)
@@ -126,7 +126,7 @@ class Experiment:
         """Trains on, and returns the loss on the validation split."""
         import torch
 
-        from segal.tasks.segmentation import Segmentation
+        from segal.tasks.segmentation.task import Segmentation
 
         task, model = Segmentation(), copy.deepcopy(self.model).eval()
         optimizer = torch.optim.SGD(model.parameters(), self.lr, momentum=0.9)
@@ -193,8 +193,8 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import numpy as np
 
-    from segal.candidates import CandidateTable
-    from segal.files import write_json
+    from segal.candidates.table import CandidateTable
+    from segal.system.files import write_json
 
     experiment = Experiment(arguments.run, arguments.steps, arguments.lr, arguments.every)
     tables = arguments.run / "rounds" / "000" / "candidates"

@@ -20,17 +20,17 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from segal.candidates.evidence import Evidence
+from segal.candidates.regions import RegionSize
 from segal.data.datasets import open_dataset
-from segal.evidence import Evidence
-from segal.image_sets import ImageSet
-from segal.machine import describe, peak_memory_bytes, use_threads
+from segal.data.image_sets import ImageSet
 from segal.models.checkpoint import load_checkpoint
-from segal.regions import RegionSize
+from segal.scanning.workbench import Bench, ScanSettings, forward
 from segal.signals.error_change import HoldoutErrorChange, error_changes
 from segal.signals.pixel_sample import SampleSize
 from segal.signals.region_updates import RegionUpdates
-from segal.tasks.segmentation import Segmentation
-from segal.workbench import Bench, ScanSettings, forward
+from segal.system.machine import describe, peak_memory_bytes, use_threads
+from segal.tasks.segmentation.task import Segmentation
 
 SAMPLES = [SampleSize(n) for n in (500, 1000, 2000, 4000, 8000)]
 PER_CLASS = [SampleSize(None, n) for n in (3, 10, 30, 100, 300)]

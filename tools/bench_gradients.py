@@ -34,11 +34,11 @@ import torch.nn.functional as F
 from bench_scan import make_model, make_pool
 from torch import Tensor
 
-from segal.evidence import Evidence
+from segal.candidates.evidence import Evidence
+from segal.candidates.regions import RegionSize
 from segal.functional.tiles import tile_boxes, windows
-from segal.machine import describe, find_device, use_threads
-from segal.regions import RegionSize
-from segal.scan import Scan, ScanSettings
+from segal.scanning.scan import Scan, ScanSettings
+from segal.scanning.workbench import Bench
 from segal.signals import (
     Directional,
     KeptMass,
@@ -48,8 +48,8 @@ from segal.signals import (
     RegionGradient,
     Truncated,
 )
-from segal.tasks.segmentation import Segmentation
-from segal.workbench import Bench
+from segal.system.machine import describe, find_device, use_threads
+from segal.tasks.segmentation.task import Segmentation
 
 SIZE = (1024, 2048)
 REGIONS = ("512", "256", "128")

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
 

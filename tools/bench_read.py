@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segal.data.synthetic import make_frame
+from segal.scenes.synthetic import make_frame
 
 ROOT = Path(__file__).parents[1]
 KINDS, STAGES = ("jpg", "png"), ("open", "read")

@@ -13,11 +13,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 from segal.config import read_config
-from segal.history import read_history
-from segal.jobs.run import run_rounds
+from segal.jobs.rounds.run import run_rounds
 from segal.jobs.strategies import configure_run
-from segal.machine import describe, find_device
-from segal.scan import Scan
+from segal.runs.history import read_history
+from segal.scanning.scan import Scan
+from segal.system.machine import describe, find_device
 
 CONFIG = Path(__file__).parents[1] / "configs" / "camvid_run_128.yaml"
 

@@ -19,15 +19,15 @@ import cv2
 import numpy as np
 import torch
 
+from segal.candidates.regions import RegionSize
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
-from segal.machine import describe, find_device, use_threads
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
-from segal.regions import RegionSize
-from segal.scan import Scan, ScanSettings
+from segal.scanning.scan import Scan, ScanSettings
 from segal.signals import MeanFeature, Value
-from segal.tasks.segmentation import Segmentation
+from segal.system.machine import describe, find_device, use_threads
+from segal.tasks.segmentation.task import Segmentation
 
 SIZES = ((512, 512), (1024, 2048))
 REGIONS = ("512", "256", "128")

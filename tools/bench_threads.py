@@ -42,8 +42,8 @@ def serve(order: str, threads: int | None, size: int) -> None:
     exec(ORDERS[order])
     import torch
 
-    from segal.machine import use_threads
     from segal.models.build import build_model, make_spec
+    from segal.system.machine import use_threads
 
     use_threads(threads)
     torch.manual_seed(0)

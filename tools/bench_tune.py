@@ -4,7 +4,7 @@
     python tools/bench_tune.py --scan RUN --region 64 --n 24000
 
 One process, one thread, seconds of processor time, so that other work on the machine counts less.
-The sweep is `segal.jobs.tune_sweep.tune_region`: picks of every tau and of
+The sweep is `segal.candidates.sweep.tune_region`: picks of every tau and of
 both references, and all statistics; without reading the scan and drawing the picture. The loops
 pick alone. Each starts from the distances to what is labelled, by one matrix product, and then
 updates every distance after every pick:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from segal.candidates import CandidateTable
+    from segal.candidates.table import CandidateTable
 
 SIDE, PER_IMAGE = 128, 12
 
@@ -60,7 +60,7 @@ def as_table(features: NDArray[np.float32], values: NDArray[np.float64]) -> Cand
     """A table of regions side by side, a few to an image."""
     import numpy as np
 
-    from segal.candidates import CandidateTable, box_pixels
+    from segal.candidates.table import CandidateTable, box_pixels
 
     count = len(features)
     x = np.arange(count, dtype=np.int32) % PER_IMAGE * SIDE
@@ -74,8 +74,8 @@ def as_table(features: NDArray[np.float32], values: NDArray[np.float64]) -> Cand
 
 def read(scan: Path, region: str, count: int) -> tuple[CandidateTable, CandidateTable]:
     """The first candidates of a stored scan that are on offer, and what is labelled."""
-    from segal.jobs.tune_scan import StoredScan
-    from segal.regions import RegionSize
+    from segal.candidates.regions import RegionSize
+    from segal.jobs.tuning.scan import StoredScan
 
     stored, size = StoredScan.open(scan), RegionSize.parse(region)
     table = stored.table(size, "entropy")
@@ -131,10 +131,10 @@ def bench(
     """Times all ways in turns; medians."""
     import numpy as np
 
-    from segal.budget import Allowance
-    from segal.jobs.tune import TAUS
-    from segal.jobs.tune_sweep import Pool, tune_region
-    from segal.regions import RegionSize
+    from segal.candidates.budget import Allowance
+    from segal.candidates.regions import RegionSize
+    from segal.candidates.sweep import Pool, tune_region
+    from segal.jobs.tuning.tune import TAUS
 
     size = RegionSize(SIDE, SIDE)
     rows = np.arange(len(offered))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from segal.candidates import CandidateTable
-    from segal.history import History
+    from segal.candidates.table import CandidateTable
+    from segal.runs.history import History
 
     Floats = NDArray[np.float64]
     Wrong = dict[str, NDArray[np.int8]]
@@ -35,10 +35,10 @@ def wrong_pixels(run: Path) -> Wrong:
     import yaml
 
     from segal.config import RunConfig
-    from segal.console import bar
     from segal.jobs.network import open_split
     from segal.models.checkpoint import load_checkpoint
-    from segal.tasks.segmentation import Segmentation
+    from segal.system.console import bar
+    from segal.tasks.segmentation.task import Segmentation
 
     config = RunConfig(**yaml.safe_load((run / "config.yaml").read_text()))
     with bar("Checking images") as advance:
@@ -89,7 +89,7 @@ def spearman(a: Floats, b: Floats) -> float:
 
 def value_columns(run: Path, region: str) -> dict[str, Floats]:
     """Every value of every candidate, of the last pass that measured it."""
-    from segal.candidates import CandidateTable
+    from segal.candidates.table import CandidateTable
 
     found: dict[str, Floats] = {}
     for folder in sorted((run / "rounds" / "000").glob("candidates*")):
@@ -125,7 +125,7 @@ def print_results(histories: dict[str, dict[int, History]], wrong: dict[int, Wro
 
 def print_correlations(out: Path, histories: dict[str, dict[int, History]], wrong: Wrong) -> None:
     """Rank correlations between the scores of seed 0, and with the share of wrong pixels."""
-    from segal.candidates import CandidateTable
+    from segal.candidates.table import CandidateTable
 
     columns: dict[str, Floats] = {}
     region = str(histories[BASELINE][0].configuration["region"])
@@ -144,7 +144,7 @@ def print_correlations(out: Path, histories: dict[str, dict[int, History]], wron
 def main() -> None:
     """Prints the tables."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from segal.history import read_history
+    from segal.runs.history import read_history
 
     out = Path(sys.argv[1])
     arms = sorted(

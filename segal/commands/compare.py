@@ -29,9 +29,9 @@ def compare(
     The same command goes on where it stopped, and shares the runs with others of it that are at
     work, in other terminals or on machines with the same file system.
     """
-    from segal.console import say
-    from segal.jobs.compare import run_comparison
+    from segal.jobs.comparing.compare import run_comparison
     from segal.jobs.planning import plan_comparison
+    from segal.system.console import say
 
     outcome = run_comparison(plan_comparison(raw), processes=processes, partial=partial)
     for table in outcome.tables:

@@ -42,8 +42,8 @@ def explain(configuration: dict[str, Any]) -> None:
     A pixel is red where training on it with the predicted class would raise the loss of the
     labelled reference images, to first order: there the prediction is likely wrong.
     """
-    from segal.console import say
     from segal.jobs.explain import configure_explanation, run_explanation
+    from segal.system.console import say
 
     result = run_explanation(configure_explanation(configuration))
     for note in result.notes:

@@ -29,8 +29,8 @@ def report(
 
     Runs that differ in nothing but the seed are one arm, drawn with a band.
     """
-    from segal.history import Axis
-    from segal.jobs.report import write_report
+    from segal.jobs.comparing.report import write_report
+    from segal.runs.history import Axis
 
     page = out or (runs[0] if len(runs) == 1 else Path()) / "report.html"
     typer.echo(write_report(runs, page, axis=cast(Axis, axis), embedding=embedding))

@@ -45,9 +45,9 @@ def run(raw: dict[str, Any]) -> None:
     A run that was killed goes on with the same command. Any key of the configuration can also be
     given as key.path=value, such as start=warm or train.batch_size=4.
     """
-    from segal.console import say
-    from segal.jobs.run import run_rounds
+    from segal.jobs.rounds.run import run_rounds
     from segal.jobs.strategies import configure_run
+    from segal.system.console import say
 
     outcome = run_rounds(*configure_run(raw))
     for note in outcome.notes:

@@ -14,9 +14,9 @@ def select(raw: dict[str, Any]) -> None:
     Any key of the configuration can also be given as key.path=value, such as
     strategy.uncertainty=bvsb or extra_regions=256,128.
     """
-    from segal.console import say
     from segal.jobs.select import run_selection
     from segal.jobs.strategies import configure_selection
+    from segal.system.console import say
 
     result = run_selection(*configure_selection(raw))
     for note in result.summary["notes"]:

@@ -75,11 +75,11 @@ def train(raw: dict[str, Any]) -> None:
     train.optimizer=adamw or train.batch_size=4.
     """
     from segal.config import TrainConfig, validate
-    from segal.console import say
     from segal.errors import raise_all
-    from segal.evaluation import one_answer
     from segal.jobs.labels import shown_miou
     from segal.jobs.train import run_training
+    from segal.system.console import say
+    from segal.training.evaluation import one_answer
 
     resolved, errors = validate(TrainConfig, raw)
     raise_all(errors)

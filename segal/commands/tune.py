@@ -31,8 +31,8 @@ def tune(
     No network runs: what uwe would pick with each tau follows from the scan's table. Writes
     tune.csv, tune.json and tune.png.
     """
-    from segal.console import say
-    from segal.jobs.tune import CHART_FILE, as_lines, configure_tuning, run_tuning
+    from segal.jobs.tuning.tune import CHART_FILE, as_lines, configure_tuning, run_tuning
+    from segal.system.console import say
 
     given = {
         "scan": scan,

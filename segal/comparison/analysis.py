@@ -15,8 +15,8 @@ from segal.comparison.summaries import (
 from segal.comparison.tables import Cell, Table
 from segal.errors import SegalError
 from segal.functional.significance import PermutationTest, holm
-from segal.history import Axis
 from segal.reporting.tables import any_cell, number
+from segal.runs.history import Axis
 
 PRIMARY = "Primary contrast: area under the curve"
 _LEVEL = 0.05

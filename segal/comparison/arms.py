@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.errors import SegalError
-from segal.evaluation import Evaluation
 from segal.functional.curves import area
-from segal.history import Axis, History
+from segal.runs.history import Axis, History
+from segal.training.evaluation import Evaluation
 
 Floats = NDArray[np.float64]
 AXES: Mapping[Axis, str] = {

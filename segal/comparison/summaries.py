@@ -20,7 +20,6 @@ from segal.comparison.arms import (
 )
 from segal.comparison.contrasts import image_test
 from segal.comparison.tables import Cell, Table
-from segal.evaluation import ONE_CLASS, one_answer
 from segal.functional.curves import annotation_saving, area_ratio, cost_at
 from segal.functional.penalty import (
     column_means,
@@ -29,8 +28,9 @@ from segal.functional.penalty import (
     penalties_by_t_test,
     penalties_of_pairs,
 )
-from segal.history import Axis
 from segal.reporting.protocol import alike_notes, settings_of_arm
+from segal.runs.history import Axis
+from segal.training.evaluation import ONE_CLASS, one_answer
 
 _LEVEL = 0.05
 _ALONG = "mean along the curve"

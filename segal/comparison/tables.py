@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segal.files import remove, write_bytes
 from segal.reporting.tables import any_cell, csv_text
+from segal.system.files import remove, write_bytes
 
 Cell = str | int | float | None
 

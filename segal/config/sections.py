@@ -14,14 +14,14 @@ from pydantic import (
     model_validator,
 )
 
-from segal.budget import Budget
+from segal.candidates.budget import Budget
+from segal.candidates.regions import RegionSize
 from segal.data.datasets import layout_name
 from segal.data.image_file import Reading
 from segal.errors import SegalError
-from segal.history import Axis
 from segal.models.build import MAX_SCALE, MIN_SCALE
-from segal.regions import RegionSize
-from segal.train_settings import TrainSettings, split_commas
+from segal.runs.history import Axis
+from segal.training.settings import TrainSettings, split_commas
 
 
 def _parsed(parse: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segal.candidates.regions import Box
 from segal.data import ade20k, camvid, cityscapes, folder, label_mistakes, voc
 from segal.data.image_file import RGB, Reading
 from segal.data.images import (
@@ -36,9 +37,8 @@ from segal.data.pool import (
     shortened,
 )
 from segal.errors import SegalError, raise_all
-from segal.files import is_there
-from segal.regions import Box
-from segal.unicode_forms import form_only, lookalike
+from segal.system.files import is_there
+from segal.system.unicode_forms import form_only, lookalike
 
 __all__ = [
     "IGNORE_INDEX",

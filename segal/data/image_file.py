@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from segal.errors import SegalError
-from segal.files import read_error
+from segal.system.files import read_error
 
 MAX_BYTES = 2**30
 MAX_PIXELS = 2 * (2**30 // 4 // 3)  # as Pillow's own limit against decompression bombs

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from segal.errors import SegalError
-from segal.files import is_there
+from segal.system.files import is_there
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 """Formats that keep every value; JPEG does not."""

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from segal.data.images import read_orientation
 from segal.data.layout import IGNORE_INDEX, Classes, packed
 from segal.errors import SegalError
-from segal.files import is_there
-from segal.unicode_forms import form_only
+from segal.system.files import is_there
+from segal.system.unicode_forms import form_only
 
 _MANY = 5
 _JPEG = (".jpg", ".jpeg")

@@ -14,7 +14,7 @@ from segal.data.image_file import RGB, Reading
 from segal.data.images import ImageInfo, inspect_image, read_image
 from segal.data.prefetch import prefetch
 from segal.errors import SegalError, raise_all
-from segal.unicode_forms import escaped, form_only, lookalike, lookalikes
+from segal.system.unicode_forms import escaped, form_only, lookalike, lookalikes
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 OTHER_SUFFIXES = (

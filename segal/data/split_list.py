@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from segal.data.class_list import read_lines
 from segal.data.pool import SUFFIXES, shortened
 from segal.errors import SegalError, raise_all
-from segal.files import is_there
+from segal.system.files import is_there
 
 _EXPECTED = "one name on each line, relative to the folder of images"
 _MAX_BYTES = 2**26

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segal.regions import Box
+from segal.candidates.regions import Box
 
 Image = NDArray[Any]  # (H, W, channels) uint8, or float32 in [0, 1]
 Label = NDArray[Any]  # (H, W) uint8

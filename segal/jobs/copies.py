@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from segal.candidates.regions import Box
 from segal.data.changes import count, listed
 from segal.data.pool import ImagePool
-from segal.regions import Box
 
 
 def first_of_each(

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from segal.config import DataConfig, MachineConfig, NetworkConfig, TrainConfig, validate
-from segal.console import bar, say
-from segal.data.synthetic import make_scenes
 from segal.errors import raise_all
 from segal.jobs.labels import shown_miou
 from segal.jobs.select import MASKS_FOLDER, OVERLAYS_FOLDER, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
 from segal.jobs.train import TrainingOutcome, run_training
-from segal.train_settings import TrainSettings
+from segal.scenes.synthetic import make_scenes
+from segal.system.console import bar, say
+from segal.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)

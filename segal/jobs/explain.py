@@ -17,27 +17,27 @@ from pydantic import Field
 from segal import __version__
 from segal.config import LabelsConfig, MachineConfig, ModelConfig, validate
 from segal.config.sections import ImagesSection, Paths
-from segal.console import bar, say
 from segal.data.datasets import LabelledDataset
+from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError, raise_all
-from segal.files import remove, replacing, write_json
-from segal.image_sets import ImageSet, SetName
-from segal.jobs.explain_sheet import Legend, Panels, draw_explanation
 from segal.jobs.inputs import check_channels, image_sizes, refuse_out_within, tell
 from segal.jobs.labelled import Labelled
 from segal.jobs.network import with_folder
 from segal.jobs.reference import check_apart, open_labels, reference_cost
 from segal.jobs.strategies import check_signals
-from segal.machine import find_device, precision_note, use_threads
 from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
-from segal.report import shown_bands
+from segal.pictures.explained import Legend, Panels, draw_explanation
+from segal.pictures.overlays import shown_bands
+from segal.scanning.workbench import Bench, ScanSettings
 from segal.signals import Direction, Value
 from segal.signals.directional import Directional, DirectionalMeter
 from segal.signals.directions import Influence, Inverse, ReferenceGradient
-from segal.tasks.segmentation import Segmentation, check_classes
-from segal.workbench import Bench, ScanSettings
+from segal.system.console import bar, say
+from segal.system.files import remove, replacing, write_json
+from segal.system.machine import find_device, precision_note, use_threads
+from segal.tasks.segmentation.task import Segmentation, check_classes
 
 PICTURES_FOLDER, MAPS_FOLDER, SUMMARY_FILE = "pictures", "maps", "explain.json"
 Score = Literal["error_change", "influence"]

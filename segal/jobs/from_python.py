@@ -12,10 +12,10 @@ from segal.data.pool import find_images, open_pool
 from segal.errors import SegalError
 from segal.jobs.select import GivenNetwork, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
-from segal.machine import find_device
 from segal.models.callables import CallableNetwork, Predict
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
+from segal.system.machine import find_device
 
 _FLAGS = {
     "arch": "model.architecture",

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from segal.config import RunConfig, SelectConfig
-from segal.console import say
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
-from segal.files import read_error
 from segal.models.spec import ModelSpec
-from segal.scan import ScanSettings
+from segal.scanning.scan import ScanSettings
+from segal.system.console import say
+from segal.system.files import read_error
 
 
 def file_digest(path: Path) -> str:

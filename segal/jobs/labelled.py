@@ -6,15 +6,15 @@ from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 
+from segal.candidates.regions import Box
+from segal.candidates.selection import ImageNames, plain_name, read_selection
 from segal.data.changes import count, listed
 from segal.data.pool import ImagePool, shortened
 from segal.errors import SegalError, raise_all
-from segal.history import COMMAND, ROUNDS_FOLDER, SELECTION_FILE
 from segal.jobs.inputs import file_digest, image_digests, image_sizes
-from segal.ledger import Ledger, Purchase
-from segal.masks import ImageNames, plain_name, read_selection
-from segal.regions import Box
-from segal.run_folder import LEDGER_FILE, fingerprint
+from segal.runs.history import COMMAND, ROUNDS_FOLDER, SELECTION_FILE
+from segal.runs.ledger import Ledger, Purchase
+from segal.runs.run_folder import LEDGER_FILE, fingerprint
 
 _SELECT = "select"
 

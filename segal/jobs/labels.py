@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from segal.console import bar, say
+from segal.candidates.regions import Box
+from segal.candidates.selection import Selected
 from segal.data.datasets import IGNORE_INDEX, LabelCounts, LabelledDataset
 from segal.errors import SegalError
-from segal.masks import Selected
-from segal.regions import Box
+from segal.system.console import bar, say
 
 OWED_FILE = "owed.csv"
 _SHOWN = 20

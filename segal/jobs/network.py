@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 from safetensors import SafetensorError
 
+from segal.candidates.regions import RegionSize
 from segal.config import (
     DataConfig,
     MachineConfig,
@@ -16,11 +17,9 @@ from segal.config import (
     RunConfig,
     TrainConfig,
 )
-from segal.console import Advance, bar
 from segal.data.datasets import Chooser, LabelledDataset, open_dataset
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
-from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
 from segal.jobs.inputs import drop_unset, file_digest
 from segal.models.build import build_model, check_image_sizes, make_spec
@@ -33,8 +32,9 @@ from segal.models.checkpoint import (
 from segal.models.folders import folder_of
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
-from segal.regions import RegionSize
-from segal.tasks.segmentation import are_numbers, check_class_names
+from segal.scenes.synthetic import make_scenes
+from segal.system.console import Advance, bar
+from segal.tasks.segmentation.task import are_numbers, check_class_names
 
 Config = TypeVar("Config", TrainConfig, RunConfig)
 

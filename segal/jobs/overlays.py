@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from segal.console import Advance
+from segal.candidates.regions import Box
+from segal.candidates.selection import Selected
 from segal.data.pool import ImagePool
-from segal.machine import Precision, autocast
-from segal.masks import Selected
 from segal.models.segmentation import SegmentationModel
-from segal.regions import Box
-from segal.report import Pick, Picture, shown_bands, write_overlays
+from segal.pictures.overlays import Pick, Picture, shown_bands, write_overlays
 from segal.signals import Value
-from segal.tasks.segmentation import Segmentation
+from segal.system.console import Advance
+from segal.system.machine import Precision, autocast
+from segal.tasks.segmentation.task import Segmentation
 
 _CAPTIONS = {
     "entropy": "entropy (nats)",

@@ -7,18 +7,18 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from segal.candidates import CandidateTable
-from segal.console import bar
+from segal.candidates.regions import Box
+from segal.candidates.selection import Selected
+from segal.candidates.table import CandidateTable
 from segal.data.datasets import IGNORE_INDEX
 from segal.functional.batch import batch_statistics
-from segal.ledger import Purchase
-from segal.masks import Selected
 from segal.models.segmentation import NoHeadError, SegmentationModel
-from segal.oracle import Oracle, RevealedDataset
-from segal.regions import Box
+from segal.runs.ledger import Purchase
+from segal.runs.oracle import Oracle, RevealedDataset
 from segal.signals import MeanFeature, Signal, Value
 from segal.strategies.base import PassContext, Strategy
-from segal.tasks.segmentation import PredictionOptions, Segmentation
+from segal.system.console import bar
+from segal.tasks.segmentation.task import PredictionOptions, Segmentation
 
 _ENTROPY, _FEATURE = Value("entropy"), MeanFeature()
 MEASURED: tuple[Signal, ...] = (_ENTROPY, _FEATURE)

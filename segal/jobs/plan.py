@@ -6,25 +6,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from segal.acquisition import Offer
-from segal.candidates import CandidateTable
+from segal.candidates.regions import RegionSize
+from segal.candidates.table import CandidateTable
 from segal.config import SelectConfig
-from segal.console import bar
+from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool, open_pool
-from segal.image_sets import ImageSet, SetName
 from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.inputs import check_channels, image_sizes, scan_settings, tell
 from segal.jobs.network import with_folder
 from segal.jobs.reference import SelectionLabels, needs_of
 from segal.jobs.select import load_network, make_offer
-from segal.machine import find_device, peak_memory_bytes, precision_note, use_threads
 from segal.models.build import check_image_sizes
 from segal.models.segmentation import SegmentationModel
-from segal.regions import RegionSize
-from segal.scan import Scan
+from segal.runs.acquisition import Offer
+from segal.scanning.scan import Scan
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
-from segal.tasks.segmentation import Segmentation
+from segal.system.console import bar
+from segal.system.machine import find_device, peak_memory_bytes, precision_note, use_threads
+from segal.tasks.segmentation.task import Segmentation
 
 _TRIALS = ((1, 1), (3, 1), (1, 12))
 """Images of the pool, and of each set beside it, that a trial looks at."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from segal.config import ArmConfig, CompareConfig, RunConfig, validate
 from segal.errors import SegalError, SegalErrors, raise_all
-from segal.jobs.arms import Arm, check_costs, check_protocol, steps_by_round
+from segal.jobs.comparing.arms import Arm, check_costs, check_protocol, steps_by_round
 from segal.jobs.strategies import configure_run
 from segal.registry import nearest
 from segal.reporting.protocol import flat

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from segal.candidates.regions import Box
 from segal.config import LabelsConfig, MachineConfig, RunConfig, SelectConfig
-from segal.console import bar, say
 from segal.data.datasets import IGNORE_INDEX, Chooser, LabelledDataset, open_dataset
 from segal.data.image_file import Reading
+from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
-from segal.image_sets import ImageSet, SetName
 from segal.jobs.inputs import check_channels, image_digests, tell
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
@@ -20,12 +20,12 @@ from segal.jobs.labels import (
     refuse_unlabelled,
 )
 from segal.models.spec import ModelSpec
-from segal.oracle import Oracle
-from segal.regions import Box
-from segal.run_folder import fingerprint
+from segal.runs.oracle import Oracle
+from segal.runs.run_folder import fingerprint
 from segal.signals import Need
 from segal.strategies.base import PassContext, Strategy
-from segal.tasks.segmentation import check_classes
+from segal.system.console import bar, say
+from segal.tasks.segmentation.task import check_classes
 
 _SHOWN = 5
 

@@ -17,14 +17,13 @@ import torch
 import yaml
 
 from segal import __version__
-from segal.acquisition import SCAN, SELECT, Offer, acquire, derive_generator, derive_seed
-from segal.budget import Allowance, Budget
-from segal.candidates import CandidateTable
+from segal.candidates.budget import Allowance, Budget
+from segal.candidates.regions import Box, RegionSize
+from segal.candidates.selection import Selected, read_selection, write_masks, write_selection
+from segal.candidates.table import CandidateTable
 from segal.config import SelectConfig
-from segal.console import bar, say
 from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError
-from segal.files import write_bytes, write_json
 from segal.functional.coverage import remaining_pixels
 from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.inputs import (
@@ -41,24 +40,25 @@ from segal.jobs.overlays import Overlays
 from segal.jobs.picks import selected_from, shown_value
 from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
 from segal.jobs.strategies import check_network
-from segal.ledger import Ledger, Purchase
-from segal.machine import (
+from segal.models.build import check_image_sizes
+from segal.models.checkpoint import CheckpointOptions, load_checkpoint
+from segal.models.segmentation import SegmentationModel
+from segal.runs.acquisition import SCAN, SELECT, Offer, acquire, derive_generator, derive_seed
+from segal.runs.ledger import Ledger, Purchase
+from segal.runs.run_folder import fingerprint
+from segal.scanning.scan import LABELLED_FOLDER, Scan, scan_notes
+from segal.signals import Signal
+from segal.strategies.base import PassContext, Strategy
+from segal.system.console import bar, say
+from segal.system.files import write_bytes, write_json
+from segal.system.machine import (
     describe,
     find_device,
     peak_memory_bytes,
     precision_note,
     use_threads,
 )
-from segal.masks import Selected, read_selection, write_masks, write_selection
-from segal.models.build import check_image_sizes
-from segal.models.checkpoint import CheckpointOptions, load_checkpoint
-from segal.models.segmentation import SegmentationModel
-from segal.regions import Box, RegionSize
-from segal.run_folder import fingerprint
-from segal.scan import LABELLED_FOLDER, Scan, scan_notes
-from segal.signals import Signal
-from segal.strategies.base import PassContext, Strategy
-from segal.tasks.segmentation import Segmentation
+from segal.tasks.segmentation.task import Segmentation
 
 SELECTION_FILE, SUMMARY_FILE, CONFIG_FILE = "selection.csv", "summary.json", "config.yaml"
 MASKS_FOLDER, OVERLAYS_FOLDER = "masks", "overlays"

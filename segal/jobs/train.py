@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from segal import __version__
+from segal.candidates.regions import Box
+from segal.candidates.selection import Selected, write_selection
 from segal.config import TrainConfig
-from segal.console import bar, say
 from segal.data.datasets import LabelledDataset
-from segal.files import remove, write_bytes, write_json
 from segal.jobs.inputs import check_channels, image_digests, tell
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
@@ -34,15 +34,15 @@ from segal.jobs.network import (
     resolved,
     with_folder,
 )
-from segal.ledger import Ledger
-from segal.machine import describe, find_device, peak_memory_bytes, use_threads
-from segal.masks import Selected, write_selection
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
 from segal.models.segmentation import SegmentationModel
-from segal.regions import Box
-from segal.run_folder import fingerprint
-from segal.tasks.segmentation import Segmentation
-from segal.train import train
+from segal.runs.ledger import Ledger
+from segal.runs.run_folder import fingerprint
+from segal.system.console import bar, say
+from segal.system.files import remove, write_bytes, write_json
+from segal.system.machine import describe, find_device, peak_memory_bytes, use_threads
+from segal.tasks.segmentation.task import Segmentation
+from segal.training.loop import train
 
 MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
 _UNFINISHED_FILE = "unfinished.safetensors"

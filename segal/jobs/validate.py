@@ -4,7 +4,6 @@ from pathlib import Path
 
 from segal.config import CompareConfig, MachineConfig, TrainConfig, read_config, validate
 from segal.config.sections import ImagesSection
-from segal.console import bar
 from segal.data.datasets import (
     LabelCounts,
     LabelledDataset,
@@ -17,15 +16,16 @@ from segal.data.datasets import (
 from segal.data.image_file import Reading
 from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError, raise_all
-from segal.jobs.compare import CONFIG_FILE
+from segal.jobs.comparing.compare import CONFIG_FILE
 from segal.jobs.copies import copies_notes
 from segal.jobs.explain import configure_explanation
 from segal.jobs.labels import class_notes, describe_counts, notes_of, refuse_black_and_white
 from segal.jobs.planning import RUNS_FOLDER
 from segal.jobs.strategies import configure_run, configure_selection
-from segal.jobs.tune import configure_tuning
-from segal.ledger import Ledger
-from segal.run_folder import LEDGER_FILE
+from segal.jobs.tuning.tune import configure_tuning
+from segal.runs.ledger import Ledger
+from segal.runs.run_folder import LEDGER_FILE
+from segal.system.console import bar
 
 
 def validate_path(

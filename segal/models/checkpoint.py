@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segal.errors import SegalError
-from segal.files import replacing
 from segal.models.build import build_model, canonical_name, make_spec
 from segal.models.folders import load_folder, read_folder
 from segal.models.segmentation import SegmentationModel
@@ -21,6 +20,7 @@ from segal.models.sources.smp import present_name
 from segal.models.spec import Channels, ModelSpec
 from segal.models.weight_files import StoredTensors, read_tensors
 from segal.models.weights import load_weights
+from segal.system.files import replacing
 
 _METADATA_KEY = "segal"
 _LOSS_PREDICTION = "loss_prediction/"  # no submodule's name has a slash

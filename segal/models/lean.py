@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from segal.evidence import Upsampling
+from segal.candidates.evidence import Upsampling
 from segal.functional.updates import receptive_radius
 from segal.models.tails import upsample
 from segal.models.tracing import TailFinder, run_on_noise

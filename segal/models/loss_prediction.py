@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
-from segal.evidence import Units, Upsampling
+from segal.candidates.evidence import Units, Upsampling
 from segal.functional.pooling import interpolation_matrix
 
 _WIDTH = 128  # outputs of each map's linear layer, as in the paper's image classification

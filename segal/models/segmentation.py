@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segal.candidates.evidence import Evidence, Upsampling
 from segal.errors import SegalError
-from segal.evidence import Evidence, Upsampling
 from segal.models.callables import CallableNetwork
 from segal.models.lean import LeanPass, OtherwiseError, SpreadLogits, find_lean_pass
 from segal.models.loss_prediction import LossPrediction

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segal.candidates.evidence import Upsampling
 from segal.errors import SegalError
-from segal.evidence import Upsampling
 from segal.functional.directional import general_tangent, last_tangent, last_two_tangent
 
 

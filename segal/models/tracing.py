@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segal.candidates.evidence import Upsampling
 from segal.errors import SegalError
-from segal.evidence import Upsampling
 from segal.models.outputs import TwoClasses, as_classes, logits_of, refuse_probabilities
 from segal.models.spec import ModelSpec
 from segal.models.tails import Tail, affine_of, upsample

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from segal.errors import SegalError
 from segal.functional.curves import Band, band
-from segal.history import Axis, History, Round
 from segal.reporting.protocol import is_full, settings_of_arm
-from segal.run_folder import canonical
+from segal.runs.history import Axis, History, Round
+from segal.runs.run_folder import canonical
 
 Floats = NDArray[np.float64]
 

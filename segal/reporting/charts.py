@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from segal.sheet import steady_style
+from segal.pictures.sheet import steady_style
 
 Floats = NDArray[np.float64]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from segal.history import Axis, History
 from segal.reporting.arms import Arm, Floats, cost, seed_of
 from segal.reporting.protocol import (
     alike_notes,
@@ -16,6 +15,7 @@ from segal.reporting.protocol import (
     shared_settings,
 )
 from segal.reporting.tables import Cell, Table, any_cell, count, number, words
+from segal.runs.history import Axis, History
 
 _NOT_STATISTICS = {"count", "region"}
 _MAX_SUMMARY_BYTES = 1 << 20

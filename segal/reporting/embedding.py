@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.errors import SegalError
-from segal.history import CANDIDATES_FOLDER, History, Round
+from segal.pictures.sheet import steady_style
 from segal.reporting.arms import Arm
 from segal.reporting.charts import Look
-from segal.sheet import steady_style
+from segal.runs.history import CANDIDATES_FOLDER, History, Round
 
 Method = Literal["pca", "tsne"]
 Floats = NDArray[np.float64]

@@ -7,8 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from segal.pictures.sheet import steady_style
 from segal.reporting.tables import Table, heat_colours
-from segal.sheet import steady_style
 
 _DPI, _ROW, _COLUMN, _LETTER, _HEADER = 144, 26, 84, 7.2, 44
 _MOST_LETTERS = 30

@@ -10,11 +10,11 @@ import numpy as np
 from markupsafe import Markup
 
 from segal import __version__
-from segal.history import Axis
 from segal.reporting import charts, details, embedding, pictures, results
 from segal.reporting.arms import AXES, Arm
 from segal.reporting.heat import heat_png
 from segal.reporting.tables import Table
+from segal.runs.history import Axis
 
 Progress = Callable[[int, int], None]
 

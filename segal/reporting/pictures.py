@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from segal.data.images import inspect_image, read_image
 from segal.errors import SegalError
-from segal.history import OVERLAYS_FOLDER
 from segal.reporting.arms import Arm, seed_of
+from segal.runs.history import OVERLAYS_FOLDER
 
 _WIDTH, _QUALITY = 960, 82
 _FEW_ARMS = 4  # of more, one picture a round is shown, and else two

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segal.errors import SegalError
-from segal.history import History
-from segal.ledger import Ledger
-from segal.run_folder import canonical, fingerprint
+from segal.runs.history import History
+from segal.runs.ledger import Ledger
+from segal.runs.run_folder import canonical, fingerprint
 
 _COMPARED = {"strategy", "region", "extra_regions", "seed", "budgets"}
 _NOT_OF_THE_RESULT = {"overlays", "measure_picks"}

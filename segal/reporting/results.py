@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segal.evaluation import ONE_CLASS, one_answer
 from segal.functional.curves import annotation_saving, area_ratio
 from segal.functional.penalty import (
     column_means,
@@ -13,9 +12,10 @@ from segal.functional.penalty import (
     penalties_by_mean,
     penalties_of_pairs,
 )
-from segal.history import Axis
 from segal.reporting.arms import Arm, Floats, common_seeds, seed_of
 from segal.reporting.tables import Table, any_cell, number, words
+from segal.runs.history import Axis
+from segal.training.evaluation import ONE_CLASS, one_answer
 
 _WORSE = "worse than random"
 _ENOUGH_SEEDS = 6  # below which a sign-flip test cannot reach p < 0.05

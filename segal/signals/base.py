@@ -6,11 +6,11 @@ from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checka
 
 from torch import Tensor
 
-from segal.evidence import Evidence, Units
-from segal.image_sets import ImageSet, SetName
-from segal.machine import Precision
+from segal.candidates.evidence import Evidence, Units
+from segal.candidates.regions import RegionSize
+from segal.data.image_sets import ImageSet, SetName
 from segal.models.segmentation import SegmentationModel
-from segal.regions import RegionSize
+from segal.system.machine import Precision
 
 T = TypeVar("T")
 

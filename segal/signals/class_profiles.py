@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segal.evidence import Evidence, Units
+from segal.candidates.evidence import Evidence, Units
 from segal.functional.divergence import class_profile
 from segal.signals.base import PlainSignal
 from segal.signals.labels import softmax

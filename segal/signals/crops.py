@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segal.candidates.regions import Box, Interval, RegionSize
+from segal.data.image_sets import ImageSet
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
-from segal.image_sets import ImageSet
 from segal.models.vaal import SIDE
-from segal.regions import Box, Interval, RegionSize
 
 Crop = tuple[int, Box]
 """Index of an image in its set's pool, and a box of it."""

@@ -11,12 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from segal.data.image_sets import SetName
 from segal.functional.inverse import (
     gauss_newton_product,
     softmax_hessian,
     softmax_hessian_product,
 )
-from segal.image_sets import SetName
 from segal.models.segmentation import Tail
 from segal.signals.base import Parameters, Workbench
 from segal.signals.pixel_sample import SampleSize, keep_pixels

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from segal.evidence import Evidence, Units
+from segal.candidates.evidence import Evidence, Units
 from segal.functional.directional import directional_map
 from segal.functional.gradients import chunk_size
 from segal.functional.tiles import Windows

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segal.data.datasets import IGNORE_INDEX
+from segal.data.image_sets import SetName
 from segal.errors import SegalError
 from segal.functional import inverse as inverses
-from segal.image_sets import SetName
 from segal.models.segmentation import Tail
 from segal.signals.base import NOT_FINITE, Need, Parameters, Visit, Workbench
 from segal.signals.curvature import LARGEST_MATRIX, Curvature, curvature

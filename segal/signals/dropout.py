@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segal.evidence import Evidence, Reduction, Units
+from segal.candidates.evidence import Evidence, Reduction, Units
 from segal.functional.divergence import DisagreementSum
-from segal.machine import Precision, autocast
 from segal.models.dropout import Drawn, check_dropout, dropout_passes
 from segal.models.segmentation import SegmentationModel
 from segal.signals.base import Need, Workbench
+from segal.system.machine import Precision, autocast
 
 DropoutName = Literal["mc_dropout", "bald"]
 _ROWS: dict[DropoutName, int] = {"mc_dropout": 0, "bald": 1}

@@ -7,12 +7,12 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from segal.candidates.evidence import Evidence, Units
+from segal.candidates.regions import Box
 from segal.errors import SegalError
-from segal.evidence import Evidence, Units
 from segal.functional.uncertainty import entropy
 from segal.functional.updates import loss_change
 from segal.models.segmentation import SegmentationModel
-from segal.regions import Box
 from segal.signals.base import Meter, Need, Workbench
 from segal.signals.directional import Directional
 from segal.signals.directions import ReferenceGradient

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from segal.evidence import Evidence, Units
+from segal.candidates.evidence import Evidence, Units
+from segal.candidates.regions import Box, Boxes
 from segal.models.segmentation import FEATURES, SegmentationModel
-from segal.regions import Box, Boxes
 from segal.signals.base import Need, Workbench
 from segal.signals.labels import LabelRule, Pseudo
 from segal.signals.pulled_back import EntropyLoss, Loss, PulledBack, TileGradients

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
+from segal.candidates.evidence import Evidence, Units
 from segal.data.datasets import IGNORE_INDEX
 from segal.errors import SegalError
-from segal.evidence import Evidence, Units
 from segal.models.segmentation import SegmentationModel
 from segal.signals.base import Direction, Meter, Need, Workbench
 from segal.signals.directional import Directional, DirectionalMeter

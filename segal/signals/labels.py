@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from segal.evidence import Evidence
+from segal.candidates.evidence import Evidence
 
 
 class LabelRule(Protocol):

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from segal.candidates.evidence import Evidence, Units
 from segal.errors import SegalError
-from segal.evidence import Evidence, Units
 from segal.models.loss_prediction import LossPrediction
 from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
 from segal.signals.base import Meter, Need, Workbench

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from segal.data.datasets import IGNORE_INDEX
+from segal.data.image_sets import ImageSet, SetName
 from segal.errors import SegalError
 from segal.functional.updates import pixel_windows
-from segal.image_sets import ImageSet, SetName
 from segal.models.segmentation import Tail
 from segal.signals.base import Visit, Workbench
 from segal.signals.pixels import (

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from segal.evidence import Upsampling
+from segal.candidates.evidence import Upsampling
 from segal.functional.pooling import interpolation_matrix
 from segal.functional.updates import receptive_radius
 from segal.models.segmentation import Tail

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segal.evidence import Evidence, Units
+from segal.candidates.evidence import Evidence, Units
 from segal.functional.gradients import (
     Kernel,
     chunk_size,

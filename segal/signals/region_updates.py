@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from segal.candidates.evidence import Evidence, Upsampling
+from segal.candidates.regions import Box
+from segal.data.image_sets import SetName
 from segal.errors import SegalError
-from segal.evidence import Evidence, Upsampling
 from segal.functional.forward_mode import plain_attention
 from segal.functional.updates import interval_windows, region_loss, sgd_steps
-from segal.image_sets import SetName
 from segal.models.segmentation import Tail
-from segal.regions import Box
 from segal.signals.base import Workbench
 from segal.signals.pixel_sample import SampleSize, free_bytes, keep_pixels
 from segal.signals.pixels import (

@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from segal.console import Advance, bar
-from segal.evidence import Evidence, Units
-from segal.image_sets import ImageSet
+from segal.candidates.evidence import Evidence, Units
+from segal.data.image_sets import ImageSet
 from segal.models.vaal import SIDE, Vaal, VaalTraining, train_vaal
 from segal.signals.base import Need, Workbench
 from segal.signals.crops import Crop, cut, draw_pairs, shrink
+from segal.system.console import Advance, bar
 
 __all__ = ["LooksLabelled", "VaalTraining"]
 

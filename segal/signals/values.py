@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator
 from torch import Tensor
 
+from segal.candidates.evidence import Evidence, Reduction, Units
+from segal.candidates.table import MEAN_FEATURE
 from segal.errors import SegalError
-from segal.evidence import Evidence, Reduction, Units
 from segal.functional import uncertainty
 from segal.functional.uncertainty import UncertaintyFunction
 from segal.models.segmentation import FEATURES, SegmentationModel
@@ -76,7 +77,7 @@ class MeanFeature(PlainSignal):
     @property
     def column(self) -> str:
         """Column name."""
-        return "mean_feature"
+        return MEAN_FEATURE
 
     def check(self, model: SegmentationModel) -> None:
         """Raises a SegalError if the network gives no features."""

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segal.candidates import StoredRows
+from segal.candidates.table import StoredRows
 from segal.functional.k_center import k_center_order
 from segal.functional.kmeans_plusplus import k_means_plusplus
 from segal.strategies.base import Picks

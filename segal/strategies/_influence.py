@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.functional.ranking import top_k
 from segal.signals.directional import Directional
 from segal.signals.directions import Inverse

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from segal.candidates import CandidateTable
-from segal.evidence import Reduction
+from segal.candidates.evidence import Reduction
+from segal.candidates.table import CandidateTable
 from segal.functional.ranking import top_k
 from segal.signals import Signal, Value
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from segal.budget import Allowance
-from segal.candidates import CandidateTable
+from segal.candidates.budget import Allowance
+from segal.candidates.table import CandidateTable
 from segal.errors import SegalError
 from segal.signals import Signal
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.functional.divergence import class_profile_k_center
 from segal.signals import Signal
 from segal.signals.class_profiles import ClassProfiles

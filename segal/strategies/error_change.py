@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.signals import Signal
 from segal.signals.error_change import NOT_MEASURED, HoldoutErrorChange, Prefilter, Reduce
 from segal.signals.pixel_sample import SampleSize

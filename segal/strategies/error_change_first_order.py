@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic.dataclasses import dataclass
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.signals import Pseudo, Signal
 from segal.signals.directional import Directional
 from segal.signals.directions import ReferenceGradient

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic.dataclasses import dataclass
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.functional.ranking import top_k
 from segal.signals import GradientNorm, Signal
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.functional.ranking import rank
 from segal.signals import PredictedLoss, Signal
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.functional.kmeans_plusplus import k_means_plusplus
 from segal.functional.ranking import rank
 from segal.signals import MeanFeature, Signal

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.signals import Signal
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.errors import SegalError
 from segal.signals import MeanFeature, Signal, UncertaintyName, Value
 from segal.strategies._distance import Init, Selector, select_by_distance

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from segal.candidates import CandidateTable
+from segal.candidates.table import CandidateTable
 from segal.functional.ranking import top_k
 from segal.signals import Signal
 from segal.signals.vaal import LooksLabelled, VaalTraining

@@ -5,9 +5,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from segal.evidence import Evidence, Units
+from segal.candidates.evidence import Evidence, Units
+from segal.candidates.regions import RegionSize
 from segal.models.segmentation import SegmentationModel
-from segal.regions import RegionSize
 
 
 class Task(Protocol):

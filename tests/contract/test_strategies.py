@@ -7,8 +7,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from segal.budget import Allowance
-from segal.candidates import CandidateTable, box_pixels
+from segal.candidates.budget import Allowance
+from segal.candidates.table import CandidateTable, box_pixels
 from segal.functional.k_center import k_center_greedy
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, choose

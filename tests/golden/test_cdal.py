@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.special import rel_entr
 
-from segal.candidates import CandidateTable
+from segal.candidates.regions import RegionSize
+from segal.candidates.table import CandidateTable
 from segal.data.pool import open_pool
 from segal.functional.divergence import (
     FLOOR,
@@ -16,11 +17,10 @@ from segal.functional.divergence import (
     class_profile_k_center,
     symmetric_kl,
 )
-from segal.regions import RegionSize
-from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals.class_profiles import ClassProfiles
 from segal.strategies.cdal import CDAL
-from segal.tasks.segmentation import Segmentation
+from segal.tasks.segmentation.task import Segmentation
 
 
 def random_profiles(n, classes, seed=0, absent=0.4, sharpness=3.0):

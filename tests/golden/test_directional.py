@@ -10,10 +10,10 @@ from torch import nn
 from torchvision.models import segmentation as torchvision
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 
+from segal.candidates.regions import RegionSize
 from segal.functional.directional import directional_map, general_tangent
 from segal.models.build import build_model, make_spec
 from segal.models.segmentation import SegmentationModel
-from segal.regions import RegionSize
 from segal.signals.labels import Pseudo, TopK, residual
 
 CLASSES = ("road", "car", "sky", "tree", "person")

@@ -8,7 +8,8 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy as scipy_entropy
 
-from segal.candidates import CandidateTable
+from segal.candidates.regions import RegionSize
+from segal.candidates.table import CandidateTable
 from segal.data.pool import open_pool
 from segal.errors import SegalError
 from segal.functional.divergence import DisagreementSum
@@ -16,11 +17,10 @@ from segal.functional.uncertainty import entropy
 from segal.models.build import build_model, make_spec
 from segal.models.dropout import dropout_passes
 from segal.models.segmentation import SegmentationModel
-from segal.regions import RegionSize
-from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import Value
 from segal.signals.dropout import DropoutValue, drawn
-from segal.tasks.segmentation import Segmentation
+from segal.tasks.segmentation.task import Segmentation
 from tests.conftest import CLASSES
 
 SAMPLES = 4

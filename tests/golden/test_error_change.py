@@ -11,23 +11,23 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch import nn
 
-from segal.candidates import CandidateTable
+from segal.candidates.regions import RegionSize
+from segal.candidates.table import CandidateTable
 from segal.data.datasets import open_dataset
+from segal.data.image_sets import ImageSet
 from segal.errors import SegalError
-from segal.image_sets import ImageSet
 from segal.models.build import build_model, make_spec
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
-from segal.regions import RegionSize
-from segal.scan import Scan
+from segal.scanning.scan import Scan
+from segal.scanning.workbench import Bench, ScanSettings
 from segal.signals import pixel_sample, pixels, region_updates
 from segal.signals.error_change import NOT_MEASURED, HoldoutErrorChange, Prefilter, UpdatedEntropy
 from segal.signals.pixel_sample import EVERY_PIXEL, SampleSize
 from segal.signals.region_updates import RegionUpdates
 from segal.strategies.base import PassContext
 from segal.strategies.error_change import ErrorChange
-from segal.tasks.segmentation import Segmentation
-from segal.workbench import Bench, ScanSettings
+from segal.tasks.segmentation.task import Segmentation
 from tests.conftest import CLASSES, write_image
 
 VOID = 255

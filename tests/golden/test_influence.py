@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
 
+from segal.candidates.regions import Boxes
 from segal.errors import SegalError
-from segal.regions import Boxes
 from segal.signals import Pseudo, TopK
 from segal.signals.directional import Directional
 from segal.signals.directions import Influence, Inverse, ReferenceGradient

@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import nn
 
-from segal.candidates import CandidateTable
+from segal.candidates.regions import Boxes, RegionSize
+from segal.candidates.table import CandidateTable
 from segal.data.pool import open_pool
 from segal.errors import SegalError
 from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
 from segal.models.spec import ModelSpec
-from segal.regions import Boxes, RegionSize
-from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import PredictedLoss
 from segal.strategies.learning_loss import LearningLoss
-from segal.tasks.segmentation import Segmentation
-from segal.train import TrainSettings, train
+from segal.tasks.segmentation.task import Segmentation
+from segal.training.loop import TrainSettings, train
 
 REGIONS = ("image", "32", "16x24")
 

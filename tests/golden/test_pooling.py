@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segal.evidence import Upsampling
+from segal.candidates.evidence import Upsampling
+from segal.candidates.regions import Boxes, RegionSize
 from segal.functional.pooling import interpolation_matrix, interval_weights
-from segal.regions import Boxes, RegionSize
 
 
 def dense_sums(x, upsampling, size, boxes):

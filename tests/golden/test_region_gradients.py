@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segal.candidates.regions import Boxes, RegionSize
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
-from segal.regions import Boxes, RegionSize
+from segal.scanning.workbench import Bench, ScanSettings
 from segal.signals import (
     Directional,
     GradientNorm,
@@ -21,7 +22,6 @@ from segal.signals import (
     TopK,
     Truncated,
 )
-from segal.workbench import Bench, ScanSettings
 
 RULES = (Pseudo(), TopK(2), Truncated(0.21), Truncated(0.3, "paper", "mass"))
 HEIGHT, WIDTH = 38, 53

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segal.candidates import CandidateTable
+from segal.candidates.regions import RegionSize
+from segal.candidates.table import CandidateTable
 from segal.data.pool import open_pool
 from segal.errors import SegalError
-from segal.regions import RegionSize
-from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import MeanFeature, Value
-from segal.tasks.segmentation import Segmentation
+from segal.tasks.segmentation.task import Segmentation
 
 SIGNALS = (Value("entropy"), Value("bvsb", "max"), Value("margin", "sum"), MeanFeature())
 REGIONS = ("32", "16x24", "image")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from segal.budget import Allowance
-from segal.candidates import CandidateTable, box_pixels
-from segal.jobs.tune_sweep import Batch, Pool, suggest, tune_region
-from segal.regions import RegionSize
+from segal.candidates.budget import Allowance
+from segal.candidates.regions import RegionSize
+from segal.candidates.sweep import Batch, Pool, suggest, tune_region
+from segal.candidates.table import CandidateTable, box_pixels
 
 SIZE = RegionSize(16, 16)
 

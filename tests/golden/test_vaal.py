@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segal.candidates import CandidateTable
+from segal.candidates.regions import Boxes, RegionSize
+from segal.candidates.table import CandidateTable
+from segal.data.image_sets import ImageSet
 from segal.data.pool import open_pool
-from segal.image_sets import ImageSet
 from segal.models.vaal import (
     SIDE,
     VaalTraining,
@@ -21,14 +22,13 @@ from segal.models.vaal import (
     negative_elbo,
     train_vaal,
 )
-from segal.regions import Boxes, RegionSize
-from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.scanning.workbench import Bench
 from segal.signals.crops import place
 from segal.signals.vaal import LooksLabelled
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext
-from segal.tasks.segmentation import Segmentation
-from segal.workbench import Bench
+from segal.tasks.segmentation.task import Segmentation
 
 SIGNAL = LooksLabelled(VaalTraining(steps=60, batch_size=8, latent=8), crops=48)
 REGIONS = ("32", "image")

@@ -109,7 +109,7 @@ def test_budgets(refused, budget):
 
 
 def test_a_budget_that_buys_nothing_is_found_before_the_scan(refused, monkeypatch, tmp_path):
-    monkeypatch.setattr("segal.scan.Scan.run", lambda *_: pytest.fail("the pool was scanned"))
+    monkeypatch.setattr("segal.scanning.scan.Scan.run", lambda *_: pytest.fail("it was scanned"))
     message = refused(budget="0.001%")
     assert "does not buy a single region" in message
 
@@ -353,7 +353,7 @@ def test_a_disk_that_cannot_be_written(refused, monkeypatch, tmp_path, number):
     def fail(*_args, **_kwargs):
         raise OSError(number, "made by the test")
 
-    monkeypatch.setattr("segal.candidates.TableWriter.append", fail)
+    monkeypatch.setattr("segal.candidates.table.TableWriter.append", fail)
     message = refused()
     assert "cannot be written" in message
     assert not list((tmp_path / "run").glob("*candidates*"))

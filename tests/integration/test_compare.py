@@ -9,9 +9,9 @@ import sys
 import pytest
 import yaml
 
-from segal.data.synthetic import make_scenes
-from segal.history import read_history
-from segal.ledger import Ledger
+from segal.runs.history import read_history
+from segal.runs.ledger import Ledger
+from segal.scenes.synthetic import make_scenes
 from tests.quick_run import quick_run
 
 

@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from segal.data.datasets import open_dataset
-from segal.data.synthetic import make_scenes
 from segal.models.build import build_model, make_spec
+from segal.scenes.synthetic import make_scenes
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

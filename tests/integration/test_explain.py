@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segal.jobs.explain_sheet import Legend, Panels, draw_explanation
 from segal.models.checkpoint import load_checkpoint
+from segal.pictures.explained import Legend, Panels, draw_explanation
 from tests.conftest import CLASSES, write_image
 
 SIZES = [(50, 80), (64, 96)]

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from segal.data.synthetic import make_scenes
-from segal.ledger import Ledger
+from segal.runs.ledger import Ledger
+from segal.scenes.synthetic import make_scenes
 from tests import killed_run
 from tests.quick_run import quick_run
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from segal.masks import read_selection
+from segal.candidates.selection import read_selection
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import read_spec, save_checkpoint
 

@@ -7,13 +7,13 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from segal.candidates import CandidateTable
-from segal.data.synthetic import make_scenes
-from segal.history import read_history
-from segal.jobs.run import run_rounds
+from segal.candidates.selection import read_selection
+from segal.candidates.table import CandidateTable
+from segal.jobs.rounds.run import run_rounds
 from segal.jobs.strategies import configure_run
-from segal.ledger import Ledger
-from segal.masks import read_selection
+from segal.runs.history import read_history
+from segal.runs.ledger import Ledger
+from segal.scenes.synthetic import make_scenes
 from tests.quick_run import quick_run
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 
-from segal.data.synthetic import make_scenes
+from segal.candidates.selection import read_selection
 from segal.errors import SegalError
-from segal.jobs.run import run_rounds
+from segal.jobs.rounds.run import run_rounds
 from segal.jobs.strategies import configure_run
-from segal.masks import read_selection
 from segal.models.build import build_model, make_spec
+from segal.scenes.synthetic import make_scenes
 from tests.conftest import write_image
 from tests.quick_run import quick_run
 

@@ -7,10 +7,10 @@ import segmentation_models_pytorch as smp
 import torch
 import yaml
 
-from segal import machine
-from segal.data.synthetic import make_scenes
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import load_checkpoint, read_spec, save_checkpoint
+from segal.scenes.synthetic import make_scenes
+from segal.system import machine
 from tests.conftest import CLASSES
 
 ENTROPY = ("--strategy", "entropy", "--region", "32", "--budget", "5", "overlays=0")

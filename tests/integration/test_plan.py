@@ -6,18 +6,18 @@ from typing import ClassVar
 
 import pytest
 
-from segal.candidates import CandidateTable
+from segal.candidates.selection import Selected, write_selection
+from segal.candidates.table import CandidateTable
 from segal.data.datasets import open_dataset
 from segal.data.pool import open_pool
-from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
 from segal.jobs import plan as plan_job
 from segal.jobs.inputs import image_sizes
 from segal.jobs.plan import plan_selection
 from segal.jobs.strategies import configure_selection
-from segal.masks import Selected, write_selection
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
+from segal.scenes.synthetic import make_scenes
 from segal.signals import MeanFeature, Value, pixel_sample
 
 

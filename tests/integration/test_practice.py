@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from segal.history import read_history
-from segal.ledger import Ledger
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
+from segal.runs.history import read_history
+from segal.runs.ledger import Ledger
 from tests.conftest import write_image
 
 _NETWORK = "tests.tiny_network:build"
@@ -338,8 +338,8 @@ def test_a_run_that_moved_and_is_started_again_is_not_done_again(
     shutil.copytree(scenes, tmp_path / "data")
     before = read_history(tmp_path / "moved")
     with monkeypatch.context() as patch:
-        patch.setattr("segal.jobs.rounds.train", lambda *_, **__: pytest.fail("trained again"))
-        patch.setattr("segal.scan.Scan.run", lambda *_: pytest.fail("scanned again"))
+        patch.setattr("segal.jobs.rounds.loop.train", lambda *_, **__: pytest.fail("trained again"))
+        patch.setattr("segal.scanning.scan.Scan.run", lambda *_: pytest.fail("scanned again"))
         code, stdout, stderr = _run(segal, tmp_path / "data", tmp_path / "moved")
     assert code == 0, stderr
     assert stdout.strip() == str(tmp_path / "moved")

@@ -7,19 +7,19 @@ import cv2
 import numpy as np
 import pytest
 
-from segal.candidates import CandidateTable
+from segal.candidates.selection import Selected, write_selection
+from segal.candidates.table import CandidateTable
 from segal.data.datasets import open_dataset
 from segal.data.pool import open_pool
-from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
 from segal.jobs.reference import SelectionLabels
-from segal.jobs.run import run_rounds
+from segal.jobs.rounds.run import run_rounds
 from segal.jobs.strategies import configure_run, configure_selection
-from segal.masks import Selected, write_selection
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
+from segal.scanning.workbench import Bench
+from segal.scenes.synthetic import make_scenes
 from segal.signals.influence import labelled_pixels
-from segal.workbench import Bench
 from tests.quick_run import quick_run
 
 GRADIENTS = ("error_change_first_order", "grad_similarity", "isal", "ralif")

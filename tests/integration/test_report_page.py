@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from segal.errors import SegalError
-from segal.jobs.report import write_report
-from segal.run_folder import LEDGER_FILE
+from segal.jobs.comparing.report import write_report
+from segal.runs.run_folder import LEDGER_FILE
 from tests.fake_runs import make_comparison, make_run
 
 HOSTILE = '<script>alert("x")</script>&amp;\'"'

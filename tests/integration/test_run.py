@@ -13,20 +13,20 @@ import cv2
 import numpy as np
 import pytest
 
-from segal.candidates import CandidateTable
-from segal.data.synthetic import make_scenes
-from segal.database import connect
+from segal.candidates.regions import RegionSize
+from segal.candidates.selection import read_selection
+from segal.candidates.table import CandidateTable
 from segal.errors import SegalError
 from segal.functional.batch import BatchStatistics
-from segal.history import read_history
 from segal.jobs import picks
-from segal.jobs import rounds as job
-from segal.jobs.run import run_rounds
+from segal.jobs.rounds import loop as job
+from segal.jobs.rounds.run import run_rounds
 from segal.jobs.strategies import configure_run
-from segal.ledger import Ledger
-from segal.masks import read_selection
-from segal.regions import RegionSize
-from segal.scan import Scan
+from segal.runs.database import connect
+from segal.runs.history import read_history
+from segal.runs.ledger import Ledger
+from segal.scanning.scan import Scan
+from segal.scenes.synthetic import make_scenes
 from segal.signals import Value
 from segal.strategies.random import Random
 from tests.quick_run import quick_run
@@ -505,7 +505,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not(segal, raw, tmp
     config = tmp_path / "run.yaml"
     config.write_text(json.dumps({**raw, "budgets": []}))
     holder = (
-        "import sys, time; from pathlib import Path; from segal.database import lock; "
+        "import sys, time; from pathlib import Path; from segal.runs.database import lock; "
         "folder = Path(sys.argv[1]); folder.mkdir(); lock(folder); "
         "print('held', flush=True); time.sleep(600)"
     )

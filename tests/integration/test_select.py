@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from segal.candidates import CandidateTable
-from segal.ledger import Ledger
+from segal.candidates.table import CandidateTable
+from segal.runs.ledger import Ledger
 
 
 def arguments(image_folder, checkpoint, out, **options):
@@ -142,7 +142,7 @@ def test_a_run_that_is_done_is_not_done_again(
     call = arguments(image_folder, checkpoint, tmp_path / "run")
     assert segal(*call)[0] == 0
     before = outputs(tmp_path / "run")
-    monkeypatch.setattr("segal.scan.Scan.run", lambda *_: pytest.fail("scanned again"))
+    monkeypatch.setattr("segal.scanning.scan.Scan.run", lambda *_: pytest.fail("scanned again"))
     code, stdout, stderr = segal(*call)
     assert code == 0
     assert "nothing was done again" in stderr

@@ -11,10 +11,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from segal.data.synthetic import make_scenes
 from segal.jobs.demo import DemoSize, run_demo
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import load_checkpoint, read_spec, save_checkpoint
+from segal.scenes.synthetic import make_scenes
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from segal.candidates import CandidateTable
-from segal.jobs.tune_scan import coarsen
-from segal.ledger import Ledger
-from segal.regions import RegionSize
+from segal.candidates.regions import RegionSize
+from segal.candidates.table import CandidateTable
+from segal.jobs.tuning.scan import coarsen
+from segal.runs.ledger import Ledger
 from tests.integration.test_select import arguments
 
 
@@ -35,7 +35,7 @@ def select(segal, image_folder, checkpoint, out, *extra, **options):
 
 def picked(segal, tmp_path, scan, tau, *extra, region="32", budget="12"):
     """What tune says that a tau picks, by way of its job."""
-    from segal.jobs.tune import configure_tuning, run_tuning  # noqa: PLC0415
+    from segal.jobs.tuning.tune import configure_tuning, run_tuning  # noqa: PLC0415
 
     raw = {"scan": scan, "budget": budget, "taus": [tau], "out": tmp_path / "tuned"}
     tuning = configure_tuning({**raw, "regions": [region]})

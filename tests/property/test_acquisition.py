@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segal.acquisition import Offer, cut_to_grid, derive_seed
-from segal.regions import RegionSize
+from segal.candidates.regions import RegionSize
+from segal.runs.acquisition import Offer, cut_to_grid, derive_seed
 
 HEIGHT, WIDTH = 20, 30
 SIZES = st.sampled_from(["image", "7", "4x11", "30", "1x30"]).map(RegionSize.parse)

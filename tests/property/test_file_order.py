@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segal.budget import Allowance
-from segal.candidates import CandidateTable
+from segal.candidates.budget import Allowance
+from segal.candidates.regions import RegionSize
+from segal.candidates.table import CandidateTable
 from segal.data.pool import open_pool
-from segal.regions import RegionSize
-from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, choose
-from segal.tasks.segmentation import Segmentation
+from segal.tasks.segmentation.task import Segmentation
 
 # Names that sort differently by locale, by case and by bytes.
 NAMES = ("a/b.png", "a.png", "A.png", "a/é.png", "a/e.png", "z/10.png", "z/9.png", "ab/c.png")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
-from segal.ledger import Ledger, Purchase
+from segal.runs.ledger import Ledger, Purchase
 
 _SIDE = 12
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from segal.candidates import CandidateTable, TableWriter, box_pixels
+from segal.candidates.table import CandidateTable, TableWriter, box_pixels
 from segal.functional.k_center import k_center_greedy
 from segal.strategies.badge import Badge
 from segal.strategies.base import PassContext

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segal.budget import Allowance, Budget
+from segal.candidates.budget import Allowance, Budget
 from segal.errors import SegalError
 
 

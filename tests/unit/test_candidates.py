@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segal.candidates import CandidateTable, TableWriter, box_pixels
+from segal.candidates.table import CandidateTable, TableWriter, box_pixels
 from segal.errors import SegalError
 
 

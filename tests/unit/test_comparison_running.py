@@ -9,11 +9,11 @@ from collections import Counter
 
 import pytest
 
-from segal.database import lock
 from segal.errors import SegalError
-from segal.jobs import compare
+from segal.jobs.comparing import compare
 from segal.jobs.planning import plan_comparison
-from segal.jobs.rounds import SUMMARY_FILE
+from segal.jobs.rounds.loop import SUMMARY_FILE
+from segal.runs.database import lock
 from tests.fake_runs import make_run
 
 SCORES = {"random": (0.40, 0.50, 0.60), "uwe": (0.40, 0.57, 0.65)}

@@ -11,7 +11,7 @@ import pytest
 from segal.comparison import Question, Table, analyse, gather, statement, write_tables
 from segal.comparison.arms import Curve
 from segal.errors import SegalError
-from segal.history import read_history
+from segal.runs.history import read_history
 from tests.fake_runs import make_run
 
 FLAT = {"budget": "2img", "seed_set": "2img", "images": 12, "region": "image"}

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from segal.data.image_sets import ImageSet
 from segal.errors import SegalError
-from segal.image_sets import ImageSet
 from segal.signals.curvature import curvature
 from segal.signals.directions import Influence, Inverse, ReferenceGradient, set_loss
-from segal.tasks.segmentation import Segmentation
+from segal.tasks.segmentation.task import Segmentation
 from tests.float64_network import (
     Labels,
     dense,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import segal.evaluation
+import segal.training.evaluation
 from segal.errors import SegalError
-from segal.evaluation import Evaluation, evaluate_images
+from segal.training.evaluation import Evaluation, evaluate_images
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_places_lie_within_an_image_of_more_pixels_than_float32_counts(monkeypat
         def __len__(self):
             return 1
 
-    monkeypatch.setattr(segal.evaluation, "Segmentation", Task)
+    monkeypatch.setattr(segal.training.evaluation, "Segmentation", Task)
     evaluation = evaluate_images(None, Dataset())
     assert evaluation.labels[0, -1] == evaluation.predictions[0, -1] == 1
     assert evaluation.confusions[0].tolist() == [[shape[0] * shape[1] - 1, 0], [0, 1]]

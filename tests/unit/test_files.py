@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from segal import files
 from segal.errors import SegalError
-from segal.files import remove, replacing, write_bytes, write_json
+from segal.system import files
+from segal.system.files import remove, replacing, write_bytes, write_json
 
 
 def _names(folder: Path) -> list[str]:

@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from segal.candidates import CandidateTable, StoredRows, TableWriter
+from segal.candidates.evidence import Evidence
+from segal.candidates.regions import RegionSize
+from segal.candidates.table import CandidateTable, StoredRows, TableWriter
 from segal.data.pool import open_pool
 from segal.errors import SegalError
-from segal.evidence import Evidence
 from segal.functional.gradients import entropy_residual
 from segal.functional.kmeans_plusplus import k_means_plusplus
 from segal.functional.tiles import TILE, tile_boxes, windows
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
-from segal.regions import RegionSize
-from segal.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.scanning.workbench import Bench
 from segal.signals import (
     Directional,
     GradientNorm,
@@ -30,8 +31,7 @@ from segal.signals import (
 )
 from segal.signals import gradients as gradient_signals
 from segal.signals.gradients import GradientMeter
-from segal.tasks.segmentation import Segmentation
-from segal.workbench import Bench
+from segal.tasks.segmentation.task import Segmentation
 
 
 class Counted:

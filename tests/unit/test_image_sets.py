@@ -2,7 +2,7 @@
 
 import pytest
 
-from segal.image_sets import ImageSet
+from segal.data.image_sets import ImageSet
 from tests.float64_network import SIZES, Labels, make_pool
 
 

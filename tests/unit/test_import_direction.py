@@ -9,34 +9,22 @@ import segal
 
 ROOT = Path(segal.__file__).parent
 FLOORS = [
-    {
-        *("functional", "errors", "evidence", "files", "machine", "console"),
-        *("unicode_forms", "spreadsheet"),
-    },
-    {"regions", "registry", "database"},
-    {"models", "data"},
-    {"image_sets", "signals", "candidates", "budget", "sheet", "oracle"},
-    {"tasks", "strategies", "run_folder", "ledger"},
-    {"workbench", "scan", "masks", "report", "evaluation"},
-    {"train", "train_settings", "training_state", "history", "acquisition"},
+    {"functional", "errors"},
+    {"system", "registry"},
+    {"candidates", "scenes"},
+    {"data", "models", "pictures"},
+    {"signals"},
+    {"tasks", "strategies"},
+    {"training", "scanning"},
+    {"runs"},
     {"config", "reporting"},
     {"comparison"},
     {"jobs"},
     {"cli", "commands", "__main__"},
 ]
 # Within a floor these come in order; every other pair of neighbours knows nothing of the other.
-STEPS = [
-    ("errors", "files"),
-    ("errors", "machine"),
-    ("image_sets", "signals"),
-    ("run_folder", "ledger"),
-    ("workbench", "scan"),
-    ("train_settings", "train"),
-    ("training_state", "train"),
-    ("commands", "cli"),
-    ("cli", "__main__"),
-]
-REGISTRY_READERS = {"cli", "commands", "jobs", "loop", "compare"}
+STEPS = [("commands", "cli"), ("cli", "__main__")]
+REGISTRY_READERS = {"cli", "commands", "jobs"}
 """Only these look names up in the registries of strategies."""
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from segal.candidates.regions import Box
+from segal.candidates.selection import Selected, read_selection, write_selection
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.jobs.labelled import Labelled
-from segal.ledger import Ledger, Purchase
-from segal.masks import Selected, read_selection, write_selection
-from segal.regions import Box
+from segal.runs.ledger import Ledger, Purchase
 from tests.fake_runs import make_run
 
 _BOXES = [(x, y, x + 32, y + 32) for y in (0, 32) for x in (0, 32, 64)]

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from segal.candidates.regions import RegionSize
 from segal.models import lean, segmentation
 from segal.models.build import build_model, make_spec
 from segal.models.dropout import dropout_passes
 from segal.models.segmentation import FEATURES, SegmentationModel
 from segal.models.spec import ModelSpec
-from segal.regions import RegionSize
 from segal.signals import MeanFeature, Value
 
 CLASSES = tuple(f"class {i}" for i in range(5))

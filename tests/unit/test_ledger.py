@@ -19,14 +19,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from segal import database
 from segal.data.changes import Changes
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
-from segal.files import replacing, write_bytes
-from segal.ledger import Cost, Ledger, Purchase
-from segal.run_folder import RunFolder, canonical, fingerprint
+from segal.runs import database
+from segal.runs.ledger import Cost, Ledger, Purchase
+from segal.runs.run_folder import RunFolder, canonical, fingerprint
+from segal.system.files import replacing, write_bytes
 
 _CONFIGURATION = {"region": "8", "strategy": {"name": "uwe", "tau": 1.0}, "seed": 0}
 
@@ -279,7 +279,7 @@ def test_the_last_one_out_leaves_one_file_that_can_be_copied(tmp_path):
 _WAITS = """
 import signal, sys, time
 from pathlib import Path
-from segal.run_folder import RunFolder
+from segal.runs.run_folder import RunFolder
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored from the start
 with RunFolder.open(Path(sys.argv[1]), "select", {}):
     print("open", flush=True)

@@ -10,16 +10,16 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from segal.candidates.evidence import Upsampling
+from segal.candidates.regions import Boxes
 from segal.errors import SegalError
-from segal.evidence import Upsampling
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint, weights_of
 from segal.models.loss_prediction import LossPrediction, mean_over_pixels, ranking_loss
 from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
 from segal.models.spec import ModelSpec
-from segal.regions import Boxes
-from segal.tasks.segmentation import Segmentation
-from segal.train import TrainSettings, train
+from segal.tasks.segmentation.task import Segmentation
+from segal.training.loop import TrainSettings, train
 from tests.unit.test_train import BOXES, CLASSES, Dataset, Killed, kill_at
 
 OWN = "tests.tiny_network:build"

@@ -10,9 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segal import masks
+from segal.candidates import selection as masks
+from segal.candidates.selection import (
+    COLUMNS,
+    Selected,
+    read_selection,
+    write_masks,
+    write_selection,
+)
 from segal.errors import SegalError
-from segal.masks import COLUMNS, Selected, read_selection, write_masks, write_selection
 
 _HEADER = ",".join(COLUMNS)
 _SIZES = {"a/street one.jpg": (100, 200), "b.png": (100, 200)}

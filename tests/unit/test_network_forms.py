@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segal.candidates.regions import RegionSize
 from segal.errors import SegalError
 from segal.jobs.strategies import check_network
 from segal.models.build import build_model, make_spec
@@ -16,7 +17,6 @@ from segal.models.checkpoint import save_checkpoint
 from segal.models.dropout import check_dropout, dropout_passes, insert_dropout
 from segal.models.outputs import logits_of
 from segal.models.segmentation import FEATURES, NoHeadError, SegmentationModel
-from segal.regions import RegionSize
 from segal.signals import Directional, GradientNorm, RegionGradient, Value
 from segal.signals.directions import ReferenceGradient
 from segal.signals.dropout import drawn

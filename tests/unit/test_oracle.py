@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from segal.data.datasets import open_dataset
-from segal.data.synthetic import make_scenes
 from segal.errors import SegalError
 from segal.functional.clicks import polygon_clicks
-from segal.oracle import Oracle
+from segal.runs.oracle import Oracle
+from segal.scenes.synthetic import make_scenes
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from segal.data.image_sets import ImageSet
 from segal.functional.pooling import interpolation_matrix
 from segal.functional.updates import (
     interval_windows,
@@ -18,7 +19,6 @@ from segal.functional.updates import (
     receptive_radius,
     sgd_steps,
 )
-from segal.image_sets import ImageSet
 from segal.models.build import build_model, make_spec
 from segal.signals.pixel_sample import SampleSize, draw_sites, planned_bytes
 from segal.signals.pixels import tail_radius

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from segal import report
-from segal.report import Pick, Picture, overlay, shown_bands, write_overlays
-from segal.sheet import Sheet, panel_size
+from segal.pictures import overlays as report
+from segal.pictures.overlays import Pick, Picture, overlay, shown_bands, write_overlays
+from segal.pictures.sheet import Sheet, panel_size
 
 _CYAN = np.array([0x21, 0xE6, 0xFF])
 

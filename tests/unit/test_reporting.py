@@ -12,11 +12,11 @@ import pytest
 from sklearn.decomposition import PCA
 
 from segal.errors import SegalError
-from segal.history import read_history
-from segal.jobs.report import write_report
+from segal.jobs.comparing.report import write_report
 from segal.reporting import charts, details, embedding, pictures, results
 from segal.reporting.arms import check_axis, gather
 from segal.reporting.tables import Table, any_cell, heat_colours, number, words
+from segal.runs.history import read_history
 from tests.fake_runs import WIDTH, make_comparison, make_run
 
 

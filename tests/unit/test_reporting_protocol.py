@@ -6,9 +6,9 @@ import pytest
 
 from segal.data.images import ImageInfo
 from segal.errors import SegalError
-from segal.history import read_history
 from segal.reporting.arms import gather
 from segal.reporting.protocol import check_protocol, is_full
+from segal.runs.history import read_history
 from tests import fake_runs
 from tests.fake_runs import make_run
 

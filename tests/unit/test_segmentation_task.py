@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segal.candidates.regions import RegionSize
 from segal.errors import SegalError
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
-from segal.regions import RegionSize
-from segal.tasks.segmentation import Metrics, Segmentation
+from segal.tasks.segmentation.task import Metrics, Segmentation
 
 CLASSES = ("road", "car", "sky", "train")
 

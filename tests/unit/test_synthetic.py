@@ -6,8 +6,8 @@ import pytest
 
 from segal.data.cityscapes import classes
 from segal.data.datasets import open_dataset, splits
-from segal.data.synthetic import FRAMES, make_frame, make_scenes
 from segal.errors import SegalError
+from segal.scenes.synthetic import FRAMES, make_frame, make_scenes
 
 SIZE = (64, 128)
 

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from segal.data.datasets import open_dataset
-from segal.data.sampling import LabelledRegions
 from segal.errors import SegalError
 from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
-from segal.tasks.segmentation import Segmentation
-from segal.train import TrainSettings, train
+from segal.tasks.segmentation.task import Segmentation
+from segal.training.loop import TrainSettings, train
+from segal.training.sampling import LabelledRegions
 
 CLASSES = ("dark", "light", "red")
 

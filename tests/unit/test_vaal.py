@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from segal.candidates.regions import RegionSize
+from segal.data.image_sets import ImageSet
 from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError
-from segal.image_sets import ImageSet
 from segal.models import vaal as models
 from segal.models.vaal import SIDE, VaalTraining, train_vaal
-from segal.regions import RegionSize
-from segal.scan import ScanSettings
+from segal.scanning.scan import ScanSettings
+from segal.scanning.workbench import Bench
 from segal.signals import Need
 from segal.signals.crops import cut, draw_pairs
 from segal.signals.vaal import LooksLabelled
-from segal.tasks.segmentation import Segmentation
-from segal.workbench import Bench
+from segal.tasks.segmentation.task import Segmentation
 from tests.conftest import write_image
 
 CPU = torch.device("cpu")

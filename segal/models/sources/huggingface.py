@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segal.errors import SegalError
-from segal.files import read_error
 from segal.models.sources.base import USUAL_MULTIPLE, Named, Options, Sides, check_options
 from segal.models.sources.huggingface_files import (
     PREFIX,
@@ -22,6 +21,7 @@ from segal.models.sources.huggingface_files import (
     read_json,
 )
 from segal.models.spec import ModelSpec
+from segal.system.files import read_error
 
 SEMANTIC = {
     "beit": "BeitForSemanticSegmentation",

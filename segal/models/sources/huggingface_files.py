@@ -9,8 +9,8 @@ from typing import Any
 import timm
 
 from segal.errors import SegalError
-from segal.files import read_error
 from segal.models.normalisation import IMAGENET, Constants
+from segal.system.files import read_error
 
 PREFIX = "hf:"
 

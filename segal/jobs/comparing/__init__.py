@@ -1,0 +1,1 @@
+"""Arms beside one another."""

@@ -1,0 +1,1 @@
+"""Rounds of train, evaluate, scan, select and buy."""

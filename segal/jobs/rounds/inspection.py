@@ -1,0 +1,91 @@
+"""Looks at what a round picked: what it is like, how much of it the network had wrong, pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segal.candidates.regions import Box
+from segal.candidates.selection import Selected
+from segal.candidates.table import CandidateTable
+from segal.config import RunConfig
+from segal.data.pool import ImagePool
+from segal.jobs.overlays import Overlays
+from segal.jobs.picks import boxes_of, describe_picks, mistake_rate, rows_of
+from segal.models.segmentation import SegmentationModel
+from segal.runs.history import OVERLAYS_FOLDER, PICKS_FILE
+from segal.runs.oracle import Oracle
+from segal.signals import Value
+from segal.system.console import bar
+from segal.system.files import remove, write_json
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the look at a round's picks needs.
+
+    Attributes:
+        config: Of the run.
+        device: Where the network runs.
+        pool: The images.
+        oracle: Knows the labels.
+        value: The uncertainty to draw.
+        bought: Boxes that were bought before, by image.
+    """
+
+    config: RunConfig
+    device: torch.device
+    pool: ImagePool
+    oracle: Oracle
+    value: Value
+    bought: Mapping[str, Sequence[Box]]
+
+    def write(
+        self,
+        folder: Path,
+        number: int,
+        selected: Sequence[Selected],
+        table: CandidateTable,
+        model: SegmentationModel,
+    ) -> list[Path]:
+        """Writes what the picks are like, and pictures of them.
+
+        Args:
+            folder: Of the round.
+            number: The round.
+            selected: The picks.
+            table: The candidates, as the round's first pass measured them.
+            model: The network that the picks were made with.
+
+        Returns:
+            The files.
+        """
+        picks: dict[str, Any] = {"region": self.config.region, "count": len(selected)}
+        picks |= describe_picks(table, rows_of(table, selected))
+        if self.config.measure_picks:
+            picks |= self._mistakes(number, selected, model)
+        write_json(folder / PICKS_FILE, picks)
+        overlays = folder / OVERLAYS_FOLDER
+        remove(overlays)
+        overlays.mkdir(parents=True)
+        if self.config.overlays:
+            with bar(f"Round {number}: drawing overlays") as advance:
+                drawing = Overlays(self.pool, model, self.value, self.bought, self.config.precision)
+                drawing.write(overlays, selected, self.config.overlays, advance)
+        return [folder / PICKS_FILE, overlays]
+
+    def _mistakes(
+        self, number: int, selected: Sequence[Selected], model: SegmentationModel
+    ) -> dict[str, float]:
+        with bar(f"Round {number}: comparing the picks with their labels") as advance:
+            return mistake_rate(
+                model,
+                self.oracle.reveal(boxes_of(selected)),
+                device=self.device,
+                batch_size=self.config.machine.batch_size,
+                workers=self.config.machine.workers,
+                precision=self.config.precision,
+                progress=advance,
+            )

@@ -1,0 +1,415 @@
+"""Rounds of train, evaluate, scan, select, inspect and buy, with an oracle for the annotators.
+
+A round's stages are phases in the ledger. Each has a fingerprint of its settings and of the phase
+before it, so that a run that was killed goes on from whole phases to the picks that it would have
+made, and no finished training or scan is done again.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segal import __version__
+from segal.candidates.budget import Allowance, Budget
+from segal.candidates.regions import RegionSize
+from segal.candidates.selection import read_selection, write_selection
+from segal.candidates.table import CandidateTable
+from segal.config import RunConfig
+from segal.jobs.inputs import image_sizes
+from segal.jobs.labels import shown_miou
+from segal.jobs.network import identity, initial_model
+from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
+from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
+from segal.jobs.rounds.inspection import Inspection
+from segal.jobs.rounds.results import Bought, SeenClasses, say_score, summary
+from segal.jobs.rounds.run_data import RunData
+from segal.jobs.rounds.scan import RoundScan
+from segal.jobs.rounds.takeover import take_over
+from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
+from segal.models.segmentation import SegmentationModel
+from segal.runs.acquisition import (
+    SEED_SET,
+    SELECT,
+    TRAIN,
+    Offer,
+    acquire,
+    derive_generator,
+    derive_seed,
+)
+from segal.runs.history import (
+    CANDIDATES_FOLDER,
+    EVALUATION_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    SELECTION_FILE,
+    round_folder,
+)
+from segal.runs.ledger import Ledger, Purchase
+from segal.runs.oracle import Oracle
+from segal.runs.run_folder import fingerprint
+from segal.scanning.scan import LABELLED_FOLDER, scan_notes
+from segal.signals import Signal
+from segal.strategies.base import PassContext, Strategy
+from segal.system.console import bar
+from segal.system.files import remove, write_json
+from segal.system.machine import describe
+from segal.training.evaluation import evaluate_images, one_answer
+from segal.training.loop import train
+
+SUMMARY_FILE = "summary.json"
+_UNFINISHED_FILE, _TRAINING_FILE = ".unfinished.safetensors", "training.json"
+_NOTES_FILE = "notes.json"
+_SEED_SET = "seed"
+
+Made = tuple[Sequence[Path], Sequence[Purchase]]
+"""What a phase made: its files, and what it bought."""
+
+
+class Rounds:
+    """A run at work; its methods are its phases, then what they share.
+
+    Args:
+        config: The configuration, resolved.
+        strategy: The strategy that `config.strategy` names.
+        ledger: Of the run folder, open for this process.
+        device: Where the network runs.
+        data: The data sets.
+        start: The folder of a run whose first round may be taken over, or None.
+        measured: What is measured of every strategy's candidates, in the first pass.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        strategy: Strategy,
+        ledger: Ledger,
+        device: torch.device,
+        data: RunData,
+        start: Path | None,
+        measured: Sequence[Signal],
+    ) -> None:
+        self.measured = measured
+        self.config, self.strategy, self.ledger, self.device = config, strategy, ledger, device
+        self.pool, self.held_out = data.pool_set.pool, data.held_out
+        self.class_names = data.pool_set.classes.names
+        self.oracle = Oracle(data.pool_set)
+        self.areas, self.sizes = data.areas(), image_sizes(self.pool)
+        self.start = start
+        self.region = RegionSize.parse(config.region)
+        self.bought = Bought()
+        self.seen = SeenClasses(self.oracle, self.class_names)
+        self.notes = list(data.notes)
+        self.chain = data.fingerprint()
+        self._model: tuple[int, SegmentationModel] | None = None
+
+    def run(self) -> None:
+        """Goes through the rounds; phases that are done are not done again.
+
+        Raises:
+            SegalError: For anything that the user can mend.
+        """
+        self.ledger.record_images(self.pool)
+        if "val" in {need.of for need in needs_of(self.strategy)}:
+            check_apart(self.held_out["validation"].pool, self.pool)
+        self.buy_seed_set()
+        for number in range(len(self.config.budgets) + 1):
+            self.train(number)
+            self.evaluate(number)
+            if self.is_good_enough(number) or number == len(self.config.budgets):
+                break
+            offer = Offer.of(self.sizes, self.region, self.bought.boxes)
+            if not len(offer):
+                self.notes.append(f"The pool is used up: the run ends with round {number}.")
+                break
+            allowance = self.allowance(number)
+            table, labelled = self.scan(number, offer)
+            self.select(number, table, labelled, offer, allowance)
+            self.inspect(number)
+            self.buy(number, allowance)
+        self.summarise()
+
+    # Phases
+
+    def phase(
+        self,
+        name: str,
+        number: int,
+        settings: object,
+        work: Callable[[Path], Made],
+    ) -> None:
+        """Does a phase, unless this run or the one that it starts from has done it.
+
+        Args:
+            name: Its name.
+            number: The round.
+            settings: What its result depends on beside the phase before it.
+            work: Is given the round's folder; returns the files that it made and what it bought.
+        """
+        self.chain = fingerprint([name, number, settings, self.chain])
+        if self.ledger.finished(name, number, self.chain):
+            return
+        if self.start is not None and take_over(self.start, self.ledger, name, number, self.chain):
+            return
+        started = time.perf_counter()
+        artefacts, purchases = work(round_folder(self.config.out, number))
+        seconds = time.perf_counter() - started
+        self.ledger.finish(
+            name, number, self.chain, artefacts, seconds=seconds, purchases=purchases
+        )
+
+    def buy_seed_set(self) -> None:
+        """Buys regions at random, before there is a network."""
+        config = self.config
+        allowance = Budget.parse(config.seed_set).allowance(self.areas)
+
+        def draw(folder: Path) -> Made:
+            offer = Offer.of(self.sizes, RegionSize.parse(config.seed_region), {})
+            generator = derive_generator(config.seed, 0, SEED_SET)
+            order = torch.randperm(len(offer), generator=generator).numpy()
+            order = order[: allowance.fits(offer.prices[order])]
+            boxes = [
+                (path, (int(x0), int(y0), int(x1), int(y1)))
+                for path, size in self.sizes.items()
+                for x0, y0, x1, y1 in RegionSize.parse(config.seed_region).grid(*size).boxes()
+            ]
+            drawn = [(*boxes[row], 0.0) for row in order]
+            return [], priced(_SEED_SET, drawn, self.oracle, self.bought.boxes)
+
+        settings = [config.seed, config.seed_set, config.seed_region]
+        self.phase(_SEED_SET, 0, settings, draw)
+        self.bought.add(self.ledger.purchases(_SEED_SET, 0), allowance)
+
+    def train(self, number: int) -> None:
+        """Trains on all that is bought so far."""
+        config, settings = self.config, self.config.train
+        self.seen.look(number, self.bought.boxes)
+        if config.steps == "proportional":
+            seed_pixels = sum(p.pixels or 0 for p in self.ledger.purchases(_SEED_SET, 0))
+            steps = round(settings.iterations * self.bought.pixels / seed_pixels)
+            settings = settings.model_copy(update={"iterations": steps})
+        warm = config.start == "warm" and number > 0
+
+        def work(folder: Path) -> Made:
+            model = self.model(number - 1) if warm else initial_model(config, self.class_names)
+            with bar(f"Round {number}: training") as advance:
+                result = train(
+                    model,
+                    self.oracle.reveal(self.bought.boxes),
+                    settings,
+                    seed=derive_seed(config.seed, number, TRAIN),
+                    labelled=self.oracle.by_index(self.bought.boxes),
+                    validation=self.held_out.get("validation"),
+                    device=self.device,
+                    progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
+                    checkpoint=folder / _UNFINISHED_FILE,
+                )
+            # The network's file has the same bytes however long it took.
+            made = {key: value for key, value in asdict(result).items() if key != "seconds"}
+            settled = settings.model_dump(mode="json")
+            save_checkpoint(model, folder / MODEL_FILE, made | {"settings": settled})
+            write_json(folder / _TRAINING_FILE, asdict(result))
+            self._model = (number, model)
+            return [folder / MODEL_FILE, folder / _TRAINING_FILE], []
+
+        folder = round_folder(config.out, number)
+        folder.mkdir(parents=True, exist_ok=True)
+        network = identity(config, set())
+        depends = {
+            "settings": settings.identity(),
+            "network": [network["model"], network["checkpoint"]],
+            "seed": config.seed,
+            "warm": warm,
+            "labels": self.oracle.digest(self.bought.boxes),
+        }
+        self.phase("train", number, depends, work)
+        remove(folder / _UNFINISHED_FILE)
+
+    def evaluate(self, number: int) -> None:
+        """Evaluates on the held-out splits, and says how it went."""
+        config = self.config
+
+        def work(folder: Path) -> Made:
+            training = json.loads((folder / _TRAINING_FILE).read_text())
+            metrics: dict[str, object] = {"segal": __version__, "machine": describe(self.device)}
+            metrics |= {k: v for k, v in training.items() if k != "seconds"}
+            for name, dataset in self.held_out.items():
+                with bar(f"Round {number}: evaluating on {name}") as advance:
+                    evaluation = evaluate_images(
+                        self.model(number),
+                        dataset,
+                        device=self.device,
+                        batch_size=config.machine.batch_size,
+                        workers=config.machine.workers,
+                        precision=config.precision,
+                        progress=advance,
+                    )
+                metrics[name] = evaluation.metrics.as_dict()
+            # The last of them is the split that results are reported on.
+            evaluation.write(folder / EVALUATION_FILE)
+            write_json(folder / METRICS_FILE, metrics)
+            return [folder / EVALUATION_FILE, folder / METRICS_FILE], []
+
+        self.phase("evaluate", number, config.precision, work)
+        share = self.bought.pixels / int(self.areas.sum())
+        metrics = self.metrics(number)
+        say_score(number, share, metrics, list(self.held_out))
+        for name in self.held_out:
+            if said := one_answer(metrics[name]):
+                self.notes.append(f"Round {number}: {said} of {name}.")
+
+    def scan(self, number: int, offer: Offer) -> tuple[CandidateTable, CandidateTable]:
+        """The tables of the strategy's last pass: the candidates, and what is labelled."""
+        context = PassContext(offered=offer.rows)
+        # A pass may be asked for in view of the tables of those before it.
+        for signals in self.strategy.passes(context):
+            context.tables.append(self.scan_once(number, len(context.tables), signals))
+        if not context.tables:
+            context.tables.append(self.scan_once(number, 0, []))
+        last = round_folder(self.config.out, number) / _table_folder(len(context.tables) - 1)
+        return context.tables[-1], CandidateTable.open(last / LABELLED_FOLDER)
+
+    def scan_once(self, number: int, index: int, asked: Sequence[Signal]) -> CandidateTable:
+        """One pass over the pool; the table of the candidates."""
+        config = self.config
+        signals = list(dict.fromkeys([*asked, *(self.measured if index == 0 else ())]))
+        tables = round_folder(config.out, number) / _table_folder(index)
+
+        def work(folder: Path) -> Made:
+            scan = RoundScan(
+                config=config,
+                device=self.device,
+                pool=self.pool,
+                oracle=self.oracle,
+                validation=self.held_out.get("validation"),
+                seed_set=boxes_of(self.ledger.purchases(_SEED_SET, 0)),
+                bought=self.bought.boxes,
+            )
+            model = self.model(number) if signals else None
+            scan.run(number, signals, model, tables)
+            return [tables], []
+
+        columns = [signal.column for signal in signals]
+        settings = [config.region, columns, config.precision, config.embedding_dtype]
+        self.phase(f"scan-{index}", number, settings, work)
+        found = [f"Round {number}: {note}" for note in scan_notes(tables)]
+        self.notes += [note for note in found if note not in self.notes]
+        return CandidateTable.open(tables / config.region)
+
+    def select(
+        self,
+        number: int,
+        table: CandidateTable,
+        labelled: CandidateTable,
+        offer: Offer,
+        allowance: Allowance,
+    ) -> None:
+        """Lets the strategy pick from what is on offer."""
+        config = self.config
+
+        def work(folder: Path) -> Made:
+            generator = derive_generator(config.seed, number, SELECT)
+            # What is bought stays bought, also where files are made again on another machine.
+            before = selected_from(self.ledger.purchases("buy", number))
+            selected, notes = (
+                (before, ())
+                if before
+                else acquire(self.strategy, table, labelled, offer, allowance, generator)
+            )
+            cost = len(offer) if allowance.counts == "regions" else int(offer.prices.sum())
+            if len(selected) == len(offer) and cost < allowance.limit:
+                left = "region is" if len(offer) == 1 else f"{len(offer)} regions are"
+                notes += (f"The budget outlives the pool: the last {left} taken.",)
+            write_selection(folder / SELECTION_FILE, selected)
+            write_json(folder / _NOTES_FILE, notes)
+            return [folder / SELECTION_FILE, folder / _NOTES_FILE], []
+
+        settings = [config.strategy, config.seed, allowance.limit, allowance.counts]
+        self.phase("select", number, settings, work)
+        notes = json.loads((round_folder(config.out, number) / _NOTES_FILE).read_text())
+        self.notes += [f"Round {number}: {note}" for note in notes]
+
+    def inspect(self, number: int) -> None:
+        """Looks at what was picked."""
+
+        def work(folder: Path) -> Made:
+            look = Inspection(
+                config=self.config,
+                device=self.device,
+                pool=self.pool,
+                oracle=self.oracle,
+                value=shown_value(self.strategy),
+                bought=self.bought.boxes,
+            )
+            selected = read_selection(folder / SELECTION_FILE)
+            table = CandidateTable.open(folder / _table_folder(0) / self.config.region)
+            return look.write(folder, number, selected, table, self.model(number)), []
+
+        self.phase("inspect", number, None, work)
+
+    def buy(self, number: int, allowance: Allowance) -> None:
+        """Books what was selected, at the cost that the oracle took for it."""
+        name = str(self.config.strategy["name"])
+
+        def work(folder: Path) -> Made:
+            selected = read_selection(folder / SELECTION_FILE)
+            drawn = [(s.image, s.box, s.score) for s in selected]
+            return [], priced(name, drawn, self.oracle, self.bought.boxes)
+
+        self.phase("buy", number, None, work)
+        self.bought.add(self.ledger.purchases("buy", number), allowance)
+
+    # What phases share
+
+    def model(self, number: int) -> SegmentationModel:
+        """The network that a round trained."""
+        if self._model is None or self._model[0] != number:
+            options = CheckpointOptions(architecture=self.config.model.architecture)
+            path = round_folder(self.config.out, number) / MODEL_FILE
+            self._model = (number, load_checkpoint(path, options).to(self.device))
+        return self._model[1]
+
+    def allowance(self, number: int) -> Allowance:
+        """What may be spent after a round: its budget, and the pixels left of earlier ones."""
+        allowance = Budget.parse(self.config.budgets[number]).allowance(self.areas)
+        if allowance.counts == "regions":
+            return allowance
+        return Allowance(allowance.limit + self.bought.unspent, "pixels")
+
+    def is_good_enough(self, number: int) -> bool:
+        """Whether a round reached the target."""
+        if self.config.target is None:
+            return False
+        miou = self.metrics(number)["validation"]["miou"]
+        reached: bool = miou is not None and miou >= self.config.target
+        if reached:
+            self.notes.append(
+                f"Round {number} reached the target: "
+                f"mIoU {shown_miou(self.metrics(number)['validation'])} on validation."
+            )
+        return reached
+
+    def metrics(self, number: int) -> dict[str, Any]:
+        """What a round was evaluated as."""
+        path = round_folder(self.config.out, number) / METRICS_FILE
+        metrics: dict[str, Any] = json.loads(path.read_text())
+        return metrics
+
+    def summarise(self) -> None:
+        """Writes what the run came to."""
+        reference = None
+        self.notes += self.seen.notes()
+        if "val" in {need.of for need in needs_of(self.strategy)}:
+            reference = reference_cost(self.held_out["validation"])
+            name = str(self.config.strategy["name"])
+            self.notes.append(reference_note(name, reference, int(self.areas.sum())))
+        found = summary(self.ledger, self.device, reference, self.notes)
+        write_json(self.config.out / SUMMARY_FILE, found)
+
+
+def _table_folder(index: int) -> str:
+    return CANDIDATES_FOLDER if index == 0 else f"{CANDIDATES_FOLDER}-{index}"

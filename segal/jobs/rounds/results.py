@@ -1,0 +1,136 @@
+"""What a run of rounds has come to so far: what is bought, and how it is told."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from segal import __version__
+from segal.candidates.budget import Allowance
+from segal.candidates.regions import Box
+from segal.data.datasets import IGNORE_INDEX
+from segal.jobs.labels import shown_miou
+from segal.jobs.picks import boxes_of
+from segal.runs.ledger import Ledger, Purchase
+from segal.runs.oracle import Oracle
+from segal.runs.run_folder import fingerprint
+from segal.system.console import say
+from segal.system.machine import describe
+from segal.training.evaluation import one_answer
+
+
+@dataclass
+class Bought:
+    """What is bought so far, and what it left of the budgets.
+
+    Attributes:
+        boxes: By image.
+        pixels: Charged so far.
+        unspent: Pixels that budgets in pixels have left.
+    """
+
+    boxes: dict[str, list[Box]] = field(default_factory=dict)
+    pixels: int = 0
+    unspent: int = 0
+
+    def add(self, purchases: Sequence[Purchase], allowance: Allowance) -> None:
+        """Books purchases that an allowance paid for."""
+        spent = sum(p.pixels or 0 for p in purchases)
+        self.pixels += spent
+        if allowance.counts == "pixels":
+            self.unspent = allowance.limit - spent
+        for image, boxes in boxes_of(purchases).items():
+            self.boxes.setdefault(image, []).extend(boxes)
+
+
+class SeenClasses:
+    """Which classes have had a labelled pixel, and since which round.
+
+    Args:
+        oracle: Knows the labels.
+        names: Of the classes.
+    """
+
+    def __init__(self, oracle: Oracle, names: Sequence[str]) -> None:
+        self.oracle, self.names = oracle, names
+        self.since: dict[int, int] = {}
+        self._looked_at: dict[str, int] = {}
+
+    def look(self, number: int, bought: Mapping[str, Sequence[Box]]) -> None:
+        """Looks at what a round trains on; labels are read while a class has not been seen yet.
+
+        Args:
+            number: The round.
+            bought: Boxes by image, those of earlier rounds first.
+        """
+        new = {image: boxes[self._looked_at.get(image, 0) :] for image, boxes in bought.items()}
+        self._looked_at = {image: len(boxes) for image, boxes in bought.items()}
+        new = {image: boxes for image, boxes in new.items() if boxes}
+        revealed = self.oracle.reveal(new)
+        for index in revealed.bought:
+            if len(self.since) == len(self.names):
+                break
+            for found in np.unique(revealed.read_label(index)).tolist():
+                if found != IGNORE_INDEX:
+                    self.since.setdefault(found, number)
+
+    def notes(self) -> list[str]:
+        """What to tell of classes that the first network, or all of them, never saw."""
+        late = [
+            f"{name!r} until round {self.since[i]}" if i in self.since else f"{name!r} to the end"
+            for i, name in enumerate(self.names)
+            if self.since.get(i) != 0
+        ]
+        if not late:
+            return []
+        return [
+            f"Classes without a labelled pixel: {', '.join(late)}. Nothing is learnt of a class "
+            "that is not shown."
+        ]
+
+
+def say_score(
+    number: int, share: float, metrics: Mapping[str, Any], splits: Collection[str]
+) -> None:
+    """Says a round in a line.
+
+    Args:
+        number: The round.
+        share: Of the pool's pixels that are labelled, in [0, 1].
+        metrics: As in `metrics.json`.
+        splits: What it was evaluated on.
+    """
+    scores = []
+    for name in splits:
+        said = one_answer(metrics[name])
+        remark = f" ({said})" if said else ""
+        scores.append(f"mIoU {shown_miou(metrics[name])} on {name}{remark}")
+    say(f"Round {number}: {100 * share:.2f} % of the pixels are labelled, " + ", ".join(scores))
+
+
+def summary(
+    ledger: Ledger,
+    device: torch.device,
+    reference: Mapping[str, int] | None,
+    notes: Sequence[str],
+) -> dict[str, object]:
+    """A run as `summary.json` has it.
+
+    Args:
+        ledger: Of the run.
+        device: Where the network ran.
+        reference: The cost of a reference set that the strategy measured on.
+        notes: What the user should be told.
+    """
+    phases = ledger.phases()
+    names = dict.fromkeys(p.name for p in phases)
+    return {
+        "segal": __version__,
+        "fingerprint": fingerprint(ledger.configuration),
+        "cost": asdict(ledger.cost()) | {"reference": reference},
+        "seconds": {n: round(sum(p.seconds for p in phases if p.name == n), 3) for n in names},
+        "machine": describe(device),
+        "notes": list(notes),
+    }

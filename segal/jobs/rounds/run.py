@@ -1,0 +1,83 @@
+"""`segal run`: rounds of train, evaluate, scan, select and buy, in a run folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from segal.config import RunConfig
+from segal.jobs.inputs import check_channels, refuse_out_within
+from segal.jobs.network import (
+    check_sizes,
+    draw_scenes,
+    identity,
+    initial_model,
+    refuse_two_sources,
+    resolved,
+    with_folder,
+)
+from segal.jobs.picks import measured_with
+from segal.jobs.rounds.loop import Rounds
+from segal.jobs.rounds.run_data import RunData, check_budgets
+from segal.jobs.strategies import check_network
+from segal.runs.history import COMMAND, CONFIG_FILE, History, read_history
+from segal.runs.ledger import Ledger
+from segal.strategies.base import Strategy
+from segal.system.files import write_bytes
+from segal.system.machine import find_device, precision_note, use_threads
+
+_NOT_OF_THE_RESULT = {"overlays"}
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a run came to.
+
+    Attributes:
+        history: Its rounds.
+        notes: What the user should be told about how it went.
+    """
+
+    history: History
+    notes: Sequence[str]
+
+
+def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = None) -> RunOutcome:
+    """Runs the rounds and writes the run folder `config.out`.
+
+    Args:
+        config: The configuration.
+        strategy: The strategy that `config.strategy` names.
+        start: The folder of a run whose first round is the same, such as another arm's: what it has
+            finished of the seed set and the first training and evaluation is taken over.
+
+    Raises:
+        SegalError: For anything that the user can mend.
+    """
+    config = with_folder(config)
+    refuse_two_sources(config)
+    refuse_out_within(config.out, config.data.root, "data set")
+    device = find_device(config.machine.device)
+    use_threads(config.machine.threads)
+    draw_scenes(config.data)
+    data = RunData.open(config)
+    check_budgets(config, data)
+    model = initial_model(config, data.pool_set.classes.names)
+    check_channels(model.spec, *data.pools())
+    check_network(strategy, model.eval())
+    pool = data.pool_set.pool
+    check_sizes(model, config.train.crop, pool, pool, *(x.pool for x in data.held_out.values()))
+    config, notes = resolved(config, model.spec), model.notes
+    measured = measured_with(model) if config.measure_picks else ()
+    del model
+    with Ledger.open(config.out, COMMAND, identity(config, _NOT_OF_THE_RESULT)) as ledger:
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        write_bytes(config.out / CONFIG_FILE, text.encode())
+        rounds = Rounds(config, strategy, ledger, device, data, start, measured)
+        rounds.notes += notes
+        rounds.run()
+    slow = precision_note(device, config.precision)
+    notes = [note for pool in data.pools() for note in pool.notes(labelled=True)]
+    notes += [slow] if slow else []
+    return RunOutcome(read_history(config.out), [*notes, *rounds.notes])

@@ -1,0 +1,119 @@
+"""The data of a run of rounds, and what can be known of its budgets before it starts."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segal.candidates.budget import Budget
+from segal.candidates.regions import RegionSize
+from segal.config import RunConfig
+from segal.data.datasets import LabelledDataset
+from segal.data.images import ImageInfo
+from segal.data.pool import ImagePool
+from segal.errors import SegalError, raise_all
+from segal.jobs.copies import copies_notes, first_of_each
+from segal.jobs.inputs import image_digests, image_sizes, tell
+from segal.jobs.labels import check_labels, class_notes, refuse_unlabelled
+from segal.jobs.network import open_split
+from segal.runs.acquisition import Offer
+from segal.runs.ledger import Ledger
+from segal.runs.run_folder import fingerprint
+from segal.system.console import bar
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data sets of a run.
+
+    Attributes:
+        pool_set: The pool, with the labels that the oracle knows.
+        held_out: Splits to evaluate on: `validation`, `test`.
+        notes: What the user should be told of them.
+    """
+
+    pool_set: LabelledDataset
+    held_out: Mapping[str, LabelledDataset]
+    notes: Sequence[str] = ()
+
+    @classmethod
+    def open(cls, config: RunConfig) -> "RunData":
+        """Opens the splits and checks all labels.
+
+        Raises:
+            SegalError: If a split, an image or a label is missing or damaged, or no pixel of a
+                split to evaluate on is labelled.
+        """
+        data, known = config.data, _known_images(config.out)
+        with bar("Checking images") as advance:
+            pool_set = open_split(data, data.train, config.machine, advance, known=known)
+            held_out = {
+                name: open_split(data, split, config.machine, advance)
+                for name, split in (("validation", data.validation), ("test", data.test))
+                if split
+            }
+        notes = copies_notes(pool_set.pool, unique=config.unique)
+        if config.unique:
+            pool_set = pool_set.subset(first_of_each(pool_set.pool))
+        mistakes = []
+        for split, dataset, use in (
+            (data.train, pool_set, "trained on"),
+            (data.validation, held_out.get("validation"), "evaluated on"),
+            (data.test, held_out.get("test"), "evaluated on"),
+        ):
+            if dataset is None:
+                continue
+            try:
+                refuse_unlabelled(dataset, split, check_labels(dataset, split), use)
+            except SegalError as error:
+                mistakes.append(error)
+        raise_all(mistakes)
+        tell(class_notes(pool_set, *held_out.values()))
+        return cls(pool_set, held_out, notes)
+
+    def fingerprint(self) -> str:
+        """Of all that may be known before anything is bought: no label of the pool."""
+        held_out = [
+            [name, image_digests(used.pool), used.digest()] for name, used in self.held_out.items()
+        ]
+        return fingerprint([image_digests(self.pool_set.pool), held_out])
+
+    def pools(self) -> list[ImagePool]:
+        """The images of all splits."""
+        return [dataset.pool for dataset in (self.pool_set, *self.held_out.values())]
+
+    def areas(self) -> NDArray[np.int64]:
+        """Pixels of every image of the pool."""
+        return np.array([h * w for h, w in image_sizes(self.pool_set.pool).values()], np.int64)
+
+
+def _known_images(out: Path) -> dict[str, tuple[int, int, ImageInfo]]:
+    """What an earlier start inspected; nothing where there is none, or a ledger half made."""
+    with suppress(SegalError), Ledger.read(out) as ledger:  # opening it to write says what is wrong
+        return ledger.known_images()
+    return {}
+
+
+def check_budgets(config: RunConfig, data: RunData) -> None:
+    """Raises all budgets, before work starts, that may not buy whichever region comes first."""
+    sizes, areas = image_sizes(data.pool_set.pool), data.areas()
+    keys = [("seed_set", config.seed_set, config.seed_region)]
+    keys += [(f"budgets.{i}", budget, config.region) for i, budget in enumerate(config.budgets)]
+    errors = []
+    for key, budget, region in keys:
+        prices = Offer.of(sizes, RegionSize.parse(region), {}).prices
+        dearest = prices.max(keepdims=True)
+        allowance = Budget.parse(budget).allowance(areas)
+        if allowance.fits(dearest) == 0:
+            errors.append(
+                SegalError(
+                    f"{key}: {budget} does not buy a single region, or not every one",
+                    expected=f"at least {dearest[0]} pixels, the dearest region's price",
+                    got=f"{allowance.limit} pixels",
+                    remedy=f"give a larger {key}, or smaller regions",
+                )
+            )
+    raise_all(errors)

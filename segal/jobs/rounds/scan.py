@@ -1,0 +1,75 @@
+"""The pass over the pool in a round: what is scanned, and what signals may measure on before it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from segal.candidates.regions import Box, RegionSize
+from segal.config import RunConfig
+from segal.data.datasets import LabelledDataset
+from segal.data.pool import ImagePool
+from segal.jobs.inputs import scan_settings
+from segal.jobs.reference import run_sets
+from segal.models.segmentation import SegmentationModel
+from segal.runs.acquisition import SCAN, cut_to_grid, derive_seed
+from segal.runs.oracle import Oracle
+from segal.scanning.scan import Scan
+from segal.signals import Signal
+from segal.system.console import bar
+from segal.tasks.segmentation.task import Segmentation
+
+
+@dataclass(frozen=True)
+class RoundScan:
+    """A round's pass, ready to run.
+
+    Attributes:
+        config: Of the run.
+        device: Where the network runs.
+        pool: The pool.
+        oracle: Reveals the labels of what is bought.
+        validation: The reference set, if there is one.
+        seed_set: Boxes by image that were bought before the first round.
+        bought: Boxes by image that are bought by now.
+    """
+
+    config: RunConfig
+    device: torch.device
+    pool: ImagePool
+    oracle: Oracle
+    validation: LabelledDataset | None
+    seed_set: Mapping[str, Sequence[Box]]
+    bought: Mapping[str, Sequence[Box]]
+
+    def run(
+        self,
+        number: int,
+        signals: Sequence[Signal],
+        model: SegmentationModel | None,
+        tables: Path,
+    ) -> None:
+        """Scans the pool.
+
+        Args:
+            number: The round.
+            signals: What to measure.
+            model: The network that the round trained.
+            tables: Folder of the tables.
+        """
+        config, region = self.config, RegionSize.parse(self.config.region)
+        by_index = self.oracle.by_index(self.bought)
+        scan = Scan(
+            pool=self.pool,
+            task=Segmentation(),
+            regions=[region],
+            settings=scan_settings(config, self.device),
+            signals=signals,
+            model=model if signals else None,
+            labelled={i: cut_to_grid(b, self.pool.size(i), region) for i, b in by_index.items()},
+            sets=run_sets(self.oracle, self.pool, self.validation, self.seed_set, self.bought),
+            seed=derive_seed(config.seed, number, SCAN),
+        )
+        with bar(f"Round {number}: scanning the pool") as advance:
+            scan.run(tables, advance)

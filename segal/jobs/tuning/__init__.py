@@ -1,0 +1,1 @@
+"""What other settings would have picked, from a stored scan."""

@@ -1,0 +1,151 @@
+"""Between the ledger and the strategy: what is on offer in a round, and what is picked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segal.candidates.budget import Allowance
+from segal.candidates.regions import Box, RegionSize
+from segal.candidates.selection import Selected
+from segal.candidates.table import CandidateTable
+from segal.functional.coverage import remaining_pixels
+from segal.strategies.base import Strategy, choose
+
+SELECT, SEED_SET, TRAIN, SCAN = 1, 2, 3, 4
+"""Streams of random numbers in a round."""
+
+_TOLD_TIES = 0.05
+"""Share of the picks from which on equal scores are told."""
+
+
+def derive_seed(seed: int, number: int, stream: int) -> int:
+    """The seed of one use of randomness in a round: below 2^63, and unlike any other use's."""
+    state = np.random.SeedSequence([seed, number, stream]).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(1))
+
+
+def derive_generator(seed: int, number: int, stream: int) -> torch.Generator:
+    """A generator with such a seed."""
+    return torch.Generator().manual_seed(derive_seed(seed, number, stream))
+
+
+Acquired = tuple[list[Selected], tuple[str, ...]]
+"""Picks in order, and the strategy's notes."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The candidates of which something is left to buy, known before the pool is scanned.
+
+    Attributes:
+        rows: (n,) positions in the candidate table of one region size.
+        prices: (n,) pixels that each costs: those that are not bought yet.
+    """
+
+    rows: NDArray[np.int64]
+    prices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def of(
+        cls,
+        sizes: Mapping[str, tuple[int, int]],
+        region: RegionSize,
+        bought: Mapping[str, Sequence[Box]],
+    ) -> "Offer":
+        """What is left of a pool.
+
+        Args:
+            sizes: (height, width) by image, in candidate order.
+            region: Size of the candidates.
+            bought: Boxes by image.
+        """
+        prices = np.concatenate(
+            [
+                remaining_pixels(region.grid(*size).boxes(), bought.get(path, []))
+                for path, size in sizes.items()
+            ]
+        )
+        rows = np.flatnonzero(prices)
+        return cls(rows, prices[rows])
+
+
+def cut_to_grid(boxes: Sequence[Box], size: tuple[int, int], region: RegionSize) -> list[Box]:
+    """The parts of boxes within each region of a grid, each once, by row and then by column.
+
+    What was bought in larger regions, such as a seed set of whole images, is seen by a strategy
+    region by region, as the candidates are.
+
+    Args:
+        boxes: Boxes of one image.
+        size: (height, width) of the image.
+        region: Size of the grid's regions.
+    """
+    parts: set[Box] = set()
+    grid = region.grid(*size)
+    for bx0, by0, bx1, by1 in boxes:
+        for gy0, gy1 in grid.rows:
+            y0, y1 = max(by0, gy0), min(by1, gy1)
+            if y0 >= y1:
+                continue
+            for gx0, gx1 in grid.columns:
+                x0, x1 = max(bx0, gx0), min(bx1, gx1)
+                if x0 < x1:
+                    parts.add((x0, y0, x1, y1))
+    return sorted(parts, key=lambda b: (b[1], b[0], b))
+
+
+def acquire(
+    strategy: Strategy,
+    table: CandidateTable,
+    labelled: CandidateTable,
+    offer: Offer,
+    allowance: Allowance,
+    generator: torch.Generator,
+) -> Acquired:
+    """Lets a strategy pick from what is on offer.
+
+    Args:
+        strategy: The strategy.
+        table: All candidates of the region size.
+        labelled: What is labelled already.
+        offer: Which of them can be bought.
+        allowance: What may be spent.
+        generator: The only source of randomness.
+
+    Returns:
+        The picks in order, and the strategy's notes.
+
+    Raises:
+        SegalError: If the budget does not buy the first pick.
+    """
+    offered = table.view(offer.rows, offer.prices)
+    picks = choose(strategy, offered, labelled, allowance, generator)
+    selected = []
+    for rank, (row, score) in enumerate(zip(picks.rows, picks.scores, strict=True), 1):
+        x0, y0, x1, y1 = map(int, offered.box[row])
+        selected.append(
+            Selected(
+                rank=rank,
+                image=offered.images[offered.image[row]],
+                box=(x0, y0, x1, y1),
+                pixels=int(offered.pixels[row]),
+                score=float(score),
+            )
+        )
+    return selected, picks.notes + _tie_notes(picks.scores)
+
+
+def _tie_notes(scores: NDArray[np.float64]) -> tuple[str, ...]:
+    """Says it where many picks have the same score; ties go to the lower candidate."""
+    values, counts = np.unique(scores, return_counts=True)
+    tied, score = int(counts.max()), float(values[counts.argmax()])
+    if tied == 1 or tied < _TOLD_TIES * len(scores):
+        return ()
+    of = f"All {tied} picks have" if tied == len(scores) else f"{tied} of {len(scores)} picks have"
+    return (f"{of} the same score, {score:.4g}: their order is by file name and place alone.",)

@@ -1,0 +1,412 @@
+"""The ledger: what was bought, when, by which strategy and at what cost, and which stages are done.
+
+One SQLite file in the run folder is the only source of truth. A stage first puts its files in
+place and then adds its row, so that a run killed at any moment goes on from whole stages.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from segal.candidates.regions import Box
+from segal.data.changes import Changes
+from segal.data.images import ImageInfo
+from segal.data.pool import ImagePool
+from segal.errors import SegalError
+from segal.functional.coverage import remaining_pixels
+from segal.runs.database import transaction
+from segal.runs.run_folder import RunFolder, now
+from segal.system.files import write_error
+
+HASHED_BYTES = 64 * 2**20  # larger artefacts are checked by size alone when a run goes on
+_SCHEMA = (
+    """CREATE TABLE images (
+        id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE,
+        height INTEGER NOT NULL CHECK (height > 0), width INTEGER NOT NULL CHECK (width > 0),
+        digest TEXT NOT NULL, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL)""",
+    """CREATE TABLE phases (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL, round INTEGER NOT NULL,
+        fingerprint TEXT NOT NULL, finished TEXT NOT NULL, seconds REAL NOT NULL,
+        UNIQUE (name, round))""",
+    """CREATE TABLE artefacts (
+        phase INTEGER NOT NULL REFERENCES phases (id), path TEXT NOT NULL,
+        bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (phase, path))""",
+    """CREATE TABLE purchases (
+        phase INTEGER NOT NULL REFERENCES phases (id), rank INTEGER NOT NULL CHECK (rank > 0),
+        strategy TEXT NOT NULL, image INTEGER NOT NULL REFERENCES images (id),
+        x0 INTEGER NOT NULL CHECK (x0 >= 0), y0 INTEGER NOT NULL CHECK (y0 >= 0),
+        x1 INTEGER NOT NULL CHECK (x1 > x0), y1 INTEGER NOT NULL CHECK (y1 > y0),
+        pixels INTEGER NOT NULL CHECK (pixels > 0), score REAL NOT NULL,
+        clicks INTEGER CHECK (clicks >= 0),
+        PRIMARY KEY (phase, rank), UNIQUE (image, x0, y0, x1, y1))""",
+)
+_PHASES = "SELECT name, round, fingerprint, finished, seconds FROM phases"
+_UPGRADES = {1: ("ALTER TABLE purchases ADD COLUMN clicks INTEGER CHECK (clicks >= 0)",)}
+
+
+@dataclass(frozen=True)
+class Purchase:
+    """A region to buy, or one that was bought.
+
+    Attributes:
+        rank: Position in its selection's pick order, from 1.
+        strategy: What picked it.
+        image: Path relative to the pool's root.
+        box: Half-open (x0, y0, x1, y1) in pixels of the original image.
+        score: The value that decided the pick; finite.
+        pixels: What it was charged: its pixels that were not bought before. Set by the ledger.
+        round: When it was bought. Set by the ledger.
+        clicks: What it cost in polygon clicks (see `segal.functional.clicks`); None where
+            that is not known, such as where people label.
+    """
+
+    rank: int
+    strategy: str
+    image: str
+    box: Box
+    score: float
+    pixels: int | None = None
+    round: int | None = None
+    clicks: int | None = None
+
+    @property
+    def _wanted(self) -> tuple[object, ...]:
+        return self.rank, self.strategy, self.image, self.box, self.score
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was spent.
+
+    Attributes:
+        regions: Number of purchases.
+        pixels: Pixels charged; none is charged twice.
+        images: The same in image equivalents: multiples of the mean image of the pool.
+        clicks: Polygon clicks; None if those of any purchase are not known.
+    """
+
+    regions: int
+    pixels: int
+    images: float
+    clicks: int | None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stage that is done.
+
+    Attributes:
+        name: Such as `scan`.
+        round: From 0.
+        fingerprint: Of its configuration and inputs.
+        finished: UTC, ISO 8601.
+        seconds: How long it took.
+    """
+
+    name: str
+    round: int
+    fingerprint: str
+    finished: str
+    seconds: float
+
+
+class Ledger(RunFolder):
+    """A run folder's ledger; made by `open` or `read`, and closed as a context manager."""
+
+    schema: ClassVar[tuple[str, ...]] = _SCHEMA
+    upgrades: ClassVar[Mapping[int, Sequence[str]]] = _UPGRADES
+    work: ClassVar[str] = "phases"
+
+    def known_images(self) -> dict[str, tuple[int, int, ImageInfo]]:
+        """By path: bytes, modification time in nanoseconds, and what was read of the image."""
+        rows = self._rows("SELECT path, bytes, mtime_ns, height, width, digest FROM images")
+        return {path: (size, mtime, ImageInfo(*info)) for path, size, mtime, *info in rows}
+
+    def record_images(self, pool: ImagePool) -> None:
+        """Makes the table of images that of the pool; it stays that once a stage is done.
+
+        Raises:
+            SegalError: If a stage is done, and the images are not those that it was done with.
+        """
+        rows = {
+            path: (info.height, info.width, info.digest, size, mtime)
+            for path, info, (size, mtime) in zip(pool.paths, pool.infos, pool.stats, strict=True)
+        }
+        then = {path: info.digest for path, (_, _, info) in self.known_images().items()}
+        changes = Changes.of(then, {path: digest for path, (_, _, digest, _, _) in rows.items()})
+        if changes and self.phases():
+            stays = (
+                f", and give --labelled {self.folder} there, so that what it bought stays bought"
+            )
+            raise SegalError(
+                f"{pool.root}: not the images that {self.folder} began with",
+                expected=f"the same {len(then)} images to its end",
+                got=f"{len(rows)} images: {changes}",
+                remedy="put the images back as they were; or choose another folder with --out"
+                + (stays if self.command == "select" and self.bought() else ""),
+            )
+        with transaction(self._database, self.path) as database:
+            database.execute("DELETE FROM images WHERE id NOT IN (SELECT image FROM purchases)")
+            database.executemany(
+                """INSERT INTO images (path, height, width, digest, bytes, mtime_ns)
+                VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET
+                bytes = excluded.bytes, mtime_ns = excluded.mtime_ns""",
+                ((path, *row) for path, row in rows.items()),
+            )
+
+    def finished(self, phase: str, round: int, fingerprint: str) -> bool:
+        """Whether a stage is done and its files are there as it left them.
+
+        A missing or damaged file is warned of, and the stage is to be done again. What it bought
+        stays bought: take it from `purchases`, and write the files from that.
+
+        Raises:
+            SegalError: If it was done with another fingerprint.
+        """
+        found = self._find(phase, round)
+        if found is None:
+            return False
+        self._check_fingerprint(phase, round, found[1], fingerprint)
+        damage = list(self._damage(found[0]))
+        if damage:
+            more = f" and {len(damage) - 1} more" if len(damage) > 1 else ""
+            warnings.warn(
+                f"{damage[0]}{more}: {phase} of round {round} is done again", stacklevel=2
+            )
+        return not damage
+
+    def finish(
+        self,
+        phase: str,
+        round: int,
+        fingerprint: str,
+        artefacts: Sequence[Path] = (),
+        *,
+        seconds: float = 0.0,
+        purchases: Sequence[Purchase] = (),
+    ) -> list[Purchase]:
+        """Records a stage whose files are in place, and what it bought, in one transaction.
+
+        A purchase that overlaps what is bought is charged the rest only. Recording a stage again
+        renews its files; what it bought must be the same, or left out. Clicks that are booked
+        stay, and those that were not known are filled in.
+
+        Args:
+            phase: Name of the stage.
+            round: From 0.
+            fingerprint: Of its configuration and inputs.
+            artefacts: Files, or folders with all their files, within the run folder.
+            seconds: How long it took.
+            purchases: In pick order.
+
+        Returns:
+            What the stage bought, as charged.
+
+        Raises:
+            SegalError: If the stage is recorded with another fingerprint, an image is not
+                recorded, a box leaves its image, or nothing of it is left to buy; if the disk is
+                full or a file is missing.
+            ValueError: If a recorded stage would buy something else, or a path leaves the folder.
+        """
+        try:
+            files = [self._measure(file) for path in artefacts for file in _files(path)]
+        except OSError as error:
+            raise write_error(Path(error.filename or self.folder), error) from error
+        with transaction(self._database, self.path) as database:
+            row = self._find(phase, round)
+            if row is None:
+                cursor = database.execute(
+                    "INSERT INTO phases (name, round, fingerprint, finished, seconds) "
+                    "VALUES (?, ?, ?, ?, ?)",
+                    (phase, round, fingerprint, now(), seconds),
+                )
+                key = int(cursor.lastrowid or 0)
+                self._buy(key, purchases)
+            else:
+                key = row[0]
+                self._check_fingerprint(phase, round, row[1], fingerprint)
+                bought = [p._wanted for p in self.purchases(phase, round)]
+                if purchases and sorted(bought) != sorted(p._wanted for p in purchases):
+                    raise ValueError(f"{phase} of round {round} has bought something else already")
+                database.executemany(
+                    "UPDATE purchases SET clicks = coalesce(clicks, ?) "
+                    "WHERE phase = ? AND rank = ?",
+                    ((_whole(p.clicks), key, int(p.rank)) for p in purchases),
+                )
+                database.execute(
+                    "UPDATE phases SET finished = ?, seconds = ? WHERE id = ?",
+                    (now(), seconds, key),
+                )
+                database.execute("DELETE FROM artefacts WHERE phase = ?", (key,))
+            database.executemany(
+                "INSERT INTO artefacts VALUES (?, ?, ?, ?)", ((key, *file) for file in files)
+            )
+        return self.purchases(phase, round)
+
+    def phases(self) -> list[Phase]:
+        """What is done, in the order in which it was first recorded."""
+        rows = self._rows(f"{_PHASES} ORDER BY id")
+        return [Phase(*row) for row in rows]
+
+    def phase(self, name: str, round: int) -> Phase | None:
+        """A stage that is recorded, whatever became of its files; None if it is not."""
+        rows = self._rows(f"{_PHASES} WHERE name = ? AND round = ?", [name, round])
+        return Phase(*rows[0]) if rows else None
+
+    def artefacts(self, name: str, round: int) -> list[tuple[str, int, str]]:
+        """A stage's files as it left them: path within the folder, bytes, sha256; by path."""
+        found = self._find(name, round)
+        return self._artefacts(found[0]) if found else []
+
+    def _artefacts(self, key: int) -> list[tuple[str, int, str]]:
+        return self._rows(
+            "SELECT path, bytes, sha256 FROM artefacts WHERE phase = ? ORDER BY path", [key]
+        )
+
+    def _find(self, phase: str, round: int) -> tuple[int, str] | None:
+        rows = self._rows(
+            "SELECT id, fingerprint FROM phases WHERE name = ? AND round = ?", [phase, round]
+        )
+        return (int(rows[0][0]), str(rows[0][1])) if rows else None
+
+    def _check_fingerprint(self, phase: str, round: int, there: str, now: str) -> None:
+        if there != now:
+            raise SegalError(
+                f"{self.folder}: {phase} of round {round} was done with other inputs or settings",
+                expected=f"fingerprint {now[:12]}",
+                got=f"fingerprint {there[:12]}",
+                remedy="put the inputs back as they were, or choose another folder with --out",
+            )
+
+    def _measure(self, file: Path) -> tuple[str, int, str]:
+        path = file.resolve().relative_to(self.folder.resolve()).as_posix()
+        return path, file.stat().st_size, _sha256(file)
+
+    def damage(self) -> list[str]:
+        """What is wrong with the artefacts of all stages: files that are missing or changed."""
+        keys = self._rows("SELECT id FROM phases ORDER BY id")
+        return [line for (key,) in keys for line in self._damage(int(key))]
+
+    def _damage(self, key: int) -> Iterator[str]:
+        for name, size, digest in self._artefacts(key):
+            path = self.folder / name
+            found: int | None = None
+            with suppress(OSError):
+                found = path.stat().st_size
+            if found is None:
+                yield f"{path} is missing"
+            elif found != size or (size <= HASHED_BYTES and _sha256(path) != digest):
+                yield f"{path} is not as it was written"
+
+    def purchases(self, phase: str | None = None, round: int | None = None) -> list[Purchase]:
+        """What was bought, by round and rank; of one stage or one round where asked for."""
+        rows = self._rows(
+            f"SELECT rank, strategy, path, x0, y0, x1, y1, score, pixels, round, {self._clicks()} "
+            "FROM purchases JOIN images ON image = images.id JOIN phases ON phase = phases.id "
+            "WHERE (:phase IS NULL OR name = :phase) AND (:round IS NULL OR round = :round) "
+            "ORDER BY round, phase, rank",
+            {"phase": phase, "round": round},
+        )
+        return [
+            Purchase(rank, strategy, image, (x0, y0, x1, y1), *rest)
+            for rank, strategy, image, x0, y0, x1, y1, *rest in rows
+        ]
+
+    def _clicks(self) -> str:
+        """The column of clicks; a ledger that is only read may be of before there was one."""
+        return "clicks" if self.version > 1 else "NULL"
+
+    def bought(self, image: str | None = None) -> dict[str, list[Box]]:
+        """Boxes that are bought, by image, in the order of purchase; of one image if named."""
+        rows = self._rows(
+            "SELECT path, x0, y0, x1, y1 FROM purchases JOIN images ON image = images.id "
+            "WHERE :image IS NULL OR path = :image ORDER BY purchases.phase, rank",
+            {"image": image},
+        )
+        boxes: dict[str, list[Box]] = {}
+        for path, *box in rows:
+            boxes.setdefault(path, []).append((box[0], box[1], box[2], box[3]))
+        return boxes
+
+    def cost(self, through_round: int | None = None) -> Cost:
+        """What was spent, up to and including a round where one is given."""
+        regions, pixels, known, clicks = self._rows(
+            "SELECT count(*), coalesce(sum(pixels), 0), count(clicks), coalesce(sum(clicks), 0) "
+            f"FROM (SELECT pixels, round, {self._clicks()} AS clicks FROM purchases "
+            "JOIN phases ON phase = phases.id) WHERE :last IS NULL OR round <= :last",
+            {"last": through_round},
+        )[0]
+        rows = self._rows("SELECT coalesce(sum(height * width), 1), count(*) FROM images")
+        area, images = rows[0]
+        return Cost(regions, pixels, pixels * images / area, clicks if known == regions else None)
+
+    def _buy(self, key: int, purchases: Sequence[Purchase]) -> None:
+        sizes = {
+            path: (number, height, width)
+            for number, path, height, width in self._rows(
+                "SELECT id, path, height, width FROM images"
+            )
+        }
+        known = self.bought()
+        for purchase in purchases:
+            box = _plain(purchase.box)
+            x0, y0, x1, y1 = box
+            number, height, width = sizes.get(purchase.image, (0, 0, 0))
+            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+                raise SegalError(
+                    f"{purchase.image}: no such region can be bought",
+                    expected=f"a box within {width} x {height} pixels"
+                    if number
+                    else "an image of the pool",
+                    got=f"box {box}",
+                    remedy="select from the images that this run was started with",
+                )
+            boxes = known.setdefault(purchase.image, [])
+            pixels = _price(box, boxes)
+            if pixels == 0:
+                raise SegalError(
+                    f"{purchase.image}: box {box} is bought already",
+                    expected="a region with pixels that are not bought",
+                    got="one without",
+                    remedy="leave it out of the selection",
+                )
+            boxes.append(box)
+            self._database.execute(
+                "INSERT INTO purchases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(key, int(purchase.rank), purchase.strategy, number, *box, pixels),
+                    *(float(purchase.score), _whole(purchase.clicks)),
+                ),
+            )
+
+
+def _plain(box: Box) -> Box:
+    """The box in Python's integers; SQLite would take NumPy's for bytes."""
+    x0, y0, x1, y1 = map(int, box)
+    return x0, y0, x1, y1
+
+
+def _whole(count: int | None) -> int | None:
+    return None if count is None else int(count)
+
+
+def _price(box: Box, bought: Iterable[Box]) -> int:
+    x0, y0, x1, y1 = box
+    near = [b for b in bought if b[0] < x1 and b[2] > x0 and b[1] < y1 and b[3] > y0]
+    return int(remaining_pixels([box], near)[0])
+
+
+def _files(path: Path) -> list[Path]:
+    """A file itself, or all files of a folder."""
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if not p.is_dir())
+    return [path]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

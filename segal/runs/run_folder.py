@@ -1,0 +1,243 @@
+"""A run's folder: it belongs to one run, and one process at a time works in it."""
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from segal.errors import SegalError
+from segal.runs.database import LOCK_FILE, connect, explained, lock, transaction
+from segal.system.files import write_error
+
+LEDGER_FILE = "ledger.sqlite"
+_APPLICATION, _VERSION = 0x5E6A1000, 2  # marks the file as segal's; the version of its tables
+_META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
+_FILES_OF_SQLITE = {LEDGER_FILE + suffix for suffix in ("", "-wal", "-shm", "-journal")}
+_SHOWN_CHARACTERS = 100
+
+
+def canonical(value: object) -> str:
+    """A value as JSON, in the one form that fingerprints are taken of.
+
+    Raises:
+        ValueError: For NaN or infinity, which JSON does not have.
+    """
+    return json.dumps(
+        value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+
+
+def fingerprint(value: object) -> str:
+    """sha256 of a value's canonical JSON, in hexadecimal digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+class RunFolder:
+    """A run folder and its database; made by `open` or `read`, closed as a context manager.
+
+    Attributes:
+        folder: The run folder.
+        command: The command that the folder belongs to.
+        configuration: What it was configured with.
+        schema: Statements that make the tables, beside the one for what the folder belongs to.
+        upgrades: By version, the statements that bring its tables to the next one.
+        work: The table with a row for whatever is done; until there is one, the folder may be
+            opened with another configuration.
+    """
+
+    schema: ClassVar[tuple[str, ...]] = ()
+    upgrades: ClassVar[Mapping[int, Sequence[str]]] = {}
+    work: ClassVar[str] = "meta"
+
+    def __init__(self, folder: Path, database: sqlite3.Connection, descriptor: int | None) -> None:
+        self.folder, self.path = folder, folder / LEDGER_FILE
+        self._database, self._lock = database, descriptor
+
+    @classmethod
+    def open(cls, folder: Path, command: str, configuration: Mapping[str, object]) -> Self:
+        """Opens a run folder for this process alone; makes it where there is none.
+
+        Args:
+            folder: The run folder: not there yet, empty, or of the same run.
+            command: The command that runs.
+            configuration: All that its result depends on, of what JSON can hold.
+
+        Raises:
+            SegalError: If the folder holds another run or something else, another process is at
+                work in it, the disk is full or read-only, or the database is damaged or newer.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            others = {p.name for p in folder.iterdir()} - {LOCK_FILE}
+        except OSError as error:
+            raise write_error(folder, error) from error
+        if LEDGER_FILE not in others and others - _FILES_OF_SQLITE:
+            raise SegalError(
+                f"{folder}: not a run folder of segal, and not empty",
+                expected="a folder that is not there yet, that is empty, or that segal made",
+                got=f"a folder that holds {', '.join(repr(n) for n in sorted(others)[:3])}",
+                remedy="choose another folder with --out",
+            )
+        descriptor = lock(folder)
+        try:
+            opened = cls(folder, connect(folder / LEDGER_FILE), descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        try:
+            files = {name for name in others - _FILES_OF_SQLITE if not name.startswith(".")}
+            opened._begin(command, configuration, is_empty=not files)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Opens a run folder's ledger to look at; it may be at work, and nothing is written.
+
+        Raises:
+            SegalError: If there is no ledger, or it is damaged or newer.
+        """
+        path = folder / LEDGER_FILE
+        if not path.is_file():
+            raise SegalError(
+                f"{folder}: not a run folder of segal",
+                expected=f"a folder with {LEDGER_FILE}",
+                got="no such folder" if not folder.exists() else "a folder without it",
+                remedy="give the folder that was the --out of a command",
+            )
+        opened = cls(folder, connect(path, read_only=True), None)
+        try:
+            with explained(path):
+                opened._check_version()
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def close(self) -> None:
+        """Closes the database and frees the folder."""
+        self._database.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def command(self) -> str:
+        """The command that the folder belongs to."""
+        return self._meta("command")
+
+    @property
+    def configuration(self) -> dict[str, object]:
+        """What the run was configured with."""
+        configuration: dict[str, object] = json.loads(self._meta("configuration"))
+        return configuration
+
+    @property
+    def version(self) -> int:
+        """Of the tables; older ones are brought up to date by `open`, and only read by `read`."""
+        return int(self._rows("PRAGMA user_version")[0][0])
+
+    def _meta(self, key: str) -> str:
+        return str(self._rows("SELECT value FROM meta WHERE key = ?", [key])[0][0])
+
+    def _rows(
+        self, statement: str, values: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[Any]:
+        with explained(self.path):
+            return self._database.execute(statement, values).fetchall()
+
+    def _check_version(self) -> None:
+        application = self._database.execute("PRAGMA application_id").fetchone()[0]
+        if application != _APPLICATION:
+            raise SegalError(
+                f"{self.path}: not a ledger of segal",
+                expected="a database that segal made",
+                got="an empty database" if not application else "another program's database",
+                remedy="choose another folder with --out",
+            )
+        if self.version > _VERSION:
+            raise SegalError(
+                f"{self.path}: made by a newer segal",
+                expected=f"a ledger of version {_VERSION}",
+                got=f"version {self.version}",
+                remedy="upgrade segal (pip install --upgrade segal-regions)",
+            )
+
+    def _begin(self, command: str, configuration: Mapping[str, object], is_empty: bool) -> None:
+        text = canonical(configuration)
+        with transaction(self._database, self.path) as database:
+            tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if is_empty and not tables:  # also after a kill while it was being made
+                for statement in (_META, *self.schema):
+                    database.execute(statement)
+                database.execute(f"PRAGMA application_id = {_APPLICATION}")
+                database.execute(f"PRAGMA user_version = {_VERSION}")
+                rows = {"command": command, "configuration": text, "created": now()}
+                database.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
+            self._check_version()
+            for version in range(self.version, _VERSION):
+                for statement in self.upgrades.get(version, ()):
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {version + 1}")
+            there = (self.command, canonical(self.configuration))
+            if there != (command, text):
+                begun = database.execute(f"SELECT EXISTS (SELECT * FROM {self.work})").fetchone()[0]
+                if begun or not is_empty or self.command != command:
+                    self._refuse(command, json.loads(text))
+                # Nothing is done yet, such as after a mistake: the folder may still change.
+                rows = {"command": command, "configuration": text}
+                database.executemany("REPLACE INTO meta VALUES (?, ?)", rows.items())
+
+    def _refuse(self, command: str, configuration: Mapping[str, object]) -> None:
+        there = {"command": self.command, **_flat(self.configuration)}
+        here = {"command": command, **_flat(configuration)}
+        differing = [
+            f"\n    {key}: {_shown(there, key)} in the folder, {_shown(here, key)} now"
+            for key in sorted(there.keys() | here.keys())
+            if key not in there or key not in here or canonical(there[key]) != canonical(here[key])
+        ]
+        raise SegalError(
+            f"{self.folder}: holds another run",
+            expected=f"the configuration of this command, fingerprint {fingerprint(here)[:12]}",
+            got=f"fingerprint {fingerprint(there)[:12]}, which differs in" + "".join(differing),
+            remedy="choose another folder with --out, or remove this one",
+        )
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _flat(value: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, object] = {}
+    for key, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            flat |= _flat(inner, f"{prefix}{key}.")
+        else:
+            flat[prefix + str(key)] = inner
+    return flat
+
+
+def _shown(values: Mapping[str, object], key: str) -> str:
+    text = canonical(values[key]) if key in values else "not set"
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."

@@ -1,0 +1,211 @@
+"""What signals get ready with before a pass: the network, run on sets of images."""
+
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segal.candidates.evidence import Evidence
+from segal.candidates.regions import RegionSize
+from segal.data.image_sets import ImageSet, SetName
+from segal.data.pool import ImagePool
+from segal.data.prefetch import prefetch
+from segal.data.transforms import stack_images
+from segal.errors import SegalError
+from segal.models.segmentation import SegmentationModel
+from segal.models.tracing import failed
+from segal.signals import Visit
+from segal.signals.base import NOT_FINITE
+from segal.system.console import bar
+from segal.system.machine import Precision, autocast
+from segal.tasks.base import Task
+
+T = TypeVar("T")
+
+_SHOWN: Mapping[SetName, str] = {
+    "val": "reference set",
+    "initial": "first labels",
+    "labelled": "labelled regions",
+    "pool": "pool",
+}
+_REMEDIES: Mapping[SetName, str] = {
+    "val": "give reference.root and reference.split (select), or data.validation (run)",
+    "initial": "give --labelled FILE, the first purchase's selection",
+    "labelled": "give --labelled FILE for what is labelled",
+    "pool": "give a folder of images",
+}
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """How a pass is run; none of it changes what is measured beyond rounding.
+
+    Attributes:
+        device: Where the network runs.
+        batch_size: Images at a time; a batch holds images of one size only.
+        workers: Threads that read ahead; 0 reads in between.
+        precision: Of the network's forward pass; what is pooled is float32 at least.
+        embedding_dtype: Of the embeddings as stored.
+    """
+
+    device: torch.device
+    batch_size: int = 1
+    workers: int = 1
+    precision: Precision = "fp32"
+    embedding_dtype: Literal["float32", "float16"] = "float32"
+
+
+def batches(pool: ImagePool, images: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Runs of neighbours among `images` that are of one size."""
+    batch: list[int] = []
+    for i in images:
+        if batch and (len(batch) == batch_size or pool.size(i) != pool.size(batch[0])):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def forward(
+    task: Task,
+    model: SegmentationModel,
+    images: Tensor,
+    settings: ScanSettings,
+    catch: Collection[str],
+    names: Sequence[str],
+) -> Evidence:
+    """A forward pass, without gradients.
+
+    Args:
+        task: What the network is asked.
+        model: The network.
+        images: (B, H, W, 3) as read.
+        settings: How to run.
+        catch: What is wanted beside the logits; see `SegmentationModel.forward`.
+        names: Paths of the images.
+
+    Raises:
+        SegalError: If the network fails.
+    """
+    try:
+        with torch.no_grad(), autocast(settings.device, settings.precision):
+            inputs = model.normalise(images.to(settings.device, non_blocking=True))
+            evidence = task.evidence(model, inputs, catch)
+    except RuntimeError as error:  # what is beside the network's own pass: memory
+        batch, height, width, channels = images.shape
+        shape = (batch, channels, height, width)
+        raise failed(model.spec.architecture, shape, error) from error
+    evidence.inputs, evidence.images = inputs, tuple(names)
+    return evidence
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """The workbench of one pass (see `segal.signals.Workbench`).
+
+    Attributes:
+        model: The network, in `eval()` mode on the settings' device.
+        task: What the network is asked.
+        settings: How to run.
+        sets: The sets of images that there are.
+        seed: Of everything random in the pass.
+        regions: Sizes of the candidates that the pass measures.
+        notes: What the user was told.
+    """
+
+    model: SegmentationModel
+    task: Task
+    settings: ScanSettings
+    sets: Mapping[SetName, ImageSet] = field(default_factory=dict)
+    seed: int = 0
+    regions: Sequence[RegionSize] = (RegionSize(),)
+    notes: list[str] = field(default_factory=list)
+    _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def precision(self) -> Precision:
+        """Of the network's forward passes."""
+        return self.settings.precision
+
+    @property
+    def workers(self) -> int:
+        """Threads that read ahead."""
+        return self.settings.workers
+
+    def images(self, of: SetName) -> ImageSet:
+        """A set of images.
+
+        Raises:
+            SegalError: If there is none of that name, or nothing in it.
+        """
+        found = self.sets.get(of)
+        if found is None or not found.indices():
+            raise SegalError(
+                f"the {_SHOWN[of]}: none",
+                expected="images to measure on",
+                got="no image" if found is not None else "nothing given",
+                remedy=_REMEDIES[of],
+            )
+        return found
+
+    def visit(self, of: SetName, catch: Collection[str] = ()) -> Iterator[Visit]:
+        """Forward passes over a set; see `segal.signals.Workbench`.
+
+        Raises:
+            SegalError: If there is no such set, an image or a label cannot be read, or a logit is
+                NaN or infinite.
+        """
+        images, settings = self.images(of), self.settings
+        chosen = images.indices()
+        grouped = batches(images.pool, chosen, settings.batch_size)
+
+        def read(batch: list[int]) -> tuple[list[int], Tensor, Tensor, Tensor | None]:
+            pixels = stack_images([images.pool.read(i) for i in batch])
+            if images.dataset is None:
+                return batch, pixels, _stacked([images.mask(i) for i in batch]), None
+            labels = _stacked([images.label(i) for i in batch]).long()
+            return batch, pixels, labels != 255, labels
+
+        done = 0
+        with bar(f"Measuring the {_SHOWN[of]}") as advance:
+            for batch, pixels, mask, labels in prefetch(read, grouped, settings.workers):
+                names = [images.pool.paths[i] for i in batch]
+                evidence = forward(self.task, self.model, pixels, settings, catch, names)
+                _check_finite(of, evidence)
+                known = None if labels is None else labels.to(settings.device)
+                yield Visit(evidence, mask.to(settings.device), known)
+                done += len(batch)
+                advance(done, len(chosen))
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Returns `compute()`, run at most once for a key before a pass."""
+        if key not in self._memo:
+            self._memo[key] = compute()
+        found: T = self._memo[key]
+        return found
+
+    def note(self, text: str) -> None:
+        """Keeps something to tell the user, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def _check_finite(of: SetName, evidence: Evidence) -> None:
+    finite = evidence.logits.flatten(1).isfinite().all(1).tolist()
+    broken = [name for name, good in zip(evidence.images, finite, strict=True) if not good]
+    if broken:
+        raise SegalError(
+            f"the {_SHOWN[of]}: the network's logits are not finite",
+            expected="finite logits",
+            got="NaN or infinity at " + ", ".join(broken),
+            remedy=NOT_FINITE,
+        )
+
+
+def _stacked(arrays: Sequence[NDArray[Any]]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))

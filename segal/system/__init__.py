@@ -1,0 +1,1 @@
+"""What of the machine and its files everything stands on."""

@@ -1,0 +1,1 @@
+"""Trains networks on what is labelled, and evaluates them."""

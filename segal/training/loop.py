@@ -1,0 +1,345 @@
+"""Fine-tunes a network on labelled regions only.
+
+A sample is drawn as a region, in proportion to its pixels, and a crop around it; what lies outside
+the labelled regions is ignore index before anything else sees it. Sample n of a training depends on
+(seed, n) alone and dropout at step t on (seed, t), so that neither the number of workers nor an
+interruption changes a result.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segal.candidates.regions import Box, RegionSize
+from segal.data.datasets import IGNORE_INDEX, LabelledDataset
+from segal.data.prefetch import prefetch
+from segal.data.transforms import TrainingTransform, stack_padded
+from segal.errors import SegalError
+from segal.models.checkpoint import weights_of
+from segal.models.segmentation import SegmentationModel
+from segal.system.machine import autocast
+from segal.tasks.segmentation.task import Segmentation, check_classes
+from segal.training.sampling import LabelledRegions, Samples
+from segal.training.settings import TrainSettings
+from segal.training.state import TrainingState, copy_weights, fingerprint
+
+__all__ = ["TrainResult", "TrainSettings", "train"]
+
+Progress = Callable[[int, int, float], None]
+
+_STEP, _LOSS_PREDICTION = 2, 3  # streams of random numbers, beside those of segal.training.sampling
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a training; the network itself holds the weights.
+
+    Attributes:
+        steps: Optimizer steps that were taken, those before an interruption included.
+        loss: Of the last step.
+        validations: (step, mIoU) of each validation.
+        best_step: The step whose weights the network holds; None without validation.
+        seconds: Wall-clock time of this process.
+    """
+
+    steps: int
+    loss: float
+    validations: tuple[tuple[int, float], ...]
+    best_step: int | None
+    seconds: float
+
+
+def train(
+    model: SegmentationModel,
+    dataset: LabelledDataset,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    labelled: Mapping[int, Sequence[Box]] | None = None,
+    validation: LabelledDataset | None = None,
+    task: Segmentation | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+) -> TrainResult:
+    """Trains a network in place and leaves it on `device`, in `eval()` mode.
+
+    Args:
+        model: The network. With `learning_loss` it is given a loss-prediction module, unless it has
+            one, which is trained on; without, it loses its own, which would go out of date.
+        dataset: Images and labels.
+        settings: How to train.
+        seed: Not negative; decides everything random.
+        labelled: Boxes (x0, y0, x1, y1) that are labelled, by image index; labels outside them are
+            not used, images without any are not read. None: every image is labelled as a whole.
+        validation: Measured now and then; the network ends with the weights that did best on it.
+        task: Gives the loss; None for unweighted cross-entropy.
+        device: Where to train.
+        progress: Called after each step with the steps done, the steps in all, and the loss.
+        checkpoint: File for the state of an unfinished training (safetensors). Where it exists, the
+            training goes on from there and ends, on a CPU, with the very weights that it would have
+            had without the interruption. It stays after the end: the caller removes it once the
+            network is saved.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        SegalError: If nothing is labelled, a box leaves its image, the network has other classes,
+            the loss is not finite, or the checkpoint is damaged or belongs to another training.
+    """
+    for checked in (dataset, validation):
+        if checked is not None:
+            check_classes(model.spec, checked)
+    run = _Run(
+        model,
+        _samples(dataset, labelled, settings, seed),
+        settings,
+        seed=seed,
+        validation=validation,
+        task=task or Segmentation(),
+        device=torch.device(device),
+    )
+    return run(progress, checkpoint)
+
+
+def _samples(
+    dataset: LabelledDataset,
+    labelled: Mapping[int, Sequence[Box]] | None,
+    settings: TrainSettings,
+    seed: int,
+) -> Samples:
+    regions = LabelledRegions.of(dataset, labelled)
+    _refuse_void(dataset, regions)
+    crop = RegionSize.parse(settings.crop)
+    size = None
+    if crop.height is not None and crop.width is not None:
+        sizes = np.array([dataset.pool.size(int(image)) for image in np.unique(regions.images)])
+        size = (min(crop.height, int(sizes[:, 0].max())), min(crop.width, int(sizes[:, 1].max())))
+    transform = TrainingTransform(size, settings.scale, settings.flip, settings.colour_jitter)
+    return Samples(dataset, regions, transform, seed)
+
+
+def _refuse_void(dataset: LabelledDataset, regions: LabelledRegions) -> None:
+    """Raises a SegalError if no pixel of the regions has a class; few labels are read to see it."""
+    for image in np.unique(regions.images).tolist():
+        label = dataset.read_label(image)
+        for x0, y0, x1, y1 in regions.of_image(image):
+            if (label[y0:y1, x0:x1] != IGNORE_INDEX).any():
+                return
+    raise SegalError(
+        "nothing is labelled, so there is nothing to train on",
+        expected="a class for one pixel at least of what is labelled",
+        got=f"{len(regions.images)} regions that are void all over",
+        remedy="have other regions labelled, or check the labels with segal validate",
+    )
+
+
+class _Run:
+    """One training, from its start or from a checkpoint."""
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        samples: Samples,
+        settings: TrainSettings,
+        *,
+        seed: int,
+        validation: LabelledDataset | None,
+        task: Segmentation,
+        device: torch.device,
+    ) -> None:
+        self.model, self.settings, self.seed, self.device = model, settings, seed, device
+        self.task, self.validation, self.samples = task, validation, samples
+        self.identity = {
+            "seed": str(seed),
+            "settings": fingerprint(settings.identity()),
+            "class weights": fingerprint(task.class_weights),
+            "images": _fingerprint_images(samples.dataset),
+            "labels": samples.dataset.digest(np.unique(samples.regions.images).tolist()),
+            "labelled regions": fingerprint(samples.regions.images, samples.regions.boxes),
+            "validation images": _fingerprint_images(validation),
+            "validation labels": "" if validation is None else validation.digest(),
+            "network": fingerprint(model.spec.as_dict(), *model.network.state_dict().values()),
+        }
+        if settings.learning_loss is None:
+            model.loss_prediction = None
+        else:
+            module = model.loss_prediction or model.add_loss_prediction(
+                self._derived_seed(_LOSS_PREDICTION)
+            )
+            self.identity["loss prediction"] = fingerprint(*module.state_dict().values())
+        model.to(device)
+        self.frozen = _batchnorms(model) if settings.batchnorm == "frozen" else []
+        self.optimizer = _optimizer(_parameter_groups(model, self.frozen), settings)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.state = TrainingState()
+
+    def __call__(self, progress: Progress | None, checkpoint: Path | None) -> TrainResult:
+        started, settings, state = time.perf_counter(), self.settings, self.state
+        if checkpoint is not None and checkpoint.exists():
+            state.load(
+                checkpoint, self.identity, weights_of(self.model), self.optimizer, self.scaler
+            )
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), _without_gradient(self.frozen):
+            for images, labels in self._batches(state.step):
+                state.loss = self._step(images, labels)
+                state.step += 1
+                if progress is not None:
+                    progress(state.step, settings.iterations, state.loss)
+                if self.validation is not None and self._validation_is_due():
+                    self._validate(self.validation)
+                    if settings.patience is not None and state.worse >= settings.patience:
+                        break
+                if checkpoint is not None and state.step % settings.checkpoint_every == 0:
+                    _check_finite(self.model, state.step)
+                    state.save(
+                        checkpoint,
+                        self.identity,
+                        weights_of(self.model),
+                        self.optimizer,
+                        self.scaler,
+                    )
+        _check_finite(self.model, state.step)
+        if state.best is not None:
+            copy_weights(state.best, weights_of(self.model))
+        self.model.eval()
+        return TrainResult(
+            steps=state.step,
+            loss=state.loss,
+            validations=tuple(state.validations),
+            best_step=state.best_step,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        size = self.settings.batch_size
+        numbers = range(step * size, self.settings.iterations * size)
+        # The next batch is read while the network works on this one.
+        pairs = prefetch(self.samples, numbers, self.settings.workers, depth=size)
+        for _ in range(step, self.settings.iterations):
+            yield stack_padded([next(pairs) for _ in range(size)])
+
+    def _step(self, images: Tensor, labels: Tensor) -> float:
+        settings, step = self.settings, self.state.step
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
+        torch.manual_seed(self._derived_seed(_STEP, step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate(step)
+        self.optimizer.zero_grad()
+        with autocast(self.device, settings.precision):
+            inputs = self.model.normalise(images.to(self.device))
+            loss = self._loss(inputs, labels.to(self.device))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise _diverged(step + 1, f"a loss of {value}", settings.learning_rate(step))
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if settings.grad_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            for group in self.optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], settings.grad_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return value
+
+    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        ranking = self.settings.learning_loss
+        if ranking is None:
+            return self.task.training_loss(self.model, inputs, labels)
+        stopped = self.state.step >= ranking.stop_gradient_after * self.settings.iterations
+        return self.task.ranked_training_loss(
+            self.model, inputs, labels, ranking, stop_gradient=stopped
+        )
+
+    def _derived_seed(self, *stream: int) -> int:
+        state = np.random.SeedSequence([self.seed, *stream]).generate_state(1, np.uint64)
+        return int(state[0])
+
+    def _validation_is_due(self) -> bool:
+        every = self.settings.validate_every
+        if every == 0:
+            return False
+        every = every or math.ceil(self.settings.iterations / 10)
+        return self.state.step % every == 0 or self.state.step == self.settings.iterations
+
+    def _validate(self, validation: LabelledDataset) -> None:
+        metrics = self.task.evaluate(
+            self.model,
+            validation,
+            device=self.device,
+            batch_size=self.settings.batch_size,
+            workers=self.settings.workers,
+            precision=self.settings.precision,
+        )
+        self.state.record(metrics.miou, weights_of(self.model))
+
+
+def _fingerprint_images(dataset: LabelledDataset | None) -> str:
+    if dataset is None:
+        return fingerprint(None)
+    return fingerprint(dataset.pool.paths, [info.digest for info in dataset.pool.infos])
+
+
+def _optimizer(
+    groups: Sequence[Sequence[nn.Parameter]], settings: TrainSettings
+) -> torch.optim.Optimizer:
+    parameters = [{"params": list(group)} for group in groups]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    return torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+
+
+def _batchnorms(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def _parameter_groups(
+    model: SegmentationModel, frozen: Sequence[nn.Module]
+) -> list[list[nn.Parameter]]:
+    """The network's, then those of its loss-prediction module; gradients are clipped apart."""
+    left_out = {id(p) for module in frozen for p in module.parameters()}
+    parts = [model.network, model.loss_prediction]
+    return [
+        [p for p in part.parameters() if p.requires_grad and id(p) not in left_out]
+        for part in parts
+        if part is not None
+    ]
+
+
+@contextmanager
+def _without_gradient(modules: Sequence[nn.Module]) -> Iterator[None]:
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _check_finite(model: nn.Module, step: int) -> None:
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise _diverged(step, f"values in {name} that are not finite", None)
+
+
+def _diverged(step: int, got: str, lr: float | None) -> SegalError:
+    return SegalError(
+        f"the training diverged at step {step}",
+        expected="a finite loss and finite weights",
+        got=got if lr is None else f"{got} at a learning rate of {lr:.3g}",
+        remedy="lower lr or set grad_clip; with precision fp16, try bf16 or fp32",
+    )

@@ -1,0 +1,123 @@
+"""What a training draws: labelled regions in proportion to their pixels, and crops around them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segal.candidates.regions import Box
+from segal.data.datasets import LabelledDataset
+from segal.data.transforms import TrainingTransform, keep_regions
+from segal.errors import SegalError
+
+_ORDER, _SAMPLE = range(2)  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class LabelledRegions:
+    """The labelled regions of a data set, by image, then as given.
+
+    Attributes:
+        images: (n,) index of each region's image.
+        boxes: (n, 4) boxes (x0, y0, x1, y1).
+    """
+
+    images: NDArray[np.int64]
+    boxes: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls, dataset: LabelledDataset, labelled: Mapping[int, Sequence[Box]] | None
+    ) -> "LabelledRegions":
+        """Checks and lists the regions.
+
+        Args:
+            dataset: The images.
+            labelled: Boxes by image index; None for every image as a whole.
+
+        Raises:
+            SegalError: If there are none, or one is empty or not inside its image.
+        """
+        count = len(dataset.pool)
+        if labelled is None:
+            sizes = [dataset.pool.size(index) for index in range(count)]
+            labelled = {index: [(0, 0, w, h)] for index, (h, w) in enumerate(sizes)}
+        pairs = [(index, box) for index in sorted(labelled) for box in labelled[index]]
+        if not pairs:
+            raise SegalError(
+                "nothing is labelled, so there is nothing to train on",
+                expected="at least one labelled region",
+                got="none",
+                remedy="have some regions labelled first",
+            )
+        for index, (x0, y0, x1, y1) in pairs:
+            height, width = dataset.pool.size(index) if 0 <= index < count else (0, 0)
+            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+                raise SegalError(
+                    f"image {index}: a labelled region is not inside of it",
+                    expected=f"0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}",
+                    got=str((x0, y0, x1, y1)),
+                    remedy="check that the labelled regions belong to these images",
+                )
+        return cls(
+            np.array([index for index, _ in pairs], np.int64),
+            np.array([box for _, box in pairs], np.int64),
+        )
+
+    def of_image(self, image: int) -> list[Box]:
+        """Boxes of one image."""
+        start, stop = np.searchsorted(self.images, [image, image + 1])
+        return [(x0, y0, x1, y1) for x0, y0, x1, y1 in self.boxes[start:stop].tolist()]
+
+    def order(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Draws n of the n regions, each as often as its share of the pixels.
+
+        The draws are equally spaced along the regions' pixels, so a region's number of draws is
+        its share of n rounded down or up; regions of equal size are drawn once each.
+        """
+        count = len(self.images)
+        shuffled = generator.permutation(count)
+        x0, y0, x1, y1 = self.boxes[shuffled].T
+        ends = np.cumsum((x1 - x0) * (y1 - y0))
+        points = (np.arange(count) + generator.random()) / count * ends[-1]
+        drawn = np.searchsorted(ends, points, side="right").clip(max=count - 1)
+        return generator.permutation(shuffled[drawn])
+
+
+class Samples:
+    """An endless sequence of training samples; sample n depends on the seed and n alone.
+
+    Args:
+        dataset: Images and labels.
+        regions: What of it is labelled.
+        transform: Makes a sample of an image and its labels.
+        seed: Not negative.
+    """
+
+    def __init__(
+        self,
+        dataset: LabelledDataset,
+        regions: LabelledRegions,
+        transform: TrainingTransform,
+        seed: int,
+    ) -> None:
+        self.dataset, self.regions = dataset, regions
+        self._transform, self._seed = transform, seed
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+
+    def _draw_order(self, lap: int) -> NDArray[np.int64]:
+        return self.regions.order(np.random.default_rng([self._seed, _ORDER, lap]))
+
+    def __call__(self, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Sample `number`: image (H, W, channels) and label (H, W), see `TrainingTransform`."""
+        lap, position = divmod(number, len(self.regions.images))
+        region = int(self._order(lap)[position])
+        image = int(self.regions.images[region])
+        x0, y0, x1, y1 = self.regions.boxes[region].tolist()
+        # Before anything else sees it, a label keeps nothing but what was bought.
+        label = keep_regions(self.dataset.read_label(image), self.regions.of_image(image))
+        generator = np.random.default_rng([self._seed, _SAMPLE, number])
+        return self._transform(self.dataset.pool.read(image), label, (x0, y0, x1, y1), generator)

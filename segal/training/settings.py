@@ -1,0 +1,109 @@
+"""How a network is trained: what can be set, and what of it decides the result."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from segal.candidates.regions import RegionSize
+from segal.errors import SegalError
+from segal.models.loss_prediction import LearningLoss
+from segal.system.machine import Precision
+
+
+def _crop_text(value: object) -> str:
+    try:
+        return str(RegionSize.parse(str(value)))
+    except SegalError as error:
+        raise ValueError(f"expected {error.expected}") from error
+
+
+def split_commas(value: object) -> object:
+    """Lets `a,b` on the command line stand for a list, and nothing for an empty one."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",")] if value.strip() else []
+
+
+class TrainSettings(BaseModel):
+    """How to train. The defaults are UWE's (section 4.2), but for fewer iterations.
+
+    | setting | here | UWE |
+    |---|---|---|
+    | iterations | 5,000 | 80,000 |
+    | batch size | 8 | 8 |
+    | lr, to min_lr, power | 1e-2, 1e-4, 0.9 | 1e-2, 1e-4, 0.9 |
+    | momentum, weight decay | 0.9, 5e-4 | not stated (MMSegmentation: 0.9, 5e-4) |
+
+    Attributes:
+        iterations: Optimizer steps.
+        batch_size: Crops in a step; at least 2 unless BatchNorm is frozen and `learning_loss` off.
+        optimizer: `sgd` with momentum, or `adamw`.
+        lr: Learning rate of the first step; about 1e-3 for `adamw`.
+        min_lr: Of the last step; None for a hundredth of `lr`.
+        power: Of the poly schedule `(lr - min_lr) * (1 - step / iterations) ** power + min_lr`.
+        momentum: Of `sgd`.
+        weight_decay: On all parameters.
+        grad_clip: Largest norm of the network's gradient (and of the loss-prediction module's own);
+            None leaves it as it is.
+        crop: Side in pixels of the original image, `HEIGHTxWIDTH`, or `image` for an image's own
+            size; a side that is longer than all images is cut down to the longest.
+        scale: Smallest and largest factor that an image is resized by.
+        flip: Probability of a horizontal flip.
+        colour_jitter: Strength, from 0 (none) to 1.
+        batchnorm: `train`, or `frozen`: running statistics and affine parameters stay as they are.
+        precision: Of the network's products; parameters are always float32.
+        validate_every: Steps between validations; None for a tenth of the training, 0 for none, so
+            that the last weights are kept.
+        patience: Stop after so many validations in a row without a better mIoU; None for never.
+        checkpoint_every: Steps between mid-training checkpoints.
+        workers: Threads that read and transform; they do not change the result.
+        learning_loss: Trains a loss-prediction module with the network, which the strategy
+            `learning_loss` needs: `true`, or a section of `LearningLossSettings`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    iterations: int = Field(default=5000, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=1e-2, gt=0, le=1e4)
+    min_lr: float | None = Field(default=None, ge=0)
+    power: float = Field(default=0.9, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    grad_clip: float | None = Field(default=None, gt=0)
+    crop: Annotated[str, BeforeValidator(_crop_text)] = "512"
+    scale: Annotated[tuple[float, float], BeforeValidator(split_commas)] = (0.5, 2.0)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    colour_jitter: float = Field(default=0.2, ge=0, le=1)
+    batchnorm: Literal["train", "frozen"] = "train"
+    precision: Precision = "fp32"
+    validate_every: int | None = Field(default=None, ge=0)
+    patience: int | None = Field(default=None, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
+    workers: int = Field(default=2, ge=0)
+    learning_loss: LearningLoss = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainSettings":
+        if self.min_lr is not None and self.min_lr > self.lr:
+            raise ValueError(f"min_lr: expected at most lr ({self.lr}), got {self.min_lr}")
+        if not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
+            raise ValueError(f"scale: expected 0.1 <= smallest <= largest <= 10, got {self.scale}")
+        if self.batch_size < 2 and self.batchnorm == "train":
+            raise ValueError("batch_size: expected at least 2, unless batchnorm is frozen")
+        if self.batch_size < 2 and self.learning_loss is not None:
+            raise ValueError("batch_size: expected at least 2 for learning_loss, which ranks pairs")
+        return self
+
+    def learning_rate(self, step: int) -> float:
+        """Of a step, counted from 0."""
+        lowest = self.lr / 100 if self.min_lr is None else self.min_lr
+        remaining: float = (1 - step / self.iterations) ** self.power
+        return (self.lr - lowest) * remaining + lowest
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result: all settings but those that only change speed."""
+        named = self.model_dump(mode="json", exclude={"workers", "checkpoint_every"})
+        # Trainings without it are what they were before there was such a module.
+        return {k: v for k, v in named.items() if k != "learning_loss" or v is not None}
