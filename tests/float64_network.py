@@ -10,8 +10,8 @@ from torch import nn
 from segal.data.image_sets import ImageSet
 from segal.data.pool import open_pool
 from segal.models.build import make_spec
-from segal.models.segmentation import SegmentationModel
 from segal.scanning.workbench import Bench, ScanSettings
+from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
 
 CLASSES = ("road", "building", "sky", "car", "tree")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from segal.data.datasets import LabelledDataset
-    from segal.models.segmentation import SegmentationModel
+    from segal.tasks.segmentation.model import SegmentationModel
 
 Batch = tuple["Tensor", "Tensor"]
 

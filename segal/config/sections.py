@@ -20,7 +20,9 @@ from segal.data.datasets import layout_name
 from segal.data.image_file import Reading
 from segal.errors import SegalError
 from segal.models.build import MAX_SCALE, MIN_SCALE
+from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import Axis
+from segal.tasks import task_name
 from segal.training.settings import TrainSettings, split_commas
 
 
@@ -53,6 +55,7 @@ BandNumbers = Annotated[
 ]
 Scale = Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+TaskName = Annotated[str, BeforeValidator(_parsed(task_name))]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
 
 
@@ -134,6 +137,7 @@ class SelectConfig(ImagesSection):
     """Configuration of `segal select`, beside what `ImagesSection` has.
 
     Attributes:
+        task: What networks are asked, such as segmentation.
         images: Folder of the pool's images.
         checkpoint: The network; not needed by strategies that ask for no signal.
         model: What the checkpoint does not say.
@@ -159,6 +163,7 @@ class SelectConfig(ImagesSection):
         machine: How to run.
     """
 
+    task: TaskName = DEFAULT_TASK
     images: Path
     checkpoint: Path | None = None
     model: ModelConfig = ModelConfig()
@@ -257,6 +262,7 @@ class TrainConfig(Section):
     """Configuration of `segal train`.
 
     Attributes:
+        task: What networks are asked, such as segmentation.
         data: The data set.
         labelled: Selections and run folders that are labelled; everything outside them is ignored.
             None: all of the training split is labelled.
@@ -271,6 +277,7 @@ class TrainConfig(Section):
         machine: How to run; `batch_size` is of the evaluation.
     """
 
+    task: TaskName = DEFAULT_TASK
     data: DataConfig
     labelled: Paths = ()
     missing_labels: Literal["refuse", "skip"] = "refuse"
@@ -287,6 +294,7 @@ class RunConfig(Section):
     """Configuration of `segal run`: rounds of train, evaluate, scan, select and buy.
 
     Attributes:
+        task: What networks are asked, such as segmentation.
         data: The data set. `train` is the pool, whose labels the oracle reveals where regions are
             bought; `test` is what results are reported on, or `validation` where there is no test.
             `validation` is what a `target` is measured on, is the reference set of strategies that
@@ -319,6 +327,7 @@ class RunConfig(Section):
         machine: How to run.
     """
 
+    task: TaskName = DEFAULT_TASK
     data: DataConfig
     checkpoint: Path | None = None
     model: NetworkConfig = NetworkConfig()

@@ -15,7 +15,8 @@ import numpy as np
 
 from segal.data.class_list import read_classes
 from segal.data.label_files import label_finder
-from segal.data.layout import IGNORE_INDEX, Classes, LabelOptions, Source, make_classes
+from segal.data.layout import Classes, LabelOptions, Source, make_classes
+from segal.functional.labels import IGNORE_INDEX
 
 LAYOUT = """\
 <split>/NAME.png

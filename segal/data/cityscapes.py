@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segal.data.layout import IGNORE_INDEX, Classes, LabelOptions, Source, make_classes
+from segal.data.layout import Classes, LabelOptions, Source, make_classes
 from segal.errors import SegalError
+from segal.functional.labels import IGNORE_INDEX
 
 LAYOUT = """\
 leftImg8bit/<split>/<city>/*_leftImg8bit.png

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.data.layout import (
-    IGNORE_INDEX,
     MAX_CLASSES,
     Classes,
     LabelOptions,
@@ -28,6 +27,7 @@ from segal.data.layout import (
     make_classes,
 )
 from segal.errors import SegalError, raise_all
+from segal.functional.labels import IGNORE_INDEX
 
 FORMS = (
     "a line for each class: NAME, or VALUE NAME [RED GREEN BLUE], or NAME VALUE, "

@@ -19,7 +19,6 @@ from segal.data.images import (
     read_label_colours,
 )
 from segal.data.layout import (
-    IGNORE_INDEX,
     Classes,
     LabelOptions,
     LayoutModule,
@@ -37,6 +36,7 @@ from segal.data.pool import (
     shortened,
 )
 from segal.errors import SegalError, raise_all
+from segal.functional.labels import IGNORE_INDEX, has_class
 from segal.system.files import is_there
 from segal.system.unicode_forms import form_only, lookalike
 
@@ -198,9 +198,7 @@ class LabelledDataset:
             return [] if self.classes.counts(counts).any() else list(boxes)
         label = self.classes.map(values)
         return [
-            (x0, y0, x1, y1)
-            for x0, y0, x1, y1 in boxes
-            if not (label[y0:y1, x0:x1] != IGNORE_INDEX).any()
+            (x0, y0, x1, y1) for x0, y0, x1, y1 in boxes if not has_class(label[y0:y1, x0:x1]).any()
         ]
 
     def digest(self, indices: Iterable[int] | None = None) -> str:

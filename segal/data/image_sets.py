@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
-from segal.data.datasets import IGNORE_INDEX, LabelledDataset
+from segal.data.datasets import LabelledDataset
 from segal.data.pool import ImagePool
+from segal.functional.labels import has_class, void_of
 
 SetName = Literal["val", "initial", "labelled", "pool"]
 """`val` the reference set; `initial` and `labelled` what was bought first and what is bought by
@@ -53,7 +54,7 @@ class ImageSet:
     def _has_pixel(self, index: int) -> bool:
         if self.dataset is None:
             return bool(self.mask(index).any())
-        return bool((self.label(index) != IGNORE_INDEX).any())
+        return bool(has_class(self.label(index)).any())
 
     def mask(self, index: int) -> NDArray[np.bool_]:
         """(H, W), the pixels of an image that are in the set, void ones included."""
@@ -64,8 +65,8 @@ class ImageSet:
             mask[y0:y1, x0:x1] = False
         return mask
 
-    def label(self, index: int) -> NDArray[np.uint8]:
-        """(H, W) classes of an image, 255 where it is void or not in the set.
+    def label(self, index: int) -> NDArray[np.integer]:
+        """(H, W) classes of an image, of no class where it is void or not in the set.
 
         Raises:
             SegalError: If it cannot be read.
@@ -74,4 +75,4 @@ class ImageSet:
         if self.dataset is None:
             raise ValueError("the labels of this set are unknown")
         label = self.dataset.read_label(index)
-        return np.where(self.mask(index), label, np.uint8(IGNORE_INDEX))
+        return np.where(self.mask(index), label, label.dtype.type(void_of(label)))

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.data.images import read_orientation
-from segal.data.layout import IGNORE_INDEX, Classes, packed
+from segal.data.layout import Classes, packed
 from segal.errors import SegalError
+from segal.functional.labels import IGNORE_INDEX
 from segal.system.files import is_there
 from segal.system.unicode_forms import form_only
 

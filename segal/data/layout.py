@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORE_INDEX = 255
+from segal.functional.labels import IGNORE_INDEX
+
 MAX_CLASSES = 255
 """Classes are 0 to 254 in labels of 8 bits, of which 255 is void."""
 

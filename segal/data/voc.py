@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from segal.data.class_list import read_classes
 from segal.data.label_files import label_finder
-from segal.data.layout import IGNORE_INDEX, Classes, LabelOptions, Source, make_classes
+from segal.data.layout import Classes, LabelOptions, Source, make_classes
 from segal.data.split_list import listed_images
+from segal.functional.labels import IGNORE_INDEX
 
 LAYOUT = """\
 JPEGImages/NAME.jpg

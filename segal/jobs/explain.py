@@ -37,7 +37,8 @@ from segal.signals.directions import Influence, Inverse, ReferenceGradient
 from segal.system.console import bar, say
 from segal.system.files import remove, replacing, write_json
 from segal.system.machine import find_device, precision_note, use_threads
-from segal.tasks.segmentation.task import Segmentation, check_classes
+from segal.tasks import task_of
+from segal.tasks.classes import check_classes
 
 PICTURES_FOLDER, MAPS_FOLDER, SUMMARY_FILE = "pictures", "maps", "explain.json"
 Score = Literal["error_change", "influence"]
@@ -186,7 +187,7 @@ def run_explanation(config: ExplainConfig) -> Explanation:
         device, config.machine.batch_size, config.machine.workers, config.precision
     )
     sets = _sets(config, pool, reference)
-    bench = Bench(model, Segmentation(), settings, sets, config.seed)
+    bench = Bench(model, task_of(model.spec), settings, sets, config.seed)
     slow = precision_note(device, config.precision)
     for note in [*model.notes, *([slow] if slow else [])]:
         bench.note(note)

@@ -13,8 +13,8 @@ from segal.errors import SegalError
 from segal.jobs.select import GivenNetwork, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
 from segal.models.callables import CallableNetwork, Predict
-from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
+from segal.models.wrapped import wrapper_of
 from segal.system.machine import find_device
 
 _FLAGS = {
@@ -168,13 +168,16 @@ def _network(
         )
     mean = config.model.mean or (0.0,) * len(config.model.std or (0.0, 0.0, 0.0))
     std = config.model.std or (1.0,) * len(mean)
-    spec = ModelSpec("predict", "", ("?", "?"), mean, std, stride, config.model.input_scale or 1.0)
+    spec = ModelSpec(
+        *("predict", "", ("?", "?"), mean, std, stride, config.model.input_scale or 1.0),
+        task=config.task,
+    )
     network = CallableNetwork(predict)
     height, width = _size_of_first(config)
     noise = torch.randint(
         256, (1, height, width, spec.channels), generator=torch.Generator().manual_seed(0)
     )
-    model = SegmentationModel(network, spec).to(find_device(config.machine.device))
+    model = wrapper_of(config.task)(network, spec).to(find_device(config.machine.device))
     images = model.prepared(model.normalise(noise.to(model.device, torch.uint8)))
     try:
         classes, digest = network.look(images)
@@ -195,7 +198,7 @@ def _network(
             got=f"{len(names)}: {', '.join(names)}"[:200],
             remedy="give one per output, in their order, or none",
         )
-    model = SegmentationModel(network, replace(spec, class_names=names)).eval()
+    model = wrapper_of(config.task)(network, replace(spec, class_names=names)).eval()
     return GivenNetwork(model, {"predict": digest, "name": name, "stride": stride})
 
 

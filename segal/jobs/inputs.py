@@ -9,7 +9,7 @@ import torch
 from segal.config import RunConfig, SelectConfig
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
-from segal.models.spec import ModelSpec
+from segal.models.spec import DEFAULT_TASK, ModelSpec
 from segal.scanning.scan import ScanSettings
 from segal.system.console import say
 from segal.system.files import read_error
@@ -98,6 +98,7 @@ def drop_unset(identity: dict[str, object]) -> dict[str, object]:
     Runs of before there were such ways stay the same runs.
     """
     unset = [key for key in ("bands", "page", "options", "state") if identity.get(key, 0) is None]
+    unset += ["task"] * (identity.get("task") == DEFAULT_TASK)
     return {key: value for key, value in identity.items() if key not in unset}
 
 

@@ -30,11 +30,11 @@ from segal.models.checkpoint import (
     read_spec,
 )
 from segal.models.folders import folder_of
-from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
+from segal.models.wrapped import Model
 from segal.scenes.synthetic import make_scenes
 from segal.system.console import Advance, bar
-from segal.tasks.segmentation.task import are_numbers, check_class_names
+from segal.tasks.classes import are_numbers, check_class_names
 
 Config = TypeVar("Config", TrainConfig, RunConfig)
 
@@ -122,9 +122,7 @@ def with_folder(config: AnyConfig) -> AnyConfig:
     return config.model_copy(update={"checkpoint": folder, "model": model})
 
 
-def initial_model(
-    config: TrainConfig | RunConfig, class_names: tuple[str, ...]
-) -> SegmentationModel:
+def initial_model(config: TrainConfig | RunConfig, class_names: tuple[str, ...]) -> Model:
     """The network to start from: a checkpoint's, a folder's, or a new one.
 
     Args:
@@ -177,9 +175,7 @@ def initial_model(
         return build_model(spec, network.encoder_weights, network.state)
 
 
-def check_sizes(
-    model: SegmentationModel, crop: str, trained: ImagePool, *evaluated: ImagePool
-) -> None:
+def check_sizes(model: Model, crop: str, trained: ImagePool, *evaluated: ImagePool) -> None:
     """Refuses a network that does not run at the sizes of a training, before it starts.
 
     Args:
@@ -243,4 +239,4 @@ def identity(config: TrainConfig | RunConfig, exclude: set[str]) -> dict[str, ob
     named["model"] = network | {"encoder_weights": weights and file_digest(weights)}
     named["train"] = config.train.identity()
     named["checkpoint"] = config.checkpoint and file_digest(config.checkpoint)
-    return named
+    return drop_unset(named)

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from segal.candidates.regions import Box
 from segal.candidates.selection import Selected
 from segal.data.pool import ImagePool
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.pictures.overlays import Pick, Picture, shown_bands, write_overlays
 from segal.signals import Value
 from segal.system.console import Advance
 from segal.system.machine import Precision, autocast
-from segal.tasks.segmentation.task import Segmentation
 
 _CAPTIONS = {
     "entropy": "entropy (nats)",
@@ -40,7 +39,7 @@ class Overlays:
     """
 
     pool: ImagePool
-    model: SegmentationModel | None
+    model: Model | None
     value: Value
     bought: Mapping[str, Sequence[Box]]
     precision: Precision
@@ -74,5 +73,5 @@ class Overlays:
         device = self.model.device
         with autocast(device, self.precision):
             batch = torch.from_numpy(pixels)[None].to(device)
-            evidence = Segmentation().evidence(self.model, self.model.normalise(batch))
+            evidence = self.model(self.model.normalise(batch))
         return shown, self.value.element_map(evidence)[0].float().cpu().numpy()

@@ -10,22 +10,23 @@ import numpy as np
 from segal.candidates.regions import Box
 from segal.candidates.selection import Selected
 from segal.candidates.table import CandidateTable
-from segal.data.datasets import IGNORE_INDEX
 from segal.functional.batch import batch_statistics
-from segal.models.segmentation import NoHeadError, SegmentationModel
+from segal.functional.labels import has_class
+from segal.models.wrapped import Model, NoHeadError
 from segal.runs.ledger import Purchase
 from segal.runs.oracle import Oracle, RevealedDataset
 from segal.signals import MeanFeature, Signal, Value
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar
-from segal.tasks.segmentation.task import PredictionOptions, Segmentation
+from segal.tasks import task_of
+from segal.tasks.base import PredictionOptions
 
 _ENTROPY, _FEATURE = Value("entropy"), MeanFeature()
 MEASURED: tuple[Signal, ...] = (_ENTROPY, _FEATURE)
 """What the statistics of picks are taken from, whatever the strategy goes by."""
 
 
-def measured_with(model: SegmentationModel) -> tuple[Signal, ...]:
+def measured_with(model: Model) -> tuple[Signal, ...]:
     """`MEASURED` as far as a network gives it: not every one gives features."""
     try:
         model.check_features()
@@ -57,14 +58,14 @@ def boxes_of(regions: Iterable[Selected | Purchase]) -> dict[str, list[Box]]:
 
 
 def mistake_rate(
-    model: SegmentationModel, picked: RevealedDataset, **options: Unpack[PredictionOptions]
+    model: Model, picked: RevealedDataset, **options: Unpack[PredictionOptions]
 ) -> dict[str, float]:
     """How much of what was picked the network had wrong (the mistake-selection rate of IWPS).
 
     Args:
         model: The network that the picks were made with.
         picked: The pool, its labels revealed in the picks alone.
-        **options: As `Segmentation.predictions` takes them.
+        **options: As `Task.predictions` takes them.
 
     Returns:
         The share of wrong pixels among the labelled ones; empty where all are void.
@@ -74,8 +75,8 @@ def mistake_rate(
     """
     wrong = labelled = 0
     images = picked.subset(sorted(picked.bought))
-    for _, predicted, target in Segmentation().predictions(model, images, **options):
-        valid = target != IGNORE_INDEX
+    for _, predicted, target in task_of(model.spec).predictions(model, images, **options):
+        valid = has_class(target)
         labelled += int(valid.sum())
         wrong += int((valid & (predicted != target)).sum())
     return {"mistakes": wrong / labelled} if labelled else {}

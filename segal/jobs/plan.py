@@ -17,14 +17,14 @@ from segal.jobs.network import with_folder
 from segal.jobs.reference import SelectionLabels, needs_of
 from segal.jobs.select import load_network, make_offer
 from segal.models.build import check_image_sizes
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.runs.acquisition import Offer
 from segal.scanning.scan import Scan
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar
 from segal.system.machine import find_device, peak_memory_bytes, precision_note, use_threads
-from segal.tasks.segmentation.task import Segmentation
+from segal.tasks import TASKS
 
 _TRIALS = ((1, 1), (3, 1), (1, 12))
 """Images of the pool, and of each set beside it, that a trial looks at."""
@@ -155,7 +155,7 @@ class _Trial:
     strategy: Strategy
     pool: ImagePool
     sets: Mapping[SetName, ImageSet]
-    model: SegmentationModel | None
+    model: Model | None
 
     def __call__(self, images: int, beside: int) -> _Measured:
         """Runs all passes over the first images of the pool, and of each set beside it."""
@@ -194,7 +194,7 @@ class _Trial:
         sizes = dict.fromkeys([config.region, *config.extra_regions])
         scan = Scan(
             pool=pool,
-            task=Segmentation(),
+            task=TASKS.get(config.task)(),
             regions=[RegionSize.parse(size) for size in sizes],
             settings=scan_settings(config, find_device(config.machine.device)),
             signals=signals,

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from segal.candidates.regions import Box
 from segal.config import LabelsConfig, MachineConfig, RunConfig, SelectConfig
-from segal.data.datasets import IGNORE_INDEX, Chooser, LabelledDataset, open_dataset
+from segal.data.datasets import Chooser, LabelledDataset, open_dataset
 from segal.data.image_file import Reading
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
+from segal.functional.labels import has_class
 from segal.jobs.inputs import check_channels, image_digests, tell
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
@@ -25,7 +26,7 @@ from segal.runs.run_folder import fingerprint
 from segal.signals import Need
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar, say
-from segal.tasks.segmentation.task import check_classes
+from segal.tasks.classes import check_classes
 
 _SHOWN = 5
 
@@ -230,7 +231,7 @@ def reference_cost(reference: LabelledDataset) -> dict[str, int]:
     pixels, images = 0, len(reference)
     with bar("Counting reference labels") as advance:
         for i in range(images):
-            pixels += int((reference.read_label(i) != IGNORE_INDEX).sum())
+            pixels += int(has_class(reference.read_label(i)).sum())
             advance(i + 1, images)
     return {"images": images, "pixels": pixels}
 

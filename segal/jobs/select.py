@@ -42,7 +42,7 @@ from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
 from segal.jobs.strategies import check_network
 from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.runs.acquisition import SCAN, SELECT, Offer, acquire, derive_generator, derive_seed
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.run_folder import fingerprint
@@ -58,7 +58,7 @@ from segal.system.machine import (
     precision_note,
     use_threads,
 )
-from segal.tasks.segmentation.task import Segmentation
+from segal.tasks import TASKS
 
 SELECTION_FILE, SUMMARY_FILE, CONFIG_FILE = "selection.csv", "summary.json", "config.yaml"
 MASKS_FOLDER, OVERLAYS_FOLDER = "masks", "overlays"
@@ -122,7 +122,7 @@ class GivenNetwork:
         identity: What tells it from every other, of what JSON can hold.
     """
 
-    model: SegmentationModel
+    model: Model
     identity: Mapping[str, object]
 
 
@@ -161,7 +161,7 @@ def run_selection(
         return _Selection(config, strategy, ledger, model, device, labels, identity).run()
 
 
-def load_network(config: SelectConfig, strategy: Strategy) -> SegmentationModel | None:
+def load_network(config: SelectConfig, strategy: Strategy) -> Model | None:
     """The network that the pool is measured with; None where there is none, nor a need of one.
 
     Raises:
@@ -235,7 +235,7 @@ class _Selection:
         config: SelectConfig,
         strategy: Strategy,
         ledger: Ledger,
-        model: SegmentationModel | None,
+        model: Model | None,
         device: torch.device,
         labels: SelectionLabels,
         identity: Mapping[str, object],
@@ -350,7 +350,7 @@ class _Selection:
             sizes = dict.fromkeys([config.region, *config.extra_regions])
             scan = Scan(
                 pool=pool,
-                task=Segmentation(),
+                task=TASKS.get(config.task)(),
                 regions=[RegionSize.parse(size) for size in sizes],
                 settings=scan_settings(config, self.device),
                 signals=signals,

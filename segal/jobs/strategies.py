@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, raise_all
 from segal.jobs.reference import unmet_needs
-from segal.models.segmentation import NoHeadError, SegmentationModel
+from segal.models.wrapped import Model, NoHeadError
 from segal.signals import AsksOfNetwork, PredictedLoss, Signal
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
@@ -87,7 +87,7 @@ def _untrained(config: SelectConfig | RunConfig, strategy: Strategy) -> list[Seg
     ]
 
 
-def check_network(strategy: Strategy, model: SegmentationModel) -> None:
+def check_network(strategy: Strategy, model: Model) -> None:
     """Raises a SegalError if a network does not run, or has not what a strategy asks for.
 
     Args:
@@ -99,7 +99,7 @@ def check_network(strategy: Strategy, model: SegmentationModel) -> None:
     check_signals(_first_signals(strategy), model, next(iter(names), type(strategy).__name__))
 
 
-def check_signals(signals: Sequence[Signal], model: SegmentationModel, asking: str) -> None:
+def check_signals(signals: Sequence[Signal], model: Model, asking: str) -> None:
     """Raises a SegalError if a network has not what signals ask for.
 
     Args:
@@ -122,7 +122,7 @@ def check_signals(signals: Sequence[Signal], model: SegmentationModel, asking: s
             ) from error
 
 
-def _would_do(strategy: Strategy, model: SegmentationModel) -> bool:
+def _would_do(strategy: Strategy, model: Model) -> bool:
     """Whether a network has what a strategy asks of it."""
     for signal in _first_signals(strategy):
         if isinstance(signal, PredictedLoss) and model.loss_prediction is None:

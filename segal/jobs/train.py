@@ -35,13 +35,13 @@ from segal.jobs.network import (
     with_folder,
 )
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.runs.ledger import Ledger
 from segal.runs.run_folder import fingerprint
 from segal.system.console import bar, say
 from segal.system.files import remove, write_bytes, write_json
 from segal.system.machine import describe, find_device, peak_memory_bytes, use_threads
-from segal.tasks.segmentation.task import Segmentation
+from segal.tasks import task_of
 from segal.training.loop import train
 
 MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
@@ -176,7 +176,7 @@ def _identity(config: TrainConfig, labelled: Labelled) -> dict[str, object]:
 def _train(
     config: TrainConfig,
     ledger: Ledger,
-    model: SegmentationModel,
+    model: Model,
     dataset: LabelledDataset,
     labelled: Mapping[int, Sequence[Box]] | None,
     validation: LabelledDataset | None,
@@ -213,7 +213,7 @@ def _train(
 def _evaluate(
     config: TrainConfig,
     ledger: Ledger,
-    model: SegmentationModel,
+    model: Model,
     validation: LabelledDataset | None,
     test: LabelledDataset | None,
     inputs: str,
@@ -224,7 +224,7 @@ def _evaluate(
         if dataset is None:
             continue
         with bar(f"Evaluating on {name}") as advance:
-            measured = Segmentation().evaluate(
+            measured = task_of(model.spec).evaluate(
                 model,
                 dataset,
                 device=model.device,

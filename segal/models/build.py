@@ -11,11 +11,11 @@ from torch import nn
 from segal.errors import SegalError
 from segal.models.dropout import insert_dropout
 from segal.models.probing import check_sizes, find_multiple
-from segal.models.segmentation import SegmentationModel
 from segal.models.sources import source_of
-from segal.models.spec import Channels, ModelSpec
+from segal.models.spec import DEFAULT_TASK, Channels, ModelSpec
 from segal.models.weight_files import read_tensors
 from segal.models.weights import load_encoder
+from segal.models.wrapped import Model, wrapper_of
 
 MIN_SCALE, MAX_SCALE = 0.05, 4.0  # at which a network may see its images
 MAX_MULTIPLE = 4096
@@ -32,6 +32,7 @@ def make_spec(
     insert_dropout: float = 0.0,
     options: Mapping[str, Any] | None = None,
     stride: int | None = None,
+    task: str = DEFAULT_TASK,
 ) -> ModelSpec:
     """A specification whose gaps are filled from the names.
 
@@ -47,6 +48,7 @@ def make_spec(
         options: Likewise.
         stride: As a checkpoint says, to be tried when the network is built; one that cannot be, and
             None, stand for what is known of the network by its name.
+        task: As in `ModelSpec`.
 
     Raises:
         SegalError: For fewer than two classes, an unknown architecture or encoder, options that
@@ -89,12 +91,13 @@ def make_spec(
         input_scale=input_scale,
         insert_dropout=insert_dropout,
         options=named.options,
+        task=task,
     )
 
 
 def build_model(
     spec: ModelSpec, encoder_weights: Path | None = None, state: str | None = None
-) -> SegmentationModel:
+) -> Model:
     """A network with random weights, or with its encoder's weights from a local file.
 
     Args:
@@ -117,11 +120,11 @@ def build_model(
     return model
 
 
-def wrap(network: nn.Module, spec: ModelSpec) -> SegmentationModel:
+def wrap(network: nn.Module, spec: ModelSpec) -> Model:
     """A network as a model, at the multiple of its sides that it takes, with dropout inserted."""
     sides = source_of(spec.architecture).sides(network, spec)
     stride = find_multiple(network, spec.channels, sides.multiples, sides.fixed, spec.title)
-    return insert_dropout(SegmentationModel(network, replace(spec, stride=stride)))
+    return insert_dropout(wrapper_of(spec.task)(network, replace(spec, stride=stride)))
 
 
 def canonical_name(architecture: str) -> str:
@@ -131,7 +134,7 @@ def canonical_name(architecture: str) -> str:
     return architecture
 
 
-def check_image_sizes(model: SegmentationModel, sizes: Iterable[tuple[int, int]]) -> None:
+def check_image_sizes(model: Model, sizes: Iterable[tuple[int, int]]) -> None:
     """Raises a SegalError if a network does not run at the (height, width) of images."""
     spec = model.spec
     padded = {spec.input_size(*size) for size in set(sizes)}

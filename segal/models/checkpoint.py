@@ -14,12 +14,12 @@ from torch import Tensor
 from segal.errors import SegalError
 from segal.models.build import build_model, canonical_name, make_spec
 from segal.models.folders import load_folder, read_folder
-from segal.models.segmentation import SegmentationModel
 from segal.models.sources import source_of
 from segal.models.sources.smp import present_name
 from segal.models.spec import Channels, ModelSpec
 from segal.models.weight_files import StoredTensors, read_tensors
 from segal.models.weights import load_weights
+from segal.models.wrapped import Model
 from segal.system.files import replacing
 
 _METADATA_KEY = "segal"
@@ -53,7 +53,7 @@ class CheckpointOptions:
     state: str | None = None
 
 
-def weights_of(model: SegmentationModel) -> dict[str, Tensor]:
+def weights_of(model: Model) -> dict[str, Tensor]:
     """What a checkpoint holds of a model: the tensors themselves, not copies.
 
     They have the network's own names; those of its loss-prediction module, if it has one, come
@@ -66,9 +66,7 @@ def weights_of(model: SegmentationModel) -> dict[str, Tensor]:
     return weights
 
 
-def save_checkpoint(
-    model: SegmentationModel, path: Path, training: Mapping[str, object] | None = None
-) -> None:
+def save_checkpoint(model: Model, path: Path, training: Mapping[str, object] | None = None) -> None:
     """Writes the model's weights, its specification and how it was trained.
 
     Args:
@@ -85,7 +83,7 @@ def save_checkpoint(
         save_file(state, temporary, {_METADATA_KEY: metadata})
 
 
-def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> SegmentationModel:
+def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Model:
     """Builds the network of a checkpoint and loads its weights; it is left in `eval()` mode.
 
     Args:
@@ -118,7 +116,7 @@ def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Seg
 
 def load_from_folder(
     folder: Path, options: CheckpointOptions, class_names: tuple[str, ...] = ()
-) -> SegmentationModel:
+) -> Model:
     """The network of a folder that `save_pretrained` wrote, in `eval()` mode.
 
     Args:
@@ -159,6 +157,7 @@ def read_spec(path: Path) -> ModelSpec | None:
             insert_dropout=spec.insert_dropout,
             options=spec.options,
             stride=spec.stride,
+            task=spec.task,
         )
     except SegalError as error:
         raise SegalError(
@@ -231,4 +230,5 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
         else options.insert_dropout,
         options={**stored.options, **(options.options or {})},
         stride=stored.stride,
+        task=stored.task,
     )

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from segal.errors import SegalError
-from segal.models.segmentation import NoHeadError, SegmentationModel
 from segal.models.tracing import run_on_noise
+from segal.models.wrapped import Model, NoHeadError
 
 Drawn = Callable[[str], np.random.Generator]
 """The generator of a dropout's mask, by the module's name and the number of its call, `name:0`."""
@@ -20,7 +20,7 @@ Drawn = Callable[[str], np.random.Generator]
 _KINDS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
-def insert_dropout(model: SegmentationModel) -> SegmentationModel:
+def insert_dropout(model: Model) -> Model:
     """The model with the dropout before its last layer that its specification says, if any.
 
     Raises:
@@ -35,7 +35,7 @@ def insert_dropout(model: SegmentationModel) -> SegmentationModel:
             f"model.insert_dropout: {model.spec.architecture} has no last layer to put it before"
         ) from error
     add_dropout(head, model.spec.insert_dropout)
-    return SegmentationModel(model.network, model.spec)  # its tails are those of the changed head
+    return type(model)(model.network, model.spec)  # its tails are those of the changed head
 
 
 def add_dropout(head: nn.Module, p: float) -> None:
@@ -70,7 +70,7 @@ def active_dropouts(network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def check_dropout(model: SegmentationModel) -> None:
+def check_dropout(model: Model) -> None:
     """Runs a network once on noise to see whether dropout changes its logits.
 
     A network may hold dropout that it never calls, or only on the way to an auxiliary output. What
@@ -99,7 +99,7 @@ def check_dropout(model: SegmentationModel) -> None:
 
 
 @contextmanager
-def dropout_passes(model: SegmentationModel) -> Iterator[Callable[[Tensor, Drawn], Tensor]]:
+def dropout_passes(model: Model) -> Iterator[Callable[[Tensor, Drawn], Tensor]]:
     """Switches dropout on, and nothing else: BatchNorm and the modes of modules stay as they are.
 
     What does not come after a dropout is run in the first pass only, and its outputs are kept
@@ -159,7 +159,7 @@ class _Passes:
         inside: Whether a module that may be kept is running; what it calls is part of it.
     """
 
-    model: SegmentationModel
+    model: Model
     dropouts: dict[str, nn.Module]
     kept: dict[Hashable, _Kept] = field(default_factory=dict)
     constant: dict[int, int] = field(default_factory=dict)

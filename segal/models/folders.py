@@ -8,12 +8,12 @@ from torch import nn
 
 from segal.errors import SegalError
 from segal.models.build import build_network, make_spec, wrap
-from segal.models.segmentation import SegmentationModel
 from segal.models.sources.huggingface import load_pretrained
 from segal.models.sources.huggingface_files import PREFIX, find_folder, read_json
 from segal.models.spec import ModelSpec
 from segal.models.weight_files import read_tensors
 from segal.models.weights import load_weights
+from segal.models.wrapped import Model
 
 _CLASS = "_model_class"  # of smp, in its config.json
 _NOT_OPTIONS = {
@@ -101,7 +101,7 @@ def read_folder(folder: Path, class_names: Sequence[str] = ()) -> ModelSpec:
     return spec
 
 
-def load_folder(folder: Path, spec: ModelSpec, *, new_head: bool = False) -> SegmentationModel:
+def load_folder(folder: Path, spec: ModelSpec, *, new_head: bool = False) -> Model:
     """The network of a folder, with its weights, in `eval()` mode.
 
     Args:

@@ -7,7 +7,9 @@ from typing import Any
 Channels = tuple[float, ...]
 """A number for each channel of a network's input."""
 
-_OPTIONAL = {"insert_dropout", "options"}
+_OPTIONAL = {"insert_dropout", "options"}  # left out of the dict where there are none
+DEFAULT_TASK = "segmentation"
+"""Of checkpoints and configurations that do not say theirs."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class ModelSpec:
         insert_dropout: Share of the channels that are dropped before the last layer in training
             and in passes for MC-dropout; 0 inserts no dropout.
         options: What the network's constructor takes beside these, as plain values.
+        task: What the network is asked, as `segal.tasks.TASKS` names it.
     """
 
     architecture: str
@@ -38,6 +41,7 @@ class ModelSpec:
     input_scale: float = 1.0
     insert_dropout: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    task: str = DEFAULT_TASK
 
     @property
     def title(self) -> str:
@@ -72,4 +76,7 @@ class ModelSpec:
 
     def as_dict(self) -> dict[str, object]:
         """As plain values, for JSON; without dropout and options where there are none."""
-        return {k: v for k, v in asdict(self).items() if k not in _OPTIONAL or v}
+        said = {k: v for k, v in asdict(self).items() if k not in _OPTIONAL or v}
+        if self.task == DEFAULT_TASK:
+            del said["task"]
+        return said

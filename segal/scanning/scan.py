@@ -24,7 +24,7 @@ from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.scanning.workbench import Bench, ScanSettings, batches, forward
 from segal.signals import Meter, Signal
 from segal.signals.base import NOT_FINITE
@@ -62,7 +62,7 @@ class Scan:
     regions: Sequence[RegionSize]
     settings: ScanSettings
     signals: Sequence[Signal] = ()
-    model: SegmentationModel | None = None
+    model: Model | None = None
     labelled: Mapping[int, Sequence[Box]] = field(default_factory=dict)
     sets: Mapping[SetName, ImageSet] = field(default_factory=dict)
     seed: int = 0

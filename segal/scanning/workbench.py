@@ -16,8 +16,9 @@ from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
-from segal.models.segmentation import SegmentationModel
+from segal.functional.labels import class_indices, has_class
 from segal.models.tracing import failed
+from segal.models.wrapped import Model
 from segal.signals import Visit
 from segal.signals.base import NOT_FINITE
 from segal.system.console import bar
@@ -73,7 +74,7 @@ def batches(pool: ImagePool, images: Sequence[int], batch_size: int) -> Iterator
 
 def forward(
     task: Task,
-    model: SegmentationModel,
+    model: Model,
     images: Tensor,
     settings: ScanSettings,
     catch: Collection[str],
@@ -86,7 +87,7 @@ def forward(
         model: The network.
         images: (B, H, W, 3) as read.
         settings: How to run.
-        catch: What is wanted beside the logits; see `SegmentationModel.forward`.
+        catch: What is wanted beside the logits; see `Model.forward`.
         names: Paths of the images.
 
     Raises:
@@ -118,7 +119,7 @@ class Bench:
         notes: What the user was told.
     """
 
-    model: SegmentationModel
+    model: Model
     task: Task
     settings: ScanSettings
     sets: Mapping[SetName, ImageSet] = field(default_factory=dict)
@@ -168,8 +169,8 @@ class Bench:
             pixels = stack_images([images.pool.read(i) for i in batch])
             if images.dataset is None:
                 return batch, pixels, _stacked([images.mask(i) for i in batch]), None
-            labels = _stacked([images.label(i) for i in batch]).long()
-            return batch, pixels, labels != 255, labels
+            labels = class_indices(_stacked([images.label(i) for i in batch]))
+            return batch, pixels, has_class(labels), labels
 
         done = 0
         with bar(f"Measuring the {_SHOWN[of]}") as advance:

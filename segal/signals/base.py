@@ -9,7 +9,7 @@ from torch import Tensor
 from segal.candidates.evidence import Evidence, Units
 from segal.candidates.regions import RegionSize
 from segal.data.image_sets import ImageSet, SetName
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.system.machine import Precision
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class Visit:
         evidence: Of a forward pass over them.
         mask: (B, H, W) bool, the pixels that are of the set; void pixels are not where labels are
             known.
-        labels: (B, H, W) int64 classes where `mask` is true, 255 elsewhere; None if unknown.
+        labels: (B, H, W) int64 classes where `mask` is true, `VOID` elsewhere; None if unknown.
     """
 
     evidence: Evidence
@@ -53,7 +53,7 @@ class Workbench(Protocol):
     """What a signal may use to get ready: the network, and sets of images."""
 
     @property
-    def model(self) -> SegmentationModel:
+    def model(self) -> Model:
         """The network, in `eval()` mode."""
         ...
 
@@ -148,7 +148,7 @@ class Signal(Hashable, Protocol):
 class AsksOfNetwork(Protocol):
     """A signal that not every network will do for, and that can tell before work starts."""
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if a network will not do.
 
         Args:

@@ -17,7 +17,7 @@ from segal.functional.inverse import (
     softmax_hessian,
     softmax_hessian_product,
 )
-from segal.models.segmentation import Tail
+from segal.models.wrapped import Tail
 from segal.signals.base import Parameters, Workbench
 from segal.signals.pixel_sample import SampleSize, keep_pixels
 from segal.signals.pixels import PixelMap, Pixels, PixelWindows, constants

@@ -10,8 +10,8 @@ from segal.candidates.evidence import Evidence, Units
 from segal.functional.directional import directional_map
 from segal.functional.gradients import chunk_size
 from segal.functional.tiles import Windows
-from segal.models.segmentation import SegmentationModel
 from segal.models.tails import Tail
+from segal.models.wrapped import Model
 from segal.signals.base import Direction, Need, Parameters, Workbench
 from segal.signals.labels import LabelRule, Pseudo, residual
 from segal.signals.pulled_back import PulledBack, TileGradients, is_closed, note_general_route
@@ -51,7 +51,7 @@ class Directional:
         """What the direction is computed from."""
         return self.direction.needs
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if the network has no such layers."""
         model.tail(self.direction.layers)
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segal.data.datasets import IGNORE_INDEX
 from segal.data.image_sets import SetName
 from segal.errors import SegalError
 from segal.functional import inverse as inverses
-from segal.models.segmentation import Tail
+from segal.functional.labels import VOID, has_class
+from segal.models.wrapped import Tail
 from segal.signals.base import NOT_FINITE, Need, Parameters, Visit, Workbench
 from segal.signals.curvature import LARGEST_MATRIX, Curvature, curvature
 from segal.signals.pixels import constants
@@ -59,7 +59,7 @@ def _measure(bench: Workbench, of: SetName, layers: str) -> SetLoss:
         for name in total:
             total[name] += gradient[name].double()
         loss += float(losses.sum())
-        pixels += int((labels != IGNORE_INDEX).sum())
+        pixels += int(has_class(labels).sum())
         _check_finite(of, visit, gradient, losses)
     if pixels == 0:
         raise SegalError(
@@ -72,9 +72,9 @@ def _measure(bench: Workbench, of: SetName, layers: str) -> SetLoss:
 
 
 def _labels(visit: Visit, of: SetName) -> Tensor:
-    """(B, H, W) classes, 255 where a pixel is not of the set."""
+    """(B, H, W) classes, `VOID` where a pixel is not of the set."""
     if of == "pool":
-        return visit.evidence.logits.argmax(1).masked_fill_(~visit.mask, IGNORE_INDEX)
+        return visit.evidence.logits.argmax(1).masked_fill_(~visit.mask, VOID)
     if visit.labels is None:
         raise SegalError(
             f"the {of} set: its labels are unknown",
@@ -92,7 +92,7 @@ def _batch_loss(tail: Tail, visit: Visit, labels: Tensor) -> tuple[dict[str, Ten
     size = (labels.shape[1], labels.shape[2])
     with torch.enable_grad():
         logits = tail(inputs, parameters, size, visit.evidence.upsampling)
-        each = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+        each = F.cross_entropy(logits, labels, ignore_index=VOID, reduction="none")
         losses = each.double().sum((1, 2))
         # A network may have parameters that its logits do not depend on.
         gradient = torch.autograd.grad(

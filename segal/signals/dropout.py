@@ -11,7 +11,7 @@ from torch import Tensor
 from segal.candidates.evidence import Evidence, Reduction, Units
 from segal.functional.divergence import DisagreementSum
 from segal.models.dropout import Drawn, check_dropout, dropout_passes
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.signals.base import Need, Workbench
 from segal.system.machine import Precision, autocast
 
@@ -46,7 +46,7 @@ class DropoutValue:
         column = f"{self.name}-{self.samples}"
         return column if self.reduction == "mean" else f"{column}-{self.reduction}"
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if the network has no dropout that changes its logits."""
         check_dropout(model)
 
@@ -65,7 +65,7 @@ class _Meter:
     """A `DropoutValue` that is ready."""
 
     signal: DropoutValue
-    model: SegmentationModel
+    model: Model
     seed: int
     precision: Precision
     catch: ClassVar[tuple[str, ...]] = ()

@@ -12,7 +12,7 @@ from segal.candidates.regions import Box
 from segal.errors import SegalError
 from segal.functional.uncertainty import entropy
 from segal.functional.updates import loss_change
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.signals.base import Meter, Need, Workbench
 from segal.signals.directional import Directional
 from segal.signals.directions import ReferenceGradient
@@ -95,7 +95,7 @@ class HoldoutErrorChange:
         """The guide, the higher the more promising, from what its column holds (minus S_a)."""
         return -values if isinstance(self.guide, Directional) else values
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if the network has no such layers."""
         model.tail(self.layers)
 
@@ -140,7 +140,7 @@ class UpdatedEntropy:
         """As `updated_entropy-last_two-1x0.0001-2000`."""
         return f"updated_entropy-{self.layers}-{self.steps}x{self.lr!r}-{self.sample.name}"
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if the network has no such layers."""
         model.tail(self.layers)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segal.candidates.evidence import Evidence, Units
 from segal.candidates.regions import Box, Boxes
-from segal.models.segmentation import FEATURES, SegmentationModel
+from segal.models.wrapped import FEATURES, Model
 from segal.signals.base import Need, Workbench
 from segal.signals.labels import LabelRule, Pseudo
 from segal.signals.pulled_back import EntropyLoss, Loss, PulledBack, TileGradients
@@ -42,7 +42,7 @@ class RegionGradient:
         """As `gradient-last-pseudo`."""
         return f"gradient-{self.layers}-{self.labels.name}{'-bias' * self.bias}"
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if the network has no such layers."""
         model.tail(self.layers)
 
@@ -100,7 +100,7 @@ class GradientNorm:
         """As `gradient_norm-last`."""
         return f"gradient_norm-{self.layers}"
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if the network has no such layers."""
         model.tail(self.layers)
 
@@ -157,7 +157,7 @@ class KeptMass:
         """As `kept_mass-truncated-0.4-single-none`."""
         return f"kept_mass-{self.labels.name}"
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if the network has no last layer, whose cells the tiles are of."""
         model.tail("last")
 

@@ -7,9 +7,9 @@ import numpy as np
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence, Units
-from segal.data.datasets import IGNORE_INDEX
 from segal.errors import SegalError
-from segal.models.segmentation import SegmentationModel
+from segal.functional.labels import has_class
+from segal.models.wrapped import Model
 from segal.signals.base import Direction, Meter, Need, Workbench
 from segal.signals.directional import Directional, DirectionalMeter
 from segal.signals.directions import set_loss
@@ -24,7 +24,7 @@ Baseline = Literal["paper", "drop", "renorm"]
 class TopKDirectional(Directional):
     """`Directional` with the labels `TopK`, whose K is checked against the network's classes."""
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if there are no such layers, or K is not below the number of classes.
 
         With all of them, every candidate's gradient sum_k p_k (p - e_k) is identically zero.
@@ -91,7 +91,7 @@ class EstimatedLoss:
         """What h is computed from, and what is labelled, whose pixels are counted."""
         return self.direction.needs | {Need("labelled", labels=False), Need("pool", labels=False)}
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if there are no such layers, or the default threshold keeps none."""
         model.tail(self.direction.layers)
         self.labels(model.spec.num_classes)
@@ -140,7 +140,7 @@ def labelled_pixels(bench: Workbench) -> int:
     images = bench.images("labelled")
     if images.dataset is None:
         return sum(int(images.mask(i).sum()) for i in images.indices())
-    return sum(int(np.sum(images.label(i) != IGNORE_INDEX)) for i in images.indices())
+    return sum(int(np.sum(has_class(images.label(i)))) for i in images.indices())
 
 
 @dataclass(frozen=True, eq=False)

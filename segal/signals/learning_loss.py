@@ -8,7 +8,7 @@ from torch import Tensor
 from segal.candidates.evidence import Evidence, Units
 from segal.errors import SegalError
 from segal.models.loss_prediction import LossPrediction
-from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
+from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.signals.base import Meter, Need, Workbench
 
 
@@ -28,7 +28,7 @@ class PredictedLoss:
         """Column name."""
         return "predicted_loss"
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if the network has no maps that losses can be predicted from.
 
         Whether it has a module that does so shows after its training.

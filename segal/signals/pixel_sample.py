@@ -8,11 +8,11 @@ import psutil
 import torch
 from torch import Tensor
 
-from segal.data.datasets import IGNORE_INDEX
 from segal.data.image_sets import ImageSet, SetName
 from segal.errors import SegalError
+from segal.functional.labels import class_indices, has_class
 from segal.functional.updates import pixel_windows
-from segal.models.segmentation import Tail
+from segal.models.wrapped import Tail
 from segal.signals.base import Visit, Workbench
 from segal.signals.pixels import (
     WORKING_BYTES,
@@ -258,8 +258,8 @@ def draw_sites(
             position = torch.from_numpy(images.mask(image)).flatten().nonzero()[:, 0]
             label = torch.zeros_like(position)
         else:
-            labels = torch.from_numpy(images.label(image)).flatten().long()
-            position = (labels != IGNORE_INDEX).nonzero()[:, 0]
+            labels = class_indices(torch.from_numpy(images.label(image)).flatten())
+            position = has_class(labels).nonzero()[:, 0]
             label = labels[position]
         drawn = torch.rand(len(position), generator=generator, dtype=torch.float64)
         here = torch.stack([torch.full_like(position, image), position, label], 1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segal.candidates.evidence import Upsampling
 from segal.functional.pooling import interpolation_matrix
 from segal.functional.updates import receptive_radius
-from segal.models.segmentation import Tail
+from segal.models.wrapped import Tail
 
 WORKING_BYTES = 64 << 20
 """What a step of work may take beside what is kept: more is slower on a CPU, by its cache."""

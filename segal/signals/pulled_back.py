@@ -24,8 +24,8 @@ from segal.functional.gradients import (
     weight_gradients,
 )
 from segal.functional.tiles import Windows, tile_boxes, windows
-from segal.models.segmentation import FEATURES, SegmentationModel
 from segal.models.tails import Tail
+from segal.models.wrapped import FEATURES, Model
 from segal.signals.base import Workbench
 from segal.signals.labels import LabelRule, residual_and_mass
 
@@ -52,7 +52,7 @@ class PulledBack:
         losses: What is differentiated.
     """
 
-    model: SegmentationModel
+    model: Model
     losses: list[Loss] = field(default_factory=list)
 
     @classmethod

@@ -13,7 +13,7 @@ from segal.data.image_sets import SetName
 from segal.errors import SegalError
 from segal.functional.forward_mode import plain_attention
 from segal.functional.updates import interval_windows, region_loss, sgd_steps
-from segal.models.segmentation import Tail
+from segal.models.wrapped import Tail
 from segal.signals.base import Workbench
 from segal.signals.pixel_sample import SampleSize, free_bytes, keep_pixels
 from segal.signals.pixels import (

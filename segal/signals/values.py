@@ -11,7 +11,7 @@ from segal.candidates.table import MEAN_FEATURE
 from segal.errors import SegalError
 from segal.functional import uncertainty
 from segal.functional.uncertainty import UncertaintyFunction
-from segal.models.segmentation import FEATURES, SegmentationModel
+from segal.models.wrapped import FEATURES, Model
 from segal.registry import Registry
 from segal.signals.base import PlainSignal
 
@@ -79,7 +79,7 @@ class MeanFeature(PlainSignal):
         """Column name."""
         return MEAN_FEATURE
 
-    def check(self, model: SegmentationModel) -> None:
+    def check(self, model: Model) -> None:
         """Raises a SegalError if the network gives no features."""
         model.check_features()
 

@@ -1,1 +1,37 @@
-"""What a network is asked: segmentation."""
+"""What networks are asked: one folder a task, and one line each in this registry."""
+
+from segal.errors import SegalError
+from segal.models.spec import ModelSpec
+from segal.registry import Registry
+from segal.tasks.base import Task
+from segal.tasks.segmentation.task import Segmentation
+
+__all__ = ["TASKS", "Task", "task_name", "task_of"]
+
+TASKS: Registry[type[Task]] = Registry("task")
+TASKS.register(Segmentation.name)(Segmentation)
+
+
+def task_of(spec: ModelSpec) -> Task:
+    """What a network is asked.
+
+    Raises:
+        SegalError: If there is no such task.
+    """
+    return TASKS.get(spec.task)()
+
+
+def task_name(text: str) -> str:
+    """The name of a task.
+
+    Raises:
+        SegalError: For any other text.
+    """
+    if text not in TASKS:
+        raise SegalError(
+            "task: not valid",
+            expected=f"one of {', '.join(TASKS)}",
+            got=repr(text),
+            remedy="choose one of these",
+        )
+    return text

@@ -1,28 +1,222 @@
-"""What a task is: it turns a forward pass into evidence, and says what can be bought."""
+"""What a task is: what its images and labels are, how a network is trained on them, how judged."""
 
-from collections.abc import Collection
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, ClassVar, Protocol, TypedDict, Unpack
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from segal.candidates.evidence import Evidence, Units
-from segal.candidates.regions import RegionSize
-from segal.models.segmentation import SegmentationModel
+from segal.candidates.evidence import Evidence
+from segal.candidates.regions import Grid, RegionSize
+from segal.data.datasets import LabelledDataset
+from segal.data.prefetch import prefetch
+from segal.data.transforms import stack_images
+from segal.functional.labels import VOID, class_indices, has_class
+from segal.models.loss_prediction import LearningLossSettings, ranking_loss
+from segal.models.wrapped import FEATURE_MAPS, Model
+from segal.system.machine import Precision, autocast
+from segal.tasks.classes import check_classes
 
 
-class Task(Protocol):
-    """What a network is asked."""
+class Metrics(Protocol):
+    """How well a network does on a data set."""
 
-    def units(self, height: int, width: int, region: RegionSize) -> Units:
-        """What can be bought of an image of that size."""
+    @property
+    def score(self) -> float:
+        """What a run is judged by, in [0, 1]; NaN where nothing is labelled."""
         ...
 
-    def evidence(
-        self, model: SegmentationModel, images: Tensor, catch: Collection[str] = ()
-    ) -> Evidence:
-        """The forward pass of a batch of normalised images (B, 3, H, W)."""
+    def as_dict(self) -> dict[str, object]:
+        """As plain values, for JSON; NaN becomes None."""
         ...
 
-    def training_loss(self, model: SegmentationModel, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch, normalised by its labelled elements."""
-        ...
+
+class PredictionOptions(TypedDict, total=False):
+    """How `Task.predictions` runs; see there."""
+
+    device: torch.device | str
+    batch_size: int
+    workers: int
+    precision: Precision
+    progress: Callable[[int, int], None] | None
+
+
+class Task(ABC):
+    """What a network is asked, of each element of an image.
+
+    An element is what is classified, and what is bought in rectangles: a pixel in segmentation.
+
+    Args:
+        class_weights: (C,) factors of the classes' losses; None for equal ones.
+
+    Attributes:
+        name: As `segal.tasks.TASKS` has it.
+        default_region: The region size where none is given.
+    """
+
+    name: ClassVar[str]
+    default_region: ClassVar[str]
+
+    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
+
+    def units(self, height: int, width: int, region: RegionSize) -> Grid:
+        """The regions of an image of (height, width) pixels that can be bought."""
+        return region.grid(height, width)
+
+    def evidence(self, model: Model, images: Tensor, catch: Collection[str] = ()) -> Evidence:
+        """A forward pass.
+
+        Args:
+            model: The network.
+            images: (B, 3, H, W), normalised.
+            catch: What is wanted beside the logits; see `Model.forward`.
+        """
+        evidence: Evidence = model(images, catch)
+        return evidence
+
+    def training_loss(self, model: Model, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over the labelled pixels of a batch.
+
+        Args:
+            model: The network.
+            images: (B, 3, H, W), normalised.
+            labels: (B, H, W), as `segal.functional.labels.has_class` takes them.
+
+        Returns:
+            A float32 scalar. The sum over labelled pixels is divided by their number, or by the sum
+            of their class weights; it is 0, with a gradient of 0, where no pixel is labelled.
+        """
+        return self._mean_loss(model(images).logits.float(), class_indices(labels))
+
+    def ranked_training_loss(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        ranking: LearningLossSettings,
+        *,
+        stop_gradient: bool,
+    ) -> Tensor:
+        """`training_loss`, and the loss of the network's loss-prediction module beside it.
+
+        The module predicts the mean loss of each image over its labelled pixels; images without
+        any are left out.
+
+        Args:
+            model: The network; it has such a module.
+            images: As `training_loss` takes them.
+            labels: Likewise.
+            ranking: Weight and margin of the module's loss.
+            stop_gradient: Whether the module's gradient ends at the feature maps.
+
+        Returns:
+            A float32 scalar.
+        """
+        assert model.loss_prediction is not None
+        evidence = model(images, (FEATURE_MAPS,))
+        logits, target = evidence.logits.float(), class_indices(labels)
+        valid = has_class(target)
+        used = valid.flatten(1).any(1)
+        with torch.no_grad():
+            losses = torch.stack(
+                [self._mean_loss(logits[i, None], target[i, None]) for i in range(len(target))]
+            )
+        maps = [x.detach() if stop_gradient else x for x in evidence.maps]
+        predicted = model.loss_prediction.of_pixels(maps, valid, evidence.upsampling)
+        auxiliary = ranking_loss(predicted[used], losses[used], ranking.margin)
+        return self._mean_loss(logits, target) + ranking.weight * auxiliary
+
+    def _mean_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        weights = None if self.class_weights is None else self.class_weights.to(logits)
+        total = F.cross_entropy(logits, target, weight=weights, ignore_index=VOID, reduction="sum")
+        valid = has_class(target)
+        mass = valid.sum() if weights is None else weights[target[valid]].sum()
+        return total / torch.where(mass > 0, mass, 1)
+
+    @abstractmethod
+    def evaluate(
+        self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
+    ) -> Metrics:
+        """Runs the network on whole images and compares it with their labels.
+
+        Args:
+            model: The network; its mode (training or not) is the same afterwards.
+            dataset: Images with labels.
+            **options: As `predictions` takes them.
+
+        Raises:
+            SegalError: If the network and the data set have different classes, or a file is bad.
+        """
+
+    def predictions(
+        self,
+        model: Model,
+        dataset: LabelledDataset,
+        *,
+        device: torch.device | str = "cpu",
+        batch_size: int = 8,
+        workers: int = 2,
+        precision: Precision = "fp32",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """What the network says of whole images.
+
+        Args:
+            model: The network; its mode (training or not) is the same afterwards.
+            dataset: Images with labels.
+            device: Where to run.
+            batch_size: Images in a batch at most; a batch holds images of equal size.
+            workers: Threads that read.
+            precision: Of the network's products.
+            progress: Called with the number of images done and in all.
+
+        Yields:
+            Index of an image, its predicted classes (H, W) int64, and its label (H, W), both
+            on the device. Images of one size follow each other.
+
+        Raises:
+            SegalError: If the network and the data set have different classes, or a file is bad.
+        """
+        check_classes(model.spec, dataset)
+        device = torch.device(device)
+        was_training = model.training
+        model.to(device).eval()
+        done = 0
+        try:
+            for indices, images, labels in _whole_images(dataset, batch_size, workers):
+                with torch.inference_mode(), autocast(device, precision):
+                    logits = model(model.normalise(images.to(device))).logits
+                yield from zip(indices, logits.argmax(1), labels.to(device), strict=True)
+                done += len(images)
+                if progress is not None:
+                    progress(done, len(dataset.pool))
+        finally:
+            model.train(was_training)
+
+
+def _whole_images(
+    dataset: LabelledDataset, batch_size: int, workers: int
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Indices and batches (B, H, W, 3) and (B, H, W) of images of equal size."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for index in range(len(dataset.pool)):
+        by_size.setdefault(dataset.pool.size(index), []).append(index)
+    batches = [
+        same[start : start + batch_size]
+        for same in by_size.values()
+        for start in range(0, len(same), batch_size)
+    ]
+
+    def read(index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        return dataset.pool.read(index), dataset.read_label(index)
+
+    indices = [index for batch in batches for index in batch]
+    pairs = prefetch(read, indices, workers, depth=batch_size)
+    for batch in batches:
+        images, labels = zip(*(next(pairs) for _ in batch), strict=True)
+        yield batch, stack_images(images), torch.from_numpy(np.stack(labels))

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from segal.data.datasets import LabelledDataset
 from segal.errors import SegalError
 from segal.functional.metrics import confusion_matrix, largest_answer
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.system.files import read_error, replacing
-from segal.tasks.segmentation.task import Metrics, PredictionOptions, Segmentation
+from segal.tasks import task_of
+from segal.tasks.base import PredictionOptions
+from segal.tasks.segmentation.task import Metrics
 
 SAMPLED_PIXELS = 256
 """Pixels of every image whose prediction is kept, at fixed places."""
@@ -108,9 +110,9 @@ class Evaluation:
 
 
 def evaluate_images(
-    model: SegmentationModel, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
+    model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
 ) -> Evaluation:
-    """Runs a network on whole images; the options are those of `Segmentation.predictions`.
+    """Runs a network on whole images; the options are those of `Task.predictions`.
 
     Raises:
         SegalError: If the network and the data set have different classes, or a file is bad.
@@ -118,7 +120,7 @@ def evaluate_images(
     count, num_classes = len(dataset), len(dataset.classes.names)
     confusions = np.zeros((count, num_classes, num_classes), np.int32)
     labels, predictions = np.zeros((2, count, SAMPLED_PIXELS), np.uint8)
-    for index, predicted, target in Segmentation().predictions(model, dataset, **options):
+    for index, predicted, target in task_of(model.spec).predictions(model, dataset, **options):
         confusions[index] = confusion_matrix(predicted, target, num_classes).cpu().numpy()
         # In float32 the last place may be rounded up, past the last pixel of a large image.
         last = target.numel() - 1

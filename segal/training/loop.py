@@ -18,14 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from segal.candidates.regions import Box, RegionSize
-from segal.data.datasets import IGNORE_INDEX, LabelledDataset
+from segal.data.datasets import LabelledDataset
 from segal.data.prefetch import prefetch
 from segal.data.transforms import TrainingTransform, stack_padded
 from segal.errors import SegalError
+from segal.functional.labels import has_class
 from segal.models.checkpoint import weights_of
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.system.machine import autocast
-from segal.tasks.segmentation.task import Segmentation, check_classes
+from segal.tasks import Task, task_of
+from segal.tasks.classes import check_classes
 from segal.training.sampling import LabelledRegions, Samples
 from segal.training.settings import TrainSettings
 from segal.training.state import TrainingState, copy_weights, fingerprint
@@ -44,7 +46,7 @@ class TrainResult:
     Attributes:
         steps: Optimizer steps that were taken, those before an interruption included.
         loss: Of the last step.
-        validations: (step, mIoU) of each validation.
+        validations: (step, score) of each validation.
         best_step: The step whose weights the network holds; None without validation.
         seconds: Wall-clock time of this process.
     """
@@ -57,14 +59,14 @@ class TrainResult:
 
 
 def train(
-    model: SegmentationModel,
+    model: Model,
     dataset: LabelledDataset,
     settings: TrainSettings,
     *,
     seed: int,
     labelled: Mapping[int, Sequence[Box]] | None = None,
     validation: LabelledDataset | None = None,
-    task: Segmentation | None = None,
+    task: Task | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     checkpoint: Path | None = None,
@@ -80,7 +82,7 @@ def train(
         labelled: Boxes (x0, y0, x1, y1) that are labelled, by image index; labels outside them are
             not used, images without any are not read. None: every image is labelled as a whole.
         validation: Measured now and then; the network ends with the weights that did best on it.
-        task: Gives the loss; None for unweighted cross-entropy.
+        task: Gives the loss; None for the network's own, unweighted.
         device: Where to train.
         progress: Called after each step with the steps done, the steps in all, and the loss.
         checkpoint: File for the state of an unfinished training (safetensors). Where it exists, the
@@ -104,7 +106,7 @@ def train(
         settings,
         seed=seed,
         validation=validation,
-        task=task or Segmentation(),
+        task=task or task_of(model.spec),
         device=torch.device(device),
     )
     return run(progress, checkpoint)
@@ -132,7 +134,7 @@ def _refuse_void(dataset: LabelledDataset, regions: LabelledRegions) -> None:
     for image in np.unique(regions.images).tolist():
         label = dataset.read_label(image)
         for x0, y0, x1, y1 in regions.of_image(image):
-            if (label[y0:y1, x0:x1] != IGNORE_INDEX).any():
+            if has_class(label[y0:y1, x0:x1]).any():
                 return
     raise SegalError(
         "nothing is labelled, so there is nothing to train on",
@@ -147,13 +149,13 @@ class _Run:
 
     def __init__(
         self,
-        model: SegmentationModel,
+        model: Model,
         samples: Samples,
         settings: TrainSettings,
         *,
         seed: int,
         validation: LabelledDataset | None,
-        task: Segmentation,
+        task: Task,
         device: torch.device,
     ) -> None:
         self.model, self.settings, self.seed, self.device = model, settings, seed, device
@@ -281,7 +283,7 @@ class _Run:
             workers=self.settings.workers,
             precision=self.settings.precision,
         )
-        self.state.record(metrics.miou, weights_of(self.model))
+        self.state.record(metrics.score, weights_of(self.model))
 
 
 def _fingerprint_images(dataset: LabelledDataset | None) -> str:
@@ -305,9 +307,7 @@ def _batchnorms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
-def _parameter_groups(
-    model: SegmentationModel, frozen: Sequence[nn.Module]
-) -> list[list[nn.Parameter]]:
+def _parameter_groups(model: Model, frozen: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
     """The network's, then those of its loss-prediction module; gradients are clipped apart."""
     left_out = {id(p) for module in frozen for p in module.parameters()}
     parts = [model.network, model.loss_prediction]

@@ -13,8 +13,8 @@ from torchvision.models.segmentation.fcn import FCN, FCNHead
 from segal.candidates.regions import RegionSize
 from segal.functional.directional import directional_map, general_tangent
 from segal.models.build import build_model, make_spec
-from segal.models.segmentation import SegmentationModel
 from segal.signals.labels import Pseudo, TopK, residual
+from segal.tasks.segmentation.model import SegmentationModel
 
 CLASSES = ("road", "car", "sky", "tree", "person")
 SMP = ["DeepLabV3Plus", "DeepLabV3", "Unet", "FPN", "PSPNet", "Linknet", "PAN"]

@@ -16,10 +16,10 @@ from segal.functional.divergence import DisagreementSum
 from segal.functional.uncertainty import entropy
 from segal.models.build import build_model, make_spec
 from segal.models.dropout import dropout_passes
-from segal.models.segmentation import SegmentationModel
 from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import Value
 from segal.signals.dropout import DropoutValue, drawn
+from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
 from tests.conftest import CLASSES
 

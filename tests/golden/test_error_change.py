@@ -17,7 +17,6 @@ from segal.data.datasets import open_dataset
 from segal.data.image_sets import ImageSet
 from segal.errors import SegalError
 from segal.models.build import build_model, make_spec
-from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
 from segal.scanning.scan import Scan
 from segal.scanning.workbench import Bench, ScanSettings
@@ -27,6 +26,7 @@ from segal.signals.pixel_sample import EVERY_PIXEL, SampleSize
 from segal.signals.region_updates import RegionUpdates
 from segal.strategies.base import PassContext
 from segal.strategies.error_change import ErrorChange
+from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
 from tests.conftest import CLASSES, write_image
 

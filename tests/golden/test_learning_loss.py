@@ -15,11 +15,12 @@ from segal.candidates.regions import Boxes, RegionSize
 from segal.candidates.table import CandidateTable
 from segal.data.pool import open_pool
 from segal.errors import SegalError
-from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
 from segal.models.spec import ModelSpec
+from segal.models.wrapped import FEATURE_MAPS
 from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import PredictedLoss
 from segal.strategies.learning_loss import LearningLoss
+from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
 from segal.training.loop import TrainSettings, train
 

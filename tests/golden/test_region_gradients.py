@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from segal.candidates.regions import Boxes, RegionSize
-from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
 from segal.scanning.workbench import Bench, ScanSettings
 from segal.signals import (
@@ -22,6 +21,7 @@ from segal.signals import (
     TopK,
     Truncated,
 )
+from segal.tasks.segmentation.model import SegmentationModel
 
 RULES = (Pseudo(), TopK(2), Truncated(0.21), Truncated(0.3, "paper", "mass"))
 HEIGHT, WIDTH = 38, 53

@@ -10,7 +10,7 @@ import torch
 import segal as package
 from segal.errors import SegalError
 from segal.models.checkpoint import save_checkpoint
-from segal.models.segmentation import FEATURES
+from segal.models.wrapped import FEATURES
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIFFERENTIATE = ["badge", "gradnorm", "ralif", "isal", "grad_similarity"]

@@ -9,8 +9,8 @@ from segal.candidates.regions import RegionSize
 from segal.functional.forward_mode import plain_attention
 from segal.functional.inverse import gauss_newton_product, hessian_product
 from segal.models.build import build_model, make_spec
-from segal.models.segmentation import SegmentationModel
 from segal.signals.error_change import HoldoutErrorChange
+from segal.tasks.segmentation.model import SegmentationModel
 from tests.float64_network import make_bench, make_pool, make_sets
 
 CLASSES = ("road", "building", "sky", "car", "tree")

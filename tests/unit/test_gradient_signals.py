@@ -15,7 +15,6 @@ from segal.errors import SegalError
 from segal.functional.gradients import entropy_residual
 from segal.functional.kmeans_plusplus import k_means_plusplus
 from segal.functional.tiles import TILE, tile_boxes, windows
-from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
 from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.scanning.workbench import Bench
@@ -31,6 +30,7 @@ from segal.signals import (
 )
 from segal.signals import gradients as gradient_signals
 from segal.signals.gradients import GradientMeter
+from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
 
 

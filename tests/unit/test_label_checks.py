@@ -18,7 +18,7 @@ from segal.jobs.labels import (
     shown_miou,
 )
 from segal.models.spec import ModelSpec
-from segal.tasks.segmentation.task import are_numbers, check_class_names
+from segal.tasks.classes import are_numbers, check_class_names
 
 SIZE = (20, 30)
 

@@ -6,12 +6,14 @@ import torch
 from torch import nn
 
 from segal.candidates.regions import RegionSize
-from segal.models import lean, segmentation
 from segal.models.build import build_model, make_spec
 from segal.models.dropout import dropout_passes
-from segal.models.segmentation import FEATURES, SegmentationModel
 from segal.models.spec import ModelSpec
+from segal.models.wrapped import FEATURES
 from segal.signals import MeanFeature, Value
+from segal.tasks.segmentation import lean
+from segal.tasks.segmentation import model as segmentation
+from segal.tasks.segmentation.model import SegmentationModel
 
 CLASSES = tuple(f"class {i}" for i in range(5))
 

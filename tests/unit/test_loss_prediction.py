@@ -16,8 +16,9 @@ from segal.errors import SegalError
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint, weights_of
 from segal.models.loss_prediction import LossPrediction, mean_over_pixels, ranking_loss
-from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
 from segal.models.spec import ModelSpec
+from segal.models.wrapped import FEATURE_MAPS
+from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
 from segal.training.loop import TrainSettings, train
 from tests.unit.test_train import BOXES, CLASSES, Dataset, Killed, kill_at

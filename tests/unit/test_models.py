@@ -18,7 +18,7 @@ from segal.models.checkpoint import (
     read_spec,
     save_checkpoint,
 )
-from segal.models.segmentation import SegmentationModel
+from segal.tasks.segmentation.model import SegmentationModel
 
 CLASSES = ("road", "car", "sky", "tree", "person")
 ARCHITECTURES = ["DeepLabV3Plus", "Unet", "FPN", "PSPNet", "UPerNet"]

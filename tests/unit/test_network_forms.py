@@ -16,11 +16,12 @@ from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
 from segal.models.dropout import check_dropout, dropout_passes, insert_dropout
 from segal.models.outputs import logits_of
-from segal.models.segmentation import FEATURES, NoHeadError, SegmentationModel
+from segal.models.wrapped import FEATURES, NoHeadError
 from segal.signals import Directional, GradientNorm, RegionGradient, Value
 from segal.signals.directions import ReferenceGradient
 from segal.signals.dropout import drawn
 from segal.strategies import STRATEGIES
+from segal.tasks.segmentation.model import SegmentationModel
 from tests.float64_network import make_bench, make_pool, make_sets
 from tests.form_networks import FORMS, Headless, Network, Odd, OfTransformers
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from segal.candidates.regions import RegionSize
 from segal.errors import SegalError
-from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
+from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Metrics, Segmentation
 
 CLASSES = ("road", "car", "sky", "train")

@@ -6,7 +6,7 @@ from torch import nn
 
 from segal.errors import SegalError
 from segal.models.build import make_spec
-from segal.models.segmentation import SegmentationModel
+from segal.tasks.segmentation.model import SegmentationModel
 
 CLASSES = ("road", "car", "sky")
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from segal.data.datasets import open_dataset
 from segal.errors import SegalError
-from segal.models.segmentation import SegmentationModel
 from segal.models.spec import ModelSpec
+from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
 from segal.training.loop import TrainSettings, train
 from segal.training.sampling import LabelledRegions

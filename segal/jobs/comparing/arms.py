@@ -15,7 +15,7 @@ from segal.jobs.copies import first_of_each
 from segal.jobs.inputs import image_sizes
 from segal.jobs.network import draw_scenes, identity, initial_model, open_split
 from segal.jobs.strategies import check_network
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.reporting.protocol import OF_THE_FULL_ARM, compared
 from segal.runs.run_folder import fingerprint
 from segal.strategies.base import Strategy
@@ -183,7 +183,7 @@ def check_networks(arms: Sequence[Arm]) -> None:
     Raises:
         SegalError: With all that is missing, and where.
     """
-    models, errors = dict[str, SegmentationModel](), list[SegalError]()
+    models, errors = dict[str, Model](), list[SegalError]()
     for arm in arms:
         data = arm.config.data
         network = fingerprint(

@@ -14,7 +14,7 @@ from segal.config import RunConfig
 from segal.data.pool import ImagePool
 from segal.jobs.overlays import Overlays
 from segal.jobs.picks import boxes_of, describe_picks, mistake_rate, rows_of
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.runs.history import OVERLAYS_FOLDER, PICKS_FILE
 from segal.runs.oracle import Oracle
 from segal.signals import Value
@@ -48,7 +48,7 @@ class Inspection:
         number: int,
         selected: Sequence[Selected],
         table: CandidateTable,
-        model: SegmentationModel,
+        model: Model,
     ) -> list[Path]:
         """Writes what the picks are like, and pictures of them.
 
@@ -77,7 +77,7 @@ class Inspection:
         return [folder / PICKS_FILE, overlays]
 
     def _mistakes(
-        self, number: int, selected: Sequence[Selected], model: SegmentationModel
+        self, number: int, selected: Sequence[Selected], model: Model
     ) -> dict[str, float]:
         with bar(f"Round {number}: comparing the picks with their labels") as advance:
             return mistake_rate(

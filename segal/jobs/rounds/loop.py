@@ -31,7 +31,7 @@ from segal.jobs.rounds.run_data import RunData
 from segal.jobs.rounds.scan import RoundScan
 from segal.jobs.rounds.takeover import take_over
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.runs.acquisition import (
     SEED_SET,
     SELECT,
@@ -105,7 +105,7 @@ class Rounds:
         self.seen = SeenClasses(self.oracle, self.class_names)
         self.notes = list(data.notes)
         self.chain = data.fingerprint()
-        self._model: tuple[int, SegmentationModel] | None = None
+        self._model: tuple[int, Model] | None = None
 
     def run(self) -> None:
         """Goes through the rounds; phases that are done are not done again.
@@ -365,7 +365,7 @@ class Rounds:
 
     # What phases share
 
-    def model(self, number: int) -> SegmentationModel:
+    def model(self, number: int) -> Model:
         """The network that a round trained."""
         if self._model is None or self._model[0] != number:
             options = CheckpointOptions(architecture=self.config.model.architecture)

@@ -10,7 +10,7 @@ import torch
 from segal import __version__
 from segal.candidates.budget import Allowance
 from segal.candidates.regions import Box
-from segal.data.datasets import IGNORE_INDEX
+from segal.functional.labels import has_class
 from segal.jobs.labels import shown_miou
 from segal.jobs.picks import boxes_of
 from segal.runs.ledger import Ledger, Purchase
@@ -72,9 +72,9 @@ class SeenClasses:
         for index in revealed.bought:
             if len(self.since) == len(self.names):
                 break
-            for found in np.unique(revealed.read_label(index)).tolist():
-                if found != IGNORE_INDEX:
-                    self.since.setdefault(found, number)
+            label = revealed.read_label(index)
+            for found in np.unique(label[has_class(label)]).tolist():
+                self.since.setdefault(found, number)
 
     def notes(self) -> list[str]:
         """What to tell of classes that the first network, or all of them, never saw."""

@@ -12,13 +12,13 @@ from segal.data.datasets import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.jobs.inputs import scan_settings
 from segal.jobs.reference import run_sets
-from segal.models.segmentation import SegmentationModel
+from segal.models.wrapped import Model
 from segal.runs.acquisition import SCAN, cut_to_grid, derive_seed
 from segal.runs.oracle import Oracle
 from segal.scanning.scan import Scan
 from segal.signals import Signal
 from segal.system.console import bar
-from segal.tasks.segmentation.task import Segmentation
+from segal.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RoundScan:
         self,
         number: int,
         signals: Sequence[Signal],
-        model: SegmentationModel | None,
+        model: Model | None,
         tables: Path,
     ) -> None:
         """Scans the pool.
@@ -62,7 +62,7 @@ class RoundScan:
         by_index = self.oracle.by_index(self.bought)
         scan = Scan(
             pool=self.pool,
-            task=Segmentation(),
+            task=TASKS.get(config.task)(),
             regions=[region],
             settings=scan_settings(config, self.device),
             signals=signals,

@@ -1,60 +1,73 @@
-"""A segmentation network with the three things that segal needs of it.
+"""A network of any task with the three things that segal needs of it.
 
-Those are its logits at full resolution, and, for signals that ask for them, the input of its last
-layer and its tail (the last layers) as a function of their input and parameters (see
-`segal.models.tails`). The last layer is looked for when it is first asked for, by running the
-network once: it is the last convolution with one output per class, followed by nothing but bilinear
-upsampling. Any network gives logits; not every one has such a layer.
+Those are its logits, one vector for each element of an image, and, for signals that ask for them,
+the input of its last layer and its tail (the last layers) as a function of their input and
+parameters (see `segal.models.tails`). The last layer is looked for when it is first asked for, by
+running the network once. Any network gives logits; not every one has such a layer.
 """
 
 import copy
+import importlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segal.candidates.evidence import Evidence, Upsampling
+from segal.candidates.evidence import Evidence
 from segal.errors import SegalError
 from segal.models.callables import CallableNetwork
-from segal.models.lean import LeanPass, OtherwiseError, SpreadLogits, find_lean_pass
 from segal.models.loss_prediction import LossPrediction
-from segal.models.outputs import Predicted, as_classes, logits_of
 from segal.models.spec import ModelSpec
-from segal.models.tails import Tail, upsample
+from segal.models.tails import Tail
 from segal.models.tracing import (
     Head,
     NoHeadError,
     TailFinder,
     check_network,
     failed,
-    find_head,
     floating,
     run_on_noise,
 )
+from segal.registry import Registry
 
-__all__ = ["FEATURES", "FEATURE_MAPS", "NoHeadError", "SegmentationModel", "Tail"]
+__all__ = ["FEATURES", "FEATURE_MAPS", "Model", "NoHeadError", "Tail", "wrapper_of"]
 
 FEATURES = "features"
 """What a pass catches beside the inputs of tails: the input of the last layer."""
 
 FEATURE_MAPS = "feature_maps"
-"""Likewise, features of several depths: see `SegmentationModel.forward`."""
+"""Likewise, features of several depths: see `Model.forward`."""
 
-LARGE = 1 << 22
-"""Pixels of an image from which on a pass is made to take less memory; see `segal.models.lean`."""
+WRAPPERS: Registry[type["Model"]] = Registry("task")
+"""The class of every task's networks; tasks register their own."""
 
 
-class SegmentationModel(nn.Module):
+def wrapper_of(task: str) -> type["Model"]:
+    """The class that wraps the networks of a task.
+
+    Raises:
+        SegalError: If there is no such task.
+    """
+    importlib.import_module("segal.tasks")  # which register theirs
+    if task not in WRAPPERS:  # a file's metadata must not name what is imported
+        raise SegalError(
+            f"unknown task {task!r}",
+            expected=f"one of {', '.join(WRAPPERS)}",
+            got=repr(task)[:100],
+            remedy="choose one of these, or a checkpoint of another version of segal",
+        )
+    return WRAPPERS.get(task)
+
+
+class Model(nn.Module):
     """A network, wrapped so that one call gives the evidence of a batch.
 
     Nothing is run, and nothing is asked of the network, before it is needed.
 
     Args:
-        network: Maps (B, 3, h, w) to logits (B, C, h', w'), in any form that
-            `segal.models.outputs.logits_of` takes; of two classes it may have one output.
+        network: Maps (B, 3, h, w) to logits, in any form that `segal.models.outputs` takes.
         spec: How it was built and how it is fed.
 
     Attributes:
@@ -74,7 +87,6 @@ class SegmentationModel(nn.Module):
         self._found: Head | NoHeadError | None = None
         self.notes: list[str] = []
         self._tails: dict[str, Tail] = {}
-        self._lean: tuple[LeanPass | None] | None = None
 
     def check(self) -> None:
         """Runs the network once on noise, to see that it takes images and gives logits.
@@ -126,10 +138,18 @@ class SegmentationModel(nn.Module):
             return self.network.no_head()
         if self._found is None:
             try:
-                self._found = find_head(self.network, self.spec)
+                self._found = self._look_for_head()
             except NoHeadError as error:
                 self._found = error.with_traceback(None)
         return self._found
+
+    def _look_for_head(self) -> Head:
+        """The last layer, by running the network.
+
+        Raises:
+            NoHeadError: If there is none.
+        """
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -188,103 +208,33 @@ class SegmentationModel(nn.Module):
         Args:
             images: (B, 3, H, W), normalised; any H and W.
             catch: What is wanted beside the logits: `FEATURES`; names of tails, for their input
-                (and the features with it); `FEATURE_MAPS`. These are the maps that
-                `network.encoder` returns, where it has one that returns some (all networks of
-                segmentation_models_pytorch but DPT), and the features, where there is a last layer.
+                (and the features with it); `FEATURE_MAPS`, features of several depths.
 
         Returns:
-            The batch's evidence; logits are (B, C, H, W).
+            The batch's evidence.
 
         Raises:
             NoHeadError: If the network gives no features and they are asked for.
             SegalError: If the network fails, or returns no logits.
         """
-        height, width = images.shape[-2:]
-        padded, size = self._padded(images)
-        # Before the hooks: to find a layer runs the network.
-        tails = [self.tail(name) for name in catch if name not in {FEATURES, FEATURE_MAPS}]
-        if FEATURES in catch:
-            self.check_features()
-        lean = self._lean_pass(padded, catch)
-        if lean is not None:
-            try:
-                return self._large(lean, padded, size, (height, width), FEATURES in catch)
-            except OtherwiseError:
-                self._lean = (None,)
-        # Logits of a rescaled image are spread from the last layer's output, in one step.
-        head = bool(catch) or tuple(padded.shape[-2:]) != size
-        head = head and self.has_head
-        caught: dict[str, Tensor] = {}
-        maps: list[Tensor] = []
-        with self._catching(caught, maps, tails, head, FEATURE_MAPS in catch):
-            output = self._run(padded)
-        low = logits_of(output, self.spec.num_classes, self.spec.architecture)
-        upsampling = Upsampling(size, head and self.align_corners)
-        if tuple(low.shape[-2:]) != size:
-            low = upsample(caught.get("head_output", low), upsampling)
-        logits = as_classes(low, self.spec.num_classes)
-        features = caught.get("head_input")
-        if isinstance(output, Predicted) and catch:
-            features = output.features
-        if features is not None and FEATURE_MAPS in catch:
-            maps.append(features)
-        return Evidence(
-            logits=logits[..., :height, :width],
-            features=features,
-            upsampling=upsampling,
-            tail_input={tail.name: caught[tail.name] for tail in tails},
-            maps=tuple(maps),
-        )
+        raise NotImplementedError
 
-    def _lean_pass(self, padded: Tensor, catch: Collection[str]) -> LeanPass | None:
-        """How to run on images that are large; None where the network's own way will do."""
-        height, width = padded.shape[-2:]
-        differentiable = torch.is_grad_enabled() or self.training
-        if height * width < LARGE or differentiable or not set(catch) <= {FEATURES}:
-            return None
-        if self._lean is None:
-            off = torch.autocast(padded.device.type, enabled=False)
-            with torch.inference_mode(False), torch.no_grad(), off:
-                found = None
-                if self.has_head:
-                    found = find_lean_pass(TailFinder(self.network, self._head(), self.spec))
-            self._lean = (found,)
-        return self._lean[0]
+    def prepared(self, images: Tensor) -> Tensor:
+        """What the network is given for normalised images."""
+        return images
 
     @contextmanager
     def own_way(self) -> Iterator[None]:
-        """While it lasts, the network runs as it is, however large images are."""
-        found, self._lean = self._lean, (None,)
-        try:
-            yield
-        finally:
-            self._lean = found
+        """While it lasts, the network runs as it is, whatever images are like."""
+        yield
 
-    def _large(
-        self,
-        lean: LeanPass,
-        padded: Tensor,
-        size: tuple[int, int],
-        cropped: tuple[int, int],
-        features: bool,
-    ) -> Evidence:
+    def _run(self, images: Tensor) -> object:
         try:
-            low, caught = lean(padded, features=features)
-        except OtherwiseError:
-            raise
-        except Exception as error:  # whatever the network's own code raises
-            raise failed(self.spec.architecture, padded.shape, error) from error
-        upsampling = Upsampling(size, self.align_corners)
-        low = as_classes(low, self.spec.num_classes)
-        return Evidence(SpreadLogits(low, upsampling, cropped), caught, upsampling)
-
-    def _run(self, padded: Tensor) -> object:
-        try:
-            return self.network(padded)
+            return self.network(images)
         except SegalError:
             raise
         except Exception as error:  # whatever the network's own code raises
-            raise failed(self.spec.architecture, padded.shape, error) from error
+            raise failed(self.spec.architecture, images.shape, error) from error
 
     @contextmanager
     def _catching(
@@ -349,29 +299,6 @@ class SegmentationModel(nn.Module):
                 remedy="leave train.learning_loss out, or wrap the network in such a form",
             )
         return maps
-
-    def prepared(self, images: Tensor) -> Tensor:
-        """What the network is given for normalised images: scaled, and padded to its stride."""
-        return self._padded(images)[0]
-
-    def _padded(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The network's input, and the size of the padded image in the image's own pixels."""
-        scale, inside = self.spec.input_scale, self.spec.input_size(*images.shape[-2:])
-        # Half a pixel of rounding must not make the padded image smaller than the image.
-        outside = [
-            max(side, round(n / scale)) for side, n in zip(images.shape[-2:], inside, strict=True)
-        ]
-        height, width = images.shape[-2:]
-        padded = images
-        if outside != [height, width]:
-            padded = F.pad(
-                images, (0, outside[1] - width, 0, outside[0] - height), mode="replicate"
-            )
-        if outside != list(inside):
-            padded = F.interpolate(
-                padded, inside, mode="bilinear", align_corners=False, antialias=True
-            )
-        return padded, (outside[0], outside[1])
 
 
 def _catch_head(

@@ -1,0 +1,50 @@
+"""Which elements of a label have a class, in files' arrays and in torch."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+IGNORE_INDEX = 255
+"""Of elements without a class, in arrays of uint8; in other integers it is any negative number."""
+
+VOID = -100
+"""The same in tensors of int64, as torch's losses have it."""
+
+
+def has_class(label: Any) -> Any:
+    """Which elements have a class.
+
+    Args:
+        label: An array or tensor of classes: uint8 with `IGNORE_INDEX`, or other integers with
+            negative numbers for elements without one.
+
+    Returns:
+        A mask of its shape.
+
+    Examples:
+        >>> has_class(np.array([0, 255], np.uint8)), has_class(torch.tensor([0, -100]))
+        (array([ True, False]), tensor([ True, False]))
+    """
+    if label.dtype in {np.dtype(np.uint8), torch.uint8}:
+        return label != IGNORE_INDEX
+    return label >= 0
+
+
+def void_of(label: NDArray[Any]) -> int:
+    """What stands for no class in an array of that dtype: `IGNORE_INDEX`, or -1."""
+    return IGNORE_INDEX if label.dtype == np.uint8 else -1
+
+
+def class_indices(label: Tensor) -> Tensor:
+    """Classes as torch's losses take them.
+
+    Args:
+        label: As `has_class` takes it.
+
+    Returns:
+        int64, `VOID` for elements without a class.
+    """
+    return torch.where(has_class(label), label.long(), VOID)
