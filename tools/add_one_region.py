@@ -72,6 +72,7 @@ class Experiment:
         from segal.models.checkpoint import load_checkpoint
         from segal.runs.ledger import Ledger
         from segal.runs.oracle import Oracle
+        from segal.tasks import find_task
         from segal.training.sampling import LabelledRegions, Samples
 
         config = RunConfig(**yaml.safe_load((run / "config.yaml").read_text()))
@@ -83,7 +84,7 @@ class Experiment:
             bought: dict[str, list[Any]] = {}
             for purchase in ledger.purchases("seed", 0):
                 bought.setdefault(purchase.image, []).append(purchase.box)
-        oracle = Oracle(data.pool_set)
+        oracle = Oracle(data.pool_set, find_task(config.task))
         crop = RegionSize.parse(config.train.crop)
         assert crop.height is not None
         assert crop.width is not None

@@ -13,6 +13,9 @@ def validate(
         Path,
         typer.Argument(help="A run or comparison, a data set, images, or a configuration."),
     ],
+    task: Annotated[
+        str, typer.Option(help="Of a data set or of images; told by what is there.")
+    ] = "",
     layout: Annotated[
         str,
         typer.Option(help="Of a data set: ade20k, camvid, cityscapes, folder, voc or auto."),
@@ -36,9 +39,15 @@ def validate(
 
     Every mistake is reported at once, with exit code 2.
     """
-    from segal.data.datasets import LabelOptions
     from segal.jobs.validate import validate_path
 
-    options = LabelOptions(ignore_index, reduce_zero_label, label_suffix)
-    for line in validate_path(path, layout, options, workers or 1, bands, page):
+    given = {
+        "layout": layout,
+        "ignore_index": ignore_index,
+        "reduce_zero_label": reduce_zero_label,
+        "label_suffix": label_suffix,
+        "bands": bands,
+        "page": page,
+    }
+    for line in validate_path(path, given, workers or 1, task):
         typer.echo(line)

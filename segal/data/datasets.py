@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from segal.data.images import (
     read_label,
     read_label_colours,
 )
+from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.data.layout import (
     Classes,
     LabelOptions,
@@ -44,6 +46,7 @@ __all__ = [
     "IGNORE_INDEX",
     "Classes",
     "LabelCounts",
+    "LabelFiles",
     "LabelOptions",
     "LabelledDataset",
     "find_source",
@@ -65,6 +68,10 @@ _LAYOUTS: dict[str, LayoutModule] = {
 }
 
 
+LAYOUTS = tuple(_LAYOUTS)
+"""Names of the layouts, but for `auto`."""
+
+
 def layout_name(text: str) -> str:
     """The name of a layout, or auto.
 
@@ -83,25 +90,8 @@ def layout_name(text: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelCounts:
-    """What label files hold.
-
-    Attributes:
-        pixels: (C,) int64, of each class.
-        void: Pixels that are ignored.
-        values: (256,) int64, pixels of each value of the files.
-        empty: Indices of images, with those boxes in which all is void.
-    """
-
-    pixels: NDArray[np.int64]
-    void: int
-    values: NDArray[np.int64]
-    empty: Mapping[int, Sequence[Box]]
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledDataset:
-    """Images with labels. What scores the pool is given `pool`, which knows nothing of the labels.
+class LabelFiles(LabelledDataset):
+    """Images with a file of labels each: the class of every pixel.
 
     Attributes:
         pool: The images.
@@ -112,9 +102,6 @@ class LabelledDataset:
     pool: ImagePool
     label_paths: tuple[Path, ...]
     classes: Classes
-
-    def __len__(self) -> int:
-        return len(self.label_paths)
 
     def read_label(self, index: int) -> NDArray[np.uint8]:
         """Reads the label of an image.
@@ -224,7 +211,11 @@ class LabelledDataset:
         text = json.dumps([*mapping, files])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def subset(self, indices: Iterable[int]) -> "LabelledDataset":
+    def refuse_values(self, split: str, counts: LabelCounts) -> None:
+        """Raises a SegalError for masks of 0 and 255 where 255 is void since none said other."""
+        label_mistakes.refuse_black_and_white(self.pool.root, split, self.classes, counts.values)
+
+    def subset(self, indices: Iterable[int]) -> Self:
         """The data set of some of the images, in the order given."""
         chosen = list(indices)
         labels = tuple(self.label_paths[index] for index in chosen)
@@ -260,7 +251,7 @@ def open_dataset(
     reading: Reading = RGB,
     only: Collection[str] | Chooser | None = None,
     missing_labels: bool = False,
-) -> LabelledDataset:
+) -> LabelFiles:
     """Opens one split of a data set. Labels are found, but not read.
 
     Args:
@@ -307,7 +298,7 @@ def open_dataset(
         pool = replace(pool, other=source.other)
     labels_found, errors = _find_labels(root, source, pool.paths, missing_labels)
     raise_all(shortened(errors))
-    return LabelledDataset(pool, labels_found, source.classes)
+    return LabelFiles(pool, labels_found, source.classes)
 
 
 def find_source(root: Path, split: str, layout: str, options: LabelOptions) -> Source:

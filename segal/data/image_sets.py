@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
-from segal.data.datasets import LabelledDataset
+from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.functional.labels import has_class, void_of
 

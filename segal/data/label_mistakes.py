@@ -111,3 +111,31 @@ def _ranges(legal: NDArray[np.bool_]) -> str:
     values = np.flatnonzero(legal)
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
+
+
+def refuse_black_and_white(
+    root: Path, split: str, classes: Classes, values: NDArray[np.int64]
+) -> None:
+    """Raises a SegalError for masks of 0 and 255 where 255 is void only because none said other.
+
+    Args:
+        root: Of the images.
+        split: Its name.
+        classes: Of the data set.
+        values: (256,) pixels of each value of its label files.
+    """
+    names, found = classes.names, np.flatnonzero(values).tolist()
+    zero = int(classes.lookup[0])
+    if not (classes.void_is_assumed and found == [0, 255] and len(names) > 1):
+        return
+    if zero == IGNORE_INDEX:
+        return
+    other = next(name for i, name in enumerate(names) if i != zero)
+    raise SegalError(
+        f"{root}: the labels of {split} are masks of 0 and 255, and 255 is void: all "
+        f"that is labelled is {names[zero]}",
+        expected=f"values of the {len(names)} classes",
+        got=f"0 ({values[0]} pixels) and 255 ({values[255]} pixels)",
+        remedy=f"if 255 is a class, write the values into classes.txt, such as `0 {names[zero]}` "
+        f"and `255 {other}`; if it is void, give ignore_index 255",
+    )

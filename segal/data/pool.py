@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
+from segal.candidates.regions import Box
 from segal.data.image_file import RGB, Reading
 from segal.data.images import ImageInfo, inspect_image, read_image
 from segal.data.prefetch import prefetch
@@ -60,9 +61,23 @@ class ImagePool:
         return len(self.paths)
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of an image, after EXIF orientation."""
+        """(height, width) of an image in elements, of which boxes are bought: its pixels here."""
+        return self.shape(index)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """(height, width) of an image in pixels, after EXIF orientation."""
         info = self.infos[index]
         return info.height, info.width
+
+    def crop(self, index: int, box: Box) -> NDArray[Any]:
+        """What an image shows of a box, read as `read` does.
+
+        Args:
+            index: The image.
+            box: Half-open (x0, y0, x1, y1), in elements.
+        """
+        x0, y0, x1, y1 = box
+        return self.read(index)[y0:y1, x0:x1]
 
     def read(self, index: int) -> NDArray[Any]:
         """Reads an image as `read_image` does: (H, W, channels), uint8 or float32 in [0, 1].
@@ -72,8 +87,8 @@ class ImagePool:
         """
         path = self.root / self.paths[index]
         image = read_image(path, self.reading)
-        if image.shape[:2] != self.size(index):
-            height, width = self.size(index)
+        if image.shape[:2] != self.shape(index):
+            height, width = self.shape(index)
             raise SegalError(
                 f"{path}: the image has changed since it was inspected",
                 expected=f"{height} x {width} (height x width)",
@@ -82,7 +97,7 @@ class ImagePool:
             )
         return image
 
-    def subset(self, indices: Iterable[int]) -> "ImagePool":
+    def subset(self, indices: Iterable[int]) -> Self:
         """The pool of some of the images, in the order given."""
         chosen = list(indices)
         return replace(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.candidates.regions import Box
+from segal.functional.labels import void_of
 
 Image = NDArray[Any]  # (H, W, channels) uint8, or float32 in [0, 1]
 Label = NDArray[Any]  # (H, W) uint8
@@ -162,15 +163,14 @@ def _by_fours(image: Image, change: Callable[[Image], Image]) -> Image:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
-def keep_regions(label: Label, regions: Sequence[Box], ignore_index: int = 255) -> Label:
-    """A copy of a label that holds `ignore_index` outside the regions.
+def keep_regions(label: Label, regions: Sequence[Box]) -> Label:
+    """A copy of a label that has no class outside the regions.
 
     Args:
-        label: (H, W) uint8.
-        regions: Boxes (x0, y0, x1, y1) in pixels; they may overlap.
-        ignore_index: What the rest is filled with.
+        label: (H, W), as `segal.functional.labels.has_class` takes it.
+        regions: Boxes (x0, y0, x1, y1) in elements; they may overlap.
     """
-    kept = np.full_like(label, ignore_index)
+    kept = np.full_like(label, void_of(label))
     for x0, y0, x1, y1 in regions:
         kept[y0:y1, x0:x1] = label[y0:y1, x0:x1]
     return kept

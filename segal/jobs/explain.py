@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -17,11 +16,11 @@ from pydantic import Field
 from segal import __version__
 from segal.config import LabelsConfig, MachineConfig, ModelConfig, validate
 from segal.config.sections import ImagesSection, Paths
-from segal.data.datasets import LabelledDataset
 from segal.data.image_sets import ImageSet, SetName
-from segal.data.pool import ImagePool, open_pool
+from segal.data.labelled import LabelledDataset
+from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
-from segal.jobs.inputs import check_channels, image_sizes, refuse_out_within, tell
+from segal.jobs.inputs import check_channels, image_shapes, refuse_out_within, tell
 from segal.jobs.labelled import Labelled
 from segal.jobs.network import with_folder
 from segal.jobs.reference import check_apart, open_labels, reference_cost
@@ -37,7 +36,7 @@ from segal.signals.directions import Influence, Inverse, ReferenceGradient
 from segal.system.console import bar, say
 from segal.system.files import remove, replacing, write_json
 from segal.system.machine import find_device, precision_note, use_threads
-from segal.tasks import task_of
+from segal.tasks import Task, task_of
 from segal.tasks.classes import check_classes
 
 PICTURES_FOLDER, MAPS_FOLDER, SUMMARY_FILE = "pictures", "maps", "explain.json"
@@ -174,12 +173,11 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     model = load_checkpoint(config.checkpoint, options).to(device)
     model.check()
     check_signals([Directional(config.direction())], model, "explain")
-    reference = open_labels(config.reference.beside(config), config.machine)
+    reference = open_labels(task_of(model.spec), config.reference.beside(config), config.machine)
     check_classes(model.spec, reference)
-    pool = _open_pool(config)
+    pool = _open_pool(task_of(model.spec), config)
     check_channels(model.spec, reference.pool, pool)
-    sizes = [image_sizes(images).values() for images in (reference.pool, pool)]
-    check_image_sizes(model, chain(*sizes))
+    check_image_sizes(model, image_shapes(reference.pool) | image_shapes(pool))
     say(model.spec.input_line)
     tell(pool.notes())
     check_apart(reference.pool, pool)
@@ -200,9 +198,9 @@ def run_explanation(config: ExplainConfig) -> Explanation:
         return _Explaining(config, pool, reference, bench, Path(scratch)).run()
 
 
-def _open_pool(config: ExplainConfig) -> ImagePool:
+def _open_pool(task: Task, config: ExplainConfig) -> ImagePool:
     with bar("Checking images") as advance:
-        return open_pool(
+        return task.open_pool(
             config.images,
             skip_unreadable=config.skip_unreadable,
             reading=config.reading,

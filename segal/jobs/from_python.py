@@ -206,7 +206,7 @@ def _size_of_first(config: SelectConfig) -> tuple[int, int]:
     """(height, width) of the first image that can be read."""
     for path in find_images(config.images):
         try:
-            return open_pool(config.images, [path]).size(0)
+            return open_pool(config.images, [path]).shape(0)
         except SegalError:
             continue  # the selection says so, or skips it
     return _NOISE

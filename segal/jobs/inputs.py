@@ -119,5 +119,10 @@ def image_digests(pool: ImagePool) -> list[list[str]]:
 
 
 def image_sizes(pool: ImagePool) -> dict[str, tuple[int, int]]:
-    """(height, width) by path."""
+    """(height, width) in elements, by path."""
     return {path: pool.size(i) for i, path in enumerate(pool.paths)}
+
+
+def image_shapes(pool: ImagePool) -> set[tuple[int, int]]:
+    """(height, width) in pixels that there are."""
+    return {pool.shape(i) for i in range(len(pool))}

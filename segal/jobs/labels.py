@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from segal.candidates.regions import Box
 from segal.candidates.selection import Selected
-from segal.data.datasets import IGNORE_INDEX, LabelCounts, LabelledDataset
+from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.errors import SegalError
 from segal.system.console import bar, say
 
@@ -31,29 +29,10 @@ def check_labels(
     """
     with bar(f"Checking labels of {split}") as advance:
         counts = dataset.check(within=within, progress=advance)
-    refuse_black_and_white(dataset, split, counts)
+    dataset.refuse_values(split, counts)
     for note in notes_of(dataset, split, counts):
         say(note, style="yellow")
     return counts
-
-
-def refuse_black_and_white(dataset: LabelledDataset, split: str, counts: LabelCounts) -> None:
-    """Raises a SegalError for masks of 0 and 255 where 255 is void only because none said other."""
-    names, found = dataset.classes.names, np.flatnonzero(counts.values).tolist()
-    zero = int(dataset.classes.lookup[0])
-    if not (dataset.classes.void_is_assumed and found == [0, 255] and len(names) > 1):
-        return
-    if zero == IGNORE_INDEX:
-        return
-    other = next(name for i, name in enumerate(names) if i != zero)
-    raise SegalError(
-        f"{dataset.pool.root}: the labels of {split} are masks of 0 and 255, and 255 is void: all "
-        f"that is labelled is {names[zero]}",
-        expected=f"values of the {len(names)} classes",
-        got=f"0 ({counts.values[0]} pixels) and 255 ({counts.values[255]} pixels)",
-        remedy=f"if 255 is a class, write the values into classes.txt, such as `0 {names[zero]}` "
-        f"and `255 {other}`; if it is void, give ignore_index 255",
-    )
 
 
 def refuse_unlabelled(dataset: LabelledDataset, split: str, counts: LabelCounts, use: str) -> None:

@@ -17,11 +17,12 @@ from segal.config import (
     RunConfig,
     TrainConfig,
 )
-from segal.data.datasets import Chooser, LabelledDataset, open_dataset
+from segal.data.datasets import Chooser
 from segal.data.images import ImageInfo
+from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
-from segal.jobs.inputs import drop_unset, file_digest
+from segal.jobs.inputs import drop_unset, file_digest, image_shapes
 from segal.models.build import build_model, check_image_sizes, make_spec
 from segal.models.checkpoint import (
     CheckpointOptions,
@@ -34,6 +35,7 @@ from segal.models.spec import ModelSpec
 from segal.models.wrapped import Model
 from segal.scenes.synthetic import make_scenes
 from segal.system.console import Advance, bar
+from segal.tasks import find_task
 from segal.tasks.classes import are_numbers, check_class_names
 
 Config = TypeVar("Config", TrainConfig, RunConfig)
@@ -70,6 +72,7 @@ def draw_scenes(data: DataConfig) -> None:
 
 
 def open_split(
+    task: str,
     data: DataConfig,
     split: str,
     machine: MachineConfig,
@@ -78,20 +81,15 @@ def open_split(
     known: Mapping[str, tuple[int, int, ImageInfo]] | None = None,
     missing_labels: bool = False,
 ) -> LabelledDataset:
-    """Opens a split of a configured data set; the rest is as in `open_dataset`."""
-    return open_dataset(
-        data.root,
+    """Opens a split of a configured data set; the rest is as in `Task.open_split`."""
+    return find_task(task).open_split(
+        data,
         split,
-        layout=data.layout,
-        ignore_index=data.ignore_index,
-        reduce_zero_label=data.reduce_zero_label,
-        label_suffix=data.label_suffix,
-        reading=data.reading,
+        only,
+        missing_labels=missing_labels,
         workers=max(1, machine.workers),
         known=known,
         progress=progress,
-        only=only,
-        missing_labels=missing_labels,
     )
 
 
@@ -188,8 +186,8 @@ def check_sizes(model: Model, crop: str, trained: ImagePool, *evaluated: ImagePo
         SegalError: With a size that it takes.
     """
     size = RegionSize.parse(crop)
-    sizes = [pool.size(i) for pool in evaluated for i in range(len(pool))]
-    whole = [trained.size(i) for i in range(len(trained))]
+    sizes = [size for pool in evaluated for size in image_shapes(pool)]
+    whole = sorted(image_shapes(trained))
     if size.height is None or size.width is None:
         sizes += whole
     else:

@@ -10,9 +10,9 @@ from segal.candidates.regions import RegionSize
 from segal.candidates.table import CandidateTable
 from segal.config import SelectConfig
 from segal.data.image_sets import ImageSet, SetName
-from segal.data.pool import ImagePool, open_pool
+from segal.data.pool import ImagePool
 from segal.jobs.copies import copies_notes, without_copies
-from segal.jobs.inputs import check_channels, image_sizes, scan_settings, tell
+from segal.jobs.inputs import check_channels, image_shapes, image_sizes, scan_settings, tell
 from segal.jobs.network import with_folder
 from segal.jobs.reference import SelectionLabels, needs_of
 from segal.jobs.select import load_network, make_offer
@@ -24,7 +24,7 @@ from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar
 from segal.system.machine import find_device, peak_memory_bytes, precision_note, use_threads
-from segal.tasks import TASKS
+from segal.tasks import find_task
 
 _TRIALS = ((1, 1), (3, 1), (1, 12))
 """Images of the pool, and of each set beside it, that a trial looks at."""
@@ -96,7 +96,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
         labels.check(model.spec)
         model.to(device)
     with bar("Checking images") as advance:
-        pool = open_pool(
+        pool = find_task(config.task).open_pool(
             config.images,
             skip_unreadable=config.skip_unreadable,
             reading=config.reading,
@@ -105,7 +105,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
         )
     if model is not None:
         check_channels(model.spec, pool)
-        check_image_sizes(model, image_sizes(pool).values())
+        check_image_sizes(model, image_shapes(pool))
     notes, whole = [*pool.notes(), *copies_notes(pool, unique=config.unique)], pool
     labelled = labels.labelled.boxes(pool)
     if config.unique:
@@ -194,7 +194,7 @@ class _Trial:
         sizes = dict.fromkeys([config.region, *config.extra_regions])
         scan = Scan(
             pool=pool,
-            task=TASKS.get(config.task)(),
+            task=find_task(config.task),
             regions=[RegionSize.parse(size) for size in sizes],
             settings=scan_settings(config, find_device(config.machine.device)),
             signals=signals,

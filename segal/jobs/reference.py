@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from segal.candidates.regions import Box
 from segal.config import LabelsConfig, MachineConfig, RunConfig, SelectConfig
-from segal.data.datasets import Chooser, LabelledDataset, open_dataset
+from segal.data.datasets import Chooser
 from segal.data.image_file import Reading
 from segal.data.image_sets import ImageSet, SetName
+from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.labels import has_class
@@ -26,6 +27,7 @@ from segal.runs.run_folder import fingerprint
 from segal.signals import Need
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar, say
+from segal.tasks import Task, find_task
 from segal.tasks.classes import check_classes
 
 _SHOWN = 5
@@ -100,10 +102,13 @@ class SelectionLabels:
         needs = needs_of(strategy)
         labelled = Labelled.open(config.labelled, skip_missing=config.skip_missing)
         reference = training = None
+        task = find_task(config.task)
         if config.reference is not None and "val" in {need.of for need in needs}:
-            reference = open_labels(config.reference.beside(config), config.machine)
+            reference = open_labels(task, config.reference.beside(config), config.machine)
         if config.training is not None and {need.of for need in needs} & {"initial", "labelled"}:
-            training = open_labels(config.training.beside(config), config.machine, labelled.images)
+            training = open_labels(
+                config.task, config.training.beside(config), config.machine, labelled.images
+            )
         return cls(labelled, reference, training)
 
     def identity(self, reading: Reading) -> dict[str, str]:
@@ -246,11 +251,12 @@ def reference_note(strategy: str, cost: Mapping[str, int], pool_pixels: int) -> 
 
 
 def open_labels(
-    config: LabelsConfig, machine: MachineConfig, only: Chooser | None = None
+    task: Task, config: LabelsConfig, machine: MachineConfig, only: Chooser | None = None
 ) -> LabelledDataset:
     """Opens a labelled split, and checks every label.
 
     Args:
+        task: What networks are asked.
         config: Which.
         machine: How to run.
         only: Chooses the images that are meant; all by default.
@@ -259,17 +265,8 @@ def open_labels(
         SegalError: If something is missing or damaged, or no pixel has a label.
     """
     with bar(f"Checking images of {config.split}") as advance:
-        dataset = open_dataset(
-            config.root,
-            config.split,
-            layout=config.layout,
-            ignore_index=config.ignore_index,
-            reduce_zero_label=config.reduce_zero_label,
-            label_suffix=config.label_suffix,
-            reading=config.reading,
-            workers=max(1, machine.workers),
-            progress=advance,
-            only=only,
+        dataset = task.open_split(
+            config, config.split, only, workers=max(1, machine.workers), progress=advance
         )
     tell(dataset.pool.notes(labelled=True) + class_notes(dataset))
     refuse_unlabelled(dataset, config.split, check_labels(dataset, config.split), "measured on")

@@ -22,7 +22,7 @@ from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import Selected, read_selection, write_masks, write_selection
 from segal.candidates.table import CandidateTable
 from segal.config import SelectConfig
-from segal.data.pool import ImagePool, open_pool
+from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
 from segal.jobs.copies import copies_notes, without_copies
@@ -31,6 +31,7 @@ from segal.jobs.inputs import (
     drop_unset,
     file_digest,
     image_digests,
+    image_shapes,
     image_sizes,
     refuse_out_within,
     scan_settings,
@@ -58,7 +59,7 @@ from segal.system.machine import (
     precision_note,
     use_threads,
 )
-from segal.tasks import TASKS
+from segal.tasks import find_task
 
 SELECTION_FILE, SUMMARY_FILE, CONFIG_FILE = "selection.csv", "summary.json", "config.yaml"
 MASKS_FOLDER, OVERLAYS_FOLDER = "masks", "overlays"
@@ -264,7 +265,7 @@ class _Selection:
         self.notes += self.labels.labelled.notes
         inputs = fingerprint(image_digests(pool))
         if self.model is not None and not self.ledger.finished("scan-0", _ROUND, inputs):
-            check_image_sizes(self.model, image_sizes(pool).values())
+            check_image_sizes(self.model, image_shapes(pool))
         offer, allowance = make_offer(self.config, pool, self.labelled)
         context = PassContext(offered=offer.rows)
         for number, signals in enumerate(self.strategy.passes(context)):
@@ -301,7 +302,7 @@ class _Selection:
     def open_pool(self) -> ImagePool:
         config = self.config
         with bar("Checking images") as advance, self.clock("check"):
-            pool = open_pool(
+            pool = find_task(config.task).open_pool(
                 config.images,
                 skip_unreadable=config.skip_unreadable,
                 reading=config.reading,
@@ -350,7 +351,7 @@ class _Selection:
             sizes = dict.fromkeys([config.region, *config.extra_regions])
             scan = Scan(
                 pool=pool,
-                task=TASKS.get(config.task)(),
+                task=find_task(config.task),
                 regions=[RegionSize.parse(size) for size in sizes],
                 settings=scan_settings(config, self.device),
                 signals=signals,

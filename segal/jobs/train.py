@@ -13,7 +13,7 @@ from segal import __version__
 from segal.candidates.regions import Box
 from segal.candidates.selection import Selected, write_selection
 from segal.config import TrainConfig
-from segal.data.datasets import LabelledDataset
+from segal.data.labelled import LabelledDataset
 from segal.jobs.inputs import check_channels, image_digests, tell
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
@@ -81,10 +81,16 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
         given = Labelled.open(config.labelled, skip_missing=config.skip_missing)
         only = given.images if given else None
         dataset = open_split(
-            data, data.train, config.machine, advance, only, missing_labels=_may_miss(config)
+            config.task,
+            data,
+            data.train,
+            config.machine,
+            advance,
+            only,
+            missing_labels=_may_miss(config),
         )
         validation, test = (
-            open_split(data, split, config.machine, advance) if split else None
+            open_split(config.task, data, split, config.machine, advance) if split else None
             for split in (data.validation, data.test)
         )
     labelled: Mapping[int, Sequence[Box]] | None = None

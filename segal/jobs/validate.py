@@ -1,50 +1,37 @@
 """Checks what a user has before work is done with it: runs, comparisons, data, configurations."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from segal.config import CompareConfig, MachineConfig, TrainConfig, read_config, validate
-from segal.config.sections import ImagesSection
-from segal.data.datasets import (
-    LabelCounts,
-    LabelledDataset,
-    LabelOptions,
-    is_dataset,
-    layout_name,
-    open_dataset,
-    splits,
-)
+from segal.config.sections import LabelsConfig
 from segal.data.image_file import Reading
-from segal.data.pool import ImagePool, open_pool
+from segal.data.labelled import LabelCounts, LabelledDataset
+from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.comparing.compare import CONFIG_FILE
 from segal.jobs.copies import copies_notes
 from segal.jobs.explain import configure_explanation
-from segal.jobs.labels import class_notes, describe_counts, notes_of, refuse_black_and_white
+from segal.jobs.inputs import image_shapes
+from segal.jobs.labels import class_notes, describe_counts, notes_of
 from segal.jobs.planning import RUNS_FOLDER
 from segal.jobs.strategies import configure_run, configure_selection
 from segal.jobs.tuning.tune import configure_tuning
 from segal.runs.ledger import Ledger
 from segal.runs.run_folder import LEDGER_FILE
 from segal.system.console import bar
+from segal.tasks import TASKS, Task, find_task
 
 
-def validate_path(
-    path: Path,
-    layout: str,
-    options: LabelOptions,
-    workers: int,
-    bands: str | None = None,
-    page: int | None = None,
-) -> list[str]:
+def validate_path(path: Path, given: Mapping[str, Any], workers: int, task: str = "") -> list[str]:
     """Checks what a path leads to.
 
     Args:
-        path: A folder of a run, of a comparison, of a data set or of images, or a YAML file.
-        layout: Of a data set.
-        options: How a data set's labels are read.
+        path: A run, a comparison, a data set, images, or a YAML file.
+        given: What is said of a data set and of how images are read, as `LabelsConfig` takes it.
         workers: Threads that read.
-        bands: As in `ImagesSection`.
-        page: Likewise.
+        task: Of a data set or of images; empty to tell it by what is there.
 
     Returns:
         What it is, in lines.
@@ -52,20 +39,30 @@ def validate_path(
     Raises:
         SegalError: With all mistakes that were found.
     """
-    layout = layout_name(layout)
-    section, errors = validate(ImagesSection, {"bands": bands, "page": page})
+    section, errors = validate(LabelsConfig, {"root": path, **given})
     raise_all([*validate(MachineConfig, {"workers": workers})[1], *errors])
     assert section is not None
-    reading = section.reading
     if path.suffix in {".yaml", ".yml"}:
         return _validate_config(path)
     if (path / LEDGER_FILE).is_file():
         return _validate_run(path)
     if (path / CONFIG_FILE).is_file() and (path / RUNS_FOLDER).is_dir():
         return _validate_comparison(path)
-    if layout != "auto" or is_dataset(path):
-        return _validate_dataset(path, layout, options, workers, reading)
-    return _validate_images(path, workers, reading)
+    named = [find_task(name) for name in ([task] if task else TASKS)]
+    if section.layout != "auto":
+        fitting = [one for one in named if section.layout in one.layouts]
+    else:
+        fitting = [one for one in named if one.is_dataset(path)]
+    if len(fitting) > 1:
+        raise SegalError(
+            f"{path}: data of more than one task",
+            expected=f"one of {', '.join(one.name for one in fitting)}",
+            got="what each of them would read",
+            remedy=f"choose it with --task {fitting[0].name}",
+        )
+    if fitting:
+        return _validate_dataset(fitting[0], section, workers)
+    return _validate_images(named[0], path, workers, section.reading)
 
 
 def _validate_config(path: Path) -> list[str]:
@@ -129,27 +126,16 @@ def _validate_comparison(path: Path) -> list[str]:
     return [f"{path}: a comparison with {len(folders)} runs, all whole"]
 
 
-def _validate_dataset(
-    path: Path, layout: str, options: LabelOptions, workers: int, reading: Reading
-) -> list[str]:
+def _validate_dataset(task: Task, source: LabelsConfig, workers: int) -> list[str]:
+    path = source.root
     lines, errors, opened = [], [], []
-    for split in splits(path, layout):
+    for split in task.splits(path, source.layout):
         try:
             with bar(f"Images of {split}") as advance:
-                dataset = open_dataset(
-                    path,
-                    split,
-                    layout=layout,
-                    ignore_index=options.ignore_index,
-                    reduce_zero_label=options.reduce_zero_label,
-                    label_suffix=options.suffix,
-                    workers=workers,
-                    progress=advance,
-                    reading=reading,
-                )
+                dataset = task.open_split(source, split, workers=workers, progress=advance)
             with bar(f"Labels of {split}") as advance:
                 counts = dataset.check(progress=advance)
-            refuse_black_and_white(dataset, split, counts)
+            dataset.refuse_values(split, counts)
             lines += _describe(split, dataset, counts)
             opened.append(dataset)
             lines += [f"    {note}" for note in copies_notes(dataset.pool)]
@@ -161,7 +147,7 @@ def _validate_dataset(
 
 
 def _describe(split: str, dataset: LabelledDataset, counts: LabelCounts) -> list[str]:
-    sizes = sorted({dataset.pool.size(i) for i in range(len(dataset))})
+    sizes = sorted(image_shapes(dataset.pool))
     shown = ", ".join(f"{h}x{w}" for h, w in sizes[:4]) + (", ..." if len(sizes) > 4 else "")
     return [
         f"  {split}: {len(dataset)} images of {shown} (height x width), "
@@ -178,10 +164,10 @@ def _about(pool: ImagePool, labelled: bool) -> list[str]:
     return [*turned, *pool.notes(labelled)]
 
 
-def _validate_images(path: Path, workers: int, reading: Reading) -> list[str]:
+def _validate_images(task: Task, path: Path, workers: int, reading: Reading) -> list[str]:
     with bar("Checking images") as advance:
-        pool = open_pool(path, workers=workers, progress=advance, reading=reading)
-    pixels = sum(height * width for height, width in (pool.size(i) for i in range(len(pool))))
+        pool = task.open_pool(path, workers=workers, progress=advance, reading=reading)
+    pixels = sum(height * width for height, width in map(pool.shape, range(len(pool))))
     line = f"{path}: a folder of {len(pool)} images, {pixels} pixels, without mistakes"
     notes = [*_about(pool, labelled=False), *copies_notes(pool)]
     return [line, *(f"  {note}" for note in notes)]

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
-from segal.data.datasets import LabelledDataset
+from segal.data.labelled import LabelCounts, LabelledDataset, NamedClasses
+from segal.data.pool import ImagePool, Progress
 from segal.data.transforms import keep_regions
-from segal.functional.clicks import polygon_clicks
+from segal.tasks import Task
 
 Boxes = Mapping[str, Sequence[Box]]
 
@@ -19,28 +20,52 @@ class RevealedDataset(LabelledDataset):
     """A data set whose labels are ignored outside of what is bought.
 
     Attributes:
+        dataset: It, with all its labels.
         bought: Boxes by image index.
     """
 
+    dataset: LabelledDataset
     bought: Mapping[int, Sequence[Box]]
 
-    def read_label(self, index: int) -> NDArray[np.uint8]:
+    @property
+    def pool(self) -> ImagePool:  # type: ignore[override]
+        """The images."""
+        return self.dataset.pool
+
+    @property
+    def classes(self) -> NamedClasses:
+        """The classes."""
+        return self.dataset.classes
+
+    def read_label(self, index: int) -> NDArray[Any]:
         """Reads the label of an image as an annotator has delivered it so far.
 
         Returns:
-            (H, W) uint8: classes 0 to C - 1 within the bought boxes, or 255.
+            Classes 0 to C - 1 within the bought boxes, and none elsewhere.
 
         Raises:
             SegalError: As `LabelledDataset.read_label` does.
         """
-        return keep_regions(super().read_label(index), self.bought.get(index, ()))
+        return keep_regions(self.dataset.read_label(index), self.bought.get(index, ()))
+
+    def check(
+        self,
+        indices: Iterable[int] | None = None,
+        progress: Progress | None = None,
+        within: Mapping[int, Sequence[Box]] | None = None,
+    ) -> LabelCounts:
+        """As `LabelledDataset.check`, of what is bought where nothing else is said."""
+        return self.dataset.check(indices, progress, self.bought if within is None else within)
+
+    def digest(self, indices: Iterable[int] | None = None) -> str:
+        """As `LabelledDataset.digest`."""
+        return self.dataset.digest(indices)
 
     def subset(self, indices: Iterable[int]) -> "RevealedDataset":
         """As `LabelledDataset.subset`; no more of any image is revealed than before."""
         chosen = list(indices)
         bought = {new: self.bought[old] for new, old in enumerate(chosen) if old in self.bought}
-        part = super().subset(chosen)
-        return RevealedDataset(part.pool, part.label_paths, part.classes, bought)
+        return RevealedDataset(self.dataset.subset(chosen), bought)
 
 
 class Oracle:
@@ -48,16 +73,16 @@ class Oracle:
 
     Args:
         dataset: The pool with all its labels.
+        task: Says what labels take to make.
     """
 
-    def __init__(self, dataset: LabelledDataset) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: LabelledDataset, task: Task) -> None:
+        self._dataset, self._task = dataset, task
         self._positions = {path: i for i, path in enumerate(dataset.pool.paths)}
 
     def reveal(self, bought: Boxes) -> RevealedDataset:
         """The data set as far as it is bought."""
-        d = self._dataset
-        return RevealedDataset(d.pool, d.label_paths, d.classes, self.by_index(bought))
+        return RevealedDataset(self._dataset, self.by_index(bought))
 
     def by_index(self, bought: Boxes) -> dict[int, list[Box]]:
         """The same boxes by image index."""
@@ -72,7 +97,7 @@ class Oracle:
         return self._dataset.digest(sorted(self._positions[path] for path in bought))
 
     def clicks(self, image: str, boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
-        """Polygon clicks that boxes of an image take (see `polygon_clicks`), in order.
+        """Clicks that boxes of an image take (see `Task.clicks`), in order.
 
         Args:
             image: Its path.
@@ -80,5 +105,4 @@ class Oracle:
             before: What was bought of it before, and costs no click again.
         """
         label = self._dataset.read_label(self._positions[image])
-        clicks: list[int] = polygon_clicks(label, boxes, before).tolist()
-        return clicks
+        return self._task.clicks(label, boxes, before)

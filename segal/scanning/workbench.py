@@ -64,7 +64,7 @@ def batches(pool: ImagePool, images: Sequence[int], batch_size: int) -> Iterator
     """Runs of neighbours among `images` that are of one size."""
     batch: list[int] = []
     for i in images:
-        if batch and (len(batch) == batch_size or pool.size(i) != pool.size(batch[0])):
+        if batch and (len(batch) == batch_size or pool.shape(i) != pool.shape(batch[0])):
             yield batch
             batch = []
         batch.append(i)

@@ -6,10 +6,19 @@ from segal.registry import Registry
 from segal.tasks.base import Task
 from segal.tasks.segmentation.task import Segmentation
 
-__all__ = ["TASKS", "Task", "task_name", "task_of"]
+__all__ = ["TASKS", "Task", "find_task", "task_name", "task_of"]
 
 TASKS: Registry[type[Task]] = Registry("task")
 TASKS.register(Segmentation.name)(Segmentation)
+
+
+def find_task(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        SegalError: If there is none.
+    """
+    return TASKS.get(task_name(name))()
 
 
 def task_of(spec: ModelSpec) -> Task:
@@ -18,7 +27,7 @@ def task_of(spec: ModelSpec) -> Task:
     Raises:
         SegalError: If there is no such task.
     """
-    return TASKS.get(spec.task)()
+    return find_task(spec.task)
 
 
 def task_name(text: str) -> str:

@@ -1,7 +1,8 @@
 """What a task is: what its images and labels are, how a network is trained on them, how judged."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypedDict, Unpack
 
 import numpy as np
@@ -11,8 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence
-from segal.candidates.regions import Grid, RegionSize
-from segal.data.datasets import LabelledDataset
+from segal.candidates.regions import Box, Grid, RegionSize
+from segal.data.datasets import Chooser
+from segal.data.image_file import RGB, Reading
+from segal.data.images import ImageInfo
+from segal.data.labelled import LabelledDataset
+from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.functional.labels import VOID, class_indices, has_class
@@ -45,6 +50,94 @@ class PredictionOptions(TypedDict, total=False):
     progress: Callable[[int, int], None] | None
 
 
+class SplitSource(Protocol):
+    """What a configuration says of a labelled data set; a task refuses what it has no use for."""
+
+    @property
+    def root(self) -> Path:
+        """Its folder or file."""
+        ...
+
+    @property
+    def layout(self) -> str:
+        """How it is laid out, or `auto`."""
+        ...
+
+    @property
+    def ignore_index(self) -> int | None:
+        """A value of label files that stands for no class."""
+        ...
+
+    @property
+    def reduce_zero_label(self) -> bool:
+        """Whether 0 in label files stands for no class, and names without a value count from 1."""
+        ...
+
+    @property
+    def label_suffix(self) -> str | None:
+        """What follows an image's name in its label's."""
+        ...
+
+    @property
+    def reading(self) -> Reading:
+        """How images are read."""
+        ...
+
+
+class OpenOptions(TypedDict, total=False):
+    """How images are looked at when they are opened.
+
+    Attributes:
+        workers: Threads that inspect images.
+        known: Earlier inspections, by path.
+        progress: Called with (images done, all images).
+        skip_unreadable: Leave out what cannot be read.
+    """
+
+    workers: int
+    known: Mapping[str, tuple[int, int, ImageInfo]] | None
+    progress: Callable[[int, int], None] | None
+    skip_unreadable: bool
+
+
+class Transform(Protocol):
+    """Makes a training sample of an image and its label."""
+
+    def __call__(
+        self,
+        image: NDArray[Any],
+        label: NDArray[Any],
+        region: Box,
+        generator: np.random.Generator,
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """See `segal.data.transforms.TrainingTransform`."""
+        ...
+
+
+class Augmentation(Protocol):
+    """What a training says of its samples."""
+
+    @property
+    def crop(self) -> str:
+        """A region size."""
+        ...
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Smallest and largest factor that an image is resized by."""
+        ...
+
+    @property
+    def flip(self) -> float:
+        """Probability of a horizontal flip."""
+        ...
+
+    @property
+    def colour_jitter(self) -> float:
+        """Strength, from 0 to 1."""
+        ...
+
+
 class Task(ABC):
     """What a network is asked, of each element of an image.
 
@@ -56,10 +149,12 @@ class Task(ABC):
     Attributes:
         name: As `segal.tasks.TASKS` has it.
         default_region: The region size where none is given.
+        layouts: Names of the layouts of data sets that it reads.
     """
 
     name: ClassVar[str]
     default_region: ClassVar[str]
+    layouts: ClassVar[tuple[str, ...]]
 
     def __init__(self, class_weights: Sequence[float] | None = None) -> None:
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
@@ -139,6 +234,93 @@ class Task(ABC):
         return total / torch.where(mass > 0, mass, 1)
 
     @abstractmethod
+    def is_dataset(self, root: Path) -> bool:
+        """Whether a path looks like a data set of the task."""
+
+    @abstractmethod
+    def splits(self, root: Path, layout: str = "auto") -> list[str]:
+        """The splits of a data set, sorted.
+
+        Raises:
+            SegalError: If it has no known layout.
+        """
+
+    @abstractmethod
+    def open_split(
+        self,
+        source: SplitSource,
+        split: str,
+        only: Collection[str] | Chooser | None = None,
+        *,
+        missing_labels: bool = False,
+        **options: Unpack[OpenOptions],
+    ) -> LabelledDataset:
+        """Opens one split of a data set.
+
+        Args:
+            source: It.
+            split: Such as train.
+            only: Images to open, by their paths in the pool, or what chooses them from all paths;
+                the others need no label.
+            missing_labels: Whether a label may be missing.
+            **options: As `OpenOptions` says.
+
+        Raises:
+            SegalError: If something is missing, damaged, or said that the task has no use for.
+        """
+
+    def class_names(self, source: SplitSource, split: str) -> tuple[str, ...]:
+        """The classes of a data set.
+
+        Raises:
+            SegalError: As `open_split` does.
+        """
+        return self.open_split(source, split).classes.names
+
+    @abstractmethod
+    def open_pool(
+        self,
+        source: Path,
+        paths: Sequence[str] | None = None,
+        *,
+        reading: Reading = RGB,
+        **options: Unpack[OpenOptions],
+    ) -> ImagePool:
+        """Opens images without labels.
+
+        Args:
+            source: Where they are.
+            paths: Only these; all by default.
+            reading: How they are read.
+            **options: As `OpenOptions` says.
+
+        Raises:
+            SegalError: If there is none, or one cannot be read.
+        """
+
+    @abstractmethod
+    def transform(
+        self, settings: Augmentation, pool: ImagePool, images: Sequence[int]
+    ) -> Transform:
+        """What makes training samples.
+
+        Args:
+            settings: Of the training.
+            pool: Where the images are.
+            images: Those that are trained on.
+        """
+
+    @abstractmethod
+    def clicks(self, label: NDArray[Any], boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
+        """What an annotator does to label boxes of an image, in order.
+
+        Args:
+            label: Of the image, as `LabelledDataset.read_label` gives it.
+            boxes: What is bought.
+            before: What was bought of it before, and costs no click again.
+        """
+
+    @abstractmethod
     def evaluate(
         self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
     ) -> Metrics:
@@ -205,7 +387,7 @@ def _whole_images(
     """Indices and batches (B, H, W, 3) and (B, H, W) of images of equal size."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for index in range(len(dataset.pool)):
-        by_size.setdefault(dataset.pool.size(index), []).append(index)
+        by_size.setdefault(dataset.pool.shape(index), []).append(index)
     batches = [
         same[start : start + batch_size]
         for same in by_size.values()

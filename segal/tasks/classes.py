@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from segal.data.datasets import LabelledDataset
+from segal.data.labelled import LabelledDataset
 from segal.errors import SegalError
 from segal.models.spec import ModelSpec
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segal.data.datasets import LabelledDataset
+from segal.data.labelled import LabelledDataset
 from segal.errors import SegalError
 from segal.functional.metrics import confusion_matrix, largest_answer
 from segal.models.wrapped import Model

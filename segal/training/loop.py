@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segal.candidates.regions import Box, RegionSize
-from segal.data.datasets import LabelledDataset
+from segal.candidates.regions import Box
+from segal.data.labelled import LabelledDataset
 from segal.data.prefetch import prefetch
-from segal.data.transforms import TrainingTransform, stack_padded
+from segal.data.transforms import stack_padded
 from segal.errors import SegalError
 from segal.functional.labels import has_class
 from segal.models.checkpoint import weights_of
@@ -100,13 +100,14 @@ def train(
     for checked in (dataset, validation):
         if checked is not None:
             check_classes(model.spec, checked)
+    task = task or task_of(model.spec)
     run = _Run(
         model,
-        _samples(dataset, labelled, settings, seed),
+        _samples(dataset, labelled, settings, seed, task),
         settings,
         seed=seed,
         validation=validation,
-        task=task or task_of(model.spec),
+        task=task,
         device=torch.device(device),
     )
     return run(progress, checkpoint)
@@ -117,15 +118,11 @@ def _samples(
     labelled: Mapping[int, Sequence[Box]] | None,
     settings: TrainSettings,
     seed: int,
+    task: Task,
 ) -> Samples:
     regions = LabelledRegions.of(dataset, labelled)
     _refuse_void(dataset, regions)
-    crop = RegionSize.parse(settings.crop)
-    size = None
-    if crop.height is not None and crop.width is not None:
-        sizes = np.array([dataset.pool.size(int(image)) for image in np.unique(regions.images)])
-        size = (min(crop.height, int(sizes[:, 0].max())), min(crop.width, int(sizes[:, 1].max())))
-    transform = TrainingTransform(size, settings.scale, settings.flip, settings.colour_jitter)
+    transform = task.transform(settings, dataset.pool, np.unique(regions.images).tolist())
     return Samples(dataset, regions, transform, seed)
 
 

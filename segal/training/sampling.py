@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
-from segal.data.datasets import LabelledDataset
-from segal.data.transforms import TrainingTransform, keep_regions
+from segal.data.labelled import LabelledDataset
+from segal.data.transforms import keep_regions
 from segal.errors import SegalError
+from segal.tasks.base import Transform
 
 _ORDER, _SAMPLE = range(2)  # streams of random numbers
 
@@ -101,7 +102,7 @@ class Samples:
         self,
         dataset: LabelledDataset,
         regions: LabelledRegions,
-        transform: TrainingTransform,
+        transform: Transform,
         seed: int,
     ) -> None:
         self.dataset, self.regions = dataset, regions
@@ -112,7 +113,7 @@ class Samples:
         return self.regions.order(np.random.default_rng([self._seed, _ORDER, lap]))
 
     def __call__(self, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Sample `number`: image (H, W, channels) and label (H, W), see `TrainingTransform`."""
+        """Sample `number`: image (H, W, channels) and label, see `Task.transform`."""
         lap, position = divmod(number, len(self.regions.images))
         region = int(self._order(lap)[position])
         image = int(self.regions.images[region])

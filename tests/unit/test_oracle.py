@@ -8,6 +8,7 @@ from segal.errors import SegalError
 from segal.functional.clicks import polygon_clicks
 from segal.runs.oracle import Oracle
 from segal.scenes.synthetic import make_scenes
+from segal.tasks.segmentation.task import Segmentation
 
 
 @pytest.fixture
@@ -16,9 +17,13 @@ def dataset(tmp_path):
     return open_dataset(tmp_path, "train")
 
 
+def oracle_of(dataset):
+    return Oracle(dataset, Segmentation())
+
+
 def test_labels_are_revealed_within_what_is_bought(dataset):
     first, second, _ = dataset.pool.paths
-    revealed = Oracle(dataset).reveal({second: [(0, 0, 16, 16), (100, 50, 128, 64)]})
+    revealed = oracle_of(dataset).reveal({second: [(0, 0, 16, 16), (100, 50, 128, 64)]})
     whole = dataset.read_label(1)
     seen = revealed.read_label(1)
     inside = np.zeros((64, 128), bool)
@@ -33,14 +38,14 @@ def test_labels_are_revealed_within_what_is_bought(dataset):
 
 def test_a_subset_reveals_no_more(dataset):
     first, second, _ = dataset.pool.paths
-    revealed = Oracle(dataset).reveal({first: [(0, 0, 16, 16)], second: [(8, 8, 64, 64)]})
+    revealed = oracle_of(dataset).reveal({first: [(0, 0, 16, 16)], second: [(8, 8, 64, 64)]})
     part = revealed.subset([2, 1])
     assert (part.read_label(0) == 255).all()
     assert np.array_equal(part.read_label(1), revealed.read_label(1))
 
 
 def test_only_labels_of_images_that_are_bought_from_are_read(dataset):
-    oracle = Oracle(dataset)
+    oracle = oracle_of(dataset)
     bought = {dataset.pool.paths[2]: [(0, 0, 8, 8)]}
     digest = oracle.digest(bought)
     for index in (0, 1):
@@ -53,6 +58,6 @@ def test_only_labels_of_images_that_are_bought_from_are_read(dataset):
 
 def test_clicks_are_those_of_the_labels(dataset):
     boxes = [(0, 0, 64, 64), (64, 0, 128, 64)]
-    clicks = Oracle(dataset).clicks(dataset.pool.paths[0], boxes, [])
+    clicks = oracle_of(dataset).clicks(dataset.pool.paths[0], boxes, [])
     assert clicks == polygon_clicks(dataset.read_label(0), boxes).tolist()
-    assert Oracle(dataset).clicks(dataset.pool.paths[0], boxes[:1], boxes[:1]) == [0]
+    assert oracle_of(dataset).clicks(dataset.pool.paths[0], boxes[:1], boxes[:1]) == [0]

@@ -428,7 +428,7 @@ class ScriptedTask(Segmentation):
 
     def evaluate(self, model, dataset, **_):
         self.seen.append(weights(model))
-        return SimpleNamespace(miou=self.scores[len(self.seen) - 1])
+        return SimpleNamespace(score=self.scores[len(self.seen) - 1])
 
 
 def test_best_weights_are_kept_and_training_stops_early():

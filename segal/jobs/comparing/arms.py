@@ -9,7 +9,6 @@ from typing import Any
 from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
 from segal.config import RunConfig
-from segal.data.datasets import LabelOptions, find_source
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import first_of_each
 from segal.jobs.inputs import image_sizes
@@ -20,6 +19,7 @@ from segal.reporting.protocol import OF_THE_FULL_ARM, compared
 from segal.runs.run_folder import fingerprint
 from segal.strategies.base import Strategy
 from segal.system.console import bar
+from segal.tasks import find_task
 
 _TOLERANCE = Fraction(1, 100)
 _MAY_DIFFER = {"strategy", "region", "budgets"}
@@ -116,7 +116,7 @@ class _Pool:
         data, machine = self._config.data, self._config.machine
         draw_scenes(data)
         with bar("Checking images") as advance:
-            pool = open_split(data, data.train, machine, advance).pool
+            pool = open_split(self._config.task, data, data.train, machine, advance).pool
         if self._config.unique:
             pool = pool.subset(first_of_each(pool))
         return list(image_sizes(pool).values())
@@ -190,9 +190,8 @@ def check_networks(arms: Sequence[Arm]) -> None:
             [arm.config.model.model_dump(mode="json"), str(arm.config.checkpoint)]
         )
         if network not in models:
-            options = LabelOptions(data.ignore_index, data.reduce_zero_label, data.label_suffix)
-            classes = find_source(data.root, data.train, data.layout, options).classes
-            models[network] = initial_model(arm.config, classes.names).eval()
+            names = find_task(arm.config.task).class_names(data, data.train)
+            models[network] = initial_model(arm.config, names).eval()
         try:
             check_network(arm.strategy, models[network])
         except SegalError as error:

@@ -58,6 +58,7 @@ from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar
 from segal.system.files import remove, write_json
 from segal.system.machine import describe
+from segal.tasks import find_task
 from segal.training.evaluation import evaluate_images, one_answer
 from segal.training.loop import train
 
@@ -97,7 +98,7 @@ class Rounds:
         self.config, self.strategy, self.ledger, self.device = config, strategy, ledger, device
         self.pool, self.held_out = data.pool_set.pool, data.held_out
         self.class_names = data.pool_set.classes.names
-        self.oracle = Oracle(data.pool_set)
+        self.oracle = Oracle(data.pool_set, find_task(config.task))
         self.areas, self.sizes = data.areas(), image_sizes(self.pool)
         self.start = start
         self.region = RegionSize.parse(config.region)

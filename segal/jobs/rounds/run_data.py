@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
 from segal.config import RunConfig
-from segal.data.datasets import LabelledDataset
 from segal.data.images import ImageInfo
+from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import copies_notes, first_of_each
@@ -47,11 +47,13 @@ class RunData:
             SegalError: If a split, an image or a label is missing or damaged, or no pixel of a
                 split to evaluate on is labelled.
         """
-        data, known = config.data, _known_images(config.out)
+        task, data, known = config.task, config.data, _known_images(config.out)
         with bar("Checking images") as advance:
-            pool_set = open_split(data, data.train, config.machine, advance, known=known)
+            pool_set = open_split(
+                config.task, data, data.train, config.machine, advance, known=known
+            )
             held_out = {
-                name: open_split(data, split, config.machine, advance)
+                name: open_split(task, data, split, config.machine, advance)
                 for name, split in (("validation", data.validation), ("test", data.test))
                 if split
             }

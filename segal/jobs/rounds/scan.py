@@ -8,7 +8,7 @@ import torch
 
 from segal.candidates.regions import Box, RegionSize
 from segal.config import RunConfig
-from segal.data.datasets import LabelledDataset
+from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.jobs.inputs import scan_settings
 from segal.jobs.reference import run_sets
@@ -18,7 +18,7 @@ from segal.runs.oracle import Oracle
 from segal.scanning.scan import Scan
 from segal.signals import Signal
 from segal.system.console import bar
-from segal.tasks import TASKS
+from segal.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class RoundScan:
         by_index = self.oracle.by_index(self.bought)
         scan = Scan(
             pool=self.pool,
-            task=TASKS.get(config.task)(),
+            task=find_task(config.task),
             regions=[region],
             settings=scan_settings(config, self.device),
             signals=signals,

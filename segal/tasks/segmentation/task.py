@@ -1,16 +1,39 @@
 """Semantic segmentation: every pixel is classified, rectangles of the image are bought."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Unpack
+from pathlib import Path
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segal.data.datasets import LabelledDataset
+from segal.candidates.regions import Box, RegionSize
+from segal.data.datasets import (
+    LAYOUTS,
+    Chooser,
+    LabelOptions,
+    find_source,
+    is_dataset,
+    layout_name,
+    open_dataset,
+    splits,
+)
+from segal.data.image_file import RGB, Reading
+from segal.data.labelled import LabelledDataset
+from segal.data.pool import ImagePool, open_pool
+from segal.data.transforms import TrainingTransform
+from segal.functional.clicks import polygon_clicks
 from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
 from segal.models.wrapped import Model
-from segal.tasks.base import PredictionOptions, Task
+from segal.tasks.base import (
+    Augmentation,
+    OpenOptions,
+    PredictionOptions,
+    SplitSource,
+    Task,
+    Transform,
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +91,72 @@ class Segmentation(Task):
 
     name: ClassVar[str] = "segmentation"
     default_region: ClassVar[str] = "512"
+
+    layouts: ClassVar[tuple[str, ...]] = LAYOUTS
+
+    def is_dataset(self, root: Path) -> bool:
+        """Whether a folder looks like a data set with label files."""
+        return is_dataset(root)
+
+    def splits(self, root: Path, layout: str = "auto") -> list[str]:
+        """As `Task.splits`."""
+        return splits(root, layout_name(layout))
+
+    def class_names(self, source: SplitSource, split: str) -> tuple[str, ...]:
+        """As `Task.class_names`; no image is opened."""
+        options = LabelOptions(source.ignore_index, source.reduce_zero_label, source.label_suffix)
+        layout = layout_name(source.layout)
+        return find_source(source.root, split, layout, options).classes.names
+
+    def open_split(
+        self,
+        source: SplitSource,
+        split: str,
+        only: Collection[str] | Chooser | None = None,
+        *,
+        missing_labels: bool = False,
+        **options: Unpack[OpenOptions],
+    ) -> LabelledDataset:
+        """As `Task.open_split`; labels are found, but not read."""
+        return open_dataset(
+            source.root,
+            split,
+            layout=layout_name(source.layout),
+            ignore_index=source.ignore_index,
+            reduce_zero_label=source.reduce_zero_label,
+            label_suffix=source.label_suffix,
+            reading=source.reading,
+            only=only,
+            missing_labels=missing_labels,
+            **options,
+        )
+
+    def open_pool(
+        self,
+        source: Path,
+        paths: Sequence[str] | None = None,
+        *,
+        reading: Reading = RGB,
+        **options: Unpack[OpenOptions],
+    ) -> ImagePool:
+        """As `Task.open_pool`, of the images in a folder."""
+        return open_pool(source, paths, reading=reading, **options)
+
+    def transform(
+        self, settings: Augmentation, pool: ImagePool, images: Sequence[int]
+    ) -> Transform:
+        """Random scale, a crop around a region, flip and colours."""
+        crop = RegionSize.parse(settings.crop)
+        size = None
+        if crop.height is not None and crop.width is not None:
+            highest, widest = np.array([pool.shape(image) for image in images]).max(0).tolist()
+            size = (min(crop.height, highest), min(crop.width, widest))
+        return TrainingTransform(size, settings.scale, settings.flip, settings.colour_jitter)
+
+    def clicks(self, label: NDArray[Any], boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
+        """Polygon clicks; see `polygon_clicks`."""
+        clicks: list[int] = polygon_clicks(label, boxes, before).tolist()
+        return clicks
 
     def evaluate(
         self,

@@ -1,0 +1,122 @@
+"""What a labelled data set is, whatever its labels are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segal.candidates.regions import Box
+from segal.data.pool import ImagePool, Progress
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCounts:
+    """What labels hold.
+
+    Attributes:
+        pixels: (C,) int64, elements of each class.
+        void: Elements without one.
+        values: (256,) int64, elements of each value of label files; zeros where there are none.
+        empty: Indices of images, with those boxes in which all is void.
+    """
+
+    pixels: NDArray[np.int64]
+    void: int
+    values: NDArray[np.int64]
+    empty: Mapping[int, Sequence[Box]]
+
+
+class NamedClasses(Protocol):
+    """The classes of a data set."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each of the C classes."""
+        ...
+
+    @property
+    def palette(self) -> NDArray[np.uint8]:
+        """(C, 3) RGB."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how labels are read."""
+        ...
+
+
+class LabelledDataset(ABC):
+    """Images with labels. What scores the pool is given `pool`, which knows nothing of the labels.
+
+    Attributes:
+        pool: The images.
+    """
+
+    pool: ImagePool
+
+    @property
+    @abstractmethod
+    def classes(self) -> NamedClasses:
+        """The classes."""
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    @abstractmethod
+    def read_label(self, index: int) -> NDArray[Any]:
+        """The label of an image: a class for each of its elements, of `pool.size(index)`.
+
+        Returns:
+            uint8 or another integer dtype; see `segal.functional.labels.has_class`.
+
+        Raises:
+            SegalError: If it cannot be read, or is wrong.
+        """
+
+    @abstractmethod
+    def check(
+        self,
+        indices: Iterable[int] | None = None,
+        progress: Progress | None = None,
+        within: Mapping[int, Sequence[Box]] | None = None,
+    ) -> LabelCounts:
+        """Reads labels, all by default, and raises all mistakes at once.
+
+        Args:
+            indices: Images whose labels are read.
+            progress: Called with (labels done, all labels) after each.
+            within: Boxes by image index; only these images are read, and counted within these. A
+                label that is not there counts as void.
+
+        Raises:
+            SegalError: As `read_label` does.
+        """
+
+    @abstractmethod
+    def digest(self, indices: Iterable[int] | None = None) -> str:
+        """A fingerprint of labels, all by default, and of the classes.
+
+        Args:
+            indices: Images whose labels count; no other label is read.
+
+        Returns:
+            A sha256 in hexadecimal digits.
+
+        Raises:
+            SegalError: If a label cannot be read.
+        """
+
+    @abstractmethod
+    def subset(self, indices: Iterable[int]) -> Self:
+        """The data set of some of the images, in the order given."""
+
+    def refuse_values(self, split: str, counts: LabelCounts) -> None:  # noqa: B027
+        """Raises a SegalError for labels that can be read, and mean something else than they seem.
+
+        Args:
+            split: Its name.
+            counts: Of all its labels.
+        """
