@@ -21,6 +21,7 @@ COLUMNS = ("rank", "image", "x", "y", "width", "height", "pixels", "score")
 OPTIONAL = ("rank", "pixels", "score")
 """Columns that a table of what is labelled need not have."""
 ANNOTATE, LEAVE = 255, 0
+MASKS_FOLDER = "masks"
 MAX_FILE_BYTES = 256 * 2**20
 MAX_NAMED = 20
 MAX_HINTS = 3  # likeness of names is slow in a large pool

@@ -1,5 +1,6 @@
 """What can be configured: one class a command, made of sections that commands share."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,13 +17,12 @@ from pydantic import (
 
 from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
-from segal.data.datasets import layout_name
 from segal.data.image_file import Reading
 from segal.errors import SegalError
 from segal.models.build import MAX_SCALE, MIN_SCALE
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import Axis
-from segal.tasks import task_name
+from segal.tasks import TASKS, find_task, layout_name, task_name
 from segal.training.settings import TrainSettings, split_commas
 
 
@@ -63,6 +63,17 @@ class Section(BaseModel):
     """A part of a configuration; a key that it does not know is a mistake."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Regions(Section):
+    """A section whose region size, where none is given, is what its task buys."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_region(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping) and "region" not in raw and raw.get("task") in TASKS:
+            return {**raw, "region": find_task(str(raw["task"])).default_region}
+        return raw
 
 
 class ImagesSection(Section):
@@ -133,7 +144,7 @@ class LabelsConfig(ImagesSection):
         return self.model_copy(update={key: getattr(images, key) for key in keys})
 
 
-class SelectConfig(ImagesSection):
+class SelectConfig(ImagesSection, _Regions):
     """Configuration of `segal select`, beside what `ImagesSection` has.
 
     Attributes:
@@ -290,7 +301,7 @@ class TrainConfig(Section):
     machine: MachineConfig = MachineConfig()
 
 
-class RunConfig(Section):
+class RunConfig(_Regions):
     """Configuration of `segal run`: rounds of train, evaluate, scan, select and buy.
 
     Attributes:

@@ -53,14 +53,11 @@ class LabelledDataset(ABC):
 
     Attributes:
         pool: The images.
+        classes: The classes.
     """
 
     pool: ImagePool
-
-    @property
-    @abstractmethod
-    def classes(self) -> NamedClasses:
-        """The classes."""
+    classes: NamedClasses
 
     def __len__(self) -> int:
         return len(self.pool)

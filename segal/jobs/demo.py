@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segal.candidates.selection import MASKS_FOLDER
 from segal.config import DataConfig, MachineConfig, NetworkConfig, TrainConfig, validate
 from segal.errors import raise_all
 from segal.jobs.labels import shown_miou
-from segal.jobs.select import MASKS_FOLDER, OVERLAYS_FOLDER, SelectionResult, run_selection
+from segal.jobs.select import OVERLAYS_FOLDER, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
 from segal.jobs.train import TrainingOutcome, run_training
 from segal.scenes.synthetic import make_scenes

@@ -106,9 +106,8 @@ class SelectionLabels:
         if config.reference is not None and "val" in {need.of for need in needs}:
             reference = open_labels(task, config.reference.beside(config), config.machine)
         if config.training is not None and {need.of for need in needs} & {"initial", "labelled"}:
-            training = open_labels(
-                config.task, config.training.beside(config), config.machine, labelled.images
-            )
+            given = config.training.beside(config)
+            training = open_labels(task, given, config.machine, labelled.images)
         return cls(labelled, reference, training)
 
     def identity(self, reading: Reading) -> dict[str, str]:

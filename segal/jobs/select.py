@@ -19,7 +19,7 @@ import yaml
 from segal import __version__
 from segal.candidates.budget import Allowance, Budget
 from segal.candidates.regions import Box, RegionSize
-from segal.candidates.selection import Selected, read_selection, write_masks, write_selection
+from segal.candidates.selection import Selected, read_selection, write_selection
 from segal.candidates.table import CandidateTable
 from segal.config import SelectConfig
 from segal.data.pool import ImagePool
@@ -37,7 +37,6 @@ from segal.jobs.inputs import (
     scan_settings,
 )
 from segal.jobs.network import with_folder
-from segal.jobs.overlays import Overlays
 from segal.jobs.picks import selected_from, shown_value
 from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
 from segal.jobs.strategies import check_network
@@ -60,9 +59,10 @@ from segal.system.machine import (
     use_threads,
 )
 from segal.tasks import find_task
+from segal.tasks.drawing import Drawn
 
 SELECTION_FILE, SUMMARY_FILE, CONFIG_FILE = "selection.csv", "summary.json", "config.yaml"
-MASKS_FOLDER, OVERLAYS_FOLDER = "masks", "overlays"
+OVERLAYS_FOLDER = "overlays"
 _ROUND = 0
 _RUN_KEYS = {
     *("images", "out", "checkpoint", "labelled", "reference", "training"),
@@ -243,6 +243,7 @@ class _Selection:
     ) -> None:
         self.labels, self.identity = labels, identity
         self.config, self.strategy, self.ledger = config, strategy, ledger
+        self.task = find_task(config.task)
         self.model = None if model is None else model.to(device)
         self.device = device
         self.clock = _Clock()
@@ -302,7 +303,7 @@ class _Selection:
     def open_pool(self) -> ImagePool:
         config = self.config
         with bar("Checking images") as advance, self.clock("check"):
-            pool = find_task(config.task).open_pool(
+            pool = self.task.open_pool(
                 config.images,
                 skip_unreadable=config.skip_unreadable,
                 reading=config.reading,
@@ -351,7 +352,7 @@ class _Selection:
             sizes = dict.fromkeys([config.region, *config.extra_regions])
             scan = Scan(
                 pool=pool,
-                task=find_task(config.task),
+                task=self.task,
                 regions=[RegionSize.parse(size) for size in sizes],
                 settings=scan_settings(config, self.device),
                 signals=signals,
@@ -392,17 +393,17 @@ class _Selection:
         out, config = self.config.out, self.config
         with self.clock("write"):
             write_selection(out / SELECTION_FILE, selected)
-            write_masks(out / MASKS_FOLDER, selected, image_sizes(pool), self.labelled)
+            handed_out = self.task.hand_out(out, selected, pool, self.labelled)
         with self.clock("overlays"), bar("Drawing overlays") as advance:
-            overlays = Overlays(
+            drawn = Drawn(
                 pool, self.model, shown_value(self.strategy), self.labelled, config.precision
             )
-            overlays.write(out / OVERLAYS_FOLDER, selected, config.overlays, advance)
+            self.task.draw(out / OVERLAYS_FOLDER, selected, config.overlays, drawn, advance)
         resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_bytes(out / CONFIG_FILE, resolved.encode())
         summary = self.summarise(pool, selected)
         write_json(out / SUMMARY_FILE, summary)
-        names = [SELECTION_FILE, MASKS_FOLDER, OVERLAYS_FOLDER, CONFIG_FILE, SUMMARY_FILE]
+        names = [SELECTION_FILE, OVERLAYS_FOLDER, CONFIG_FILE, SUMMARY_FILE]
         purchases = [
             Purchase(s.rank, str(config.strategy["name"]), s.image, s.box, s.score)
             for s in selected
@@ -411,7 +412,7 @@ class _Selection:
             "select",
             _ROUND,
             inputs,
-            artefacts=[out / name for name in names],
+            artefacts=[*(out / name for name in names), *handed_out],
             seconds=self.clock.seconds.get("select", 0.0),
             purchases=purchases,
         )

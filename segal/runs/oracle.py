@@ -33,7 +33,7 @@ class RevealedDataset(LabelledDataset):
         return self.dataset.pool
 
     @property
-    def classes(self) -> NamedClasses:
+    def classes(self) -> NamedClasses:  # type: ignore[override]
         """The classes."""
         return self.dataset.classes
 

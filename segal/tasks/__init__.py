@@ -6,7 +6,7 @@ from segal.registry import Registry
 from segal.tasks.base import Task
 from segal.tasks.segmentation.task import Segmentation
 
-__all__ = ["TASKS", "Task", "find_task", "task_name", "task_of"]
+__all__ = ["TASKS", "Task", "find_task", "layout_name", "task_name", "task_of"]
 
 TASKS: Registry[type[Task]] = Registry("task")
 TASKS.register(Segmentation.name)(Segmentation)
@@ -42,5 +42,22 @@ def task_name(text: str) -> str:
             expected=f"one of {', '.join(TASKS)}",
             got=repr(text),
             remedy="choose one of these",
+        )
+    return text
+
+
+def layout_name(text: str) -> str:
+    """The name of a layout that some task's data sets have, or auto.
+
+    Raises:
+        SegalError: For any other text.
+    """
+    names = ("auto", *dict.fromkeys(name for task in TASKS for name in find_task(task).layouts))
+    if text not in names:
+        raise SegalError(
+            "layout: not valid",
+            expected=f"one of {', '.join(names)}",
+            got=repr(text),
+            remedy="leave it out to tell by the files",
         )
     return text

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segal.candidates.evidence import Evidence
 from segal.candidates.regions import Box, Grid, RegionSize
+from segal.candidates.selection import Selected
 from segal.data.datasets import Chooser
 from segal.data.image_file import RGB, Reading
 from segal.data.images import ImageInfo
@@ -25,6 +26,7 @@ from segal.models.loss_prediction import LearningLossSettings, ranking_loss
 from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.system.machine import Precision, autocast
 from segal.tasks.classes import check_classes
+from segal.tasks.drawing import Drawn
 
 
 class Metrics(Protocol):
@@ -319,6 +321,45 @@ class Task(ABC):
             boxes: What is bought.
             before: What was bought of it before, and costs no click again.
         """
+
+    @abstractmethod
+    def draw(
+        self,
+        folder: Path,
+        selected: Sequence[Selected],
+        count: int,
+        drawn: Drawn,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        """Draws what was picked.
+
+        Args:
+            folder: Takes the pictures; it appears as a whole and takes the place of what was there.
+            selected: The picks, in their order.
+            count: Of images to show, those with the best ranks; at least 1.
+            drawn: What they are drawn from.
+            progress: Called with (images done, all images).
+        """
+
+    def hand_out(
+        self,
+        folder: Path,
+        selected: Sequence[Selected],
+        pool: ImagePool,
+        labelled: Mapping[str, Sequence[Box]],
+    ) -> list[Path]:
+        """Writes what annotators need beside the selection itself; nothing here.
+
+        Args:
+            folder: Of the run.
+            selected: The picks.
+            pool: The images.
+            labelled: Boxes that are labelled already, by image.
+
+        Returns:
+            What was written.
+        """
+        return []
 
     @abstractmethod
     def evaluate(

@@ -158,6 +158,8 @@ class Noisy:
     def size(self, index):
         return self.images[index].shape[:2]
 
+    shape = size
+
     def read(self, index):
         return self.images[index]
 

@@ -12,7 +12,6 @@ from segal.jobs.labels import (
     describe_counts,
     notes_of,
     owed_regions,
-    refuse_black_and_white,
     refuse_owed,
     refuse_unlabelled,
     shown_miou,
@@ -88,7 +87,7 @@ def test_masks_of_0_and_255_are_refused(make):
     data = make([noise([0, 255], seed) for seed in range(2)])
     counts = data.check()
     with pytest.raises(SegalError) as caught:
-        refuse_black_and_white(data, "train", counts)
+        data.refuse_values("train", counts)
     for part in ("all that is labelled is sky", "`255 road`", "ignore_index 255"):
         assert part in str(caught.value)
     for options, classes in (
@@ -98,11 +97,11 @@ def test_masks_of_0_and_255_are_refused(make):
         ({}, "sky 0\nroad 255\n"),
     ):
         data = make([noise([0, 255])], classes, **options)
-        refuse_black_and_white(data, "train", data.check())
+        data.refuse_values("train", data.check())
     # As the remedy says, 255 is then a class like any other.
     assert np.array_equal(data.read_label(0), noise([0, 255]) // 255)
     data = make([noise([0, 1, 255])])
-    refuse_black_and_white(data, "train", data.check())
+    data.refuse_values("train", data.check())
 
 
 def test_masks_of_other_values_are_explained(make):

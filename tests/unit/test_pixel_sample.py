@@ -181,6 +181,8 @@ class FakePool:
     def size(self, index):
         return self.sizes[index]
 
+    shape = size
+
 
 @dataclasses.dataclass(frozen=True)
 class FakeDataset:

@@ -47,6 +47,8 @@ class Pool:
     def size(self, index):
         return self.images[index].shape[:2]
 
+    shape = size
+
     def read(self, index):
         return self.images[index]
 

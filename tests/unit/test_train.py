@@ -56,6 +56,8 @@ class Pool:
     def size(self, index):
         return self.images[index].shape[:2]
 
+    shape = size
+
     def read(self, index):
         self.seen.add(index)
         return self.images[index]

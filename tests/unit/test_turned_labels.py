@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segal.data.datasets import LabelOptions, open_dataset
+from segal.data.datasets import open_dataset
 from segal.data.image_file import Reading
 from segal.errors import SegalError
 from segal.jobs.validate import validate_path
@@ -64,11 +64,11 @@ def test_another_wrong_size_is_not_taken_for_it(tmp_path: Path) -> None:
 def test_validate_counts_turned_images(tmp_path: Path) -> None:
     root = data_set(tmp_path, "a.jpg", "a.png", (24, 40), 3)
     data_set(tmp_path, "b.jpg", "b.png", (40, 24), 8)
-    lines = "\n".join(validate_path(root, "auto", LabelOptions(), 1))
+    lines = "\n".join(validate_path(root, {}, 1))
     assert "2 images are turned or mirrored by EXIF" in lines
     assert "1 images are turned or mirrored by their EXIF orientation so that" in lines
     assert "a.jpg" in lines
-    alone = "\n".join(validate_path(root / "images" / "train", "auto", LabelOptions(), 1))
+    alone = "\n".join(validate_path(root / "images" / "train", {}, 1))
     assert "2 images are turned or mirrored by EXIF" in alone
     assert "labels" not in alone
 

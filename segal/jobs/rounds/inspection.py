@@ -12,7 +12,6 @@ from segal.candidates.selection import Selected
 from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
 from segal.data.pool import ImagePool
-from segal.jobs.overlays import Overlays
 from segal.jobs.picks import boxes_of, describe_picks, mistake_rate, rows_of
 from segal.models.wrapped import Model
 from segal.runs.history import OVERLAYS_FOLDER, PICKS_FILE
@@ -20,6 +19,8 @@ from segal.runs.oracle import Oracle
 from segal.signals import Value
 from segal.system.console import bar
 from segal.system.files import remove, write_json
+from segal.tasks import task_of
+from segal.tasks.drawing import Drawn
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Inspection:
         overlays.mkdir(parents=True)
         if self.config.overlays:
             with bar(f"Round {number}: drawing overlays") as advance:
-                drawing = Overlays(self.pool, model, self.value, self.bought, self.config.precision)
-                drawing.write(overlays, selected, self.config.overlays, advance)
+                drawn = Drawn(self.pool, model, self.value, self.bought, self.config.precision)
+                task_of(model.spec).draw(overlays, selected, self.config.overlays, drawn, advance)
         return [folder / PICKS_FILE, overlays]
 
     def _mistakes(

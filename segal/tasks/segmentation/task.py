@@ -1,6 +1,6 @@
 """Semantic segmentation: every pixel is classified, rectangles of the image are bought."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box, RegionSize
+from segal.candidates.selection import MASKS_FOLDER, Selected, write_masks
 from segal.data.datasets import (
     LAYOUTS,
     Chooser,
@@ -34,6 +35,8 @@ from segal.tasks.base import (
     Task,
     Transform,
 )
+from segal.tasks.drawing import Drawn
+from segal.tasks.segmentation.drawing import draw_overlays
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,29 @@ class Segmentation(Task):
         """Polygon clicks; see `polygon_clicks`."""
         clicks: list[int] = polygon_clicks(label, boxes, before).tolist()
         return clicks
+
+    def draw(
+        self,
+        folder: Path,
+        selected: Sequence[Selected],
+        count: int,
+        drawn: Drawn,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        """An overlay of each image; see `Task.draw`."""
+        draw_overlays(folder, selected, count, drawn, progress)
+
+    def hand_out(
+        self,
+        folder: Path,
+        selected: Sequence[Selected],
+        pool: ImagePool,
+        labelled: Mapping[str, Sequence[Box]],
+    ) -> list[Path]:
+        """Annotation masks; see `write_masks`."""
+        sizes = {path: pool.size(i) for i, path in enumerate(pool.paths)}
+        write_masks(folder / MASKS_FOLDER, selected, sizes, labelled)
+        return [folder / MASKS_FOLDER]
 
     def evaluate(
         self,

@@ -1,0 +1,42 @@
+"""What the pictures of a selection are drawn from, whatever they show."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from segal.candidates.regions import Box
+from segal.data.pool import ImagePool
+from segal.models.wrapped import Model
+from segal.signals import Value
+from segal.system.machine import Precision
+
+CAPTIONS = {
+    "entropy": "entropy (nats)",
+    "least_confidence": "1 - p1",
+    "margin": "1 - (p1 - p2)",
+    "bvsb": "p2 / p1",
+}
+"""What uncertainties are, with their units, by their names."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the pictures of a selection are drawn from.
+
+    Attributes:
+        pool: The images.
+        model: The network; None for pictures without an uncertainty.
+        value: The uncertainty to show.
+        bought: Boxes that were bought before, by image.
+        precision: Of the network's forward pass.
+    """
+
+    pool: ImagePool
+    model: Model | None
+    value: Value
+    bought: Mapping[str, Sequence[Box]]
+    precision: Precision
+
+    @property
+    def caption(self) -> str:
+        """What is shown, with its unit."""
+        return CAPTIONS.get(self.value.name, self.value.name)

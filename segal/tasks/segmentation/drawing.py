@@ -1,0 +1,51 @@
+"""Draws the pictures of a selection: each image again through the network, for its map."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from segal.candidates.selection import Selected
+from segal.pictures.overlays import Pick, Picture, shown_bands, write_overlays
+from segal.system.machine import autocast
+from segal.tasks.drawing import Drawn
+
+
+def draw_overlays(
+    folder: Path,
+    selected: Sequence[Selected],
+    count: int,
+    drawn: Drawn,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Writes a picture of each of the `count` images with the best ranks."""
+    picks: dict[str, list[Pick]] = {}
+    for s in selected:
+        picks.setdefault(s.image, []).append(Pick(s.rank, s.box, s.score))
+    shown = list(picks)[:count]
+    positions = {path: i for i, path in enumerate(drawn.pool.paths)}
+
+    def pictures() -> Iterator[Picture]:
+        for done, image in enumerate(shown, 1):
+            load = partial(_load, drawn, positions[image])
+            yield Picture(image, picks[image], load, drawn.bought.get(image, ()))
+            progress(done, len(shown))
+
+    write_overlays(folder, pictures(), caption=drawn.caption)
+
+
+@torch.inference_mode()
+def _load(drawn: Drawn, image: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """An image and its uncertainty map."""
+    pixels = drawn.pool.read(image)
+    shown = shown_bands(pixels, stretched=drawn.pool.reading.bands is not None)
+    if drawn.model is None:
+        return shown, None
+    device = drawn.model.device
+    with autocast(device, drawn.precision):
+        batch = torch.from_numpy(pixels)[None].to(device)
+        evidence = drawn.model(drawn.model.normalise(batch))
+    return shown, drawn.value.element_map(evidence)[0].float().cpu().numpy()
