@@ -2,6 +2,7 @@
 
 from segal.errors import SegalError
 from segal.models.spec import ModelSpec
+from segal.models.wrapped import WRAPPERS
 from segal.registry import Registry
 from segal.tasks.base import Task
 from segal.tasks.segmentation.task import Segmentation
@@ -9,7 +10,9 @@ from segal.tasks.segmentation.task import Segmentation
 __all__ = ["TASKS", "Task", "find_task", "layout_name", "task_name", "task_of"]
 
 TASKS: Registry[type[Task]] = Registry("task")
-TASKS.register(Segmentation.name)(Segmentation)
+for _task in (Segmentation,):
+    TASKS.register(_task.name)(_task)
+    WRAPPERS.register(_task.name)(_task.wrapper)
 
 
 def find_task(name: str) -> Task:

@@ -150,11 +150,13 @@ class Task(ABC):
 
     Attributes:
         name: As `segal.tasks.TASKS` has it.
+        wrapper: What its networks are wrapped in.
         default_region: The region size where none is given.
         layouts: Names of the layouts of data sets that it reads.
     """
 
     name: ClassVar[str]
+    wrapper: ClassVar[type[Model]]
     default_region: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
 

@@ -12,14 +12,13 @@ from segal.models.outputs import Predicted, as_classes, logits_of
 from segal.models.spec import ModelSpec
 from segal.models.tails import upsample
 from segal.models.tracing import Head, TailFinder, failed, find_head
-from segal.models.wrapped import FEATURE_MAPS, FEATURES, WRAPPERS, Model
+from segal.models.wrapped import FEATURE_MAPS, FEATURES, Model
 from segal.tasks.segmentation.lean import LeanPass, OtherwiseError, SpreadLogits, find_lean_pass
 
 LARGE = 1 << 22
 """Pixels of an image from which on a pass is made to take less memory; see `lean`."""
 
 
-@WRAPPERS.register("segmentation")
 class SegmentationModel(Model):
     """A network, wrapped so that one call gives the evidence of a batch.
 

@@ -37,6 +37,7 @@ from segal.tasks.base import (
 )
 from segal.tasks.drawing import Drawn
 from segal.tasks.segmentation.drawing import draw_overlays
+from segal.tasks.segmentation.model import SegmentationModel
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Segmentation(Task):
     """Every pixel is an element."""
 
     name: ClassVar[str] = "segmentation"
+    wrapper: ClassVar[type[Model]] = SegmentationModel
     default_region: ClassVar[str] = "512"
 
     layouts: ClassVar[tuple[str, ...]] = LAYOUTS
