@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
@@ -49,9 +49,9 @@ class ImagePool:
     """
 
     root: Path
-    paths: tuple[str, ...]
-    infos: tuple[ImageInfo, ...]
-    stats: tuple[Stat, ...]
+    paths: Sequence[str]
+    infos: Sequence[ImageInfo]
+    stats: Sequence[Stat]
     skipped: tuple[str, ...] = ()
     reading: Reading = RGB
     other: tuple[str, ...] = ()
@@ -60,7 +60,11 @@ class ImagePool:
         return len(self.paths)
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of an image, after EXIF orientation."""
+        """(height, width) of an image in elements, of what can be bought: here in pixels."""
+        return self.shape(index)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """(height, width) of an image as it is read, in pixels, after EXIF orientation."""
         info = self.infos[index]
         return info.height, info.width
 
@@ -72,8 +76,8 @@ class ImagePool:
         """
         path = self.root / self.paths[index]
         image = read_image(path, self.reading)
-        if image.shape[:2] != self.size(index):
-            height, width = self.size(index)
+        if image.shape[:2] != self.shape(index):
+            height, width = self.shape(index)
             raise SegalError(
                 f"{path}: the image has changed since it was inspected",
                 expected=f"{height} x {width} (height x width)",
@@ -82,7 +86,7 @@ class ImagePool:
             )
         return image
 
-    def subset(self, indices: Iterable[int]) -> "ImagePool":
+    def subset(self, indices: Iterable[int]) -> Self:
         """The pool of some of the images, in the order given."""
         chosen = list(indices)
         return replace(
