@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from segal.data.image_file import RGB, Reading
 from segal.data.pool import Progress
@@ -35,52 +36,34 @@ def open_pool(
     Raises:
         SegalError: If it is none of these, or cannot be read.
     """
+    options: dict[str, Any] = {
+        "reading": reading,
+        "skip_unreadable": skip_unreadable,
+        "known": known,
+        "workers": workers,
+        "progress": progress,
+    }
     file, part = _parted(source)
     suffix = file.suffix.lower() if file.is_file() else ""
     if suffix == ".npy":
-        opened: WholeImagePool = open_rows(
-            file,
-            reading=reading,
-            skip_unreadable=skip_unreadable,
-            known=known,
-            workers=workers,
-            progress=progress,
-        )
-        return opened
+        return open_rows(file, **options)
     if suffix == ".npz":
-        return open_rows(
-            file,
-            part or _only_array(file),
-            reading=reading,
-            skip_unreadable=skip_unreadable,
-            known=known,
-            workers=workers,
-            progress=progress,
-        )
-    paths = None
+        return open_rows(file, part or _only_array(file), **options)
     if suffix == ".csv":
         table = tables.read_table(file, None)
         if part:
             if part not in (table.splits or ()):
                 raise _no_part(file, part, sorted(set(table.splits or ())), "split")
             table = table.part(part)
-        file, paths = file.parent, table.paths
-    elif suffix:
+        return open_files(file.parent, table.paths, **options)
+    if suffix:
         raise SegalError(
             f"{source}: no pool of images",
             expected="a folder, a CSV, an .npy or an .npz file",
             got=f"a {suffix} file",
             remedy="give the folder that the images are in",
         )
-    return open_files(
-        file,
-        paths,
-        reading=reading,
-        skip_unreadable=skip_unreadable,
-        known=known,
-        workers=workers,
-        progress=progress,
-    )
+    return open_files(file, **options)
 
 
 def _parted(source: Path) -> tuple[Path, str]:
