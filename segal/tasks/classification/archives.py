@@ -70,7 +70,7 @@ def _file(root: Path) -> Path | None:
 
 
 def _labels(file: Path, x: str, y: str, multilabel: bool) -> Labels:
-    count = len(as_rows(file / x, open_array(file, x)))
+    count = len(as_rows(file / x, open_array(file, x, values=False)))
     labels = tidied(str(file / y), open_array(file, y), multilabel)
     if len(labels) != count:
         raise SegalError(

@@ -36,12 +36,14 @@ def member_names(path: Path) -> list[str]:
     return [name.removesuffix(".npy") for name in names]
 
 
-def open_array(path: Path, member: str | None = None) -> NDArray[Any]:
+def open_array(path: Path, member: str | None = None, *, values: bool = True) -> NDArray[Any]:
     """Opens an array to be read.
 
     Args:
         path: An `.npy` file, or an `.npz` archive.
         member: Name of the array in the archive.
+        values: Whether its values are wanted; else what is returned has its shape and its dtype
+            only, and takes no memory.
 
     Returns:
         The array, of any dtype but objects; not to be written to.
@@ -54,19 +56,21 @@ def open_array(path: Path, member: str | None = None) -> NDArray[Any]:
     try:
         if member is None:
             with path.open("rb") as file:
-                shape, order, dtype = _header(file)
+                form = _header(place, file)
                 start = file.tell()
-            return _mapped(path, start, shape, order, dtype)
+            return _mapped(path, start, form) if values else _empty(form)
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo(f"{member}.npy")
             with archive.open(info) as entry:
-                shape, order, dtype = _header(entry)
+                form = _header(place, entry)
                 header = entry.tell()
-            size = math.prod(shape) * dtype.itemsize
+            size = _size(form)
             if info.file_size != header + size:
                 raise ValueError(f"{info.file_size - header} bytes for an array of {size}")
+            if not values:
+                return _empty(form)
             if info.compress_type == zipfile.ZIP_STORED:
-                return _mapped(path, _data_start(path, info) + header, shape, order, dtype)
+                return _mapped(path, _data_start(path, info) + header, form)
             if size > MAX_COMPRESSED:
                 raise SegalError(
                     f"{place}: the array is compressed, and too large to be read as a whole",
@@ -82,8 +86,12 @@ def open_array(path: Path, member: str | None = None) -> NDArray[Any]:
         raise _unreadable(place, error) from error
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
-    """Shape, whether columns come first, and dtype; the file is then at the data."""
+_Form = tuple[tuple[int, ...], bool, "np.dtype[Any]"]
+"""Shape, whether columns come first, and dtype."""
+
+
+def _header(place: Path, file: IO[bytes]) -> _Form:
+    """What the header of an `.npy` file says; the file is then at the data."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         shape, order, dtype = np.lib.format.read_array_header_1_0(file)
@@ -93,7 +101,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
         raise ValueError(f"format version {version}")
     if dtype.hasobject:
         raise SegalError(
-            f"{getattr(file, 'name', 'array')}: an array of Python objects, which is not read",
+            f"{place}: an array of Python objects, which is not read",
             expected="an array of numbers or of strings of fixed length",
             got=f"dtype {dtype}",
             remedy="save it anew with .astype(str) or .astype(np.float32)",
@@ -103,15 +111,22 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
     return shape, order, dtype
 
 
-def _mapped(
-    path: Path, start: int, shape: tuple[int, ...], order: bool, dtype: "np.dtype[Any]"
-) -> NDArray[Any]:
-    size = math.prod(shape) * dtype.itemsize
+def _size(form: _Form) -> int:
+    """Bytes of the values."""
+    return math.prod(form[0]) * form[2].itemsize
+
+
+def _empty(form: _Form) -> NDArray[Any]:
+    return np.broadcast_to(np.empty((), form[2]), form[0])
+
+
+def _mapped(path: Path, start: int, form: _Form) -> NDArray[Any]:
     there = path.stat().st_size - start
-    if size > there:
-        raise ValueError(f"{there} bytes for an array of {size}")
-    if not size:
-        return np.empty(shape, dtype)
+    if _size(form) > there:
+        raise ValueError(f"{there} bytes for an array of {_size(form)}")
+    shape, order, dtype = form
+    if not _size(form):  # which cannot be mapped
+        return _empty(form)
     return np.memmap(path, dtype, "r", start, shape, "F" if order else "C")
 
 

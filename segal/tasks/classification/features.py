@@ -78,7 +78,7 @@ def source(root: Path, split: str | None, multilabel: bool) -> Source:
 
 
 def _labels(folder: Path, multilabel: bool) -> tuple[Labels, tuple[str, ...] | None]:
-    features = as_rows(folder / _FILE, open_array(folder / _FILE))
+    features = as_rows(folder / _FILE, open_array(folder / _FILE, values=False))
     there = [folder / name for name in _LABELS if (folder / name).is_file()]
     if len(there) != 1:
         raise SegalError(

@@ -76,8 +76,8 @@ class ClassList:
         pairs = [(int(m[1]), m[2]) for m in valued if m]
         if len(pairs) < len(lines):
             return cls.of(str(path), lines)
-        pairs.sort()
-        return cls._checked(cls(str(path), *(tuple(part) for part in zip(*pairs, strict=True))))
+        values, names = zip(*sorted(pairs), strict=True) if pairs else ((), ())
+        return cls._checked(cls(str(path), names, values))
 
     @classmethod
     def of(cls, place: str, names: Sequence[str]) -> "ClassList":
@@ -134,7 +134,9 @@ def tidied(place: str, written: NDArray[Any], multilabel: bool) -> Labels:
             return text
         # Numbers as tables have them: 3, 3.0, or nothing where there is none.
         flat = [_number(x) for x in text.ravel().tolist()]
-        wrong = [x for x, n in zip(text.ravel().tolist(), flat, strict=True) if n is None]
+        most = 1 if multilabel else np.inf
+        pairs = zip(text.ravel().tolist(), flat, strict=True)
+        wrong = [x for x, n in pairs if n is None or n > most]
         if wrong:
             raise _no_labels(place, multilabel, wrong)
         return _checked(place, np.array(flat, np.int64).reshape(text.shape), multilabel)

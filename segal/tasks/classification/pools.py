@@ -24,7 +24,7 @@ Known = Mapping[str, tuple[int, int, ImageInfo]]
 T = TypeVar("T")
 
 _FEATURES = Reading(bands="all")
-_BLOCK_BYTES = 2**22
+_BLOCK_BYTES, _BLOCK_ROWS = 2**22, 2**12
 _SHOWN = 5
 
 
@@ -262,7 +262,7 @@ def _inspect(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """SHA-256 of each row, (N, 32), and the rows that are not finite."""
     digests = np.zeros((len(array), 32), np.uint8)
-    each = max(1, _BLOCK_BYTES // (array[:1].nbytes or 1))
+    each = min(_BLOCK_ROWS, max(1, _BLOCK_BYTES // array[0].nbytes))
     blocks = [rows[start : start + each] for start in range(0, len(rows), each)]
 
     def inspect(block: NDArray[np.int64]) -> tuple[bytes, NDArray[np.bool_] | None]:

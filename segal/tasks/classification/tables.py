@@ -72,7 +72,15 @@ def found(root: Path) -> bool:
 
 def splits(root: Path) -> list[str]:
     """The splits that there are, sorted; none where the images are not split."""
-    return sorted(_tables(root, None))
+    files = _files(root)
+    if _are_named(root, files):
+        return sorted(file.stem for file in files)
+    names: set[str] = set()
+    for file in files:
+        rows, header = _rows(file)
+        at = _columns(file, header, rows, None).split
+        names |= set() if at is None else {row[at].strip() for _, row in rows if at < len(row)}
+    return sorted(names - {""})
 
 
 def source(root: Path, split: str | None, multilabel: bool) -> Source:
@@ -84,9 +92,6 @@ def source(root: Path, split: str | None, multilabel: bool) -> Source:
     """
     folder = root.parent if root.is_file() else root
     tables = _tables(root, multilabel)
-    if not tables:
-        (file,) = _files(root)
-        tables = {"": read_table(file, multilabel)}
     _refuse_in_two(folder, tables)
     columns = {s: t.columns for s, t in tables.items()}
     if len(set(columns.values())) > 1:
@@ -138,13 +143,20 @@ def _lists_images(file: Path) -> bool:
     return any(_is_image(field) for row in rows for field in row)
 
 
-def _tables(root: Path, multilabel: bool | None) -> dict[str, Table]:
-    """The tables by split; labels are not read for None."""
+def _are_named(root: Path, files: Sequence[Path]) -> bool:
+    """Whether each table is a split, and named after it."""
+    return root.is_dir() and bool(files) and files[0].name in _SPLIT_FILES
+
+
+def _tables(root: Path, multilabel: bool) -> dict[str, Table]:
+    """The tables by split; of "" where the images are not split."""
     files = _files(root)
-    if root.is_dir() and files and files[0].name in _SPLIT_FILES:
+    if _are_named(root, files):
         return {file.stem: read_table(file, multilabel) for file in files}
-    tables = [read_table(file, multilabel) for file in files]
-    return {s: t.part(s) for t in tables for s in sorted(set(t.splits or ()))}
+    (table,) = [read_table(file, multilabel) for file in files]
+    if table.splits is None:
+        return {"": table}
+    return {split: table.part(split) for split in sorted(set(table.splits))}
 
 
 def read_table(file: Path, multilabel: bool | None) -> Table:
@@ -257,10 +269,11 @@ def _row_errors(file: Path, rows: Sequence[tuple[int, list[str]]], at: _At) -> l
     needed = max(at.path, *at.labels, -1 if at.split is None else at.split)
     for line, row in rows:
         path = row[at.path].strip() if at.path < len(row) else ""
-        if not path or len(row) <= needed:
+        split = at.split is None or (at.split < len(row) and row[at.split].strip())
+        if not path or not split or len(row) <= needed:
             errors.append(
                 SegalError(
-                    f"{file}: line {line} has no path, or too few fields",
+                    f"{file}: line {line} has no path or no split, or too few fields",
                     expected=f"at least {needed + 1} fields",
                     got=", ".join(row)[:100],
                     remedy="mend the line",

@@ -86,7 +86,7 @@ def _only_array(file: Path) -> str:
 
 def _is_rows(file: Path, name: str) -> bool:
     try:
-        as_rows(file, open_array(file, name))
+        as_rows(file, open_array(file, name, values=False))
     except SegalError:
         return False
     return True
