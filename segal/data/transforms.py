@@ -78,7 +78,7 @@ class TrainingTransform:
             # INTER_NEAREST takes a pixel's top left neighbour, half a pixel off the image.
             label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         compose = self._compose(coloured=image.shape[2] in {1, 3})
-        compose.set_random_seed(int(generator.integers(2**32)))
+        seed_steps(compose, generator)
         out = compose(image=image, mask=label)
         return np.ascontiguousarray(out["image"]), np.ascontiguousarray(out["mask"])
 
@@ -109,6 +109,16 @@ def flip_and_colours(flip: float, colour_jitter: float, *, coloured: bool) -> li
         share = min(1.0, colour_jitter)
         colours = library.RandomBrightnessContrast(share, share, p=p)
     return [library.HorizontalFlip(p=flip), colours]
+
+
+def seed_steps(compose: Any, generator: np.random.Generator) -> None:
+    """Seeds each step of a composition by itself.
+
+    albumentations (2.0.8) gives all steps the seed of the whole, so that they draw the same
+    numbers: a flipped image would always be a darker one.
+    """
+    for step in compose.transforms:
+        step.set_random_seed(int(generator.integers(2**32)))
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
-from segal.data.transforms import Image, Size, albumentations, flip_and_colours
+from segal.data.transforms import Image, Size, albumentations, flip_and_colours, seed_steps
 
 Kind = Literal["crop", "resized_crop", "none"]
 """`crop` (as for CIFAR: He et al. 2016, section 4.2), `resized_crop` (as for ImageNet: Szegedy et
@@ -67,7 +67,7 @@ class WholeImageTransform:
             return np.ascontiguousarray(image), label
         size = self.crop or (image.shape[0], image.shape[1])
         compose = self._compose(size, coloured=image.shape[2] in {1, 3})
-        compose.set_random_seed(int(generator.integers(2**32)))
+        seed_steps(compose, generator)
         return np.ascontiguousarray(compose(image=image)["image"]), label
 
     def _compose(self, size: Size, coloured: bool) -> Any:
