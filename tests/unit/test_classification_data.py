@@ -88,6 +88,7 @@ def labels_of(data):
 
 def test_folders(tmp_path):
     root = make_folders(tmp_path)
+    (root / "docs" / "html").mkdir(parents=True)
     assert splits(root) == ["test", "train"] and is_dataset(root)
     data = open_split(root, "train", workers=2)
     assert data.classes.names == NAMES and data.classes.palette.shape == (3, 3)
@@ -258,6 +259,18 @@ def test_paths_outside_and_missing_images(tmp_path):
     assert "gone.png: cannot be read" in text
     data = open_split(root, "train", skip_unreadable=True)
     assert data.pool.paths == ("img/0.png",) and data.labels.tolist() == [0]
+
+
+def test_links_out_of_the_root_are_refused(tmp_path):
+    outside = make_features(tmp_path / "outside")
+    (tmp_path / "in/train").mkdir(parents=True)
+    (tmp_path / "in/train/features.npy").symlink_to(outside / "train/features.npy")
+    (tmp_path / "in/train/labels.npy").symlink_to(outside / "train/labels.npy")
+    assert "leads out of the folder" in message(open_split, tmp_path / "in", "train")
+    make_folders(tmp_path / "far")
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near/train").symlink_to(tmp_path / "far/train")
+    assert "leads out of the folder" in message(open_split, tmp_path / "near", "train")
 
 
 def test_unreadable_images_keep_labels_in_step(tmp_path):

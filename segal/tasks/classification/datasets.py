@@ -15,7 +15,7 @@ from segal.data.changes import count, listed
 from segal.data.datasets import LabelCounts
 from segal.data.folder import split_of
 from segal.data.image_file import RGB, Reading
-from segal.data.pool import Progress
+from segal.data.pool import Progress, check_path, real_path
 from segal.errors import SegalError
 from segal.system.files import is_there
 from segal.tasks.classification import archives, features, folders, tables
@@ -117,10 +117,10 @@ class ClassifiedImages:
         Returns:
             A sha256 in hexadecimal digits.
         """
-        chosen = range(len(self)) if indices is None else indices
+        chosen = list(range(len(self)) if indices is None else indices)
         digest = hashlib.sha256(json.dumps(self.classes.names).encode())
-        for i in chosen:
-            digest.update(json.dumps([self.pool.paths[i], self.labels[i].tolist()]).encode())
+        for i, label in zip(chosen, self.labels[chosen].tolist(), strict=True):
+            digest.update(f"\0{self.pool.paths[i]}\0{label}".encode())  # no name holds NUL
         return digest.hexdigest()
 
     def subset(self, indices: Iterable[int]) -> Self:
@@ -134,7 +134,7 @@ class ClassifiedImages:
         pairs = []
         for i, info in enumerate(self.pool.infos):
             j = first.setdefault(info.digest, i)
-            if not np.array_equal(self.labels[i], self.labels[j]):
+            if i != j and not np.array_equal(self.labels[i], self.labels[j]):
                 pairs.append(f"{self.pool.paths[j]} and {self.pool.paths[i]}")
         if not pairs:
             return []
@@ -219,7 +219,8 @@ def open_split(
             decides; 0 for none.
 
     Raises:
-        SegalError: If layout or split is not there, or an image or a label is not as it should be.
+        SegalError: If layout or split is not there, an image or a label is not as it should be, or
+            a link leads out of the root.
     """
     module = _LAYOUTS[_detect(root, layout)]
     official = module.splits(root)
@@ -235,6 +236,8 @@ def open_split(
     source = module.source(
         root, None if not official else split if split in official else "train", multilabel
     )
+    if root.is_dir():
+        check_path(root, source.images.relative_to(root).as_posix(), real_path(root))
     rows = _rows(source, split, official, validation_share)
     if only is not None:
         rows = _chosen(source, rows, root, split, only)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segal.data.pool import check_path, real_path
 from segal.errors import SegalError
 from segal.tasks.classification.arrays import open_array
 from segal.tasks.classification.labels import (
@@ -53,6 +54,11 @@ def source(root: Path, split: str | None, multilabel: bool) -> Source:
             got=", ".join([_FILE, *(f"{s}/{_FILE}" for s in folders)]),
             remedy="remove one or the other",
         )
+    for folder in folders.values():
+        for name in (_FILE, *_LABELS):
+            if (folder / name).is_file():
+                path = (folder / name).relative_to(root).as_posix()
+                check_path(root, path, real_path(root))
     read = {s: _labels(folder, multilabel) for s, folder in folders.items()}
     columns = {names for _, names in read.values()} - {None}
     if len(columns) > 1:

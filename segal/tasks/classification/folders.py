@@ -31,8 +31,7 @@ def found(root: Path) -> bool:
 
 def splits(root: Path) -> list[str]:
     """The folders beside one that is named as a split is; none where there is no such."""
-    folders = [folder for folder in _in(root) if _in(folder)]
-    names = [folder.name for folder in folders]
+    names = [f.name for f in _in(root) if any(map(_has_image, _in(f)))]
     return names if any(name.lower() in _SPLITS for name in names) else []
 
 
