@@ -50,9 +50,9 @@ class ImagePool:
     """
 
     root: Path
-    paths: tuple[str, ...]
-    infos: tuple[ImageInfo, ...]
-    stats: tuple[Stat, ...]
+    paths: Sequence[str]
+    infos: Sequence[ImageInfo]
+    stats: Sequence[Stat]
     skipped: tuple[str, ...] = ()
     reading: Reading = RGB
     other: tuple[str, ...] = ()
@@ -61,11 +61,11 @@ class ImagePool:
         return len(self.paths)
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of an image in elements, of which boxes are bought: its pixels here."""
+        """(height, width) of an image in elements, of what can be bought: here in pixels."""
         return self.shape(index)
 
     def shape(self, index: int) -> tuple[int, int]:
-        """(height, width) of an image in pixels, after EXIF orientation."""
+        """(height, width) of an image as it is read, in pixels, after EXIF orientation."""
         info = self.infos[index]
         return info.height, info.width
 

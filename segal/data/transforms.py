@@ -79,35 +79,57 @@ class TrainingTransform:
             # INTER_NEAREST takes a pixel's top left neighbour, half a pixel off the image.
             label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         compose = self._compose(coloured=image.shape[2] in {1, 3})
-        compose.set_random_seed(int(generator.integers(2**32)))
+        seed_steps(compose, generator)
         out = compose(image=image, mask=label)
         return np.ascontiguousarray(out["image"]), np.ascontiguousarray(out["mask"])
 
     def _compose(self, coloured: bool) -> Any:
         name = "coloured" if coloured else "banded"
         if not hasattr(self._local, name):
-            albumentations = _albumentations()
-            jitter, hue, p = self._jitter, self._jitter / 10, float(self._jitter > 0)
-            ratio = (max(0.0, 1 - jitter), 1 + jitter)
-            if coloured:
-                colours = albumentations.ColorJitter(
-                    brightness=ratio, contrast=ratio, saturation=ratio, hue=(-hue, hue), p=p
-                )
-            else:
-                share = min(1.0, jitter)
-                colours = albumentations.RandomBrightnessContrast(share, share, p=p)
-            flip = albumentations.HorizontalFlip(p=self._flip)
-            setattr(self._local, name, albumentations.Compose([flip, colours]))
+            steps = flip_and_colours(self._flip, self._jitter, coloured=coloured)
+            setattr(self._local, name, albumentations().Compose(steps))
         return getattr(self._local, name)
 
 
+def flip_and_colours(flip: float, colour_jitter: float, *, coloured: bool) -> list[Any]:
+    """Albumentations' horizontal flip and change of colours, as `TrainingTransform` has them.
+
+    Args:
+        flip: Probability of a flip.
+        colour_jitter: As `TrainingTransform` takes it.
+        coloured: Whether images have one channel or three.
+    """
+    library = albumentations()
+    hue, p = colour_jitter / 10, float(colour_jitter > 0)
+    ratio = (max(0.0, 1 - colour_jitter), 1 + colour_jitter)
+    if coloured:
+        colours = library.ColorJitter(
+            brightness=ratio, contrast=ratio, saturation=ratio, hue=(-hue, hue), p=p
+        )
+    else:
+        share = min(1.0, colour_jitter)
+        colours = library.RandomBrightnessContrast(share, share, p=p)
+    return [library.HorizontalFlip(p=flip), colours]
+
+
+def seed_steps(compose: Any, generator: np.random.Generator) -> None:
+    """Seeds each step of a composition by itself.
+
+    albumentations (2.0.8) gives all steps the seed of the whole, so that they draw the same
+    numbers: a flipped image would always be a darker one.
+    """
+    for step in compose.transforms:
+        step.set_random_seed(int(generator.integers(2**32)))
+
+
 @lru_cache(maxsize=1)
-def _albumentations() -> Any:
+def albumentations() -> Any:
+    """The library, loaded when it is first asked for."""
     # Imported on first use, since it takes seconds; it would else ask the network for updates.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations  # noqa: PLC0415
+    import albumentations as library  # noqa: PLC0415
 
-    return albumentations
+    return library
 
 
 def draw_window(

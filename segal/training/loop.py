@@ -286,7 +286,7 @@ class _Run:
 def _fingerprint_images(dataset: LabelledDataset | None) -> str:
     if dataset is None:
         return fingerprint(None)
-    return fingerprint(dataset.pool.paths, [info.digest for info in dataset.pool.infos])
+    return fingerprint(tuple(dataset.pool.paths), [info.digest for info in dataset.pool.infos])
 
 
 def _optimizer(

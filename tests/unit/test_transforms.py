@@ -161,6 +161,19 @@ def test_stacks():
     assert labels[1].tolist() == [[0] * 5 + [255] * 2] * 4
 
 
+def test_flip_and_colours_are_drawn_apart():
+    transform = TrainingTransform(scale=(1, 1), colour_jitter=0.2)
+    label = np.tile(np.arange(24, dtype=np.uint8), (20, 1))
+    image = np.repeat(label[..., None].astype(np.float32) / 48 + 0.25, 3, axis=2)
+    means = {True: [], False: []}
+    for seed in range(120):
+        out, turned = transform(image, label, (0, 0, 24, 20), np.random.default_rng(seed))
+        means[bool(turned[0, 0])].append(float(out.mean()))
+    for found in means.values():  # each side is darker as often as it is brighter
+        darker = np.mean(np.array(found) < image.mean())
+        assert 0.3 < darker < 0.7, f"{darker} of {len(found)}"
+
+
 def test_albumentations_is_imported_late():
     code = "import sys, segal.data.transforms; sys.exit('albumentations' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

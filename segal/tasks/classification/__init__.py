@@ -1,0 +1,1 @@
+"""Image classification: an image is one element, or one for each of several labels."""

@@ -1,0 +1,103 @@
+"""Opens images to choose from: a folder, a table of paths, an array of pictures or features."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segal.data.image_file import RGB, Reading
+from segal.data.pool import Progress
+from segal.errors import SegalError
+from segal.system.files import is_there
+from segal.tasks.classification import tables
+from segal.tasks.classification.arrays import member_names, open_array
+from segal.tasks.classification.pools import Known, WholeImagePool, as_rows, open_files, open_rows
+
+
+def open_pool(
+    source: Path,
+    *,
+    reading: Reading = RGB,
+    skip_unreadable: bool = False,
+    known: Known | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> WholeImagePool:
+    """Opens images that have no labels, or whose labels are not looked at.
+
+    Args:
+        source: A folder of images; a CSV that lists paths, or `FILE.csv:SPLIT`; an `.npy` file of
+            pictures or features; an `.npz` archive, or `FILE.npz:ARRAY`.
+        reading: As in `open_split`, and so are the rest.
+        skip_unreadable: Leave out what cannot be read.
+        known: Earlier inspections.
+        workers: Threads that inspect images.
+        progress: Called with (images done, all images).
+
+    Raises:
+        SegalError: If it is none of these, or cannot be read.
+    """
+    options: dict[str, Any] = {
+        "reading": reading,
+        "skip_unreadable": skip_unreadable,
+        "known": known,
+        "workers": workers,
+        "progress": progress,
+    }
+    file, part = _parted(source)
+    suffix = file.suffix.lower() if file.is_file() else ""
+    if suffix == ".npy":
+        return open_rows(file, **options)
+    if suffix == ".npz":
+        return open_rows(file, part or _only_array(file), **options)
+    if suffix == ".csv":
+        table = tables.read_table(file, None)
+        if part:
+            if part not in (table.splits or ()):
+                raise _no_part(file, part, sorted(set(table.splits or ())), "split")
+            table = table.part(part)
+        return open_files(file.parent, table.paths, **options)
+    if suffix:
+        raise SegalError(
+            f"{source}: no pool of images",
+            expected="a folder, a CSV, an .npy or an .npz file",
+            got=f"a {suffix} file",
+            remedy="give the folder that the images are in",
+        )
+    return open_files(file, **options)
+
+
+def _parted(source: Path) -> tuple[Path, str]:
+    """`FILE:PART` in two, where there is such a file and none of the whole name."""
+    before, colon, after = str(source).rpartition(":")
+    is_parted = colon and not is_there(source) and before.lower().endswith((".npz", ".csv"))
+    return (Path(before), after) if is_parted and Path(before).is_file() else (source, "")
+
+
+def _only_array(file: Path) -> str:
+    """The one array of an archive that is no list of labels or classes."""
+    names = member_names(file)
+    arrays = [name for name in names if _is_rows(file, name)]
+    if len(arrays) != 1:
+        raise _no_part(
+            file, "none chosen" if arrays else "none of images", arrays or names, "array"
+        )
+    return arrays[0]
+
+
+def _is_rows(file: Path, name: str) -> bool:
+    try:
+        as_rows(file, open_array(file, name, values=False))
+    except SegalError:
+        return False
+    return True
+
+
+def _no_part(file: Path, got: str, there: Sequence[str], kind: str) -> SegalError:
+    return SegalError(
+        f"{file}: which {kind} is meant cannot be told",
+        expected=f"{file.name}:{kind.upper()}" + (f", of {', '.join(there[:20])}" if there else ""),
+        got=got,
+        remedy=f"write it after the file's name, such as {file.name}:{there[0]}"
+        if there
+        else f"check the {kind}s of the file",
+    )
