@@ -1,7 +1,7 @@
 """Builds networks by name, with encoder weights from a local file; nothing is ever downloaded."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ from segal.models.dropout import insert_dropout
 from segal.models.probing import check_sizes, find_multiple
 from segal.models.segmentation import SegmentationModel
 from segal.models.sources import source_of
-from segal.models.spec import Channels, ModelSpec
+from segal.models.spec import DENSE, Channels, Framing, ModelSpec, TaskName
 from segal.models.weight_files import read_tensors
-from segal.models.weights import load_encoder
+
+Wrapper = Callable[[nn.Module, ModelSpec], SegmentationModel]
+"""What makes a model of a network: the class of a task's models."""
 
 MIN_SCALE, MAX_SCALE = 0.05, 4.0  # at which a network may see its images
 MAX_MULTIPLE = 4096
+MAX_SIDE = 4096
+MAX_FEATURES = 1 << 20
 
 
 def make_spec(
@@ -32,12 +36,16 @@ def make_spec(
     insert_dropout: float = 0.0,
     options: Mapping[str, Any] | None = None,
     stride: int | None = None,
+    task: TaskName = DENSE,
+    framing: Framing | None = None,
+    input_side: int | None = None,
+    input_channels: int | None = None,
 ) -> ModelSpec:
     """A specification whose gaps are filled from the names.
 
     Args:
-        architecture: A class of segmentation_models_pytorch, `torchvision:NAME`, `hf:FOLDER`, or
-            an import path.
+        architecture: A class of segmentation_models_pytorch, `torchvision:NAME`, `hf:FOLDER`,
+            `timm:NAME`, `linear`, or an import path.
         encoder: For segmentation_models_pytorch.
         class_names: Of the logits; empty for the network's own, where it has some.
         mean: None for what the published weights of the encoder, or the folder, expect.
@@ -47,30 +55,52 @@ def make_spec(
         options: Likewise.
         stride: As a checkpoint says, to be tried when the network is built; one that cannot be, and
             None, stand for what is known of the network by its name.
+        task: As in `ModelSpec`.
+        framing: Likewise; None for that of the published weights.
+        input_side: Of the square that whole images are brought to, keeping the share of the image
+            that is seen; 0 leaves them as they are, None is for `framing`.
+        input_channels: Of a table of features, for `linear`: how many there are.
 
     Raises:
         SegalError: For fewer than two classes, an unknown architecture or encoder, options that
             the network does not take, or numbers that make no sense. What a checkpoint's metadata
             say comes through here too.
     """
-    named = source_of(architecture).resolve(architecture, encoder, options or {})
+    named = source_of(architecture).resolve(architecture, encoder, options or {}, task)
     class_names = class_names or named.class_names
-    if len(class_names) < 2:
+    least = 1 if task == "multilabel" else 2
+    if len(class_names) < least:
         raise SegalError(
             "the network's classes are not known",
-            expected="at least two classes",
+            expected="at least one class" if least == 1 else "at least two classes",
             got=str(len(class_names)),
             remedy="give --num-classes, or a checkpoint that segal wrote",
         )
     mean, std = mean or named.constants[0], std or named.constants[1]
     if stride is None or not 1 <= stride <= MAX_MULTIPLE:
         stride = named.multiple
+    framing = _framing(framing or named.framing, input_side)
     for what, value, good, expected in (
         ("mean", mean, all(map(math.isfinite, mean)), "finite numbers"),
         ("std", std, all(0 < s < math.inf for s in std), "finite numbers above 0"),
         ("std", std, len(std) == len(mean), f"as many numbers as mean has: {len(mean)}"),
         ("input_scale", input_scale, MIN_SCALE <= input_scale <= MAX_SCALE, "0.05 to 4"),
         ("insert_dropout", insert_dropout, 0 <= insert_dropout < 1, "0 to less than 1"),
+        ("input_scale", input_scale, task == DENSE or input_scale == 1, "1, of whole images"),
+        ("input_side", input_side, task != DENSE or framing is None, "none, of pixels"),
+        ("input_side", framing, _can_be(framing), f"an image of 1 to {MAX_SIDE} pixels a side"),
+        (
+            "input_channels",
+            input_channels,
+            (architecture == "linear") == (input_channels is not None),
+            "the number of features for linear, and for linear alone",
+        ),
+        (
+            "input_channels",
+            input_channels,
+            input_channels is None or 1 <= input_channels <= MAX_FEATURES,
+            f"1 to {MAX_FEATURES}",
+        ),
     ):
         if not good:
             raise SegalError(
@@ -89,39 +119,58 @@ def make_spec(
         input_scale=input_scale,
         insert_dropout=insert_dropout,
         options=named.options,
+        task=task,
+        framing=framing,
+        input_channels=input_channels,
     )
 
 
+def _framing(framing: Framing | None, side: int | None) -> Framing | None:
+    if side is None:
+        return framing
+    if side == 0:
+        return None
+    return framing.at(side) if framing is not None else Framing(side, side)
+
+
+def _can_be(framing: Framing | None) -> bool:
+    return framing is None or 1 <= framing.side <= framing.resized <= MAX_SIDE
+
+
 def build_model(
-    spec: ModelSpec, encoder_weights: Path | None = None, state: str | None = None
+    spec: ModelSpec,
+    encoder_weights: Path | None = None,
+    state: str | None = None,
+    wrapper: Wrapper = SegmentationModel,
 ) -> SegmentationModel:
     """A network with random weights, or with its encoder's weights from a local file.
 
     Args:
         spec: What to build; its stride becomes what the network turns out to take.
         encoder_weights: A safetensors file or a `.pth` state_dict of the encoder alone, in the
-            names of torchvision or timm; a classifier in it is left out.
+            names of torchvision or timm; a classifier in it is left out. Of a network of whole
+            images the encoder is all but its last layer.
         state: Which of several sets of weights in that file, as in `load_weights`.
+        wrapper: What makes a model of the network.
 
     Raises:
         SegalError: If the network cannot be built, runs at no size, or the weights do not fit the
             encoder.
     """
-    network = build_network(spec)
-    notes = list[str]()
+    model = wrap(build_network(spec), spec, wrapper)
     if encoder_weights is not None:
         stored = read_tensors(encoder_weights)
-        notes = load_encoder(network, spec, stored, encoder_weights, state)
-    model = wrap(network, spec)
-    model.notes = notes
+        model.notes = model.load_encoder(stored, encoder_weights, state)
     return model
 
 
-def wrap(network: nn.Module, spec: ModelSpec) -> SegmentationModel:
+def wrap(
+    network: nn.Module, spec: ModelSpec, wrapper: Wrapper = SegmentationModel
+) -> SegmentationModel:
     """A network as a model, at the multiple of its sides that it takes, with dropout inserted."""
     sides = source_of(spec.architecture).sides(network, spec)
     stride = find_multiple(network, spec.channels, sides.multiples, sides.fixed, spec.title)
-    return insert_dropout(SegmentationModel(network, replace(spec, stride=stride)))
+    return insert_dropout(wrapper(network, replace(spec, stride=stride)))
 
 
 def canonical_name(architecture: str) -> str:

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segal.errors import SegalError
-from segal.models.build import build_model, canonical_name, make_spec
+from segal.models.build import Wrapper, build_model, canonical_name, make_spec
 from segal.models.folders import load_folder, read_folder
 from segal.models.segmentation import SegmentationModel
 from segal.models.sources import source_of
 from segal.models.sources.smp import present_name
-from segal.models.spec import Channels, ModelSpec
+from segal.models.spec import DENSE, Channels, ModelSpec, TaskName
 from segal.models.weight_files import StoredTensors, read_tensors
 from segal.models.weights import load_weights
 from segal.system.files import replacing
@@ -40,6 +40,9 @@ class CheckpointOptions:
         insert_dropout: As in `ModelSpec`.
         options: As in `ModelSpec`.
         state: Which of several sets of weights in a file, as in `load_weights`.
+        task: What the network is to be asked, as in `ModelSpec`.
+        input_side: As `make_spec` takes it.
+        input_channels: Likewise.
     """
 
     architecture: str | None = None
@@ -51,6 +54,9 @@ class CheckpointOptions:
     insert_dropout: float | None = None
     options: Mapping[str, Any] | None = None
     state: str | None = None
+    task: TaskName = DENSE
+    input_side: int | None = None
+    input_channels: int | None = None
 
 
 def weights_of(model: SegmentationModel) -> dict[str, Tensor]:
@@ -85,7 +91,11 @@ def save_checkpoint(
         save_file(state, temporary, {_METADATA_KEY: metadata})
 
 
-def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> SegmentationModel:
+def load_checkpoint(
+    path: Path,
+    options: CheckpointOptions | None = None,
+    wrapper: Wrapper = SegmentationModel,
+) -> SegmentationModel:
     """Builds the network of a checkpoint and loads its weights; it is left in `eval()` mode.
 
     Args:
@@ -94,6 +104,7 @@ def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Seg
             smp or transformers wrote.
         options: What the file does not say; where both say something, they must agree, but for
             the normalisation, the input's scale and the inserted dropout, where the options win.
+        wrapper: What makes a model of the network; that of the options' task.
 
     Raises:
         SegalError: If the file is missing, damaged, of another network, or holds NaN.
@@ -103,7 +114,7 @@ def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Seg
         return load_from_folder(path, options)
     stored = read_tensors(path)
     spec = _resolve(path, read_spec(path), options)
-    model = build_model(spec)
+    model = build_model(spec, wrapper=wrapper)
     auxiliary = {
         key.removeprefix(_LOSS_PREDICTION): stored.tensors.pop(key)
         for key in list(stored.tensors)
@@ -159,6 +170,10 @@ def read_spec(path: Path) -> ModelSpec | None:
             insert_dropout=spec.insert_dropout,
             options=spec.options,
             stride=spec.stride,
+            task=spec.task,
+            framing=spec.framing,
+            input_side=0 if spec.framing is None else None,
+            input_channels=spec.input_channels,
         )
     except SegalError as error:
         raise SegalError(
@@ -194,8 +209,12 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
             input_scale=options.input_scale or 1.0,
             insert_dropout=options.insert_dropout or 0.0,
             options=options.options,
+            task=options.task,
+            input_side=options.input_side,
+            input_channels=options.input_channels,
         )
     said = {
+        "task": (stored.task, options.task),
         "architecture": (
             stored.architecture,
             options.architecture and canonical_name(options.architecture),
@@ -209,7 +228,9 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
                 f"{path}: a checkpoint of another {what}",
                 expected=str(given),
                 got=str(in_file),
-                remedy="leave the option out, or choose the checkpoint that it belongs to",
+                remedy=f"set task: {in_file}, or choose another checkpoint"
+                if what == "task"
+                else "leave the option out, or choose the checkpoint that it belongs to",
             )
     if not source_of(stored.architecture).trusted and options.architecture is None:
         # Metadata of a file must not decide what code is imported.
@@ -219,6 +240,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
             got="no --arch",
             remedy="give --arch if you trust that code",
         )
+    side = options.input_side
     return make_spec(
         stored.architecture,
         stored.encoder,
@@ -231,4 +253,8 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
         else options.insert_dropout,
         options={**stored.options, **(options.options or {})},
         stride=stored.stride,
+        task=stored.task,
+        framing=stored.framing,
+        input_side=0 if side is None and stored.framing is None else side,
+        input_channels=stored.input_channels,
     )

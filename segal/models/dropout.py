@@ -35,7 +35,7 @@ def insert_dropout(model: SegmentationModel) -> SegmentationModel:
             f"model.insert_dropout: {model.spec.architecture} has no last layer to put it before"
         ) from error
     add_dropout(head, model.spec.insert_dropout)
-    return SegmentationModel(model.network, model.spec)  # its tails are those of the changed head
+    return type(model)(model.network, model.spec)  # its tails are those of the changed head
 
 
 def add_dropout(head: nn.Module, p: float) -> None:

@@ -10,6 +10,7 @@ upsampling. Any network gives logits; not every one has such a layer.
 import copy
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ from segal.models.tracing import (
     floating,
     run_on_noise,
 )
+from segal.models.weight_files import StoredTensors
+from segal.models.weights import load_encoder
 
 __all__ = ["FEATURES", "FEATURE_MAPS", "NoHeadError", "SegmentationModel", "Tail"]
 
@@ -114,6 +117,14 @@ class SegmentationModel(nn.Module):
         """Raises a NoHeadError if the network gives no features."""
         if not (isinstance(self.network, CallableNetwork) and self.network.gives_features):
             self._head()
+
+    def load_encoder(self, stored: StoredTensors, source: Path, state: str | None) -> list[str]:
+        """Loads the weights of the encoder alone from a file; returns what the user should be told.
+
+        Raises:
+            SegalError: As `segal.models.weights.load_encoder`.
+        """
+        return load_encoder(self.network, self.spec, stored, source, state)
 
     def _head(self) -> Head:
         found = self._find_head()
