@@ -102,7 +102,9 @@ class EachClass(nn.Module):
     """
 
     def forward(self, logits: Tensor) -> Tensor:
-        """(B, 2, C, 1) from (B, C) or (B, C, 1, 1)."""
+        """(B, 2, C, 1) from (B, C) or (B, C, 1, 1); raises a ValueError for larger maps."""
+        if any(side != 1 for side in logits.shape[2:]):
+            raise ValueError(f"expected a map of one cell, got {tuple(logits.shape[2:])}")
         yes = logits.flatten(1)
         return torch.stack([torch.zeros_like(yes), yes], 1)[..., None]
 
