@@ -43,7 +43,7 @@ def build(num_classes: int) -> TinyClassifier:
     return TinyClassifier(num_classes)
 
 
-def make_spec(task="classification", architecture="tiny_classifier:build", **given):
+def make_spec(task="classification", architecture="tests.tiny_classifier:build", **given):
     values = {"class_names": CLASSES, "mean": (0.5,) * 3, "std": (0.2,) * 3, "stride": 1, **given}
     return ModelSpec(architecture, "", task=task, **values)
 
@@ -62,7 +62,7 @@ def make_model(task="classification", network=None):
 class Elements:
     """A pool of images of noise, that are one element each, or one a class; and their labels."""
 
-    def __init__(self, count, elements=(1, 1), classes=len(CLASSES)):
+    def __init__(self, count, elements, classes):
         rng = np.random.default_rng(3)
         self.paths = [f"{i:02d}.png" for i in range(count)]
         self._images = rng.random((count, SIDE, SIDE, 3))

@@ -7,14 +7,14 @@ An image is then one element: its logits (B, C, 1, 1) are a convolution of its f
 from collections.abc import Mapping
 from typing import Any
 
-import timm
 import torch
+from timm.layers.linear import Linear
 from torch import Tensor, nn
 
 from segal.models.spec import ModelSpec
 from segal.models.tracing import Head, NoHeadError, evaluating, hooked, on_noise
 
-_LINEAR = (nn.Linear, timm.layers.Linear)
+_LINEAR = (nn.Linear, Linear)
 """Types that do nothing but multiply and add; others may do more."""
 
 _CONV = "conv"
@@ -42,8 +42,8 @@ class PointwiseHead(nn.Module):
         conv.bias = linear.bias
         self.conv = conv
         self.train(linear.training)
-        self.register_state_dict_post_hook(_as_linear)
-        self.register_load_state_dict_pre_hook(_as_convolution)
+        self.register_state_dict_post_hook(_as_linear)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_as_convolution)  # type: ignore[no-untyped-call]
 
     @property
     def weight(self) -> Tensor:
@@ -138,8 +138,9 @@ def linear_name(head: str) -> str:
 def _outputs(module: nn.Module) -> int | None:
     if isinstance(module, nn.Linear):
         return module.out_features
-    pointwise = type(module) is nn.Conv2d and module.kernel_size == (1, 1)
-    return module.out_channels if pointwise else None
+    if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+        return module.out_channels
+    return None
 
 
 def _is(low: Tensor, logits: Tensor) -> bool:

@@ -26,19 +26,19 @@ def find_stages(network: nn.Module, spec: ModelSpec) -> list[str]:
     last: dict[int, str] = {}
     outer: dict[int, int] = {}
 
-    def look(name: str, module: nn.Module, inputs: object, output: object) -> None:
+    def look(name: str, module: nn.Module, output: object) -> None:
         if not isinstance(output, Tensor) or output.ndim != 4:
             return
         height, width = output.shape[-2:]
         depth = name.count(".")
-        if height != width or height == 1 or output is inputs or _is_no_map(module):
+        if height != width or height == 1 or _is_no_map(module):
             return
         if depth <= outer.setdefault(height, depth):
             last[height], outer[height] = name, depth
 
     with hooked(
         module.register_forward_hook(
-            lambda m, inputs, output, name=name: look(name, m, (*inputs, None)[0], output)
+            lambda module, _, output, name=name: look(name, module, output)
         )
         for name, module in network.named_modules()
         if name
@@ -49,7 +49,7 @@ def find_stages(network: nn.Module, spec: ModelSpec) -> list[str]:
 
 def _is_no_map(module: nn.Module) -> bool:
     """Whether a module makes attention, or is a convolution that sees every pixel once."""
-    return isinstance(module, nn.Softmax) or (
+    return isinstance(module, nn.Softmax | nn.Dropout | nn.Identity) or (
         isinstance(module, nn.Conv2d)
         and module.kernel_size == module.stride
         and max(module.stride) > 1

@@ -94,7 +94,7 @@ def run_on_noise(network: nn.Module, spec: ModelSpec) -> Tensor:
 
 
 def on_noise(network: nn.Module, spec: ModelSpec) -> tuple[Tensor, int]:
-    """The logits, and the side of the image."""
+    """As `run_on_noise`, with or without gradients: the logits, and the side of the image."""
     errors = list[SegalError]()
     for side in _sides(spec):
         shape = (1, spec.channels, side, side)
@@ -178,6 +178,7 @@ def _other_channels(spec: ModelSpec, wanted: int) -> SegalError:
 
 @contextmanager
 def hooked(hooks: Iterable[Any]) -> Iterator[None]:
+    """Places hooks for a while."""
     placed = list(hooks)
     try:
         yield
