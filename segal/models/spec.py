@@ -118,6 +118,11 @@ class ModelSpec:
         """Number of classes C."""
         return len(self.class_names)
 
+    @property
+    def element_classes(self) -> int:
+        """Number of classes of an element: two, no and yes, where there are several labels."""
+        return 2 if self.task == "multilabel" else self.num_classes
+
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the network's input for an image's: scaled and padded, or framed."""
         if self.framing is not None:

@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from segal.candidates.regions import RegionSize
+from segal.errors import SegalError
 from segal.models.dropout import add_dropout, check_dropout, dropout_passes
 from segal.scanning.workbench import forward
 from segal.signals import KeptMass, Pseudo, RegionGradient, TopK, Truncated, Value
 from segal.signals.curvature import curvature
+from segal.signals.directions import ReferenceGradient
 from segal.signals.dropout import DropoutValue
+from segal.signals.influence import TopKDirectional
 from tests import tiny_classifier
 from tests.tiny_classifier import make_bench, make_model
 
@@ -168,6 +171,14 @@ def test_curvature_of_a_set_of_images(task):
     product = found.unflatten(found.product(found.flatten(parts)))
     got = torch.cat([product[name].flatten() for name in names])
     torch.testing.assert_close(got, hessian @ vector, rtol=1e-7, atol=1e-10)
+
+
+def test_each_label_is_of_two_classes():
+    """With both of them weighted by their probability a gradient is identically zero."""
+    signal = TopKDirectional(ReferenceGradient("val", "last"), TopK(2))
+    signal.check(make_model())
+    with pytest.raises(SegalError, match="2 of 2 classes"):
+        signal.check(make_model("multilabel"))
 
 
 def test_dropout_before_the_last_layer(images):
