@@ -12,13 +12,14 @@ from segal.errors import SegalError
 from segal.models.dropout import insert_dropout
 from segal.models.probing import check_sizes, find_multiple
 from segal.models.sources import source_of
-from segal.models.spec import DEFAULT_TASK, Channels, ModelSpec
+from segal.models.spec import DEFAULT_TASK, Channels, Framing, ModelSpec
 from segal.models.weight_files import read_tensors
-from segal.models.weights import load_encoder
 from segal.models.wrapped import Model, wrapper_of
 
 MIN_SCALE, MAX_SCALE = 0.05, 4.0  # at which a network may see its images
 MAX_MULTIPLE = 4096
+MAX_SIDE = 4096
+MAX_FEATURES = 1 << 20
 
 
 def make_spec(
@@ -33,12 +34,15 @@ def make_spec(
     options: Mapping[str, Any] | None = None,
     stride: int | None = None,
     task: str = DEFAULT_TASK,
+    framing: Framing | None = None,
+    input_side: int | None = None,
+    input_channels: int | None = None,
 ) -> ModelSpec:
     """A specification whose gaps are filled from the names.
 
     Args:
-        architecture: A class of segmentation_models_pytorch, `torchvision:NAME`, `hf:FOLDER`, or
-            an import path.
+        architecture: A class of segmentation_models_pytorch, `torchvision:NAME`, `hf:FOLDER`,
+            `timm:NAME`, `linear`, or an import path.
         encoder: For segmentation_models_pytorch.
         class_names: Of the logits; empty for the network's own, where it has some.
         mean: None for what the published weights of the encoder, or the folder, expect.
@@ -49,30 +53,56 @@ def make_spec(
         stride: As a checkpoint says, to be tried when the network is built; one that cannot be, and
             None, stand for what is known of the network by its name.
         task: As in `ModelSpec`.
+        framing: Likewise; None for that of the published weights.
+        input_side: Of the square that whole images are brought to, keeping the share of the image
+            that is seen; 0 leaves them as they are, None is for `framing`.
+        input_channels: Of a table of features, for `linear`: how many there are.
 
     Raises:
         SegalError: For fewer than two classes, an unknown architecture or encoder, options that
             the network does not take, or numbers that make no sense. What a checkpoint's metadata
             say comes through here too.
     """
-    named = source_of(architecture).resolve(architecture, encoder, options or {})
+    named = source_of(architecture).resolve(architecture, encoder, options or {}, task)
     class_names = class_names or named.class_names
-    if len(class_names) < 2:
+    least = 1 if task == "multilabel" else 2
+    if len(class_names) < least:
         raise SegalError(
             "the network's classes are not known",
-            expected="at least two classes",
+            expected="at least one class" if least == 1 else "at least two classes",
             got=str(len(class_names)),
             remedy="give --num-classes, or a checkpoint that segal wrote",
         )
     mean, std = mean or named.constants[0], std or named.constants[1]
     if stride is None or not 1 <= stride <= MAX_MULTIPLE:
         stride = named.multiple
+    framing = _framing(framing or named.framing, input_side)
     for what, value, good, expected in (
         ("mean", mean, all(map(math.isfinite, mean)), "finite numbers"),
         ("std", std, all(0 < s < math.inf for s in std), "finite numbers above 0"),
         ("std", std, len(std) == len(mean), f"as many numbers as mean has: {len(mean)}"),
         ("input_scale", input_scale, MIN_SCALE <= input_scale <= MAX_SCALE, "0.05 to 4"),
         ("insert_dropout", insert_dropout, 0 <= insert_dropout < 1, "0 to less than 1"),
+        (
+            "input_scale",
+            input_scale,
+            task == DEFAULT_TASK or input_scale == 1,
+            "1, of whole images",
+        ),
+        ("input_side", input_side, task != DEFAULT_TASK or framing is None, "none, of pixels"),
+        ("input_side", framing, _can_be(framing), f"an image of 1 to {MAX_SIDE} pixels a side"),
+        (
+            "input_channels",
+            input_channels,
+            (architecture == "linear") == (input_channels is not None),
+            "the number of features for linear, and for linear alone",
+        ),
+        (
+            "input_channels",
+            input_channels,
+            input_channels is None or 1 <= input_channels <= MAX_FEATURES,
+            f"1 to {MAX_FEATURES}",
+        ),
     ):
         if not good:
             raise SegalError(
@@ -92,7 +122,21 @@ def make_spec(
         insert_dropout=insert_dropout,
         options=named.options,
         task=task,
+        framing=framing,
+        input_channels=input_channels,
     )
+
+
+def _framing(framing: Framing | None, side: int | None) -> Framing | None:
+    if side is None:
+        return framing
+    if side == 0:
+        return None
+    return framing.at(side) if framing is not None else Framing(side, side)
+
+
+def _can_be(framing: Framing | None) -> bool:
+    return framing is None or 1 <= framing.side <= framing.resized <= MAX_SIDE
 
 
 def build_model(
@@ -103,20 +147,18 @@ def build_model(
     Args:
         spec: What to build; its stride becomes what the network turns out to take.
         encoder_weights: A safetensors file or a `.pth` state_dict of the encoder alone, in the
-            names of torchvision or timm; a classifier in it is left out.
+            names of torchvision or timm; a classifier in it is left out. Of a network of whole
+            images the encoder is all but its last layer.
         state: Which of several sets of weights in that file, as in `load_weights`.
 
     Raises:
         SegalError: If the network cannot be built, runs at no size, or the weights do not fit the
             encoder.
     """
-    network = build_network(spec)
-    notes = list[str]()
+    model = wrap(build_network(spec), spec)
     if encoder_weights is not None:
         stored = read_tensors(encoder_weights)
-        notes = load_encoder(network, spec, stored, encoder_weights, state)
-    model = wrap(network, spec)
-    model.notes = notes
+        model.notes = model.load_encoder(stored, encoder_weights, state)
     return model
 
 

@@ -16,7 +16,7 @@ from segal.models.build import build_model, canonical_name, make_spec
 from segal.models.folders import load_folder, read_folder
 from segal.models.sources import source_of
 from segal.models.sources.smp import present_name
-from segal.models.spec import Channels, ModelSpec
+from segal.models.spec import DEFAULT_TASK, Channels, ModelSpec
 from segal.models.weight_files import StoredTensors, read_tensors
 from segal.models.weights import load_weights
 from segal.models.wrapped import Model
@@ -40,6 +40,9 @@ class CheckpointOptions:
         insert_dropout: As in `ModelSpec`.
         options: As in `ModelSpec`.
         state: Which of several sets of weights in a file, as in `load_weights`.
+        task: What the network is to be asked, as in `ModelSpec`.
+        input_side: As `make_spec` takes it.
+        input_channels: Likewise.
     """
 
     architecture: str | None = None
@@ -51,6 +54,9 @@ class CheckpointOptions:
     insert_dropout: float | None = None
     options: Mapping[str, Any] | None = None
     state: str | None = None
+    task: str = DEFAULT_TASK
+    input_side: int | None = None
+    input_channels: int | None = None
 
 
 def weights_of(model: Model) -> dict[str, Tensor]:
@@ -158,6 +164,9 @@ def read_spec(path: Path) -> ModelSpec | None:
             options=spec.options,
             stride=spec.stride,
             task=spec.task,
+            framing=spec.framing,
+            input_side=0 if spec.framing is None else None,
+            input_channels=spec.input_channels,
         )
     except SegalError as error:
         raise SegalError(
@@ -193,8 +202,12 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
             input_scale=options.input_scale or 1.0,
             insert_dropout=options.insert_dropout or 0.0,
             options=options.options,
+            task=options.task,
+            input_side=options.input_side,
+            input_channels=options.input_channels,
         )
     said = {
+        "task": (stored.task, options.task),
         "architecture": (
             stored.architecture,
             options.architecture and canonical_name(options.architecture),
@@ -208,7 +221,9 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
                 f"{path}: a checkpoint of another {what}",
                 expected=str(given),
                 got=str(in_file),
-                remedy="leave the option out, or choose the checkpoint that it belongs to",
+                remedy=f"set task: {in_file}, or choose another checkpoint"
+                if what == "task"
+                else "leave the option out, or choose the checkpoint that it belongs to",
             )
     if not source_of(stored.architecture).trusted and options.architecture is None:
         # Metadata of a file must not decide what code is imported.
@@ -218,6 +233,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
             got="no --arch",
             remedy="give --arch if you trust that code",
         )
+    side = options.input_side
     return make_spec(
         stored.architecture,
         stored.encoder,
@@ -231,4 +247,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
         options={**stored.options, **(options.options or {})},
         stride=stored.stride,
         task=stored.task,
+        framing=stored.framing,
+        input_side=0 if side is None and stored.framing is None else side,
+        input_channels=stored.input_channels,
     )

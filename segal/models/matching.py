@@ -14,7 +14,10 @@ from segal.models.weight_files import StoredTensors
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """Segments that torch puts into the names of what it wraps, at any depth."""
 
-_AUXILIARY = {"aux_classifier", "classification_head", "auxiliary_head", "aux_head"}
+_AUXILIARY = {
+    *("aux_classifier", "classification_head", "auxiliary_head", "aux_head"),
+    *("aux1", "aux2", "AuxLogits"),  # of GoogLeNet and Inception
+}
 """Heads that torchvision, smp, mmseg and transformers add for training alone."""
 
 _BESIDE = re.compile(
@@ -22,6 +25,13 @@ _BESIDE = re.compile(
     r"|(^|_)(acc|f1|auroc)(_|$)|(class|pos)_weights?$"
 )
 """Names of losses and metrics that lie among the network's own children."""
+
+_OF_TORCHVISION = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"(encoder_layer_\d+\.mlp\.)linear_1\."), r"\g<1>0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp\.)linear_2\."), r"\g<1>3."),
+)
+"""Names in the published files of DenseNet and ViT, and what they are today."""
 
 _COUNTER = "num_batches_tracked"  # of BatchNorm; files of torch before 0.4.1 have none
 _MOST_PREFIXES = 16
@@ -143,7 +153,7 @@ def _match(
     }
     renamed: list[tuple[str, str]] = []
     if any(key not in state for key in own):
-        for rename in (_renamed_by_library, _renamed_by_flattening):
+        for rename in (_renamed_by_library, _renamed_by_flattening, _renamed_in_torchvision):
             new_names = rename(module, own, state)
             if len(set(new_names.values())) == len(state):  # else the file has both names
                 renamed += [(old, new) for old, new in new_names.items() if old != new]
@@ -203,6 +213,19 @@ def _renamed_by_flattening(
         key: lacking.get(_flat(key), key) if key not in own and count[_flat(key)] == 1 else key
         for key in state
     }
+
+
+def _renamed_in_torchvision(
+    _: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """New names of torchvision's published files, which its builders change as they load them."""
+    new_names = {}
+    for key in state:
+        new = key
+        for old, by in _OF_TORCHVISION:
+            new = old.sub(by, new)
+        new_names[key] = new if key not in own and new in own else key
+    return new_names
 
 
 def _flat(name: str) -> str:

@@ -1,6 +1,6 @@
 """What networks return: their logits, in whatever form they come.
 
-Taken are a tensor; a tuple or list, of which the first map with an output per class counts (the
+Taken are a tensor; a tuple or list, of which the first one with an output per class counts (the
 others are such as the logits of auxiliary heads, or features); and a dictionary, dataclass or named
 tuple with `logits` (as those of transformers have) or `out` (torchvision).
 """
@@ -30,13 +30,14 @@ class Predicted:
     features: Tensor | None
 
 
-def logits_of(output: object, num_classes: int, architecture: str) -> Tensor:
+def logits_of(output: object, num_classes: int, architecture: str, dims: int = 4) -> Tensor:
     """The logits as the network made them.
 
     Args:
         output: What the network returned.
         num_classes: C.
         architecture: For messages.
+        dims: Of the logits: 4, or 2 for those of whole images, without the h and w below.
 
     Returns:
         (B, C, h, w), or (B, 1, h, w) where C is 2: the logit of the second class against the first
@@ -49,15 +50,16 @@ def logits_of(output: object, num_classes: int, architecture: str) -> Tensor:
     if isinstance(output, tuple) and hasattr(output, "_fields"):
         found = named_logits(output)
     if isinstance(found, list | tuple) and not isinstance(output, Tensor):
-        maps = [x for x in found if isinstance(x, Tensor) and x.ndim == 4]
+        maps = [x for x in found if isinstance(x, Tensor) and x.ndim == dims]
         # Of two classes, a map with both is the logits, not one of a single channel beside it.
         fitting = [x for x in maps if x.shape[1] == num_classes]
         fitting += [x for x in maps if _fits(x, num_classes)]
         found = next(iter(fitting or maps), None)
-    if not isinstance(found, Tensor) or found.ndim != 4 or not found.is_floating_point():
+    shape = "(B, C, h, w)" if dims == 4 else "(B, C)"
+    if not isinstance(found, Tensor) or found.ndim != dims or not found.is_floating_point():
         raise SegalError(
             f"{architecture}: no logits in what the network returns",
-            expected="a tensor (B, C, h, w); a tuple or list with one; or a dictionary, dataclass "
+            expected=f"a tensor {shape}; a tuple or list with one; or a dictionary, dataclass "
             f"or named tuple with one as {' or '.join(map(repr, NAMES))}",
             got=shown(output if not isinstance(found, Tensor) else found),
             remedy="wrap the network so that it returns its logits (docs/networks.md shows how)",
@@ -93,18 +95,34 @@ class TwoClasses(nn.Module):
         return as_classes(logits, 2)
 
 
-def refuse_probabilities(logits: Tensor, architecture: str) -> None:
+class EachClass(nn.Module):
+    """Logits of no and yes for each class by itself: every class is an element of two classes.
+
+    A class with the logit z has the probability sigmoid(z), which is the second of softmax(0, z).
+    """
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """(B, 2, C, 1) from (B, C) or (B, C, 1, 1); raises a ValueError for larger maps."""
+        if any(side != 1 for side in logits.shape[2:]):
+            raise ValueError(f"expected a map of one cell, got {tuple(logits.shape[2:])}")
+        yes = logits.flatten(1)
+        return torch.stack([torch.zeros_like(yes), yes], 1)[..., None]
+
+
+def refuse_probabilities(logits: Tensor, architecture: str, *, each: bool = False) -> None:
     """Raises a SegalError if what should be logits are probabilities.
 
     A softmax of probabilities is nearly uniform: every score would be wrong, and no number would
     look it. Of several outputs it is seen by their sum, of one by what made it.
 
     Args:
-        logits: (B, K, h, w), as the network made them; of one output with its graph.
+        logits: (B, K, ...), as the network made them; of one output, or `each`, with its graph.
         architecture: For messages.
+        each: Whether every output is asked by itself, as one is.
     """
     inside = bool((logits >= 0).all() and (logits <= 1).all())
-    if logits.shape[1] > 1:
+    together = logits.shape[1] > 1 and not each
+    if together:
         sums = logits.detach().double().sum(1)
         made = inside and bool(((sums - 1).abs() < 1e-3).all())
     else:
@@ -114,7 +132,7 @@ def refuse_probabilities(logits: Tensor, architecture: str) -> None:
             f"{architecture}: its outputs are probabilities",
             expected="logits, which softmax (for one output, sigmoid) makes probabilities of",
             got="values from 0 to 1"
-            + (" that sum to 1 over the classes" if logits.shape[1] > 1 else " from a sigmoid"),
+            + (" that sum to 1 over the classes" if together else " from a sigmoid"),
             remedy="leave the last softmax or sigmoid out, or return the logarithm of its "
             "probabilities (of one output p, log p - log(1 - p))",
         )

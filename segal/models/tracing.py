@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from segal.candidates.evidence import Upsampling
 from segal.errors import SegalError
-from segal.models.outputs import TwoClasses, as_classes, logits_of, refuse_probabilities
-from segal.models.spec import ModelSpec
+from segal.models.outputs import EachClass, TwoClasses, logits_of, refuse_probabilities
+from segal.models.spec import DEFAULT_TASK, ModelSpec
 from segal.models.tails import Tail, affine_of, upsample
 from segal.registry import nearest
 
 _SIDES = (224, 256, 384, 512)  # pixels of the noise image; the first that the network takes
+_OF_IMAGES = (32, 28, 64, 84, 96, 128, *_SIDES, 1)  # likewise, where whole images are classified
 TAILS = ("last", "last_two", "all")
 
 
@@ -32,11 +33,17 @@ class Head:
         name: Of the module.
         align_corners: How its output is upsampled.
         binary: Whether its one output is the logit of the second of two classes.
+        each: Whether every output is of a class by itself, yes or no.
     """
 
     name: str
     align_corners: bool
     binary: bool
+    each: bool = False
+
+    def after(self) -> list[nn.Module]:
+        """What makes logits of all classes of its output; nothing where they are that already."""
+        return [EachClass()] if self.each else [TwoClasses()] if self.binary else []
 
 
 def floating(network: nn.Module, default: Tensor | None = None) -> Tensor:
@@ -73,7 +80,8 @@ def run_on_noise(network: nn.Module, spec: ModelSpec) -> Tensor:
     """Runs a network on one square image of noise, in `eval()` mode, without gradients.
 
     Of the sizes 224, 256, 384 and 512 pixels, brought to multiples of its stride, and its stride
-    (to which a network may be bound), the first is taken that it does not fail on.
+    (to which a network may be bound), the first is taken that it does not fail on. Of whole images
+    it is the side that it is given, or the first of some usual ones, small ones first.
 
     Returns:
         The logits, as `logits_of` gives them.
@@ -82,14 +90,13 @@ def run_on_noise(network: nn.Module, spec: ModelSpec) -> Tensor:
         SegalError: If it fails on all of them, or returns no logits for its classes.
     """
     with torch.no_grad():
-        return _on_noise(network, spec)[0]
+        return on_noise(network, spec)[0]
 
 
-def _on_noise(network: nn.Module, spec: ModelSpec) -> tuple[Tensor, int]:
-    """The logits, and the side of the image."""
+def on_noise(network: nn.Module, spec: ModelSpec) -> tuple[Tensor, int]:
+    """As `run_on_noise`, with or without gradients: the logits, and the side of the image."""
     errors = list[SegalError]()
-    sides = [-(-side // spec.stride) * spec.stride for side in _SIDES]
-    for side in dict.fromkeys([*sides, spec.stride]):
+    for side in _sides(spec):
         shape = (1, spec.channels, side, side)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         with evaluating(network), _first_mismatch(network) as mismatch:
@@ -102,8 +109,17 @@ def _on_noise(network: nn.Module, spec: ModelSpec) -> tuple[Tensor, int]:
                     raise _other_channels(spec, mismatch[0]) from error
                 errors.append(failed(spec.architecture, shape, error))
                 continue
-        return logits_of(output, spec.num_classes, spec.architecture), side
+        return logits_of(output, spec.num_classes, spec.architecture, spec.logit_dims), side
     raise errors[0]
+
+
+def _sides(spec: ModelSpec) -> list[int]:
+    if spec.task == DEFAULT_TASK:
+        sides = [-(-side // spec.stride) * spec.stride for side in _SIDES]
+        return list(dict.fromkeys([*sides, spec.stride]))
+    if spec.input_channels is not None:  # features, not images
+        return [1]
+    return [spec.framing.side] if spec.framing is not None else list(_OF_IMAGES)
 
 
 def check_network(network: nn.Module, spec: ModelSpec) -> None:
@@ -114,8 +130,8 @@ def check_network(network: nn.Module, spec: ModelSpec) -> None:
             classes, or probabilities in their place.
     """
     with torch.enable_grad():
-        logits, _ = _on_noise(network, spec)
-    refuse_probabilities(logits, spec.architecture)
+        logits, _ = on_noise(network, spec)
+    refuse_probabilities(logits, spec.architecture, each=spec.task == "multilabel")
 
 
 @contextmanager
@@ -142,7 +158,7 @@ def _first_mismatch(network: nn.Module) -> Iterator[list[int]]:
             found.append(module.in_channels)
         ran.append(module)
 
-    with _hooked(
+    with hooked(
         module.register_forward_pre_hook(look)
         for module in network.modules()
         if isinstance(module, nn.Conv2d)
@@ -161,7 +177,8 @@ def _other_channels(spec: ModelSpec, wanted: int) -> SegalError:
 
 
 @contextmanager
-def _hooked(hooks: Iterable[Any]) -> Iterator[None]:
+def hooked(hooks: Iterable[Any]) -> Iterator[None]:
+    """Places hooks for a while."""
     placed = list(hooks)
     try:
         yield
@@ -190,13 +207,13 @@ def find_head(network: nn.Module, spec: ModelSpec) -> Head:
 
     with (
         torch.no_grad(),
-        _hooked(
+        hooked(
             module.register_forward_hook(lambda _m, _i, output, name=name: scramble(name, output))
             for name, module in network.named_modules()
             if isinstance(module, nn.Conv2d) and module.out_channels in {1, spec.num_classes}
         ),
     ):
-        logits, side = _on_noise(network, spec)
+        logits, side = on_noise(network, spec)
     outputs = logits.shape[1]
     ran = [(name, low) for name, low in ran if low.ndim == 4 and low.shape[1] == outputs]
     size = (logits.shape[-2], logits.shape[-1])
@@ -342,8 +359,7 @@ class TailFinder:
     def _chained(self, layers: str, modules: list[nn.Module], keep: set[str] | None = None) -> Tail:
         """A tail that runs modules one after another."""
         source = modules[0]
-        if self.head.binary:
-            modules = [*modules, TwoClasses()]
+        modules = [*modules, *self.head.after()]
         module = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
         parameters: Mapping[str, Tensor] = {
             name: value
@@ -355,7 +371,7 @@ class TailFinder:
 
     def _replayed(self, layers: str, names: list[str]) -> Tail:
         """A tail that runs the whole network again."""
-        module = _Replay(self.network, self.head.name, self.spec.num_classes)
+        module = _Replay(self.network, self.head)
         parameters = {f"network.{name}": self.network.get_parameter(name) for name in names}
         corners = self.head.align_corners
         return Tail(layers, module, parameters, corners, self.network, replays=True)
@@ -386,7 +402,7 @@ class TailFinder:
                 yield module.register_forward_pre_hook(before, with_kwargs=True)
                 yield module.register_forward_hook(end)
 
-        with _hooked(watch()):
+        with hooked(watch()):
             run_on_noise(self.network, self.spec)
         return calls
 
@@ -420,11 +436,11 @@ class TailFinder:
 class _Replay(nn.Module):
     """From the network's input to its last layer's output."""
 
-    def __init__(self, network: nn.Module, head_name: str, num_classes: int) -> None:
+    def __init__(self, network: nn.Module, head: Head) -> None:
         super().__init__()
         self.network = network
-        self._head_name = head_name
-        self._num_classes = num_classes
+        self._head_name = head.name
+        self._after = nn.Sequential(*head.after())
 
     def forward(self, inputs: Tensor) -> Tensor:
         caught: list[Tensor] = []
@@ -434,7 +450,8 @@ class _Replay(nn.Module):
             self.network(inputs)
         finally:
             hook.remove()
-        return as_classes(caught[-1], self._num_classes)
+        logits: Tensor = self._after(caught[-1])
+        return logits
 
 
 def _same(a: _Made | None, b: _Made | None) -> bool:

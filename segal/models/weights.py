@@ -74,6 +74,37 @@ def load_encoder(
     return _load(encoder, stored, source, found, state)
 
 
+def load_all_but(
+    network: nn.Module, layer: str, stored: StoredTensors, source: Path, state: str | None = None
+) -> list[str]:
+    """Loads the weights of all of a network but one layer, which keeps its own.
+
+    Args:
+        network: It.
+        layer: Name of the layer that is left out, such as the last one of a network of whole
+            images: the file may have it with another number of classes, or lack it.
+        stored: As `load_weights` takes it.
+        source: Likewise.
+        state: Likewise.
+
+    Returns:
+        What the user should be told.
+
+    Raises:
+        SegalError: As `load_weights` does.
+    """
+
+    def spare(name: str) -> bool:  # without what all names begin with
+        return f".{layer}".endswith(f".{name.rpartition('.')[0]}")
+
+    kept = network.get_submodule(layer)
+    network.set_submodule(layer, nn.Identity())
+    try:
+        return _load(network, stored, source, matches(network, stored, state, spare), state)
+    finally:
+        network.set_submodule(layer, kept)
+
+
 def _load(
     module: nn.Module,
     stored: StoredTensors,

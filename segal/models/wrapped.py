@@ -10,6 +10,7 @@ import copy
 import importlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ from segal.models.tracing import (
     floating,
     run_on_noise,
 )
+from segal.models.weight_files import StoredTensors
+from segal.models.weights import load_encoder
 from segal.registry import Registry
 
 __all__ = ["FEATURES", "FEATURE_MAPS", "Model", "NoHeadError", "Tail", "wrapper_of"]
@@ -126,6 +129,14 @@ class Model(nn.Module):
         """Raises a NoHeadError if the network gives no features."""
         if not (isinstance(self.network, CallableNetwork) and self.network.gives_features):
             self._head()
+
+    def load_encoder(self, stored: StoredTensors, source: Path, state: str | None) -> list[str]:
+        """Loads the weights of the encoder alone from a file; returns what the user should be told.
+
+        Raises:
+            SegalError: As `segal.models.weights.load_encoder`.
+        """
+        return load_encoder(self.network, self.spec, stored, source, state)
 
     def _head(self) -> Head:
         found = self._find_head()

@@ -30,7 +30,7 @@ class TopKDirectional(Directional):
         With all of them, every candidate's gradient sum_k p_k (p - e_k) is identically zero.
         """
         super().check(model)
-        classes = model.spec.num_classes
+        classes = model.spec.element_classes
         if isinstance(self.labels, TopK) and self.labels.count >= classes:
             raise SegalError(
                 f"strategy.top_k: {self.labels.count} of {classes} classes",
@@ -94,7 +94,7 @@ class EstimatedLoss:
     def check(self, model: Model) -> None:
         """Raises a SegalError if there are no such layers, or the default threshold keeps none."""
         model.tail(self.direction.layers)
-        self.labels(model.spec.num_classes)
+        self.labels(model.spec.element_classes)
 
     def prepare(self, bench: Workbench) -> "LossMeter":
         """Computes L, h and m.
@@ -102,7 +102,7 @@ class EstimatedLoss:
         Raises:
             SegalError: If the default threshold would keep no class, or h cannot be computed.
         """
-        labels = self.labels(bench.model.spec.num_classes)
+        labels = self.labels(bench.model.spec.element_classes)
         return LossMeter(
             signal=self,
             inner=Directional(self.direction, labels, "sum").prepare(bench),

@@ -147,7 +147,7 @@ def _check_memory(
         pixels=pixels,
         # In a trial, those that the work itself would go through.
         images=images.tried_for or len(images.indices()),
-        classes=bench.model.spec.num_classes,
+        classes=bench.model.spec.element_classes,
         window=window,
         itemsize=inputs.element_size(),
     )

@@ -8,7 +8,7 @@ from torch import nn
 
 from segal.errors import SegalError, raise_all
 from segal.models.normalisation import Constants
-from segal.models.spec import ModelSpec
+from segal.models.spec import DEFAULT_TASK, Framing, ModelSpec
 from segal.registry import nearest
 
 Options = Mapping[str, Any]
@@ -31,6 +31,7 @@ class Named:
         multiple: Of the sides of its input.
         options: What its constructor takes, checked.
         class_names: Of its own classes; empty where it has none.
+        framing: How its published weights expect whole images; None: as they are.
     """
 
     architecture: str
@@ -39,6 +40,7 @@ class Named:
     multiple: int = USUAL_MULTIPLE
     options: Options = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    framing: Framing | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ class Source(Protocol):
         """Whether a file's metadata may name its networks: their code is not the user's own."""
         ...
 
-    def resolve(self, architecture: str, encoder: str, options: Options) -> Named:
-        """Checks names and options; nothing is built.
+    def resolve(
+        self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
+    ) -> Named:
+        """Checks names and options, and that the network is for the task; nothing is built.
 
         Raises:
             SegalError: With all mistakes at once.
@@ -78,6 +82,26 @@ class Source(Protocol):
     def sides(self, network: nn.Module, spec: ModelSpec) -> Sides:
         """What the sides of its input may be."""
         ...
+
+
+OF_IMAGES = (
+    "torchvision:NAME such as torchvision:resnet18, timm:NAME, linear, or package.module:name"
+)
+OF_PIXELS = (
+    "a name of segmentation_models_pytorch such as DeepLabV3Plus, torchvision:NAME such as "
+    "torchvision:deeplabv3_resnet50, hf:FOLDER, or package.module:name"
+)
+
+
+def other_task(architecture: str, task: str) -> SegalError:
+    """What to raise for a network that is for pixels where it should be for images, or turned."""
+    dense = task == DEFAULT_TASK
+    return SegalError(
+        f"{architecture}: a network that classifies {'images' if dense else 'pixels'}",
+        expected=f"for {task}: {OF_PIXELS if dense else OF_IMAGES}",
+        got=architecture,
+        remedy=f"give another --arch, or task: {'classification' if dense else DEFAULT_TASK}",
+    )
 
 
 def without_one_output(refused: Mapping[str, str], name: str, options: Options) -> dict[str, str]:

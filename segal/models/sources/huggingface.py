@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segal.errors import SegalError
-from segal.models.sources.base import USUAL_MULTIPLE, Named, Options, Sides, check_options
+from segal.models.sources.base import (
+    USUAL_MULTIPLE,
+    Named,
+    Options,
+    Sides,
+    check_options,
+    other_task,
+)
 from segal.models.sources.huggingface_files import (
     PREFIX,
     check_config,
@@ -20,7 +27,7 @@ from segal.models.sources.huggingface_files import (
     input_constants,
     read_json,
 )
-from segal.models.spec import ModelSpec
+from segal.models.spec import DEFAULT_TASK, ModelSpec
 from segal.system.files import read_error
 
 SEMANTIC = {
@@ -114,8 +121,12 @@ class _HuggingFace:
 
     trusted = True
 
-    def resolve(self, architecture: str, encoder: str, options: Options) -> Named:
+    def resolve(
+        self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
+    ) -> Named:
         """Reads and checks the configuration; nothing is downloaded."""
+        if task != DEFAULT_TASK:
+            raise other_task(architecture, task)
         require()
         given = dict(options)
         if "config" in given:

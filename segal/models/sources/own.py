@@ -4,7 +4,7 @@ from torch import nn
 
 from segal.models.normalisation import IMAGENET
 from segal.models.sources.base import USUAL_MULTIPLE, Named, Options, Sides
-from segal.models.spec import ModelSpec
+from segal.models.spec import DEFAULT_TASK, ModelSpec
 from segal.registry import import_object
 
 
@@ -13,7 +13,9 @@ class _Own:
 
     trusted = False
 
-    def resolve(self, architecture: str, encoder: str, options: Options) -> Named:
+    def resolve(
+        self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
+    ) -> Named:
         """Takes any name: only building it imports it."""
         return Named(architecture, "", IMAGENET, options=dict(options))
 
@@ -25,7 +27,9 @@ class _Own:
         return network
 
     def sides(self, network: nn.Module, spec: ModelSpec) -> Sides:
-        """What the network itself says as `size_divisibility`, or the usual."""
+        """What the network itself says as `size_divisibility`, or the usual; of images, any."""
+        if spec.task != DEFAULT_TASK:
+            return Sides([1])
         said = getattr(network, "size_divisibility", None)
         return Sides([said if isinstance(said, int) and said > 0 else USUAL_MULTIPLE])
 

@@ -15,9 +15,11 @@ from segal.models.sources.base import (
     Options,
     Sides,
     check_options,
+    other_task,
     without_one_output,
 )
-from segal.models.spec import ModelSpec
+from segal.models.sources.timm import is_of_timm
+from segal.models.spec import DEFAULT_TASK, ModelSpec
 from segal.registry import nearest
 
 _OURS = {
@@ -45,8 +47,12 @@ class _Smp:
 
     trusted = True
 
-    def resolve(self, architecture: str, encoder: str, options: Options) -> Named:
+    def resolve(
+        self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
+    ) -> Named:
         """Checks names and options."""
+        if task != DEFAULT_TASK:
+            raise other_task(architecture, task)
         encoder = present_name(encoder)
         mistakes: list[SegalError] = []
         classes = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}
@@ -137,11 +143,7 @@ def present_name(encoder: str) -> str:
 
 
 def _is_of_timm(encoder: str) -> bool:
-    name = encoder.removeprefix("tu-")
-    # timm would take a hub's address for a name, and looks at a tag last.
-    if name == encoder or not timm.is_model(name):
-        return False
-    return "." not in name or name in timm.list_pretrained(f"{name.partition('.')[0]}.*")
+    return encoder.startswith("tu-") and is_of_timm(encoder.removeprefix("tu-"))
 
 
 def _is_fixed(encoder: str) -> bool:

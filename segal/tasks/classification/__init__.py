@@ -1,1 +1,1 @@
-"""Image classification: an image is one element, or one for each of several labels."""
+"""Image classification: a class for every image, or yes or no for every class."""
