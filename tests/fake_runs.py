@@ -37,7 +37,7 @@ from segal.runs.history import (
 )
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.run_folder import fingerprint
-from segal.training.evaluation import SAMPLED_PIXELS, Evaluation
+from segal.tasks.segmentation.evaluation import SAMPLED_PIXELS, SegmentationEvaluation
 
 CLASSES = ("road", "building", "sky", "car", "tree", "sign")
 HEIGHT, WIDTH = 256, 384
@@ -243,7 +243,7 @@ def _evaluation(
     absent: Sequence[str],
     noise: float,
     rng: np.random.Generator,
-) -> Evaluation:
+) -> SegmentationEvaluation:
     """Confusions whose mIoU is the score: errors of a class go to the next one that is present."""
     present = [i for i, name in enumerate(classes) if name not in absent]
     count = len(present)
@@ -267,7 +267,7 @@ def _evaluation(
         is_right = rng.random(sampled) < right[:, [place]] / _CLASS_PIXELS
         predictions[:, pixels] = np.where(is_right, name, following)
     names = tuple(f"test/{i:03d}.png" for i in range(TEST_IMAGES))
-    return Evaluation(tuple(classes), names, confusions, labels, predictions)
+    return SegmentationEvaluation(tuple(classes), names, confusions, labels, predictions)
 
 
 def _scan(

@@ -53,16 +53,15 @@ def confusion_matrix(
     return pairs.reshape(num_classes, num_classes)
 
 
-def largest_answer(confusion: Confusion) -> tuple[int, float]:
+def largest_answer(predicted: NDArray[np.int64]) -> tuple[int, float]:
     """The class that is predicted most.
 
     Args:
-        confusion: (C, C) counts, rows are the truth.
+        predicted: (C,) how many elements are predicted as each class.
 
     Returns:
-        The class, the lowest of equal ones, and its share of all pixels in [0, 1]; NaN of none.
+        The class, the lowest of equal ones, and its share of all elements in [0, 1]; NaN of none.
     """
-    predicted = np.asarray(confusion, np.int64).sum(0)
     most, total = int(predicted.argmax()), int(predicted.sum())
     return most, float(predicted[most]) / total if total else math.nan
 
@@ -155,7 +154,8 @@ def share(sums: Floats) -> Floats:
         (...) float64.
     """
     part, whole = sums[..., 0], sums[..., 1]
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    found: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return found
 
 
 def recall(confusion: Confusion) -> Floats:

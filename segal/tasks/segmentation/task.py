@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypedDict, Unpack
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -17,56 +16,18 @@ from segal.data.datasets import IGNORE_INDEX, LabelledDataset
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
-from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
+from segal.functional.metrics import confusion_matrix
 from segal.models.loss_prediction import LearningLossSettings, ranking_loss
 from segal.models.segmentation import FEATURE_MAPS, SegmentationModel
 from segal.models.spec import ModelSpec
 from segal.system.machine import Precision, autocast
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """How well a network does on a data set; from one confusion matrix of all its pixels.
-
-    Attributes:
-        miou: Mean IoU in [0, 1] over the classes that are not absent; NaN if all are.
-        iou: IoU by class name; NaN for an absent class.
-        accuracy: Share of the labelled pixels that are right; NaN if none is labelled.
-        absent: Number of classes that are neither in the labels nor predicted.
-        confusion: (C, C) pixel counts, rows are the truth.
-    """
-
-    miou: float
-    iou: dict[str, float]
-    accuracy: float
-    absent: int
-    confusion: NDArray[np.int64] = field(repr=False)
-
-    @classmethod
-    def of(cls, confusion: NDArray[np.int64], class_names: Sequence[str]) -> "Metrics":
-        """Takes every metric from a (C, C) confusion matrix."""
-        scores = iou(confusion)
-        return cls(
-            miou=mean_iou(confusion),
-            iou=dict(zip(class_names, scores.tolist(), strict=True)),
-            accuracy=pixel_accuracy(confusion),
-            absent=int(np.isnan(scores).sum()),
-            confusion=confusion,
-        )
-
-    def as_dict(self) -> dict[str, object]:
-        """As plain values, for JSON; NaN becomes None."""
-        return {
-            "miou": _number(self.miou),
-            "iou": {name: _number(score) for name, score in self.iou.items()},
-            "accuracy": _number(self.accuracy),
-            "absent": self.absent,
-            "confusion": self.confusion.tolist(),
-        }
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value
+from segal.tasks.evaluation import Metric
+from segal.tasks.segmentation.evaluation import (
+    MIOU,
+    SAMPLED_PIXELS,
+    SegmentationEvaluation,
+    SegmentationMetrics,
+)
 
 
 class PredictionOptions(TypedDict, total=False):
@@ -84,7 +45,12 @@ class Segmentation:
 
     Args:
         class_weights: (C,) factors of the classes' losses; None for equal ones.
+
+    Attributes:
+        metric: What runs are judged by.
     """
+
+    metric: ClassVar[Metric] = MIOU
 
     def __init__(self, class_weights: Sequence[float] | None = None) -> None:
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
@@ -172,7 +138,7 @@ class Segmentation:
         model: SegmentationModel,
         dataset: LabelledDataset,
         **options: Unpack[PredictionOptions],
-    ) -> Metrics:
+    ) -> SegmentationMetrics:
         """Runs the network on whole images and compares it with their labels.
 
         Args:
@@ -187,7 +153,38 @@ class Segmentation:
         confusion = np.zeros((num_classes, num_classes), np.int64)
         for _, predicted, target in self.predictions(model, dataset, **options):
             confusion += confusion_matrix(predicted, target, num_classes).cpu().numpy()
-        return Metrics.of(confusion, dataset.classes.names)
+        return SegmentationMetrics.of(confusion, dataset.classes.names)
+
+    def evaluation(
+        self,
+        model: SegmentationModel,
+        dataset: LabelledDataset,
+        **options: Unpack[PredictionOptions],
+    ) -> SegmentationEvaluation:
+        """As `evaluate`, and keeps what the network did on every image.
+
+        Args:
+            model: The network; its mode (training or not) is the same afterwards.
+            dataset: Images with labels.
+            **options: As `predictions` takes them.
+
+        Raises:
+            SegalError: If the network and the data set have different classes, or a file is bad.
+        """
+        count, num_classes = len(dataset), len(dataset.classes.names)
+        confusions = np.zeros((count, num_classes, num_classes), np.int32)
+        labels, predictions = np.zeros((2, count, SAMPLED_PIXELS), np.uint8)
+        for index, predicted, target in self.predictions(model, dataset, **options):
+            confusions[index] = confusion_matrix(predicted, target, num_classes).cpu().numpy()
+            # In float32 the last place may be rounded up, past the last pixel of a large image.
+            last = target.numel() - 1
+            places = torch.linspace(0, last, SAMPLED_PIXELS).long().clamp(max=last)
+            places = places.to(target.device)
+            labels[index] = target.flatten()[places].cpu().numpy()
+            predictions[index] = predicted.flatten()[places].to(torch.uint8).cpu().numpy()
+        return SegmentationEvaluation(
+            dataset.classes.names, tuple(dataset.pool.paths), confusions, labels, predictions
+        )
 
     def predictions(
         self,
