@@ -120,7 +120,7 @@ def score_table(arms: Sequence[Arm], baseline: Arm) -> Table:
         *_one_class_notes(arms),
     ]
     return Table.of(
-        f"{metric.title} by budget",
+        f"{metric.heading} by budget",
         [
             *("arm", "budget", "seeds", f"{metric.title} (%)", "sd", "lead", "mark", "of full (%)"),
             *axes.values(),

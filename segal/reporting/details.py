@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,9 @@ from segal.tasks.evaluation import Metric
 
 _NOT_STATISTICS = {"count", "region"}
 _MAX_SUMMARY_BYTES = 1 << 20
+MOST_ROWS = 200
+"""Of a table of classes on a page; of more classes the hardest are shown."""
+_HARDEST = 40
 _COST_DIGITS: Mapping[Axis, int] = {"pixels": 0, "share": 2, "images": 2, "clicks": 0}
 _SECONDS_COLUMNS = ("seed", "train", "evaluate", "scan", "select", "inspect", "buy")
 
@@ -76,6 +79,18 @@ def class_tables(arms: Sequence[Arm]) -> list[Table]:
         slug = f"{metric.class_key}-by-round-{position:02d}"
         tables.append(Table(slug, arm.name, columns, tuple(rows)))
     return tables
+
+
+def hardest(table: Table) -> Table:
+    """A table of classes as a page has room for: of very many, those that are hardest."""
+    if len(table.rows) <= MOST_ROWS:
+        return table
+    heats = [[cell.heat for cell in row if cell.heat is not None] for row in table.rows]
+    means = [sum(heat) / len(heat) if heat else 1.0 for heat in heats]
+    kept = sorted(range(len(means)), key=means.__getitem__)[:_HARDEST]
+    note = f"The {_HARDEST} lowest of {len(means):,} rows; all are in {table.slug}.csv."
+    rows = tuple(table.rows[i] for i in kept)
+    return replace(table, rows=rows, notes=(note, *table.notes))
 
 
 def _by_class(arm: Arm, names: Sequence[str]) -> Floats:

@@ -59,12 +59,21 @@ class _Drawing:
         self.done += 1
         self.progress(self.done, max(self.total, self.done))
 
-    def keep(self, table: Table) -> Table:
-        """Puts a table's CSV file beside the page, and a picture of it where it has colours."""
+    def keep(self, table: Table, shown: Table | None = None) -> Table:
+        """Puts a table's CSV file beside the page, and a picture of it where it has colours.
+
+        Args:
+            table: All of it.
+            shown: What the page and the picture have room for; all by default.
+
+        Returns:
+            What is shown.
+        """
         self.files[f"{table.slug}.csv"] = table.as_csv().encode("utf-8", "replace")
-        if any(cell.heat is not None for row in table.rows for cell in row):
-            self.files[f"{table.slug}.png"] = heat_png(table)
-        return table
+        shown = shown or table
+        if any(cell.heat is not None for row in shown.rows for cell in row):
+            self.files[f"{table.slug}.png"] = heat_png(shown)
+        return shown
 
     def chart(self, chart: charts.Chart, *sizes: tuple[int, int]) -> dict[str, object]:
         """A chart in one size, or in a wide one and one for phones; and its PNG file."""
@@ -189,7 +198,7 @@ def _result_sections(drawing: _Drawing, tables: Sequence[Table]) -> dict[str, ob
         "comparison": [drawing.keep(table) for table in tables],
         "penalty": penalty[0],
         "penalty_missing": penalty[1],
-        "classes": [drawing.keep(table) for table in details.class_tables(arms)],
+        "classes": [drawing.keep(t, details.hardest(t)) for t in details.class_tables(arms)],
     }
 
 

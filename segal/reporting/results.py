@@ -286,7 +286,7 @@ def budget_table(arms: Sequence[Arm], axis: Axis) -> Table:
         columns.append(name)
     return Table(
         "budgets",
-        f"{metric.title} (%) at the end of each budget",
+        f"{metric.heading} (%) at the end of each budget",
         tuple(columns),
         tuple(rows),
         (

@@ -63,6 +63,11 @@ class Metric:
         """The title behind its article."""
         return f"{'an' if self.title[0] in 'aeiou' else 'a'} {self.title}"
 
+    @property
+    def heading(self) -> str:
+        """The title where a line begins."""
+        return self.title.capitalize() if self.title.islower() else self.title
+
     def of(self, metrics: Mapping[str, Any]) -> float | None:
         """The metric of a split, in [0, 1]; None where nothing was counted."""
         value = metrics[self.key]
