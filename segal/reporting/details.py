@@ -20,9 +20,7 @@ from segal.tasks.evaluation import Metric
 
 _NOT_STATISTICS = {"count", "region"}
 _MAX_SUMMARY_BYTES = 1 << 20
-MOST_ROWS = 200
-"""Of a table of classes on a page; of more classes the hardest are shown."""
-_HARDEST = 40
+_MOST_CLASSES, _HARDEST = 200, 40  # a page shows all, or else so many
 _COST_DIGITS: Mapping[Axis, int] = {"pixels": 0, "share": 2, "images": 2, "clicks": 0}
 _SECONDS_COLUMNS = ("seed", "train", "evaluate", "scan", "select", "inspect", "buy")
 
@@ -81,16 +79,22 @@ def class_tables(arms: Sequence[Arm]) -> list[Table]:
     return tables
 
 
-def hardest(table: Table) -> Table:
-    """A table of classes as a page has room for: of very many, those that are hardest."""
-    if len(table.rows) <= MOST_ROWS:
+def hardest(table: Table, classes: int) -> Table:
+    """A table of classes as a page has room for: of very many, those that are hardest.
+
+    Args:
+        table: A row a class, and what is said of all of them below.
+        classes: Their number.
+    """
+    if classes <= _MOST_CLASSES:
         return table
-    heats = [[cell.heat for cell in row if cell.heat is not None] for row in table.rows]
+    rows, below = table.rows[:classes], table.rows[classes:]
+    heats = [[cell.heat for cell in row if cell.heat is not None] for row in rows]
     means = [sum(heat) / len(heat) if heat else 1.0 for heat in heats]
     kept = sorted(range(len(means)), key=means.__getitem__)[:_HARDEST]
-    note = f"The {_HARDEST} lowest of {len(means):,} rows; all are in {table.slug}.csv."
-    rows = tuple(table.rows[i] for i in kept)
-    return replace(table, rows=rows, notes=(note, *table.notes))
+    note = f"The {_HARDEST} lowest of {classes:,} classes; all are in {table.slug}.csv."
+    shown = (*(rows[i] for i in kept), *below)
+    return replace(table, rows=shown, notes=(note, *table.notes))
 
 
 def _by_class(arm: Arm, names: Sequence[str]) -> Floats:

@@ -198,7 +198,10 @@ def _result_sections(drawing: _Drawing, tables: Sequence[Table]) -> dict[str, ob
         "comparison": [drawing.keep(table) for table in tables],
         "penalty": penalty[0],
         "penalty_missing": penalty[1],
-        "classes": [drawing.keep(t, details.hardest(t)) for t in details.class_tables(arms)],
+        "classes": [
+            drawing.keep(table, details.hardest(table, len(arms[0].runs[0].class_names)))
+            for table in details.class_tables(arms)
+        ],
     }
 
 

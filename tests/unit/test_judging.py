@@ -331,8 +331,10 @@ def test_a_metric_that_is_not_known_is_told_of(tmp_path):
 def test_of_very_many_classes_the_hardest_are_shown():
     values = np.random.default_rng(0).permutation(300) / 300
     rows = tuple((words(f"c{i}"), number(100 * v, heat=v)) for i, v in enumerate(values.tolist()))
-    shown = details.hardest(Table("recall", "Recall", ("class", "arm"), rows))
-    assert [row[1].heat for row in shown.rows] == sorted(values.tolist())[:40]
-    assert shown.notes == ("The 40 lowest of 300 rows; all are in recall.csv.",)
-    few = Table("recall", "Recall", ("class", "arm"), rows[:200])
-    assert details.hardest(few) is few
+    mean = (words("balanced accuracy"), number(50.0, heat=0.5))
+    shown = details.hardest(Table("recall", "Recall", ("class", "arm"), (*rows, mean)), 300)
+    assert [row[1].heat for row in shown.rows[:-1]] == sorted(values.tolist())[:40]
+    assert shown.rows[-1] == mean
+    assert shown.notes == ("The 40 lowest of 300 classes; all are in recall.csv.",)
+    few = Table("recall", "Recall", ("class", "arm"), (*rows[:200], mean))
+    assert details.hardest(few, 200) is few
