@@ -218,7 +218,7 @@ def _identity(config: RunConfig) -> dict[str, object]:
     return identity
 
 
-def _pool(images: int, height: int, width: int) -> ImagePool:
+def _pool(images: int, height: int = HEIGHT, width: int = WIDTH) -> ImagePool:
     return ImagePool(
         root=Path("images"),
         paths=tuple(f"street/{i:04d}.png" for i in range(images)),

@@ -85,6 +85,13 @@ def test_metrics_say_what_they_are_judged_by(evaluation):
     assert ("over 3 of 4 classes" in shown_score(metrics)) == (metric.key == "map")
 
 
+def test_a_mean_over_some_classes_says_so():
+    metrics = {"miou": 1.0, "absent": 2, "iou": {"sky": 1.0, "road": None, "car": None}}
+    assert shown_score(metrics) == "mIoU 100.00 % over 1 of 3 classes"
+    assert shown_score({**metrics, "absent": 0}) == "mIoU 100.00 %"
+    assert shown_score({**metrics, "miou": None}) == "mIoU no labelled pixel"
+
+
 def test_statistics_add_up_to_the_metric(evaluation):
     total = evaluation.metric.score(evaluation.statistics.sum(0).astype(np.float64))
     metrics = evaluation.metrics.as_dict()
