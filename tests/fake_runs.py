@@ -1,12 +1,12 @@
 """Run folders of `segal run` made in a moment: no network, but the real ledger and the real files.
 
-The mIoU of every round is what the test asks for, to about 1e-4, so that it knows which arm must
-come out ahead, and by how much.
+The score of every round is what the test asks for (a mIoU to about 1e-4, an accuracy to the image,
+a mAP to 1e-3), so that it knows which arm must come out ahead, and by how much.
 """
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,16 @@ from segal.runs.history import (
 )
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.run_folder import fingerprint
-from segal.training.evaluation import SAMPLED_PIXELS, Evaluation
+from segal.tasks.classification.evaluation import ClassificationEvaluation, MultilabelEvaluation
+from segal.tasks.evaluation import Evaluation
+from segal.tasks.segmentation.evaluation import SAMPLED_PIXELS, SegmentationEvaluation
 
 CLASSES = ("road", "building", "sky", "car", "tree", "sign")
 HEIGHT, WIDTH = 256, 384
 FEATURES = 12
 TEST_IMAGES = 10
+CLASSIFIED_IMAGES = 600
+"""Of the test split where whole images are classified."""
 _CLASS_PIXELS = 10_000
 """Of every class in every test image: a score is a multiple of about 1e-4."""
 
@@ -50,8 +54,9 @@ _CLASS_PIXELS = 10_000
 def make_run(
     folder: Path,
     *,
+    task: str = "segmentation",
     strategy: str | Mapping[str, object] = "uwe",
-    region: str = "64",
+    region: str | None = None,
     seed: int = 0,
     scores: Sequence[float] = (0.40, 0.50, 0.56),
     images: int = 12,
@@ -70,11 +75,12 @@ def make_run(
 
     Args:
         folder: The run folder; a folder that is not there yet.
+        task: `segmentation`, `classification`, or `multilabel`.
         strategy: Its name, or its name and parameters.
-        region: Region size of what is selected.
+        region: Region size of what is selected; 64, or whole images where these are classified.
         seed: Of the seed set, the picks and the noise.
-        scores: mIoU on the test split by round.
-        images: Of the pool, 256 x 384 pixels each.
+        scores: On the test split by round.
+        images: Of the pool, 256 x 384 pixels each, or as many elements as a task has.
         classes: Their names.
         absent: Names of classes that are nowhere in the test split.
         seed_set: What is labelled at the start; whole images.
@@ -82,7 +88,8 @@ def make_run(
         full: The fully supervised arm: one round, of all images.
         clicks: Whether purchases are booked in clicks.
         measured: Whether candidates and statistics of picks are there.
-        noise: Standard deviation of each image's own part of correct pixels; 0.01 is usual.
+        noise: Standard deviation of each image's own part of correct pixels; 0.01 is usual. Where
+            whole images are classified, of what makes an arm err on others than its neighbour.
         settings: Further keys of the configuration, dotted.
         notes: Of `summary.json`.
 
@@ -90,6 +97,10 @@ def make_run(
         The folder.
     """
     rounds = len(scores)
+    sizes = {"classification": (1, 1), "multilabel": (len(classes), 1)}
+    height, width = sizes.get(task, (HEIGHT, WIDTH))
+    if region is None:
+        region = "64" if task == "segmentation" else "image"
     config = _config(
         folder,
         {
@@ -103,13 +114,13 @@ def make_run(
     )
     configuration = _identity(config)
     inputs = fingerprint(configuration)
-    pool = _pool(images)
+    pool = _pool(images, height, width)
     rng = np.random.default_rng([seed, zlib.crc32(str(config.strategy).encode())])
     bought: set[tuple[int, tuple[int, ...]]] = set()
     with Ledger.open(folder, COMMAND, configuration) as ledger:
         (folder / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(mode="json")))
         ledger.record_images(pool)
-        purchases = _seed_set(config, images)
+        purchases = _seed_set(config, pool)
         bought |= {(pool.paths.index(p.image), p.box) for p in purchases}
         ledger.finish(
             "seed", 0, inputs, seconds=0.5, purchases=_with_clicks(purchases, clicks, seed)
@@ -118,7 +129,7 @@ def make_run(
             files = round_folder(folder, number)
             files.mkdir(parents=True)
             ledger.finish("train", number, inputs, seconds=60 + 5.0 * number)
-            evaluation = _evaluation(score, classes, absent, noise, rng)
+            evaluation = _EVALUATIONS[task](score, classes, absent, noise, rng)
             evaluation.write(files / EVALUATION_FILE)
             metrics = {"test": evaluation.metrics.as_dict()}
             if config.data.validation:
@@ -131,7 +142,7 @@ def make_run(
             scanning = rng if number else np.random.default_rng([seed, 1])
             table = _scan(files / CANDIDATES_FOLDER, config, pool, bought, scanning)
             ledger.finish("scan-0", number, inputs, seconds=9.0)
-            chosen = _choose(table, config, budget, rng)
+            chosen = _choose(table, config, budget, rng, height * width)
             _write_picks(files, table, chosen, config, measured)
             purchases = [
                 Purchase(
@@ -207,22 +218,23 @@ def _identity(config: RunConfig) -> dict[str, object]:
     return identity
 
 
-def _pool(images: int) -> ImagePool:
+def _pool(images: int, height: int = HEIGHT, width: int = WIDTH) -> ImagePool:
     return ImagePool(
         root=Path("images"),
         paths=tuple(f"street/{i:04d}.png" for i in range(images)),
-        infos=tuple(ImageInfo(HEIGHT, WIDTH, f"digest-{i}") for i in range(images)),
+        infos=tuple(ImageInfo(height, width, f"digest-{i}") for i in range(images)),
         stats=((100, 10**18 + 1),) * images,
     )
 
 
-def _seed_set(config: RunConfig, images: int) -> list[Purchase]:
+def _seed_set(config: RunConfig, pool: ImagePool) -> list[Purchase]:
     """Whole images at random; of one seed the same in every arm."""
-    order = np.random.default_rng(config.seed).permutation(images)
-    prices = np.full(images, HEIGHT * WIDTH)
+    order = np.random.default_rng(config.seed).permutation(len(pool))
+    height, width = pool.size(0)
+    prices = np.full(len(pool), height * width)
     count = Budget.parse(config.seed_set).allowance(prices).fits(prices[order])
     return [
-        Purchase(rank, "seed", f"street/{image:04d}.png", (0, 0, WIDTH, HEIGHT), 0.0)
+        Purchase(rank, "seed", f"street/{image:04d}.png", (0, 0, width, height), 0.0)
         for rank, image in enumerate(order[:count].tolist(), 1)
     ]
 
@@ -243,7 +255,7 @@ def _evaluation(
     absent: Sequence[str],
     noise: float,
     rng: np.random.Generator,
-) -> Evaluation:
+) -> SegmentationEvaluation:
     """Confusions whose mIoU is the score: errors of a class go to the next one that is present."""
     present = [i for i, name in enumerate(classes) if name not in absent]
     count = len(present)
@@ -267,7 +279,59 @@ def _evaluation(
         is_right = rng.random(sampled) < right[:, [place]] / _CLASS_PIXELS
         predictions[:, pixels] = np.where(is_right, name, following)
     names = tuple(f"test/{i:03d}.png" for i in range(TEST_IMAGES))
-    return Evaluation(tuple(classes), names, confusions, labels, predictions)
+    return SegmentationEvaluation(tuple(classes), names, confusions, labels, predictions)
+
+
+def _classification(
+    score: float,
+    classes: Sequence[str],
+    absent: Sequence[str],
+    noise: float,
+    rng: np.random.Generator,
+) -> ClassificationEvaluation:
+    """The easiest images are right, as many as the accuracy says; others are of the next class."""
+    present = np.array([i for i, name in enumerate(classes) if name not in absent])
+    fixed = np.random.default_rng(5)  # the same test images in every arm
+    places = fixed.permutation(CLASSIFIED_IMAGES) % len(present)
+    hardness = fixed.random(CLASSIFIED_IMAGES) + rng.normal(0, noise, CLASSIFIED_IMAGES)
+    wrong = np.argsort(hardness, kind="stable")[round(score * CLASSIFIED_IMAGES) :]
+    predicted = places.copy()
+    predicted[wrong] = (places[wrong] + 1) % len(present)
+    names = tuple(f"test/{i:03d}.png" for i in range(CLASSIFIED_IMAGES))
+    labels, predictions = (present[p].astype(np.int32) for p in (places, predicted))
+    return ClassificationEvaluation(tuple(classes), names, labels, predictions)
+
+
+def _multilabel(
+    score: float,
+    classes: Sequence[str],
+    absent: Sequence[str],
+    noise: float,
+    rng: np.random.Generator,
+) -> MultilabelEvaluation:
+    """Scores that tell yes from no as clearly as the mAP says."""
+    fixed = np.random.default_rng(5)  # the same test images in every arm
+    labels = (fixed.random((CLASSIFIED_IMAGES, len(classes))) < 0.3).astype(np.int8)
+    labels[:, [name in absent for name in classes]] = 0
+    chance = fixed.normal(size=labels.shape) + rng.normal(0, noise, labels.shape)
+    names = tuple(f"test/{i:03d}.png" for i in range(CLASSIFIED_IMAGES))
+
+    def at(lead: float) -> MultilabelEvaluation:
+        scores = (chance + lead * labels - lead / 2).astype(np.float32)
+        return MultilabelEvaluation(tuple(classes), names, labels, scores)
+
+    low, high = 0.0, 8.0
+    for _ in range(14):
+        middle = (low + high) / 2
+        low, high = (middle, high) if at(middle).metrics.map < score else (low, middle)
+    return at(high)
+
+
+_EVALUATIONS: Mapping[str, Callable[..., Evaluation]] = {
+    "segmentation": _evaluation,
+    "classification": _classification,
+    "multilabel": _multilabel,
+}
 
 
 def _scan(
@@ -278,12 +342,13 @@ def _scan(
     rng: np.random.Generator,
 ) -> CandidateTable:
     """Tables of what can be bought and of what is; returns the first."""
-    whole = {image for image, box in bought if box == (0, 0, WIDTH, HEIGHT)}
+    height, width = pool.size(0)
+    whole = {image for image, box in bought if box == (0, 0, width, height)}
     boxes = [
         (image, box)
         for image in range(len(pool))
         if image not in whole
-        for box in _grid(config.region)
+        for box in _grid(config.region, height, width)
         if (image, box) not in bought
     ]
     for name, rows in ((config.region, boxes), ("labelled", sorted(bought))):
@@ -302,19 +367,19 @@ def _scan(
     return CandidateTable.open(folder / config.region)
 
 
-def _grid(region: str) -> list[tuple[int, ...]]:
-    grid = RegionSize.parse(region).grid(HEIGHT, WIDTH)
+def _grid(region: str, height: int, width: int) -> list[tuple[int, ...]]:
+    grid = RegionSize.parse(region).grid(height, width)
     return [tuple(box.tolist()) for box in grid.boxes()]
 
 
 def _choose(
-    table: CandidateTable, config: RunConfig, budget: str, rng: np.random.Generator
+    table: CandidateTable, config: RunConfig, budget: str, rng: np.random.Generator, elements: int
 ) -> NDArray[np.int64]:
     """Rows in pick order: by entropy for `entropy`, at random for `random`, half and half else."""
     chance = rng.random(len(table))
     weight = {"random": 0.0, "entropy": 1.0}.get(config.strategy["name"], 0.5)
     order = np.argsort(-(weight * table.values["entropy"] + (1 - weight) * chance), kind="stable")
-    pool_pixels = np.full(len(table.images), HEIGHT * WIDTH)
+    pool_pixels = np.full(len(table.images), elements)
     fits = Budget.parse(budget).allowance(pool_pixels).fits(table.pixels[order])
     return order[:fits]
 

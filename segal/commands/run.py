@@ -24,7 +24,8 @@ from segal.commands import options as o
     ),
     target=o.flag(
         Annotated[
-            float | None, typer.Option(help="Stop at this mIoU (0 to 1) on the validation split.")
+            float | None,
+            typer.Option(help="Stop at this score (0 to 1; mIoU, accuracy) on validation."),
         ],
         "target",
     ),

@@ -76,10 +76,9 @@ def train(raw: dict[str, Any]) -> None:
     """
     from segal.config import TrainConfig, validate
     from segal.errors import raise_all
-    from segal.jobs.labels import shown_miou
     from segal.jobs.train import run_training
     from segal.system.console import say
-    from segal.training.evaluation import one_answer
+    from segal.tasks.judging import metric_of, one_answer, shown_value
 
     resolved, errors = validate(TrainConfig, raw)
     raise_all(errors)
@@ -87,7 +86,7 @@ def train(raw: dict[str, Any]) -> None:
     outcome = run_training(resolved)
     for name in ("validation", "test"):
         if name in outcome.metrics:
-            said = one_answer(outcome.metrics[name])
-            shown = shown_miou(outcome.metrics[name])
-            say(f"mIoU on {name}: {shown}" + (f", but {said}" if said else ""))
+            metrics = outcome.metrics[name]
+            said, title = one_answer(metrics), metric_of(metrics).title
+            say(f"{title} on {name}: {shown_value(metrics)}" + (f", but {said}" if said else ""))
     typer.echo(outcome.model)

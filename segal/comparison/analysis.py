@@ -17,14 +17,11 @@ from segal.errors import SegalError
 from segal.functional.significance import PermutationTest, holm
 from segal.reporting.tables import any_cell, number
 from segal.runs.history import Axis
+from segal.tasks.evaluation import Metric
 
 PRIMARY = "Primary contrast: area under the curve"
 _LEVEL = 0.05
 
-_UNITS = (
-    "Areas are under the curve of mIoU over the share of the pool's pixels, divided by its range: "
-    "a difference is in points of mIoU, the mean along the curve."
-)
 _SEEDS = (
     "p (seeds) is the evidence for a strategy; it cannot be below the smallest p, which the number "
     "of seeds sets, whatever the difference."
@@ -43,8 +40,8 @@ _MOST_COST_GAP = 0.01
 _RALIF = (
     "Warning: RALIF's test is here to compare with published values; do not rely on it. It is "
     "anti-conservative: of two equally good arms it tells a difference in 28 % of simulations at "
-    "alpha = .05. Labels are permuted over the pixels that evaluations hold; p is the largest over "
-    "the seeds."
+    "alpha = .05. Labels are permuted over the {elements} that evaluations hold; p is the largest "
+    "over the seeds."
 )
 
 
@@ -55,7 +52,7 @@ class Question:
     Attributes:
         baseline: Name of the arm that the others are measured against.
         primary: Names of the two arms of the one contrast that is not exploratory.
-        target: mIoU in [0, 1] that annotation saving is measured at; None: the baseline's final.
+        target: Score in [0, 1] that annotation saving is measured at; None: the baseline's final.
         axis: What costs are counted in.
         permutations: Of the tests.
         label_permutation: Also report RALIF's test.
@@ -101,7 +98,7 @@ def analyse(
     exploratory = list(contrasts.values())
     tables = [noise_table(baseline, question.permutations)]
     if question.primary is not None:
-        tables.append(_primary_table(question.primary, primary))
+        tables.append(_primary_table(question.primary, primary, baseline.metric))
     summaries = [
         score_table(arms, baseline),
         saving_table(arms, baseline, question.axis, question.target),
@@ -109,9 +106,10 @@ def analyse(
     ]
     tables += [replace(table, notes=(*table.notes, _LOOKED_AT)) for table in summaries]
     if exploratory:
-        tables.append(_exploratory_table(exploratory))
+        tables.append(_exploratory_table(exploratory, baseline.metric))
     if question.label_permutation and (primary or exploratory):
-        tables.append(_label_table([*([primary] if primary else []), *exploratory]))
+        asked = [*([primary] if primary else []), *exploratory]
+        tables.append(_label_table(asked, baseline.metric))
     return [*tables, pick_table(arms)]
 
 
@@ -151,7 +149,7 @@ def _contrasts(
     return found
 
 
-def _primary_table(names: tuple[str, str], primary: Contrast | None) -> Table:
+def _primary_table(names: tuple[str, str], primary: Contrast | None, metric: Metric) -> Table:
     columns = ["contrast", "unit", "test", "difference", "p", "smallest p", "permutations"]
     if primary is None:
         said = (
@@ -168,11 +166,22 @@ def _primary_table(names: tuple[str, str], primary: Contrast | None) -> Table:
         [primary.name, unit, kind, 100 * t.difference, t.p, t.smallest_p, t.permutations]
         for unit, kind, t in tests
     ]
-    notes = [_said(names, primary), _UNITS, _SEEDS, _IMAGES, *_matching_notes([primary])]
+    notes = [_said(names, primary, metric), *_test_notes([primary], metric)]
     return Table.of(PRIMARY, columns, rows, notes)
 
 
-def _said(names: tuple[str, str], primary: Contrast) -> str:
+def _test_notes(contrasts: Sequence[Contrast], metric: Metric) -> list[str]:
+    """What the tests are of, and what they say."""
+    units = (
+        f"Areas are under the curve of {metric.title} over the share of the pool's "
+        f"{metric.elements}, divided by its range: a difference is in points of {metric.title}, "
+        "the mean along the curve."
+    )
+    by_image = [metric.by_image] if metric.by_image else []
+    return [units, _SEEDS, _IMAGES, *by_image, *_matching_notes(contrasts, metric)]
+
+
+def _said(names: tuple[str, str], primary: Contrast, metric: Metric) -> str:
     test, seeds = primary.by_seeds, len(primary.seeds)
     if test.p < _LEVEL:
         verdict = "chance alone would seldom give that much"
@@ -184,7 +193,7 @@ def _said(names: tuple[str, str], primary: Contrast) -> str:
     return (
         f"Primary contrast, declared before the runs: {names[0]} against {names[1]}, area under "
         f"the curve over {_count(primary.budgets, 'budget')}. The difference is "
-        f"{number(100 * test.difference, 2, signed=True).text} points of mIoU; over "
+        f"{number(100 * test.difference, 2, signed=True).text} points of {metric.title}; over "
         f"{_count(seeds, 'seed')} p = {_p(test.p)}: {verdict}."
     )
 
@@ -197,19 +206,21 @@ def _count(many: int, name: str) -> str:
     return f"{many} {name}" if many == 1 else f"{many} {name}s"
 
 
-def _matching_notes(contrasts: Sequence[Contrast]) -> list[str]:
+def _matching_notes(contrasts: Sequence[Contrast], metric: Metric) -> list[str]:
     """Contrasts of unequal cost, which are matched by budget all the same, or of cut curves."""
     notes = []
     if apart := [c for c in contrasts if c.cost_gap > _MOST_COST_GAP]:
         named = ", ".join(f"{c.name} (up to {100 * c.cost_gap:.1f} %)" for c in apart)
-        notes.append(f"Not at equal cost: the labelled pixels of a budget differ in {named}.")
+        notes.append(
+            f"Not at equal cost: the labelled {metric.elements} of a budget differ in {named}."
+        )
     if cut := [c for c in contrasts if c.is_cut]:
         named = ", ".join(f"{c.name} (the first {_count(c.budgets, 'budget')})" for c in cut)
         notes.append(f"Some runs ended before others; only what all have is compared in {named}.")
     return notes
 
 
-def _exploratory_table(contrasts: Sequence[Contrast]) -> Table:
+def _exploratory_table(contrasts: Sequence[Contrast], metric: Metric) -> Table:
     by_images = holm([c.by_images.p for c in contrasts]).tolist()
     by_seeds = holm([c.by_seeds.p for c in contrasts]).tolist()
     rows: list[list[Cell]] = [
@@ -228,7 +239,7 @@ def _exploratory_table(contrasts: Sequence[Contrast]) -> Table:
             *("p (images)", "Holm (images)", "smallest (images)"),
         ],
         rows,
-        [_EXPLORATORY, _UNITS, _SEEDS, _IMAGES, *_matching_notes(contrasts)],
+        [_EXPLORATORY, *_test_notes(contrasts, metric)],
     )
 
 
@@ -236,7 +247,7 @@ def _test(test: PermutationTest, adjusted: float) -> list[Cell]:
     return [test.p, adjusted, test.smallest_p]
 
 
-def _label_table(contrasts: Sequence[Contrast]) -> Table:
+def _label_table(contrasts: Sequence[Contrast], metric: Metric) -> Table:
     rows: list[list[Cell]] = [
         [c.name, len(c.seeds), 100 * c.by_labels.difference, c.by_labels.p]
         for c in contrasts
@@ -246,5 +257,5 @@ def _label_table(contrasts: Sequence[Contrast]) -> Table:
         "RALIF's label permutation: area under the accuracy curve",
         ["contrast", "seeds", "difference (points of accuracy)", "p"],
         rows,
-        [_RALIF],
+        [_RALIF.format(elements=metric.elements)],
     )

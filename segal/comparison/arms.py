@@ -9,18 +9,26 @@ from numpy.typing import NDArray
 
 from segal.errors import SegalError
 from segal.functional.curves import area
-from segal.runs.history import Axis, History
-from segal.training.evaluation import Evaluation
+from segal.runs.history import AXES, Axis, History
+from segal.tasks.evaluation import Evaluation, Metric
 
 Floats = NDArray[np.float64]
-AXES: Mapping[Axis, str] = {
-    "share": "pixels (%)",
-    "regions": "regions",
-    "pixels": "pixels",
-    "images": "images",
-    "clicks": "clicks",
-}
-"""What a cost is counted in, and how it is called; a share is given in per cent here."""
+
+
+def axis_titles(metric: Metric) -> dict[Axis, str]:
+    """What a cost is counted in, and how it is called; a share is given in per cent here.
+
+    Of axes that would be called the same only the first is there.
+    """
+    titles: dict[Axis, str] = {
+        "share": f"{metric.elements} (%)",
+        "regions": metric.regions,
+        "pixels": metric.elements,
+        "images": "images",
+        "clicks": "clicks",
+    }
+    first = {title: axis for axis, title in reversed(titles.items())}
+    return {axis: title for axis, title in titles.items() if first[title] == axis}
 
 
 @dataclass(frozen=True)
@@ -42,12 +50,13 @@ class Curve:
 
     @cached_property
     def scores(self) -> Floats:
-        """(rounds,) mIoU in [0, 1]."""
+        """(rounds,) in [0, 1]."""
         scores = np.array(self.history.scores)
         if np.isnan(scores).any():
+            metric, without = self.metric, int(np.isnan(scores).argmax())
             raise SegalError(
-                f"{self.history.folder}: no mIoU in round {int(np.isnan(scores).argmax())}",
-                expected="labelled pixels in the split that results are reported on",
+                f"{self.history.folder}: no {metric.title} in round {without}",
+                expected=f"labelled {metric.elements} in the split that results are reported on",
                 got="none",
                 remedy="report on another split",
             )
@@ -75,9 +84,14 @@ class Curve:
         return [one.evaluation() for one in self.history.rounds]
 
     @cached_property
-    def confusions(self) -> NDArray[np.int32]:
-        """(rounds, images, C, C) pixel counts."""
-        return np.stack([evaluation.confusions for evaluation in self.evaluations])
+    def statistics(self) -> NDArray[np.int64]:
+        """(rounds, images, K), what each image adds to the metric."""
+        return np.stack([evaluation.statistics for evaluation in self.evaluations])
+
+    @property
+    def metric(self) -> Metric:
+        """What it is judged by."""
+        return self.history.metric
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,11 @@ class Arm:
     name: str
     full: bool
     curves: Mapping[int, Curve]
+
+    @property
+    def metric(self) -> Metric:
+        """What its runs are judged by."""
+        return next(iter(self.curves.values())).metric
 
     def at(self, seeds: Sequence[int]) -> list[Curve]:
         """The curves of some seeds."""
@@ -124,7 +143,7 @@ def length(curves: Sequence[Curve]) -> int:
 
 
 def scores(curves: Sequence[Curve], rounds: int) -> Floats:
-    """(curves, rounds) mIoU."""
+    """(curves, rounds) in [0, 1]."""
     return np.stack([curve.scores[:rounds] for curve in curves])
 
 
@@ -140,5 +159,5 @@ def rises(costs: Floats) -> bool:
 
 
 def mean_height(costs: Floats, values: Floats) -> float | None:
-    """Area under a curve over its range of costs: the mean mIoU along it; None without a range."""
+    """Area under a curve over its range of costs: the mean score along it; None without a range."""
     return area(costs, values) / float(costs[-1] - costs[0]) if rises(costs) else None

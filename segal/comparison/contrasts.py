@@ -1,15 +1,18 @@
 """Contrasts of two arms: is the difference of their areas under the curve more than chance?
 
 Arms are matched in pixels, so areas are taken along the share of the pool's pixels, whatever axis
-is drawn, and divided by its range: a difference is in mIoU, the mean along the curve. Of two arms
-only the seeds that both have take part, and the rounds that all of these runs have.
+is drawn, and divided by its range: a difference is in the metric that runs are judged by, the mean
+along the curve. Of two arms only the seeds that both have take part, and the rounds that all of
+these runs have.
 """
 
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segal.comparison.arms import (
     Arm,
@@ -26,8 +29,8 @@ from segal.functional.curves import trapezoid_weights
 from segal.functional.significance import (
     PermutationTest,
     label_permutation,
-    paired_permutation,
     sign_flip,
+    statistics_permutation,
 )
 
 
@@ -81,7 +84,7 @@ def contrast(one: Arm, other: Arm, permutations: int, *, with_labels: bool) -> C
         budgets=pair.rounds - 1,
         cost_gap=pair.cost_gap,
         is_cut=any(len(curve) > pair.rounds for curve in (*pair.ones, *pair.others)),
-        images=pair.confusions[0].shape[2],
+        images=len(pair.ones[0].evaluations[0].images),
         by_images=pair.by_images(permutations, np.random.default_rng([key, 0])),
         by_seeds=sign_flip(pair.differences),
         by_labels=pair.by_labels(permutations, np.random.default_rng([key, 1]))
@@ -115,47 +118,41 @@ class _Pair:
 
     @property
     def differences(self) -> Floats:
-        """(seeds,) of mean mIoU along the curve."""
+        """(seeds,) of the mean score along the curve."""
         weights = trapezoid_weights(self.costs) / np.ptp(self.costs)
         lead = scores(self.ones, self.rounds) - scores(self.others, self.rounds)
         differences: Floats = lead @ weights
         return differences
 
-    @property
-    def confusions(self) -> list[np.ndarray[tuple[int, ...], np.dtype[np.int32]]]:
-        """Of both arms: (seeds, rounds, images, C, C)."""
-        self._check_images()
-        return [
-            np.stack([curve.confusions[: self.rounds] for curve in curves])
-            for curves in (self.ones, self.others)
-        ]
-
     def by_images(self, permutations: int, generator: np.random.Generator) -> PermutationTest:
-        return paired_permutation(
-            *self.confusions,
+        self._check_images()
+        first, second = (
+            np.stack([curve.statistics[: self.rounds] for curve in curves])
+            for curves in (self.ones, self.others)
+        )
+        return statistics_permutation(
+            first,
+            second,
+            self.ones[0].metric.score,
             costs=self.costs / np.ptp(self.costs),
             permutations=permutations,
             generator=generator,
         )
 
     def by_labels(self, permutations: int, generator: np.random.Generator) -> PermutationTest:
-        """On the pixels of each image that evaluations hold; ignored ones are left out."""
+        """On what evaluations hold of each image; what is not labelled is left out."""
         self._check_images()
-        labels = self.ones[0].evaluations[0].labels
-        counted = labels != 255
+        labels, _ = self.ones[0].evaluations[0].answers
         first, second = (
             np.stack(
-                [
-                    [one.predictions[counted] for one in curve.evaluations[: self.rounds]]
-                    for curve in curves
-                ]
+                [[one.answers[1] for one in curve.evaluations[: self.rounds]] for curve in curves]
             )
             for curves in (self.ones, self.others)
         )
         return label_permutation(
             first,
             second,
-            labels[counted],
+            labels,
             costs=self.costs / np.ptp(self.costs),
             permutations=permutations,
             generator=generator,
@@ -174,3 +171,18 @@ class _Pair:
                         f"{len(evaluation.class_names)} classes",
                         remedy="compare runs on the same data set, and leave it as it is meanwhile",
                     )
+                differs = _rows_that_differ(evaluation.truth, first.truth)
+                if differs.any():
+                    raise SegalError(
+                        f"{curve.history.folder}: evaluated on other labels",
+                        expected=f"those of {self.ones[0].history.folder}",
+                        got=f"others of {int(differs.sum())} images, such as "
+                        f"{first.images[int(differs.argmax())]}",
+                        remedy="compare runs on the same data set, and leave it as it is meanwhile",
+                    )
+
+
+def _rows_that_differ(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+    """(N,) of two arrays (N, ...)."""
+    differs: NDArray[np.bool_] = (one != other).reshape(len(one), -1).any(1)
+    return differs

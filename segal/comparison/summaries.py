@@ -1,4 +1,4 @@
-"""Tables of what the arms reached: noise, mIoU by budget, savings, penalties, picks."""
+"""Tables of what the arms reached: noise, scores by budget, savings, penalties, picks."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,10 +7,10 @@ from itertools import combinations
 import numpy as np
 
 from segal.comparison.arms import (
-    AXES,
     Arm,
     Curve,
     Floats,
+    axis_titles,
     common_seeds,
     length,
     mean_costs,
@@ -30,7 +30,7 @@ from segal.functional.penalty import (
 )
 from segal.reporting.protocol import alike_notes, settings_of_arm
 from segal.runs.history import Axis
-from segal.training.evaluation import ONE_CLASS, one_answer
+from segal.tasks.judging import ONE_CLASS, one_answer
 
 _LEVEL = 0.05
 _ALONG = "mean along the curve"
@@ -57,7 +57,8 @@ def noise_table(baseline: Arm, permutations: int) -> Table:
     return Table.of(
         f"Noise: {baseline.name} against {baseline.name}",
         [
-            *("budget", "pixels (%)", "runs", "mIoU (%)", "sd", "lowest", "highest"),
+            *("budget", axis_titles(baseline.metric)["share"], "runs"),
+            *(f"{baseline.metric.title} (%)", "sd", "lowest", "highest"),
             *("mean gap of two", "largest gap"),
         ],
         rows,
@@ -88,7 +89,9 @@ def _noise_notes(curves: Sequence[Curve], permutations: int) -> list[str]:
 
 
 def score_table(arms: Sequence[Arm], baseline: Arm) -> Table:
-    """MIoU and cost by arm and budget, means over the runs that are there."""
+    """Score and cost by arm and budget, means over the runs that are there."""
+    metric = baseline.metric
+    axes = axis_titles(metric)
     full = [a for a in arms if a.full]
     supervised = [float(c.scores[-1]) for a in full for c in a.curves.values()]
     top = sum(supervised) / len(supervised) if supervised else None
@@ -99,7 +102,7 @@ def score_table(arms: Sequence[Arm], baseline: Arm) -> Table:
             there = [c for c in curves if len(c) > budget]
             values = np.array([c.scores[budget] for c in there])
             lead = None if arm.full or arm is baseline else _lead(arm, baseline, budget)
-            spent = [[c.history.rounds[budget].spent(axis) for c in there] for axis in AXES]
+            spent = [[c.history.rounds[budget].spent(axis) for c in there] for axis in axes]
             means = [None if None in s else _plain(_mean([v or 0 for v in s])) for s in spent]
             rows.append(
                 [
@@ -111,16 +114,16 @@ def score_table(arms: Sequence[Arm], baseline: Arm) -> Table:
                 ]
             )
     notes = [
-        f"Lead: over {baseline.name}, in points of mIoU, at the seeds that both have.",
+        f"Lead: over {baseline.name}, in points of {metric.title}, at the seeds that both have.",
         "sd: over seeds. Costs: means over seeds, of all that is labelled.",
         *alike_notes({a.name: settings_of_arm(c.history) for a in arms for c in a.curves.values()}),
         *_one_class_notes(arms),
     ]
     return Table.of(
-        "mIoU by budget",
+        f"{metric.heading} by budget",
         [
-            *("arm", "budget", "seeds", "mIoU (%)", "sd", "lead", "mark", "of full (%)"),
-            *AXES.values(),
+            *("arm", "budget", "seeds", f"{metric.title} (%)", "sd", "lead", "mark", "of full (%)"),
+            *axes.values(),
         ],
         rows,
         notes,
@@ -137,9 +140,10 @@ def _one_class_notes(arms: Sequence[Arm]) -> list[str]:
             named.append(f"{many} of {len(found)} networks of {arm.name}")
     if not named:
         return []
+    metric = arms[0].metric
     return [
-        f"One class only, on more than {100 * ONE_CLASS:g} % of the pixels, is the answer of "
-        f"{', '.join(named)}: their mIoU says nothing of what was picked."
+        f"One class only, on more than {100 * ONE_CLASS:g} % of the {metric.elements}, is the "
+        f"answer of {', '.join(named)}: their {metric.title} says nothing of what was picked."
     ]
 
 
@@ -153,7 +157,7 @@ def _plain(value: float) -> float | int:
 
 
 def _lead(arm: Arm, baseline: Arm, budget: int) -> float | None:
-    """Points of mIoU above the baseline; rounding is none."""
+    """Points above the baseline; rounding is none."""
     pairs = [(arm.curves[s], baseline.curves[s]) for s in common_seeds(arm, baseline)]
     leads = [
         float(one.scores[budget] - other.scores[budget])
@@ -171,15 +175,17 @@ def saving_table(arms: Sequence[Arm], baseline: Arm, axis: Axis, target: float |
     full = [c.scores[-1] for a in arms if a.full for c in a.curves.values()]
     selecting = [a for a in arms if not a.full]
     rows = [_saving_row(arm, baseline, axis, target, full) for arm in selecting]
-    aim = (
-        f"{100 * target:.4g} % mIoU" if target is not None else f"the final mIoU of {baseline.name}"
-    )
+    title = baseline.metric.title
+    aim = f"the final {title} of {baseline.name}"
+    if target is not None:
+        aim = f"{100 * target:.4g} % {title}"
+    counted = axis_titles(baseline.metric).get(axis, baseline.metric.elements)
     return Table.of(
         f"Annotation saving: against {baseline.name}",
         [
-            *("arm", "seeds", "mIoU along the curve (%)"),
-            *(f"AUCA ratio ({AXES[axis]})", "its sd", "AUCA ratio (budgets)"),
-            *(f"{AXES[axis]} to target", "saving (%)", "final of full (%)"),
+            *("arm", "seeds", f"{title} along the curve (%)"),
+            *(f"AUCA ratio ({counted})", "its sd", "AUCA ratio (budgets)"),
+            *(f"{counted} to target", "saving (%)", "final of full (%)"),
         ],
         rows,
         [
@@ -273,6 +279,7 @@ def _penalties(title: str, names: Sequence[str], matrix: Floats, notes: Sequence
 
 def pick_table(arms: Sequence[Arm]) -> Table:
     """What was picked, by arm and round: how uncertain, how long, how far apart."""
+    elements = arms[0].metric.elements
     keys = (
         *("count", "mistakes", "uncertainty", "magnitude"),
         *("pairwise_distance", "log_determinant"),
@@ -299,7 +306,7 @@ def pick_table(arms: Sequence[Arm]) -> Table:
         ],
         rows,
         [
-            "Mistakes: share of the picks' labelled pixels that the network had wrong (the "
+            f"Mistakes: share of the picks' labelled {elements} that the network had wrong (the "
             "mistake-selection rate). Uncertainty: mean entropy of a pick. Magnitude: norm of its "
             "mean feature. The log determinant, of the features' Gram matrix, grows with the "
             "number of picks.",

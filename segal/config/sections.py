@@ -324,7 +324,8 @@ class RunConfig(_Regions):
         budgets: What is bought after each round but the last. What pixels a budget leaves are added
             to the next.
         strategy: Its name and parameters.
-        target: Stop once the mIoU on `data.validation` reaches this, in [0, 1].
+        target: Stop once the metric of the task (such as mIoU) on `data.validation` reaches this,
+            in [0, 1].
         measure_picks: Measure the entropy and the features of every strategy's picks, also of
             those that do not go by them, and how many of their pixels the network had wrong; this
             costs `random` a scan a round, and every strategy a pass over the images picked from.
@@ -419,7 +420,8 @@ class CompareConfig(Section):
         seeds: Each arm runs once with each.
         baseline: The arm that savings and areas are measured against.
         primary: The one contrast that is not exploratory, on the area under the curve.
-        target: mIoU in [0, 1] that annotation saving is measured at; None: the baseline's final.
+        target: The task's metric (such as mIoU), in [0, 1], that annotation saving is measured at;
+            None: the baseline's final.
         axis: What the cost is drawn in.
         permutations: Of the tests.
         label_permutation: Also report RALIF's test, which is anti-conservative.

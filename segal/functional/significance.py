@@ -7,16 +7,20 @@ standard deviation of 0.01, 233 images: half of the simulations reject at 5 %). 
 the methods, but few of them cannot make p small; hence `smallest_p` beside every p. Give both.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segal.functional.curves import trapezoid_weights
+from segal.functional.metrics import mean_iou_of_overlaps, overlaps
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+Score = Callable[[Floats], Floats]
+"""From statistics that were added over images, (..., K), to the metric, (...)."""
 
 # Numbers held at once by an array of `paired_permutation`: 8 MB of float64.
 _CHUNK = 1 << 20
@@ -85,21 +89,63 @@ def paired_permutation(
     if first.shape != second.shape:
         raise ValueError(f"shapes differ: {first.shape} and {second.shape}")
     _check_one_truth(first, second)
-    weights = _budget_weights(costs, first.shape[1])
+    return statistics_permutation(
+        overlaps(first),
+        overlaps(second),
+        mean_iou_of_overlaps,
+        costs=costs,
+        permutations=permutations,
+        generator=generator,
+    )
+
+
+def statistics_permutation(
+    a: NDArray[np.int64],
+    b: NDArray[np.int64],
+    score: Score,
+    *,
+    costs: ArrayLike | None = None,
+    permutations: int = 10_000,
+    generator: np.random.Generator,
+) -> PermutationTest:
+    """`paired_permutation` of any metric that is had from statistics that add over images.
+
+    Swapping the predictions of an image swaps the statistics of it.
+
+    Args:
+        a: (seeds, budgets, images, K) int64, what each image adds; sums below 2^53.
+        b: The same of the other arm: same seeds, budgets and images.
+        score: Takes float64 sums over images, (..., K), to the metric, (...).
+        costs: As in `paired_permutation`.
+        permutations: How many, at least 1.
+        generator: Draws the images to swap.
+
+    Returns:
+        The difference is in the metric, or in the metric times cost with several budgets.
+
+    Raises:
+        ValueError: If shapes differ or are not as above, nothing was counted, or the costs do not
+            rise.
+    """
+    if a.ndim != 4 or a.shape != b.shape or not a.size:
+        raise ValueError(f"expected two arrays of four dimensions, got {a.shape} and {b.shape}")
+    weights = _budget_weights(costs, a.shape[1])
     if permutations < 1:
         raise ValueError(f"permutations: expected at least 1, got {permutations}")
 
-    overlaps = _Overlaps(first, second, weights)
-    units = overlaps.units
+    sums = _Sums(a, b, weights, score)
+    units = sums.units
     exhaustive = units < 63 and 2**units - 1 <= permutations
     assigned = 2**units - 1 if exhaustive else permutations
-    rows = max(1, _CHUNK // max(units, overlaps.width))
+    rows = max(1, _CHUNK // max(units, sums.width))
     swaps = (
         _all_swaps(units, rows) if exhaustive else _random_swaps(units, assigned, rows, generator)
     )
-    observed = float(overlaps.difference(np.zeros((1, units)))[0])
+    observed = float(sums.difference(np.zeros((1, units)))[0])
+    if not np.isfinite(observed):
+        raise ValueError("nothing was counted: a metric is not a number")
     threshold = abs(observed) - _TIE * float(np.abs(weights).sum())
-    count = sum(int((np.abs(overlaps.difference(chunk)) >= threshold).sum()) for chunk in swaps)
+    count = sum(int((np.abs(sums.difference(chunk)) >= threshold).sum()) for chunk in swaps)
     # Swapping all images turns the sign only: an exact test always counts it besides the observed.
     smallest = min(1.0, (2 if exhaustive else 1) / (1 + assigned))
     return PermutationTest(observed, (1 + count) / (1 + assigned), smallest, assigned)
@@ -226,19 +272,19 @@ def label_permutation(
     return PermutationTest(float(observed.mean()), largest, 0.0, permutations)
 
 
-class _Overlaps:
-    """What mIoU needs of two arms: true positives and unions, (seeds, budgets, C) an image each."""
+class _Sums:
+    """Both arms' statistics, a row an image, (seeds, budgets, K)."""
 
-    def __init__(self, a: Counts, b: Counts, weights: Floats) -> None:
-        images_a, images_b = _overlaps_per_image(a), _overlaps_per_image(b)
+    def __init__(self, a: Counts, b: Counts, weights: Floats, score: Score) -> None:
+        images_a, images_b = (np.moveaxis(x, 2, 0).reshape(x.shape[2], -1) for x in (a, b))
         change = images_b - images_a
         change = change[change.any(1)]
         self.units, self.width = change.shape
         self._change = change.astype(np.float64)
         self._first = images_a.sum(0).astype(np.float64)
         self._both = self._first + images_b.sum(0)
-        self._shape = (2, a.shape[0], a.shape[1], a.shape[3])
-        self._weights = weights
+        self._shape = (a.shape[0], a.shape[1], a.shape[3])
+        self._weights, self._score = weights, score
 
     def difference(self, swaps: Floats) -> Floats:
         """Statistic of each row of `swaps`, (permutations, units) of zeros and ones.
@@ -248,22 +294,10 @@ class _Overlaps:
         first = self._first + swaps @ self._change
         return self._value(first) - self._value(self._both - first)
 
-    def _value(self, overlaps: Floats) -> Floats:
-        parts = overlaps.reshape(-1, *self._shape)
-        intersection, union = parts[:, 0], parts[:, 1]
-        scores = np.zeros_like(union)
-        np.divide(intersection, union, out=scores, where=union > 0)
-        miou = scores.sum(3) / (union > 0).sum(3)
-        value: Floats = (miou * self._weights).sum(2).mean(1)
+    def _value(self, sums: Floats) -> Floats:
+        scores = self._score(sums.reshape(-1, *self._shape))
+        value: Floats = (scores * self._weights).sum(2).mean(1)
         return value
-
-
-def _overlaps_per_image(confusions: Counts) -> Counts:
-    intersection = np.diagonal(confusions, axis1=3, axis2=4)
-    union = confusions.sum(3) + confusions.sum(4) - intersection
-    both = np.stack([intersection, union])
-    # (2, seeds, budgets, images, C) -> a row an image.
-    return np.moveaxis(both, 3, 0).reshape(confusions.shape[2], -1)
 
 
 def _random_swaps(

@@ -7,12 +7,12 @@ from typing import Any
 from segal.candidates.selection import MASKS_FOLDER
 from segal.config import DataConfig, MachineConfig, NetworkConfig, TrainConfig, validate
 from segal.errors import raise_all
-from segal.jobs.labels import shown_miou
 from segal.jobs.select import OVERLAYS_FOLDER, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
 from segal.jobs.train import TrainingOutcome, run_training
 from segal.scenes.synthetic import make_scenes
 from segal.system.console import bar, say
+from segal.tasks.judging import metric_of, shown_score
 from segal.training.settings import TrainSettings
 
 
@@ -142,7 +142,7 @@ class _Demo:
             machine=self.machine,
         )
         outcome = run_training(config)
-        say(f"mIoU {shown_miou(outcome.metrics['test'])}")
+        say(shown_score(outcome.metrics["test"]))
         return outcome
 
 
@@ -160,10 +160,11 @@ def _report(
 
     def row(name: str, metrics: dict[str, Any], cost: str) -> str:
         test = metrics["test"]
-        miou, accuracy = _percent(test["miou"]), _percent(test["accuracy"])
-        return f"{name:<28}{miou:>10}{accuracy:>12}   {cost}"
+        score, accuracy = _percent(metric.of(test)), _percent(test["accuracy"])
+        return f"{name:<28}{score:>10}{accuracy:>12}   {cost}"
 
-    lines = ["", f"{'after':<28}{'mIoU':>10}{'accuracy':>12}   bought"]
+    metric = metric_of(first.metrics["test"])
+    lines = ["", f"{'after':<28}{metric.title:>10}{'accuracy':>12}   bought"]
     lines.append(row("the seed set", first.metrics, "-"))
     for name, (picked, outcome) in results.items():
         share = 100 * picked.summary["cost"]["share_of_pool"]
@@ -177,6 +178,6 @@ def _report(
         f"  {run / OVERLAYS_FOLDER}  what was picked, and why",
         f"  {run / MASKS_FOLDER}  what to annotate: 255 in the masks",
         f"  {results['uwe'][0].selection}  the picks in order",
-        f"  {out / '4-uwe-model' / 'metrics.json'}  IoU of every class",
+        f"  {out / '4-uwe-model' / 'metrics.json'}  {metric.class_title} of every class",
     ]
     return "\n".join(lines)

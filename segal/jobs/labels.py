@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from segal.candidates.regions import Box
 from segal.candidates.selection import Selected
@@ -88,19 +87,6 @@ def describe_counts(dataset: LabelledDataset, counts: LabelCounts) -> list[str]:
 
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:6.2f} %" if whole else f"{'-':>6} %"
-
-
-def shown_miou(metrics: Mapping[str, Any]) -> str:
-    """A mean IoU for people, with the number of classes where it is not over all of them.
-
-    Args:
-        metrics: Of a split, as in `metrics.json`.
-    """
-    if metrics["miou"] is None:
-        return "no labelled pixel"
-    classes, absent = len(metrics["iou"]), metrics["absent"]
-    over = f" over {classes - absent} of {classes} classes" if absent else ""
-    return f"{100 * metrics['miou']:.2f} %{over}"
 
 
 def owed_regions(dataset: LabelledDataset, empty: Mapping[int, Sequence[Box]]) -> list[Selected]:

@@ -13,17 +13,21 @@ from segal.functional.curves import Band, band
 from segal.reporting.protocol import is_full, settings_of_arm
 from segal.runs.history import Axis, History, Round
 from segal.runs.run_folder import canonical
+from segal.tasks.evaluation import Metric
 
 Floats = NDArray[np.float64]
 
-AXES: Mapping[Axis, str] = {
-    "share": "labelled share of the pool's pixels (%)",
-    "regions": "regions bought",
-    "pixels": "pixels labelled",
-    "images": "labelled image equivalents",
-    "clicks": "polygon clicks",
-}
-"""Cost axes with what they are called."""
+
+def axis_title(axis: Axis, metric: Metric) -> str:
+    """What a cost axis is called."""
+    titles: Mapping[Axis, str] = {
+        "share": f"labelled share of the pool's {metric.elements} (%)",
+        "regions": f"{metric.regions} bought",
+        "pixels": f"{metric.elements} labelled",
+        "images": "labelled image equivalents",
+        "clicks": metric.clicks,
+    }
+    return titles[axis]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Arm:
     name: str
     runs: tuple[History, ...]
     full: bool
+
+    @property
+    def metric(self) -> Metric:
+        """What its runs are judged by."""
+        return self.runs[0].metric
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -61,11 +70,11 @@ class Arm:
         return min(len(run.rounds) for run in self.runs)
 
     def scores(self) -> Floats:
-        """(seeds, rounds) mIoU in per cent."""
+        """(seeds, rounds) in per cent."""
         return np.array([run.scores[: self.rounds] for run in self.runs]) * 100
 
     def costs(self, axis: Axis) -> Floats:
-        """(seeds, rounds) cost on an axis of `AXES`; shares are in per cent."""
+        """(seeds, rounds) cost on an axis; shares are in per cent."""
         return np.array([[cost(r, axis) for r in run.rounds[: self.rounds]] for run in self.runs])
 
     def band(self) -> Band:
@@ -170,8 +179,8 @@ def _check_scores(run: History) -> None:
         )
     if any(math.isnan(score) for score in run.scores):
         raise SegalError(
-            f"{run.folder}: a round has no mIoU",
-            expected="labelled pixels in the split that results are reported on",
+            f"{run.folder}: a round has no {run.metric.title}",
+            expected=f"labelled {run.metric.elements} in the split that results are reported on",
             got="a split where all classes are absent",
             remedy="leave this folder out",
         )

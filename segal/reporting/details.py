@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,12 @@ from segal.reporting.protocol import (
 )
 from segal.reporting.tables import Cell, Table, any_cell, count, number, words
 from segal.runs.history import Axis, History
+from segal.tasks.evaluation import Metric
 
 _NOT_STATISTICS = {"count", "region"}
 _MAX_SUMMARY_BYTES = 1 << 20
+_MOST_CLASSES, _HARDEST = 200, 40  # a page shows all, or else so many
+_COST_DIGITS: Mapping[Axis, int] = {"pixels": 0, "share": 2, "images": 2, "clicks": 0}
 _SECONDS_COLUMNS = ("seed", "train", "evaluate", "scan", "select", "inspect", "buy")
 
 
@@ -41,21 +44,24 @@ class Statistic:
 
 
 def class_tables(arms: Sequence[Arm]) -> list[Table]:
-    """IoU of every class: of all arms in their last round, then of each arm by round."""
-    names = list(arms[0].runs[0].rounds[0].metrics[arms[0].runs[0].report_split]["iou"])
-    by_arm = {arm.name: _ious(arm, names) for arm in arms}
+    """The quantity of every class: of all arms in their last round, then of each arm by round."""
+    metric, names = arms[0].metric, arms[0].runs[0].class_names
+    by_arm = {arm.name: _by_class(arm, names) for arm in arms}
     last = [
-        (words(name), *(_iou(by_arm[arm.name][i, -1]) for arm in arms))
+        (words(name), *(_class_cell(by_arm[arm.name][i, -1]) for arm in arms))
         for i, name in enumerate(names)
     ]
+    if metric.mean_key is not None:
+        means = [_mean_over_seeds(arm, metric.mean_key) for arm in arms]
+        last.append((words(metric.mean_key.replace("_", " ")), *map(_class_cell, means)))
     tables = [
         Table(
-            "iou-last-round",
-            "IoU by class, last round (%)",
+            f"{metric.class_key}-last-round",
+            f"{metric.class_title} by class, last round (%)",
             ("class", *(arm.name for arm in arms)),
             tuple(last),
             (
-                _absence(arms, names),
+                _absence(arms, names, metric),
                 "Mean over the seeds where a class is not absent. The colour runs from 0 to 100 %.",
             ),
         )
@@ -64,22 +70,39 @@ def class_tables(arms: Sequence[Arm]) -> list[Table]:
         if arm.rounds < 2:
             continue
         rows = [
-            (words(name), *(_iou(value) for value in by_arm[arm.name][i]))
+            (words(name), *(_class_cell(value) for value in by_arm[arm.name][i]))
             for i, name in enumerate(names)
         ]
         columns = ("class", *(f"round {n}" for n in range(arm.rounds)))
-        tables.append(Table(f"iou-by-round-{position:02d}", arm.name, columns, tuple(rows)))
+        slug = f"{metric.class_key}-by-round-{position:02d}"
+        tables.append(Table(slug, arm.name, columns, tuple(rows)))
     return tables
 
 
-def _ious(arm: Arm, names: Sequence[str]) -> Floats:
+def hardest(table: Table, classes: int) -> Table:
+    """A table of classes as a page has room for: of very many, those that are hardest.
+
+    Args:
+        table: A row a class, and what is said of all of them below.
+        classes: Their number.
+    """
+    if classes <= _MOST_CLASSES:
+        return table
+    rows, below = table.rows[:classes], table.rows[classes:]
+    heats = [[cell.heat for cell in row if cell.heat is not None] for row in rows]
+    means = [sum(heat) / len(heat) if heat else 1.0 for heat in heats]
+    kept = sorted(range(len(means)), key=means.__getitem__)[:_HARDEST]
+    note = f"The {_HARDEST} lowest of {classes:,} classes; all are in {table.slug}.csv."
+    shown = (*(rows[i] for i in kept), *below)
+    return replace(table, rows=shown, notes=(note, *table.notes))
+
+
+def _by_class(arm: Arm, names: Sequence[str]) -> Floats:
     """(classes, rounds) in per cent, mean over the seeds where a class is not absent, or NaN."""
+    key = arm.metric.class_key
     values = np.array(
         [
-            [
-                [run.rounds[n].metrics[run.report_split]["iou"].get(name) for name in names]
-                for n in range(arm.rounds)
-            ]
+            [[metrics[key].get(name) for name in names] for metrics in run.metrics[: arm.rounds]]
             for run in arm.runs
         ],
         np.float64,
@@ -90,28 +113,30 @@ def _ious(arm: Arm, names: Sequence[str]) -> Floats:
     return 100 * means.T
 
 
-def _iou(value: float) -> Cell:
+def _mean_over_seeds(arm: Arm, key: str) -> float:
+    """In per cent, of the last round that all seeds have."""
+    values = [run.metrics[arm.rounds - 1][key] for run in arm.runs]
+    return 100 * float(np.mean(np.array(values, np.float64)))
+
+
+def _class_cell(value: float) -> Cell:
     return words("absent") if np.isnan(value) else number(float(value), heat=float(value) / 100)
 
 
-def _absence(arms: Sequence[Arm], names: Sequence[str]) -> str:
-    counts = {
-        r.metrics[run.report_split]["absent"] or 0
-        for arm in arms
-        for run in arm.runs
-        for r in run.rounds
-    }
+def _absence(arms: Sequence[Arm], names: Sequence[str], metric: Metric) -> str:
+    counts = {metrics["absent"] or 0 for arm in arms for run in arm.runs for metrics in run.metrics}
     absent = max(counts)
     if not absent:
         return f"All {len(names)} classes are in the evaluation."
+    mean = metric.title if metric.of_classes else "mean over classes"
     said = (
-        f"Up to {absent} of {len(names)} classes are absent: neither in the labels nor predicted. "
-        "They are left out of the mIoU."
+        f"Up to {absent} of {len(names)} classes are absent: {metric.absent}. "
+        f"They are left out of the {mean}."
     )
     if len(counts) > 1:
         said += (
             " Not as many are absent everywhere: where one is predicted that the labels lack it "
-            "counts as 0, so that a mIoU may lie lower for that alone."
+            f"counts as 0, so that {metric.a_title} may lie lower for that alone."
         )
     return said
 
@@ -184,7 +209,14 @@ def pick_table(statistics: Sequence[Statistic], arms: Sequence[Arm]) -> Table | 
 
 def cost_table(arms: Sequence[Arm]) -> Table:
     """What the labels of every round cost, on all axes; mean over seeds."""
-    axes: tuple[Axis, ...] = ("regions", "pixels", "share", "images", "clicks")
+    metric = arms[0].metric
+    named: tuple[tuple[Axis, str], ...] = (
+        *(("regions", metric.regions), ("pixels", metric.elements), ("share", "share (%)")),
+        *(("images", "images"), ("clicks", "clicks")),
+    )
+    # An image that is bought as a whole is region, element and image alike.
+    titles = [title for _, title in named]
+    axes = {axis: title for i, (axis, title) in enumerate(named) if title not in titles[:i]}
     rows = []
     for arm in arms:
         for n in range(arm.rounds):
@@ -192,23 +224,16 @@ def cost_table(arms: Sequence[Arm]) -> Table:
                 axis: float(np.mean([cost(run.rounds[n], axis) for run in arm.runs]))
                 for axis in axes
             }
-            rows.append(
-                (
-                    words(arm.name),
-                    number(n, 0),
-                    count(means["regions"]),
-                    number(means["pixels"], 0),
-                    number(means["share"], 2),
-                    number(means["images"], 2),
-                    number(means["clicks"], 0),
-                )
-            )
-    columns = ("arm", "round", "regions", "pixels", "share (%)", "images", "clicks")
-    notes = (
-        "Of all that the round's network was trained on, the seed set included; mean over seeds. "
-        "Images are image equivalents: multiples of the pool's mean image.",
-    )
-    return Table("costs", "What the labels cost", columns, tuple(rows), notes)
+            cells = [
+                count(mean) if axis == "regions" else number(mean, _COST_DIGITS[axis])
+                for axis, mean in means.items()
+            ]
+            rows.append((words(arm.name), number(n, 0), *cells))
+    note = "Of all that the round's network was trained on, the seed set included; mean over seeds."
+    if "images" in axes:
+        note += " Images are image equivalents: multiples of the pool's mean image."
+    columns = ("arm", "round", *axes.values())
+    return Table("costs", "What the labels cost", columns, tuple(rows), (note,))
 
 
 def seconds_table(arms: Sequence[Arm]) -> Table:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from segal import __version__
 from segal.reporting import charts, details, embedding, pictures, results
-from segal.reporting.arms import AXES, Arm
+from segal.reporting.arms import Arm, axis_title
 from segal.reporting.heat import heat_png
 from segal.reporting.tables import Table
 from segal.runs.history import Axis
@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 _TEMPLATE = "page.html.j2"
 _WIDE, _NARROW, _SMALL = (880, 430), (350, 300), (262, 205)
 _LEAST_POINTS = 2.0
-"""Of mIoU, that a chart shows at least: less is the noise of a seed."""
+"""Of a score, that a chart shows at least: less is the noise of a seed."""
 _METHOD_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 
 
@@ -59,12 +59,21 @@ class _Drawing:
         self.done += 1
         self.progress(self.done, max(self.total, self.done))
 
-    def keep(self, table: Table) -> Table:
-        """Puts a table's CSV file beside the page, and a picture of it where it has colours."""
+    def keep(self, table: Table, shown: Table | None = None) -> Table:
+        """Puts a table's CSV file beside the page, and a picture of it where it has colours.
+
+        Args:
+            table: All of it.
+            shown: What the page and the picture have room for; all by default.
+
+        Returns:
+            What is shown.
+        """
         self.files[f"{table.slug}.csv"] = table.as_csv().encode("utf-8", "replace")
-        if any(cell.heat is not None for row in table.rows for cell in row):
-            self.files[f"{table.slug}.png"] = heat_png(table)
-        return table
+        shown = shown or table
+        if any(cell.heat is not None for row in shown.rows for cell in row):
+            self.files[f"{table.slug}.png"] = heat_png(shown)
+        return shown
 
     def chart(self, chart: charts.Chart, *sizes: tuple[int, int]) -> dict[str, object]:
         """A chart in one size, or in a wide one and one for phones; and its PNG file."""
@@ -90,7 +99,7 @@ def draw_report(
 
     Args:
         arms: At least one, as `gather` gives them.
-        axis: One of `AXES`, known of all arms.
+        axis: Known of all arms.
         method: Of the embedding map.
         tables: Of the comparison, if there is one.
         statement: What the comparison says first, or no text.
@@ -144,7 +153,6 @@ def _headline(statement: str, lines: Sequence[str], warning: str | None) -> list
 
 def _facts(arms: Sequence[Arm]) -> list[tuple[str, str]]:
     run = arms[0].runs[0]
-    metrics = run.rounds[0].metrics[run.report_split]
     seeds = sorted({len(arm.runs) for arm in arms})
     rounds = sorted({arm.rounds for arm in arms if not arm.full} or {1})
     network = run.configuration.get("model", {})
@@ -154,7 +162,7 @@ def _facts(arms: Sequence[Arm]) -> list[tuple[str, str]]:
         ("seeds", _range(seeds)),
         ("rounds", _range(rounds)),
         ("pool", f"{run.pool_images:,} images"),
-        ("classes", str(len(metrics["iou"]))),
+        ("classes", str(len(run.class_names))),
         ("reported on", run.report_split),
     ]
     named = " ".join(str(part) for part in parts if part)
@@ -172,11 +180,12 @@ def _result_sections(drawing: _Drawing, tables: Sequence[Table]) -> dict[str, ob
     for table in (equal, penalty[0]):
         if table is not None:
             drawing.keep(table)
+    metric = arms[0].metric
     curves = charts.Chart(
         "learning-curves",
-        "Learning curves: mIoU against what the labels cost",
-        AXES[axis],
-        "mIoU (%)",
+        f"Learning curves: {metric.title} against what the labels cost",
+        axis_title(axis, metric),
+        f"{metric.title} (%)",
         [_curve(drawing, arm) for arm in results.selecting(arms)],
         {arm.name: float(arm.scores()[:, -1].mean()) for arm in arms if arm.full},
         least_span=_LEAST_POINTS,
@@ -189,7 +198,10 @@ def _result_sections(drawing: _Drawing, tables: Sequence[Table]) -> dict[str, ob
         "comparison": [drawing.keep(table) for table in tables],
         "penalty": penalty[0],
         "penalty_missing": penalty[1],
-        "classes": [drawing.keep(table) for table in details.class_tables(arms)],
+        "classes": [
+            drawing.keep(table, details.hardest(table, len(arms[0].runs[0].class_names)))
+            for table in details.class_tables(arms)
+        ],
     }
 
 
@@ -230,6 +242,7 @@ def _pick_sections(
             }
             for i, picture in enumerate(shown)
         ],
+        "pictures": arms[0].metric.pictures,
         "overlays_note": note,
     }
 
@@ -297,6 +310,7 @@ def _curves_csv(arms: Sequence[Arm]) -> str:
                         *(r.cost.regions, r.cost.pixels, r.cost.images, clicks),
                     ]
                 )
-    columns = ("arm", "seed", "round", "miou", "share", "regions", "pixels", "images", "clicks")
+    key = arms[0].metric.key
+    columns = ("arm", "seed", "round", key, "share", "regions", "pixels", "images", "clicks")
     cells = tuple(tuple(details.raw_cell(value) for value in row) for row in rows)
     return Table("learning-curves", "", columns, cells).as_csv()

@@ -127,10 +127,9 @@ def _protocol(history: History) -> dict[str, str]:
     )
     protocol["reported on"] = history.report_split
     if history.rounds:
-        metrics = history.rounds[0].metrics[history.report_split]
-        protocol["classes"] = canonical(list(metrics["iou"]))
-        # Whatever a network predicts, a row adds up to the labelled pixels of its class.
-        labels = fingerprint([sum(row) for row in metrics["confusion"]])
+        protocol["judged by"] = history.metric.title
+        protocol["classes"] = canonical(history.class_names)
+        labels = fingerprint(history.metric.labelled(history.metrics[0]))
         protocol["labels of what is reported on"] = labels[:12]
     return protocol
 

@@ -15,7 +15,8 @@ from segal.functional.penalty import (
 from segal.reporting.arms import Arm, Floats, common_seeds, seed_of
 from segal.reporting.tables import Table, any_cell, number, words
 from segal.runs.history import Axis
-from segal.training.evaluation import ONE_CLASS, one_answer
+from segal.tasks.evaluation import Metric
+from segal.tasks.judging import ONE_CLASS, one_answer
 
 _WORSE = "worse than random"
 _ENOUGH_SEEDS = 6  # below which a sign-flip test cannot reach p < 0.05
@@ -27,7 +28,7 @@ class Standing:
 
     Attributes:
         cost: On the report's axis.
-        scores: By arm name, (seeds,) mIoU in per cent, each from its own run's curve, a straight
+        scores: By arm name, (seeds,) in per cent, each from its own run's curve, a straight
             line between budgets.
     """
 
@@ -64,12 +65,21 @@ def baseline_of(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
     return next(iter(same or randoms), None)
 
 
-def amount(cost: float, axis: Axis) -> str:
+def amount(cost: float, axis: Axis, metric: Metric) -> str:
     """A cost in words."""
     if axis == "share":
-        return f"{cost:.3g} % of the pool's pixels"
-    units = {"images": "image equivalents", "clicks": "polygon clicks"}
-    return f"{cost:,.0f} {units.get(axis, axis)}"
+        return f"{cost:.3g} % of the pool's {metric.elements}"
+    return f"{cost:,.0f} {_unit(axis, metric)}"
+
+
+def _unit(axis: Axis, metric: Metric) -> str:
+    units: dict[Axis, str] = {
+        "regions": metric.regions,
+        "pixels": metric.elements,
+        "images": "image equivalents",
+        "clicks": metric.clicks,
+    }
+    return units[axis]
 
 
 def headline(arms: Sequence[Arm], axis: Axis) -> list[str]:
@@ -85,19 +95,20 @@ def headline(arms: Sequence[Arm], axis: Axis) -> list[str]:
         return ["These arms have no cost in common on this axis, so none is ahead at equal cost."]
     means = {name: float(scores.mean()) for name, scores in at.scores.items()}
     best, *others = sorted(means, key=lambda name: -means[name])
-    where = f"at {amount(at.cost, axis)}"
+    metric = compared[0].metric
+    where = f"at {amount(at.cost, axis, metric)}"
     if not others:
         return [
-            f"{best} reaches a mIoU of {means[best]:.1f} % {where}.",
+            f"{best} reaches {metric.a_title} of {means[best]:.1f} % {where}.",
             *_caveat(at, [best], None),
         ]
     second = others[0]
     lead = means[best] - means[second]
     ahead = f"{_points(lead)} points over {second}, the next."
     if _points(lead) == "0.0":
-        first = f"{best} and {second} are level {where}: mIoU {means[best]:.1f} %."
+        first = f"{best} and {second} are level {where}: {metric.title} {means[best]:.1f} %."
     else:
-        first = f"{best} is ahead {where}: mIoU {means[best]:.1f} %, {ahead}"
+        first = f"{best} is ahead {where}: {metric.title} {means[best]:.1f} %, {ahead}"
     lines = [first]
     by_name = {arm.name: arm for arm in paired}
     random = baseline_of(by_name[best], paired)
@@ -123,20 +134,18 @@ def headline(arms: Sequence[Arm], axis: Axis) -> list[str]:
 def one_class_line(arms: Sequence[Arm]) -> str | None:
     """What to say first where networks answer one class only; None where none does."""
     answers = {
-        arm.name: [
-            one_answer(r.metrics[run.report_split]) is not None
-            for run in arm.runs
-            for r in run.rounds
-        ]
+        arm.name: [one_answer(metrics) is not None for run in arm.runs for metrics in run.metrics]
         for arm in arms
     }
     total, many = sum(map(len, answers.values())), sum(map(sum, answers.values()))
     if not many:
         return None
     where = ", ".join(name for name, found in answers.items() if any(found))
+    metric = arms[0].metric
     return (
         f"{many} of {total} networks answer one class on more than {100 * ONE_CLASS:g} % of the "
-        f"pixels that they are evaluated on ({where}): their mIoU says nothing of what was picked."
+        f"{metric.elements} that they are evaluated on ({where}): their {metric.title} says "
+        "nothing of what was picked."
     )
 
 
@@ -174,6 +183,7 @@ def standing_table(arms: Sequence[Arm], axis: Axis) -> Table | None:
     if at is None:
         return None
     full = next((float(arm.scores()[:, -1].mean()) for arm in arms if arm.full), None)
+    title = arms[0].metric.title
     rows = []
     for arm in sorted(selecting(arms), key=lambda a: -at.scores[a.name].mean()):
         scores = at.scores[arm.name]
@@ -194,24 +204,24 @@ def standing_table(arms: Sequence[Arm], axis: Axis) -> Table | None:
             )
         )
     columns = (
-        *("arm", "seeds", "mIoU (%) ± sd", "over random (points)"),
+        *("arm", "seeds", f"{title} (%) ± sd", "over random (points)"),
         *("area ratio", "saving (%)", "of full (%)"),
     )
     notes = [
-        f"At {amount(at.cost, axis)}, the highest cost that all runs reach; straight lines "
-        "between budgets."
+        f"At {amount(at.cost, axis, arms[0].metric)}, the highest cost that all runs reach; "
+        "straight lines between budgets."
     ]
     if any(arm.strategy == "random" for arm in selecting(arms)):
         notes += [
             "Random: the random arm of the same region size, or else any, at the same seeds.",
             "Area ratio: area under the mean curve over random's, on the costs that both have. "
-            "Saving: of random's cost to reach its final mIoU; none where that is never reached, "
-            "or at the start already.",
+            f"Saving: of random's cost to reach its final {title}; none where that is never "
+            "reached, or at the start already.",
         ]
     if len({arm.seeds for arm in selecting(arms)}) > 1:
         notes.append("Arms have other seeds than others: compare them by what is over random.")
     if full is not None:
-        notes.append(f"Of full: share of the mIoU of full supervision, {full:.1f} %.")
+        notes.append(f"Of full: share of the {title} of full supervision, {full:.1f} %.")
     kept = [i for i in range(len(columns)) if any(row[i].value != "" for row in rows)]
     return Table(
         "equal-cost",
@@ -251,8 +261,8 @@ def _against(arm: Arm, random: Arm, axis: Axis) -> tuple[float | None, float | N
 
 
 def budget_table(arms: Sequence[Arm], axis: Axis) -> Table:
-    """The mIoU at the end of each budget: mean and standard deviation over seeds."""
-    rounds = max(arm.rounds for arm in arms)
+    """The score at the end of each budget: mean and standard deviation over seeds."""
+    rounds, metric = max(arm.rounds for arm in arms), arms[0].metric
     rows = []
     for arm in arms:
         random, band = baseline_of(arm, arms), arm.band()
@@ -267,15 +277,16 @@ def budget_table(arms: Sequence[Arm], axis: Axis) -> Table:
         rows.append(tuple(cells))
     columns = ["arm", "seeds"]
     first = next(iter(selecting(arms)), arms[0])
+    unit = {"regions": metric.regions, "pixels": metric.elements}.get(axis, axis)
     for budget in range(rounds):
         name = "seed set" if budget == 0 else f"budget {budget}"
         if budget < first.rounds:
             cost = float(first.costs(axis)[:, budget].mean())
-            name += f" ({cost:.3g} %)" if axis == "share" else f" ({cost:,.0f} {axis})"
+            name += f" ({cost:.3g} %)" if axis == "share" else f" ({cost:,.0f} {unit})"
         columns.append(name)
     return Table(
         "budgets",
-        "mIoU (%) at the end of each budget",
+        f"{metric.heading} (%) at the end of each budget",
         tuple(columns),
         tuple(rows),
         (

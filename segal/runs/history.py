@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from segal.errors import SegalError
 from segal.runs.ledger import Cost, Ledger, Purchase
 from segal.runs.run_folder import fingerprint
 from segal.system.files import read_error
-from segal.training.evaluation import Evaluation
+from segal.tasks.evaluation import Evaluation, Metric
+from segal.tasks.judging import metric_of, read_evaluation
 
 COMMAND = "run"
 ROUNDS_FOLDER = "rounds"
@@ -20,7 +21,11 @@ CANDIDATES_FOLDER, OVERLAYS_FOLDER = "candidates", "overlays"
 
 
 Axis = Literal["share", "regions", "pixels", "images", "clicks"]
-"""What a cost is counted in; `share` is of the pool's pixels, `images` are image equivalents."""
+"""What a cost is counted in; `share` is of the pool's pixels, `images` are image equivalents.
+
+Pixels are a task's elements, of which an image that is classified as a whole has one.
+"""
+AXES: tuple[Axis, ...] = get_args(Axis)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Round:
         cost: Of all that its network was trained on.
         share: The same as a share of the pool's pixels, in [0, 1].
         metrics: As in `metrics.json`: `steps`, and for each split evaluated (`validation`, `test`)
-            `miou`, `iou` by class, `accuracy`, `absent` and `confusion`; None stands for NaN.
+            what its task says of it, `absent` and the metric that it is judged by among it; None
+            stands for NaN.
         picks: As in `picks.json`: statistics of what was picked after it; None before that.
         bought: What was bought after it, in pick order.
         seconds: By phase.
@@ -61,7 +67,7 @@ class Round:
         Raises:
             SegalError: If the file is missing or damaged.
         """
-        return Evaluation.read(self.folder / EVALUATION_FILE)
+        return read_evaluation(self.folder / EVALUATION_FILE)
 
 
 @dataclass(frozen=True)
@@ -93,11 +99,24 @@ class History:
 
     @property
     def scores(self) -> list[float]:
-        """MIoU in [0, 1] by round, on the split that results are reported on; NaN if absent."""
-        return [
-            float("nan") if (miou := r.metrics[self.report_split]["miou"]) is None else float(miou)
-            for r in self.rounds
-        ]
+        """In [0, 1] by round, on the split that results are reported on; NaN if absent."""
+        scores = [metric_of(metrics).of(metrics) for metrics in self.metrics]
+        return [float("nan") if score is None else score for score in scores]
+
+    @property
+    def metrics(self) -> list[Mapping[str, Any]]:
+        """By round, those of the split that results are reported on."""
+        return [r.metrics[self.report_split] for r in self.rounds]
+
+    @property
+    def metric(self) -> Metric:
+        """What it is judged by; it has at least one round."""
+        return metric_of(self.metrics[0])
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of what it is evaluated on; it has at least one round."""
+        return self.metric.classes(self.metrics[0])
 
 
 def round_folder(run: Path, number: int) -> Path:

@@ -27,19 +27,7 @@ from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.system.machine import Precision, autocast
 from segal.tasks.classes import check_classes
 from segal.tasks.drawing import Drawn
-
-
-class Metrics(Protocol):
-    """How well a network does on a data set."""
-
-    @property
-    def score(self) -> float:
-        """What a run is judged by, in [0, 1]; NaN where nothing is labelled."""
-        ...
-
-    def as_dict(self) -> dict[str, object]:
-        """As plain values, for JSON; NaN becomes None."""
-        ...
+from segal.tasks.evaluation import Evaluation, Metric, Metrics
 
 
 class PredictionOptions(TypedDict, total=False):
@@ -151,12 +139,14 @@ class Task(ABC):
     Attributes:
         name: As `segal.tasks.TASKS` has it.
         wrapper: What its networks are wrapped in.
+        metric: What runs are judged by.
         default_region: The region size where none is given.
         layouts: Names of the layouts of data sets that it reads.
     """
 
     name: ClassVar[str]
     wrapper: ClassVar[type[Model]]
+    metric: ClassVar[Metric]
     default_region: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
 
@@ -363,10 +353,16 @@ class Task(ABC):
         """
         return []
 
-    @abstractmethod
     def evaluate(
         self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
     ) -> Metrics:
+        """As `evaluation`, of which nothing is kept."""
+        return self.evaluation(model, dataset, **options).metrics
+
+    @abstractmethod
+    def evaluation(
+        self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
+    ) -> Evaluation:
         """Runs the network on whole images and compares it with their labels.
 
         Args:
@@ -379,6 +375,13 @@ class Task(ABC):
         """
 
     def predictions(
+        self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """As `outputs`, with the predicted classes (H, W) int64 in place of the logits."""
+        for index, logits, label in self.outputs(model, dataset, **options):
+            yield index, logits.argmax(0), label
+
+    def outputs(
         self,
         model: Model,
         dataset: LabelledDataset,
@@ -389,7 +392,7 @@ class Task(ABC):
         precision: Precision = "fp32",
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """What the network says of whole images.
+        """What the network gives for whole images.
 
         Args:
             model: The network; its mode (training or not) is the same afterwards.
@@ -401,8 +404,8 @@ class Task(ABC):
             progress: Called with the number of images done and in all.
 
         Yields:
-            Index of an image, its predicted classes (H, W) int64, and its label (H, W), both
-            on the device. Images of one size follow each other.
+            Index of an image, its logits (C, H, W), and its label (H, W), both on the device.
+            Images of one size follow each other.
 
         Raises:
             SegalError: If the network and the data set have different classes, or a file is bad.
@@ -416,7 +419,7 @@ class Task(ABC):
             for indices, images, labels in _whole_images(dataset, batch_size, workers):
                 with torch.inference_mode(), autocast(device, precision):
                     logits = model(model.normalise(images.to(device))).logits
-                yield from zip(indices, logits.argmax(1), labels.to(device), strict=True)
+                yield from zip(indices, logits, labels.to(device), strict=True)
                 done += len(images)
                 if progress is not None:
                     progress(done, len(dataset.pool))

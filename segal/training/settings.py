@@ -54,7 +54,7 @@ class TrainSettings(BaseModel):
         precision: Of the network's products; parameters are always float32.
         validate_every: Steps between validations; None for a tenth of the training, 0 for none, so
             that the last weights are kept.
-        patience: Stop after so many validations in a row without a better mIoU; None for never.
+        patience: Stop after so many validations in a row without a better score; None for never.
         checkpoint_every: Steps between mid-training checkpoints.
         workers: Threads that read and transform; they do not change the result.
         learning_loss: Trains a loss-prediction module with the network, which the strategy

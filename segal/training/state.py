@@ -44,7 +44,7 @@ class TrainingState:
     Attributes:
         step: Optimizer steps taken.
         loss: Of the last step.
-        validations: (step, mIoU) of each validation.
+        validations: (step, score by the task's metric) of each validation.
         best: The weights that did best in validation, on the CPU.
         best_step: The step that they are from.
         worse: Validations since then.
@@ -57,11 +57,11 @@ class TrainingState:
     best_step: int | None = None
     worse: int = 0
 
-    def record(self, miou: float, weights: Mapping[str, Tensor]) -> None:
+    def record(self, score: float, weights: Mapping[str, Tensor]) -> None:
         """Notes a validation of a model with these weights; the first of equal ones is the best."""
         earlier = [value for _, value in self.validations if not np.isnan(value)]
-        self.validations.append((self.step, miou))
-        if self.best is None or miou > max(earlier, default=-1.0):
+        self.validations.append((self.step, score))
+        if self.best is None or score > max(earlier, default=-1.0):
             self.best, self.best_step, self.worse = _on_cpu(weights), self.step, 0
         else:
             self.worse += 1

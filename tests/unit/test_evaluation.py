@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-import segal.training.evaluation
 from segal.errors import SegalError
-from segal.training.evaluation import Evaluation, evaluate_images
+from segal.tasks.judging import read_evaluation
+from segal.tasks.segmentation.evaluation import SegmentationEvaluation
+from segal.tasks.segmentation.task import Segmentation
 
 
 @pytest.fixture
 def evaluation():
-    return Evaluation(
+    return SegmentationEvaluation(
         class_names=("a", "b"),
         images=("x.png",),
         confusions=np.array([[[3, 1], [0, 2]]], np.int32),
@@ -22,7 +23,7 @@ def evaluation():
 
 def test_what_is_written_is_read(evaluation, tmp_path):
     evaluation.write(tmp_path / "evaluation.npz")
-    read = Evaluation.read(tmp_path / "evaluation.npz")
+    read = read_evaluation(tmp_path / "evaluation.npz")
     assert (read.class_names, read.images) == (("a", "b"), ("x.png",))
     assert np.array_equal(read.confusions, evaluation.confusions)
     assert read.metrics.miou == pytest.approx((3 / 4 + 2 / 3) / 2)
@@ -47,17 +48,16 @@ def test_a_damaged_file_is_explained(evaluation, tmp_path, kind):
     else:
         np.savez(path, images=np.zeros(3))
     with pytest.raises(SegalError, match=r"evaluation.npz"):
-        Evaluation.read(path)
+        read_evaluation(path)
 
 
 def test_places_lie_within_an_image_of_more_pixels_than_float32_counts(monkeypatch):
     shape = 4000, 5000
 
-    class Task:
-        def predictions(self, *arguments, **options):
-            label = torch.zeros(shape, dtype=torch.uint8)
-            label[-1, -1] = 1
-            yield 0, label.long(), label
+    def predictions(self, *arguments, **options):
+        label = torch.zeros(shape, dtype=torch.uint8)
+        label[-1, -1] = 1
+        yield 0, label.long(), label
 
     class Pool:
         paths = ("x.png",)
@@ -69,7 +69,7 @@ def test_places_lie_within_an_image_of_more_pixels_than_float32_counts(monkeypat
         def __len__(self):
             return 1
 
-    monkeypatch.setattr(segal.training.evaluation, "Segmentation", Task)
-    evaluation = evaluate_images(None, Dataset())
+    monkeypatch.setattr(Segmentation, "predictions", predictions)
+    evaluation = Segmentation().evaluation(None, Dataset())
     assert evaluation.labels[0, -1] == evaluation.predictions[0, -1] == 1
     assert evaluation.confusions[0].tolist() == [[shape[0] * shape[1] - 1, 0], [0, 1]]

@@ -14,7 +14,6 @@ from segal.jobs.labels import (
     owed_regions,
     refuse_owed,
     refuse_unlabelled,
-    shown_miou,
 )
 from segal.models.spec import ModelSpec
 from segal.tasks.classes import are_numbers, check_class_names
@@ -128,13 +127,6 @@ def test_absent_classes_and_void_labels_are_told(make):
     assert " - %" in "\n".join(describe_counts(data, data.check()))
     with pytest.raises(SegalError, match="cannot be trained on: train has no labels"):
         refuse_unlabelled(data, "train", data.check(), "trained on")
-
-
-def test_a_mean_over_some_classes_says_so():
-    metrics = {"miou": 1.0, "absent": 2, "iou": {"sky": 1.0, "road": None, "car": None}}
-    assert shown_miou(metrics) == "100.00 % over 1 of 3 classes"
-    assert shown_miou({**metrics, "absent": 0}) == "100.00 %"
-    assert shown_miou({**metrics, "miou": None}) == "no labelled pixel"
 
 
 def test_colours_are_read_as_classes(make):

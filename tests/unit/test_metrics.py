@@ -3,10 +3,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, jaccard_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
-from sklearn.metrics import jaccard_score
 
-from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
+from segal.functional import metrics
+from segal.functional.metrics import (
+    average_precision,
+    balanced_accuracy,
+    confusion_matrix,
+    iou,
+    mean_iou,
+    mean_iou_of_overlaps,
+    overlaps,
+    pixel_accuracy,
+    recall,
+)
 
 
 def random_pair(seed: int, classes: int = 5, shape: tuple[int, ...] = (2, 17, 23)):
@@ -89,3 +100,50 @@ def test_bad_input(prediction, target, message):
 def test_prediction_at_the_ignore_index_does_not_matter():
     matrix = confusion_matrix(torch.tensor([9, 1]), torch.tensor([255, 1]), 2)
     assert matrix.tolist() == [[0, 0], [0, 1]]
+
+
+def test_overlaps_of_images_add_up_to_the_miou():
+    confusions = np.random.default_rng(0).integers(0, 9, (7, 4, 4)).astype(np.int32)
+    confusions[:, 2] = confusions[:, :, 2] = 0
+    total = overlaps(confusions).sum(0).astype(np.float64)
+    assert mean_iou_of_overlaps(total) == mean_iou(confusions.sum(0, dtype=np.int64))
+    assert np.isnan(mean_iou_of_overlaps(np.zeros(8)))
+
+
+def test_recall_of_nothing_is_nothing():
+    nothing = np.zeros((3, 3), np.int64)
+    assert np.isnan(recall(nothing)).all()
+    assert math.isnan(balanced_accuracy(nothing))
+
+
+@pytest.mark.parametrize("length", [1, 2, 30])
+@pytest.mark.parametrize("levels", [1, 3, 1000])
+def test_average_precision_is_scikit_learns(length, levels, monkeypatch):
+    rng = np.random.default_rng(length)
+    labels = rng.integers(0, 2, (40, length))
+    scores = rng.integers(0, levels, (40, length)).astype(np.float32)
+    scores[::7] = -np.inf
+    expected = [
+        average_precision_score(y, np.maximum(s, -9)) if y.any() else np.nan
+        for y, s in zip(labels, scores, strict=True)
+    ]
+    np.testing.assert_allclose(average_precision(labels, scores), expected, rtol=1e-12)
+    monkeypatch.setattr(metrics, "_CHUNK", 3 * length)
+    np.testing.assert_allclose(average_precision(labels, scores), expected, rtol=1e-12)
+
+
+def test_what_is_not_known_does_not_count():
+    labels, scores = np.array([[1, -1, 0, 1, -1]]), np.array([[0.1, 0.9, 0.5, 0.5, 0.1]])
+    known = average_precision_score([1, 0, 1], [0.1, 0.5, 0.5])
+    assert average_precision(labels, scores)[0] == pytest.approx(known, rel=1e-12)
+    assert np.isnan(average_precision(-labels.clip(0, 1), scores)).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "what"),
+    [([1, 0], [1.0, 0.0], "two arrays"), ([[1, 0]], [[1.0]], "two arrays"),
+     ([[1, 2]], [[1.0, 0.0]], "labels"), ([[1, 0]], [[1.0, np.nan]], "NaN")],
+)  # fmt: skip
+def test_average_precision_refuses_what_is_no_ranking(labels, scores, what):
+    with pytest.raises(ValueError, match=what):
+        average_precision(labels, scores)

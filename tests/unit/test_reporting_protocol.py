@@ -86,7 +86,7 @@ def test_other_images_of_the_same_number_and_size_are_refused(tmp_path, monkeypa
     one = make_run(tmp_path / "one", scores=(0.4, 0.5), measured=False)
     pool = fake_runs._pool(12)
     infos = tuple(ImageInfo(i.height, i.width, f"other-{i.digest}") for i in pool.infos)
-    monkeypatch.setattr(fake_runs, "_pool", lambda images: replace(pool, infos=infos))
+    monkeypatch.setattr(fake_runs, "_pool", lambda images, *_: replace(pool, infos=infos))
     other = make_run(tmp_path / "other", scores=(0.4, 0.5), measured=False)
     with pytest.raises(SegalError, match="the pool: 12 images"):
         check_protocol([read_history(one), read_history(other)])

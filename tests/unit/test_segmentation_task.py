@@ -11,8 +11,9 @@ from torch import nn
 from segal.candidates.regions import RegionSize
 from segal.errors import SegalError
 from segal.models.spec import ModelSpec
+from segal.tasks.segmentation.evaluation import SegmentationMetrics
 from segal.tasks.segmentation.model import SegmentationModel
-from segal.tasks.segmentation.task import Metrics, Segmentation
+from segal.tasks.segmentation.task import Segmentation
 
 CLASSES = ("road", "car", "sky", "train")
 
@@ -160,7 +161,7 @@ def test_evaluate_equals_one_image_at_a_time(batch_size, workers):
 
 def test_metrics_of_a_matrix():
     confusion = np.array([[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]])
-    metrics = Metrics.of(confusion, CLASSES)
+    metrics = SegmentationMetrics.of(confusion, CLASSES)
     assert metrics.iou["road"] == pytest.approx(6 / 9)
     assert math.isnan(metrics.iou["train"])
     assert metrics.absent == 1

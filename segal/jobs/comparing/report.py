@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segal.errors import SegalError
-from segal.reporting.arms import AXES, Arm, check_axis, gather
+from segal.reporting.arms import Arm, check_axis, gather
 from segal.reporting.details import read_small_json
 from segal.reporting.embedding import METHODS, Method
 from segal.reporting.page import draw_report
 from segal.reporting.protocol import check_protocol
 from segal.reporting.results import given_tables
 from segal.reporting.tables import Table
-from segal.runs.history import Axis, History, read_history
+from segal.runs.history import AXES, Axis, History, read_history
 from segal.runs.run_folder import LEDGER_FILE
 from segal.system.console import bar
 from segal.system.files import replacing, write_bytes
@@ -40,7 +40,7 @@ def write_report(
         SegalError: If a folder is no run, a run has no evaluated round, the protocols differ, the
             cost is not known on the axis, or the page cannot be written.
     """
-    _check_choice("axis", axis, tuple(AXES))
+    _check_choice("axis", axis, AXES)
     method = _method(embedding)
     beside = out.with_name(f"{out.stem}_files")
     _check_out(out, beside)

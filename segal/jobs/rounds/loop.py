@@ -21,7 +21,6 @@ from segal.candidates.selection import read_selection, write_selection
 from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
 from segal.jobs.inputs import image_sizes
-from segal.jobs.labels import shown_miou
 from segal.jobs.network import identity, initial_model
 from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
 from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
@@ -59,7 +58,7 @@ from segal.system.console import bar
 from segal.system.files import remove, write_json
 from segal.system.machine import describe
 from segal.tasks import find_task
-from segal.training.evaluation import evaluate_images, one_answer
+from segal.tasks.judging import metric_of, one_answer, shown_score
 from segal.training.loop import train
 
 SUMMARY_FILE = "summary.json"
@@ -240,7 +239,7 @@ class Rounds:
             metrics |= {k: v for k, v in training.items() if k != "seconds"}
             for name, dataset in self.held_out.items():
                 with bar(f"Round {number}: evaluating on {name}") as advance:
-                    evaluation = evaluate_images(
+                    evaluation = find_task(config.task).evaluation(
                         self.model(number),
                         dataset,
                         device=self.device,
@@ -385,12 +384,12 @@ class Rounds:
         """Whether a round reached the target."""
         if self.config.target is None:
             return False
-        miou = self.metrics(number)["validation"]["miou"]
-        reached: bool = miou is not None and miou >= self.config.target
+        metrics = self.metrics(number)["validation"]
+        score = metric_of(metrics).of(metrics)
+        reached = score is not None and score >= self.config.target
         if reached:
             self.notes.append(
-                f"Round {number} reached the target: "
-                f"mIoU {shown_miou(self.metrics(number)['validation'])} on validation."
+                f"Round {number} reached the target: {shown_score(metrics)} on validation."
             )
         return reached
 

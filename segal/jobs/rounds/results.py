@@ -11,14 +11,13 @@ from segal import __version__
 from segal.candidates.budget import Allowance
 from segal.candidates.regions import Box
 from segal.functional.labels import has_class
-from segal.jobs.labels import shown_miou
 from segal.jobs.picks import boxes_of
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
 from segal.runs.run_folder import fingerprint
 from segal.system.console import say
 from segal.system.machine import describe
-from segal.training.evaluation import one_answer
+from segal.tasks.judging import metric_of, one_answer, shown_score
 
 
 @dataclass
@@ -103,11 +102,12 @@ def say_score(
         splits: What it was evaluated on.
     """
     scores = []
+    elements = metric_of(metrics[next(iter(splits))]).elements
     for name in splits:
         said = one_answer(metrics[name])
         remark = f" ({said})" if said else ""
-        scores.append(f"mIoU {shown_miou(metrics[name])} on {name}{remark}")
-    say(f"Round {number}: {100 * share:.2f} % of the pixels are labelled, " + ", ".join(scores))
+        scores.append(f"{shown_score(metrics[name])} on {name}{remark}")
+    say(f"Round {number}: {100 * share:.2f} % of the {elements} are labelled, " + ", ".join(scores))
 
 
 def summary(

@@ -1,11 +1,11 @@
 """Semantic segmentation: every pixel is classified, rectangles of the image are bought."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box, RegionSize
@@ -25,7 +25,7 @@ from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool, open_pool
 from segal.data.transforms import TrainingTransform
 from segal.functional.clicks import polygon_clicks
-from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
+from segal.functional.metrics import confusion_matrix
 from segal.models.wrapped import Model
 from segal.tasks.base import (
     Augmentation,
@@ -36,58 +36,15 @@ from segal.tasks.base import (
     Transform,
 )
 from segal.tasks.drawing import Drawn
+from segal.tasks.evaluation import Metric
 from segal.tasks.segmentation.drawing import draw_overlays
+from segal.tasks.segmentation.evaluation import (
+    MIOU,
+    SAMPLED_PIXELS,
+    SegmentationEvaluation,
+    SegmentationMetrics,
+)
 from segal.tasks.segmentation.model import SegmentationModel
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """How well a network does on a data set; from one confusion matrix of all its pixels.
-
-    Attributes:
-        miou: Mean IoU in [0, 1] over the classes that are not absent; NaN if all are.
-        iou: IoU by class name; NaN for an absent class.
-        accuracy: Share of the labelled pixels that are right; NaN if none is labelled.
-        absent: Number of classes that are neither in the labels nor predicted.
-        confusion: (C, C) pixel counts, rows are the truth.
-    """
-
-    miou: float
-    iou: dict[str, float]
-    accuracy: float
-    absent: int
-    confusion: NDArray[np.int64] = field(repr=False)
-
-    @classmethod
-    def of(cls, confusion: NDArray[np.int64], class_names: Sequence[str]) -> "Metrics":
-        """Takes every metric from a (C, C) confusion matrix."""
-        scores = iou(confusion)
-        return cls(
-            miou=mean_iou(confusion),
-            iou=dict(zip(class_names, scores.tolist(), strict=True)),
-            accuracy=pixel_accuracy(confusion),
-            absent=int(np.isnan(scores).sum()),
-            confusion=confusion,
-        )
-
-    @property
-    def score(self) -> float:
-        """What a run is judged by: the mean IoU."""
-        return self.miou
-
-    def as_dict(self) -> dict[str, object]:
-        """As plain values, for JSON; NaN becomes None."""
-        return {
-            "miou": _number(self.miou),
-            "iou": {name: _number(score) for name, score in self.iou.items()},
-            "accuracy": _number(self.accuracy),
-            "absent": self.absent,
-            "confusion": self.confusion.tolist(),
-        }
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 class Segmentation(Task):
@@ -95,6 +52,7 @@ class Segmentation(Task):
 
     name: ClassVar[str] = "segmentation"
     wrapper: ClassVar[type[Model]] = SegmentationModel
+    metric: ClassVar[Metric] = MIOU
     default_region: ClassVar[str] = "512"
 
     layouts: ClassVar[tuple[str, ...]] = LAYOUTS
@@ -187,23 +145,30 @@ class Segmentation(Task):
         return [folder / MASKS_FOLDER]
 
     def evaluate(
-        self,
-        model: Model,
-        dataset: LabelledDataset,
-        **options: Unpack[PredictionOptions],
-    ) -> Metrics:
-        """Runs the network on whole images and compares it with their labels.
-
-        Args:
-            model: The network; its mode (training or not) is the same afterwards.
-            dataset: Images with labels.
-            **options: As `predictions` takes them.
-
-        Raises:
-            SegalError: If the network and the data set have different classes, or a file is bad.
-        """
+        self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
+    ) -> SegmentationMetrics:
+        """As `Task.evaluate`, of which nothing is kept but one confusion matrix."""
         num_classes = model.spec.num_classes
         confusion = np.zeros((num_classes, num_classes), np.int64)
         for _, predicted, target in self.predictions(model, dataset, **options):
             confusion += confusion_matrix(predicted, target, num_classes).cpu().numpy()
-        return Metrics.of(confusion, dataset.classes.names)
+        return SegmentationMetrics.of(confusion, dataset.classes.names)
+
+    def evaluation(
+        self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
+    ) -> SegmentationEvaluation:
+        """As `Task.evaluation`."""
+        count, num_classes = len(dataset), len(dataset.classes.names)
+        confusions = np.zeros((count, num_classes, num_classes), np.int32)
+        labels, predictions = np.zeros((2, count, SAMPLED_PIXELS), np.uint8)
+        for index, predicted, target in self.predictions(model, dataset, **options):
+            confusions[index] = confusion_matrix(predicted, target, num_classes).cpu().numpy()
+            # In float32 the last place may be rounded up, past the last pixel of a large image.
+            last = target.numel() - 1
+            places = torch.linspace(0, last, SAMPLED_PIXELS).long().clamp(max=last)
+            places = places.to(target.device)
+            labels[index] = target.flatten()[places].cpu().numpy()
+            predictions[index] = predicted.flatten()[places].to(torch.uint8).cpu().numpy()
+        return SegmentationEvaluation(
+            dataset.classes.names, tuple(dataset.pool.paths), confusions, labels, predictions
+        )
