@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from segal import __version__
 from segal.candidates.budget import Allowance, Budget
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import Selected, read_selection, write_masks, write_selection
-from segal.candidates.table import CandidateTable
 from segal.config import SelectConfig
 from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError
@@ -37,6 +37,7 @@ from segal.jobs.inputs import (
 )
 from segal.jobs.network import with_folder
 from segal.jobs.overlays import Overlays
+from segal.jobs.passes import Scanned, run_passes
 from segal.jobs.picks import selected_from, shown_value
 from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
 from segal.jobs.strategies import check_network
@@ -46,7 +47,7 @@ from segal.models.segmentation import SegmentationModel
 from segal.runs.acquisition import SCAN, SELECT, Offer, acquire, derive_generator, derive_seed
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.run_folder import fingerprint
-from segal.scanning.scan import LABELLED_FOLDER, Scan, scan_notes
+from segal.scanning.scan import Scan
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar, say
@@ -266,22 +267,25 @@ class _Selection:
         if self.model is not None and not self.ledger.finished("scan-0", _ROUND, inputs):
             check_image_sizes(self.model, image_sizes(pool).values())
         offer, allowance = make_offer(self.config, pool, self.labelled)
-        context = PassContext(offered=offer.rows)
-        for number, signals in enumerate(self.strategy.passes(context)):
-            context.tables.append(self.scan(pool, labelled, signals, number, inputs))
-        if not context.tables:
-            context.tables.append(self.scan(pool, labelled, [], 0, inputs))
+        scanned = run_passes(
+            self.strategy,
+            offer.rows,
+            self.config.out,
+            self.config.region,
+            partial(self.scan, pool, labelled, inputs),
+        )
+        self.notes += [note for note in scanned.notes if note not in self.notes]
         self.book_labelled(inputs)
         if self.ledger.finished("select", _ROUND, inputs):
             say(f"{self.config.out} holds this selection already; nothing was done again.")
             return self.read_result()
         # What is bought stays bought, also where a file of it was lost.
-        selected = self.bought_already() or self.choose(context.tables[-1], offer, allowance)
+        selected = self.bought_already() or self.choose(scanned, offer, allowance)
         self.counts = {
             "images": len(pool),
             "skipped": len(pool.skipped),
-            "candidates": len(context.tables[-1]),
-            "labelled": len(self.labelled_table),
+            "candidates": len(scanned.table),
+            "labelled": len(scanned.labelled),
             "offered": len(offer),
             "picks": len(selected),
         }
@@ -335,46 +339,43 @@ class _Selection:
         self,
         pool: ImagePool,
         labelled: Mapping[int, Sequence[Box]],
-        signals: Sequence[Signal],
-        number: int,
         inputs: str,
-    ) -> CandidateTable:
-        """One pass, unless it is done already; the table of the selection's region size."""
+        number: int,
+        signals: Sequence[Signal],
+        folder: Path,
+    ) -> None:
+        """One pass, unless it is done already."""
         config = self.config
         phase = f"scan-{number}"
-        folder = config.out / ("candidates" if number == 0 else f"candidates-{number}")
         if self.ledger.finished(phase, _ROUND, inputs):
             done = next(p for p in self.ledger.phases() if p.name == phase)
             self.clock.seconds[phase] = done.seconds
-        else:
-            sizes = dict.fromkeys([config.region, *config.extra_regions])
-            scan = Scan(
-                pool=pool,
-                task=Segmentation(),
-                regions=[RegionSize.parse(size) for size in sizes],
-                settings=scan_settings(config, self.device),
-                signals=signals,
-                model=self.model,
-                labelled=labelled,
-                sets=self.sets,
-                seed=derive_seed(config.seed, _ROUND, SCAN),
-            )
-            with bar("Scanning the pool") as advance, self.clock(phase):
-                scan.run(folder, advance)
-            self.ledger.finish(
-                phase, _ROUND, inputs, artefacts=[folder], seconds=self.clock.seconds[phase]
-            )
-        self.notes += [note for note in scan_notes(folder) if note not in self.notes]
-        self.labelled_table = CandidateTable.open(folder / LABELLED_FOLDER)
-        return CandidateTable.open(folder / config.region)
+            return
+        sizes = dict.fromkeys([config.region, *config.extra_regions])
+        scan = Scan(
+            pool=pool,
+            task=Segmentation(),
+            regions=[RegionSize.parse(size) for size in sizes],
+            settings=scan_settings(config, self.device),
+            signals=signals,
+            model=self.model,
+            labelled=labelled,
+            sets=self.sets,
+            seed=derive_seed(config.seed, _ROUND, SCAN),
+        )
+        with bar("Scanning the pool") as advance, self.clock(phase):
+            scan.run(folder, advance)
+        self.ledger.finish(
+            phase, _ROUND, inputs, artefacts=[folder], seconds=self.clock.seconds[phase]
+        )
 
     # The choice
 
-    def choose(self, table: CandidateTable, offer: Offer, allowance: Allowance) -> list[Selected]:
+    def choose(self, scanned: Scanned, offer: Offer, allowance: Allowance) -> list[Selected]:
         generator = derive_generator(self.config.seed, _ROUND, SELECT)
         with bar("Choosing regions") as advance, self.clock("select"):
             selected, notes = acquire(
-                self.strategy, table, self.labelled_table, offer, allowance, generator
+                self.strategy, scanned.table, scanned.labelled, offer, allowance, generator
             )
             advance(len(selected), len(selected))
         self.notes.extend(notes)
