@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from segal.errors import SegalError
+from segal.models.noise import run_on_noise
 from segal.models.segmentation import NoHeadError, SegmentationModel
-from segal.models.tracing import run_on_noise
 
 Drawn = Callable[[str], np.random.Generator]
 """The generator of a dropout's mask, by the module's name and the number of its call, `name:0`."""

@@ -21,19 +21,19 @@ from segal.errors import SegalError
 from segal.models.callables import CallableNetwork
 from segal.models.lean import LeanPass, OtherwiseError, SpreadLogits, find_lean_pass
 from segal.models.loss_prediction import LossPrediction
-from segal.models.outputs import Predicted, as_classes, logits_of
-from segal.models.spec import ModelSpec
-from segal.models.tails import Tail, upsample
-from segal.models.tracing import (
+from segal.models.noise import (
     Head,
     NoHeadError,
-    TailFinder,
     check_network,
     failed,
     find_head,
     floating,
     run_on_noise,
 )
+from segal.models.outputs import Predicted, as_classes, logits_of
+from segal.models.spec import ModelSpec
+from segal.models.tails import Tail, upsample
+from segal.models.tracing import TailFinder
 
 __all__ = ["FEATURES", "FEATURE_MAPS", "NoHeadError", "SegmentationModel", "Tail"]
 

@@ -16,8 +16,8 @@ from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
+from segal.models.noise import failed
 from segal.models.segmentation import SegmentationModel
-from segal.models.tracing import failed
 from segal.signals import Visit
 from segal.signals.base import NOT_FINITE
 from segal.system.console import bar
