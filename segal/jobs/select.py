@@ -28,8 +28,6 @@ from segal.functional.coverage import remaining_pixels
 from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.inputs import (
     check_channels,
-    drop_unset,
-    file_digest,
     image_digests,
     image_sizes,
     refuse_out_within,
@@ -64,10 +62,6 @@ from segal.tasks.segmentation.task import Segmentation
 SELECTION_FILE, SUMMARY_FILE, CONFIG_FILE = "selection.csv", "summary.json", "config.yaml"
 MASKS_FOLDER, OVERLAYS_FOLDER = "masks", "overlays"
 _ROUND = 0
-_RUN_KEYS = {
-    *("images", "out", "checkpoint", "labelled", "reference", "training"),
-    *("machine", "overlays", "skip_missing"),
-}
 
 
 @dataclass
@@ -218,14 +212,9 @@ def make_offer(
 
 
 def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object]:
-    """What the result depends on, but for the images: no paths, no device, no workers."""
-    identity: dict[str, object] = config.model_dump(mode="json", exclude=_RUN_KEYS)
-    identity["checkpoint"] = file_digest(config.checkpoint) if config.checkpoint else None
-    identity["labelled"] = labels.labelled.identity()
-    if not config.unique:
-        del identity["unique"]  # it changes nothing
-    identity["model"] = drop_unset(config.model.model_dump(mode="json"))
-    return drop_unset(identity) | labels.identity(config.reading)
+    """What the result depends on, but for the images."""
+    labelled = {"labelled": labels.labelled.identity()}
+    return config.identity() | labelled | labels.identity(config.reading)
 
 
 class _Selection:

@@ -27,7 +27,6 @@ from segal.jobs.labels import (
 from segal.jobs.network import (
     check_sizes,
     draw_scenes,
-    identity,
     initial_model,
     open_split,
     refuse_two_sources,
@@ -169,8 +168,7 @@ def _arrived(
 
 def _identity(config: TrainConfig, labelled: Labelled) -> dict[str, object]:
     """What the result depends on, but for the images."""
-    same = {"labelled"} | ({"missing_labels"} if config.missing_labels == "refuse" else set())
-    return identity(config, same) | {"labelled": labelled.identity()}
+    return config.identity() | {"labelled": labelled.identity()}
 
 
 def _train(

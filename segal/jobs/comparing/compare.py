@@ -365,7 +365,7 @@ def _question(config: CompareConfig) -> Question:
 
 def _inputs(config: CompareConfig, histories: Mapping[str, Mapping[int, History]]) -> str:
     """What the analysis depends on."""
-    settings = config.model_dump(mode="json", exclude={"run", "out", "machine"})
+    settings = config.identity()
     runs = [
         [name, seed, history.fingerprint, [r.metrics[history.report_split] for r in history.rounds]]
         for name, by_seed in histories.items()

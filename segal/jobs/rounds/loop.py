@@ -23,7 +23,7 @@ from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
 from segal.jobs.inputs import image_sizes
 from segal.jobs.labels import shown_miou
-from segal.jobs.network import identity, initial_model
+from segal.jobs.network import initial_model
 from segal.jobs.passes import Scanned, run_passes, table_folder
 from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
 from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
@@ -217,7 +217,7 @@ class Rounds:
 
         folder = round_folder(config.out, number)
         folder.mkdir(parents=True, exist_ok=True)
-        network = identity(config, set())
+        network = config.identity()
         depends = {
             "settings": settings.identity(),
             "network": [network["model"], network["checkpoint"]],
