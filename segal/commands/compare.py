@@ -10,11 +10,7 @@ from segal.commands import options as o
 _SHOWN_ROWS = 40
 
 
-@o.configured(
-    out=o.flag(Annotated[Path | None, typer.Option(help="The comparison's folder.")], "out"),
-    device=o.flag(o.Device, "machine.device"),
-    threads=o.flag(o.Threads, "machine.threads"),
-)
+@o.configured(o.flag("out", Path, "The comparison's folder."), o.DEVICE, o.THREADS)
 def compare(
     raw: dict[str, Any],
     processes: Annotated[
