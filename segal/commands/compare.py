@@ -27,12 +27,12 @@ def compare(
     """
     from segal.jobs.comparing.compare import run_comparison
     from segal.jobs.planning import plan_comparison
-    from segal.system.console import say
+    from segal.system.console import say, tell
 
     outcome = run_comparison(plan_comparison(raw), processes=processes, partial=partial)
     for table in outcome.tables:
         if len(table.rows) <= _SHOWN_ROWS:
             say(table.as_text() + "\n")
     if outcome.missing:
-        say(f"Not there yet: {', '.join(outcome.missing)}", style="yellow")
+        tell(f"Not there yet: {', '.join(outcome.missing)}")
     typer.echo(outcome.file)

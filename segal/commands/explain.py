@@ -24,10 +24,9 @@ def explain(configuration: dict[str, Any]) -> None:
     labelled reference images, to first order: there the prediction is likely wrong.
     """
     from segal.jobs.explain import configure_explanation, run_explanation
-    from segal.system.console import say
+    from segal.system.console import say, tell
 
     result = run_explanation(configure_explanation(configuration))
-    for note in result.notes:
-        say(note, style="yellow")
+    tell(*result.notes)
     say(f"{len(result.images)} images explained")
     typer.echo(result.out)

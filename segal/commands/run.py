@@ -25,9 +25,8 @@ def run(raw: dict[str, Any]) -> None:
     """
     from segal.jobs.rounds.run import run_rounds
     from segal.jobs.strategies import configure_run
-    from segal.system.console import say
+    from segal.system.console import tell
 
     outcome = run_rounds(*configure_run(raw))
-    for note in outcome.notes:
-        say(note, style="yellow")
+    tell(*outcome.notes)
     typer.echo(outcome.history.folder)

@@ -11,11 +11,10 @@ def strategies(
 ) -> None:
     """List the strategies: what they do, which end they pick, their parameters and source."""
     from segal.jobs.strategies import describe_strategies
-    from segal.system.console import say
+    from segal.system.console import tell
 
     found, wrong = describe_strategies()
-    for error in wrong:
-        say(str(error), style="yellow")
+    tell(*map(str, wrong))
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False, default=str))
         return

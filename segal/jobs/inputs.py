@@ -1,6 +1,5 @@
 """What several jobs take in: digests of files and images, how the pool is scanned."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +9,6 @@ from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.models.spec import ModelSpec
 from segal.scanning.scan import ScanSettings
-from segal.system.console import say
 
 
 def refuse_out_within(out: Path, inputs: Path, kind: str) -> None:
@@ -28,12 +26,6 @@ def refuse_out_within(out: Path, inputs: Path, kind: str) -> None:
             got=str(out),
             remedy="choose another folder with --out",
         )
-
-
-def tell(notes: Sequence[str]) -> None:
-    """Says what a user should know; nothing is wrong."""
-    for note in notes:
-        say(note, style="yellow")
 
 
 def check_channels(spec: ModelSpec, *pools: ImagePool) -> None:

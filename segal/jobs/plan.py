@@ -11,7 +11,7 @@ from segal.config import SelectConfig
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool, open_pool
 from segal.jobs.copies import copies_notes, without_copies
-from segal.jobs.inputs import check_channels, image_sizes, scan_settings, tell
+from segal.jobs.inputs import check_channels, image_sizes, scan_settings
 from segal.jobs.network import with_folder
 from segal.jobs.passes import run_passes
 from segal.jobs.reference import SelectionLabels, needs_of
@@ -22,7 +22,7 @@ from segal.runs.acquisition import Offer
 from segal.scanning.scan import Scan
 from segal.signals import Signal
 from segal.strategies.base import Strategy
-from segal.system.console import bar
+from segal.system.console import bar, tell
 from segal.system.machine import find_device, peak_memory_bytes, precision_note, use_threads
 from segal.tasks.segmentation.task import Segmentation
 
@@ -92,7 +92,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     model = load_network(config, strategy)
     labels = SelectionLabels.open(config, strategy)
     if model is not None:
-        tell(model.notes)
+        tell(*model.notes)
         labels.check(model.spec)
         model.to(device)
     with bar("Checking images") as advance:

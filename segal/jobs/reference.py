@@ -10,7 +10,7 @@ from segal.data.image_file import Reading
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
-from segal.jobs.inputs import check_channels, image_digests, tell
+from segal.jobs.inputs import check_channels, image_digests
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
     check_labels,
@@ -24,7 +24,7 @@ from segal.runs.oracle import Oracle
 from segal.runs.run_folder import fingerprint
 from segal.signals import Need
 from segal.strategies.base import PassContext, Strategy
-from segal.system.console import bar, say
+from segal.system.console import bar, tell
 from segal.tasks.segmentation.task import check_classes
 
 _SHOWN = 5
@@ -222,7 +222,7 @@ def _refuse_none_arrived(dataset: LabelledDataset, labelled: Mapping[int, Sequen
     if owed:
         named = ", ".join(f"{s.image} at x {s.box[0]}, y {s.box[1]}" for s in owed[:_SHOWN])
         more = f" and {len(owed) - _SHOWN} more" if len(owed) > _SHOWN else ""
-        say(f"Labelled regions without any label: {named}{more}", style="yellow")
+        tell(f"Labelled regions without any label: {named}{more}")
 
 
 def reference_cost(reference: LabelledDataset) -> dict[str, int]:
@@ -270,6 +270,6 @@ def open_labels(
             progress=advance,
             only=only,
         )
-    tell(dataset.pool.notes(labelled=True) + class_notes(dataset))
+    tell(*dataset.pool.notes(labelled=True) + class_notes(dataset))
     refuse_unlabelled(dataset, config.split, check_labels(dataset, config.split), "measured on")
     return dataset

@@ -48,7 +48,7 @@ from segal.runs.run_folder import fingerprint
 from segal.scanning.scan import Scan
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
-from segal.system.console import bar, say
+from segal.system.console import bar, say, tell
 from segal.system.files import write_bytes, write_json
 from segal.system.machine import (
     describe,
@@ -304,7 +304,7 @@ class _Selection:
             )
         if pool.skipped:
             self.notes.append(f"Skipped {len(pool.skipped)} unreadable images.")
-            say("Skipped: " + "; ".join(pool.skipped), style="yellow")
+            tell("Skipped: " + "; ".join(pool.skipped))
         if self.model is not None:
             check_channels(self.model.spec, pool)
         self.notes += pool.notes()
