@@ -10,11 +10,7 @@ from segal.commands import options as o
 _SHOWN_ROWS = 40
 
 
-@o.configured(
-    out=o.flag(Annotated[Path | None, typer.Option(help="The comparison's folder.")], "out"),
-    device=o.flag(o.Device, "machine.device"),
-    threads=o.flag(o.Threads, "machine.threads"),
-)
+@o.configured(o.flag("out", Path, "The comparison's folder."), o.DEVICE, o.THREADS)
 def compare(
     raw: dict[str, Any],
     processes: Annotated[
@@ -31,12 +27,12 @@ def compare(
     """
     from segal.jobs.comparing.compare import run_comparison
     from segal.jobs.planning import plan_comparison
-    from segal.system.console import say
+    from segal.system.console import say, tell
 
     outcome = run_comparison(plan_comparison(raw), processes=processes, partial=partial)
     for table in outcome.tables:
         if len(table.rows) <= _SHOWN_ROWS:
             say(table.as_text() + "\n")
     if outcome.missing:
-        say(f"Not there yet: {', '.join(outcome.missing)}", style="yellow")
+        tell(f"Not there yet: {', '.join(outcome.missing)}")
     typer.echo(outcome.file)

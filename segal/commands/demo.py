@@ -10,8 +10,8 @@ from segal.commands import options as o
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that it makes.")] = Path("demo"),
-    seed: o.Seed = None,
-    threads: o.Threads = None,
+    seed: Annotated[int | None, o.SEED.info] = None,
+    threads: Annotated[int | None, o.THREADS.info] = None,
 ) -> None:
     """Make street scenes, train, select regions, retrain, and compare with random regions.
 

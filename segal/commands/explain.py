@@ -1,7 +1,7 @@
 """`segal explain`: maps of where accepting the network's own prediction would hurt."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -9,32 +9,13 @@ from segal.commands import options as o
 
 
 @o.configured(
-    **o.INPUTS,
-    score=o.flag(
-        Annotated[
-            str | None, typer.Option(help="error_change or influence. [default: error_change]")
-        ],
-        "score",
-    ),
-    layers=o.flag(
-        Annotated[
-            str | None,
-            typer.Option(
-                help="last, last_two, all or a module of the network, to differentiate by."
-            ),
-        ],
-        "layers",
-    ),
-    count=o.flag(
-        Annotated[int | None, typer.Option(help="So many images, spread evenly. [default: all]")],
-        "count",
-    ),
-    raw=o.flag(
-        Annotated[bool | None, typer.Option("--raw", help="Also write the maps as .npy files.")],
-        "raw",
-    ),
-    out=o.flag(Annotated[Path | None, typer.Option(help="Takes the pictures.")], "out"),
-    **o.SCANNING,
+    *o.INPUTS,
+    o.flag("score", str, "error_change or influence. [default: error_change]"),
+    o.flag("layers", str, "last, last_two, all or a module of the network, to differentiate by."),
+    o.flag("count", int, "So many images, spread evenly. [default: all]"),
+    o.flag("raw", bool, "Also write the maps as .npy files."),
+    o.flag("out", Path, "Takes the pictures."),
+    *o.SCANNING,
 )
 def explain(configuration: dict[str, Any]) -> None:
     """Draw where accepting the network's own prediction would hurt, beside its entropy.
@@ -43,10 +24,9 @@ def explain(configuration: dict[str, Any]) -> None:
     labelled reference images, to first order: there the prediction is likely wrong.
     """
     from segal.jobs.explain import configure_explanation, run_explanation
-    from segal.system.console import say
+    from segal.system.console import say, tell
 
     result = run_explanation(configure_explanation(configuration))
-    for note in result.notes:
-        say(note, style="yellow")
+    tell(*result.notes)
     say(f"{len(result.images)} images explained")
     typer.echo(result.out)

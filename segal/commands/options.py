@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a command takes a configuration by flags.
+"""Options, each written once, and how a command takes a configuration by them.
 
 Nothing here imports torch or pydantic, so that help comes at once.
 """
@@ -17,65 +17,63 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Overrides of the configuration."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option(help="A YAML file, as in configs/.")]
-Images = Annotated[Path | None, typer.Option(help="Folder of images.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="The network: .safetensors or .pth.")]
-Labelled = Annotated[
-    list[Path] | None,
-    typer.Option(help="A selection.csv, or a run folder, of what is labelled; may be repeated."),
-]
-Budget = Annotated[str | None, typer.Option(help="500 (regions), 2% (of the pixels) or 10img.")]
-Out = Annotated[Path | None, typer.Option(help="The run's folder.")]
-Region = Annotated[str | None, typer.Option(help="512, HEIGHTxWIDTH or image. [default: 512]")]
-Strategy = Annotated[str | None, typer.Option(help="See `segal strategies`. [default: uwe]")]
-Tau = Annotated[float | None, typer.Option(help="Power of the uncertainty (uwe). [default: 1]")]
-Architecture = Annotated[
-    str | None,
-    typer.Option("--arch", help="Architecture, or package.module:name. [default: DeepLabV3Plus]"),
-]
-Encoder = Annotated[str | None, typer.Option(help="Encoder. [default: resnet18]")]
-NumClasses = Annotated[int | None, typer.Option(help="Classes of a plain state_dict.")]
-NewClasses = Annotated[
-    bool | None,
-    typer.Option(
-        "--new-classes",
-        help="Take the data set's classes for as many others that the checkpoint was trained for.",
-    ),
-]
-Mean = Annotated[str | None, typer.Option(help="Input mean as R,G,B on the scale 0 to 1.")]
-Std = Annotated[str | None, typer.Option(help="Input standard deviation, likewise.")]
-InputScale = Annotated[
-    float | None, typer.Option(help="Scale at which the network sees images. [default: 1]")
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1. [default: auto]")]
-BatchSize = Annotated[int | None, typer.Option(help="Images at a time. [default: 1]")]
-Workers = Annotated[int | None, typer.Option(help="Threads that read ahead. [default: 1]")]
-Threads = Annotated[
-    int | None, typer.Option(help="Threads that compute. [default: the available cores]")
-]
-Seed = Annotated[int | None, typer.Option(help="Of everything random. [default: 0]")]
-Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. [default: fp32]")]
-Bands = Annotated[
-    str | None,
-    typer.Option(help="Bands of the files by number, such as 4,3,2, or all. [default: RGB]"),
-]
-Page = Annotated[int | None, typer.Option(help="Which image of TIFF files of several, from 1.")]
-SkipUnreadable = Annotated[
-    bool | None,
-    typer.Option("--skip-unreadable", help="Go on without images that cannot be read."),
-]
-Reference = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ROOT[:SPLIT]",
-        help="Labelled data set, and its split, to measure on. [default of the split: val]",
-    ),
-]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
-EncoderWeights = Annotated[Path | None, typer.Option(help="Local file of the encoder's weights.")]
-StartingWeights = Annotated[Path | None, typer.Option(help="Weights to start from.")]
-Overlays = Annotated[
-    int | None, typer.Option(help="Images to draw overlays of, best first. [default: 20]")
-]
+Parts = Callable[[Any], tuple[object, ...]]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An option that stands for a key of the configuration.
+
+    Attributes:
+        name: Of the command's parameter.
+        kind: Type of its value.
+        info: What typer shows of it.
+        keys: The dotted key; or several, for what `parts` makes of a value.
+        parts: As many values as there are keys.
+    """
+
+    name: str
+    kind: Any
+    info: Any
+    keys: tuple[str, ...]
+    parts: Parts
+
+    @property
+    def parameter(self) -> inspect.Parameter:
+        """Of a command."""
+        annotation = Annotated[self.kind | None, self.info]  # type: ignore[name-defined]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.name, kind, default=None, annotation=annotation)
+
+    def read(self, value: object) -> dict[str, object]:
+        """Values by dotted key; None where the flag was not given."""
+        given = None if value == [] else value
+        return dict(zip(self.keys, self.parts(given), strict=True))
+
+
+def flag(
+    key: str | tuple[str, ...],
+    kind: Any,
+    help: str,
+    *,
+    name: str = "",
+    metavar: str | None = None,
+    parts: Parts = lambda value: (value,),
+) -> Flag:
+    """An option.
+
+    Args:
+        key: The dotted key, or several for `parts`.
+        kind: Type of its value; of `bool` there is no `--no-` beside it.
+        help: What the command's help says of it.
+        name: `some_name` of `--some-name`; the last part of the key if left out.
+        metavar: How help shows its value.
+        parts: As in `Flag`.
+    """
+    keys = (key,) if isinstance(key, str) else key
+    name = name or keys[0].split(".")[-1]
+    declared = ["--" + name.replace("_", "-")] if kind is bool else []
+    return Flag(name, kind, typer.Option(*declared, help=help, metavar=metavar), keys, parts)
 
 
 def root_and_split(text: str | None) -> tuple[str | None, str | None]:
@@ -86,87 +84,87 @@ def root_and_split(text: str | None) -> tuple[str | None, str | None]:
     return root, split
 
 
-@dataclass(frozen=True)
-class Flag:
-    """A flag that stands for a key of the configuration.
+IMAGES = flag("images", Path, "Folder of images.")
+CHECKPOINT = flag("checkpoint", Path, "The network: .safetensors or .pth.")
+LABELLED = flag(
+    "labelled",
+    list[Path],
+    "A selection.csv, or a run folder, of what is labelled; may be repeated.",
+)
+REFERENCE = flag(
+    ("reference.root", "reference.split"),
+    str,
+    "Labelled data set, and its split, to measure on. [default of the split: val]",
+    name="reference",
+    metavar="ROOT[:SPLIT]",
+    parts=root_and_split,
+)
+REGION = flag("region", str, "512, HEIGHTxWIDTH or image. [default: 512]")
+BUDGET = flag("budget", str, "500 (regions), 2% (of the pixels) or 10img.")
+STRATEGY = flag("strategy", str, "See `segal strategies`. [default: uwe]")
+TAU = flag("strategy.tau", float, "Power of the uncertainty (uwe). [default: 1]")
+OUT = flag("out", Path, "The run's folder.")
+OVERLAYS = flag("overlays", int, "Images to draw overlays of, best first. [default: 20]")
 
-    Attributes:
-        option: An `Annotated` type, as typer takes it.
-        keys: The dotted key; or several, for what `parts` makes of a value.
-        parts: As many values as there are keys.
-    """
+ARCH = flag(
+    "model.architecture",
+    str,
+    "Architecture, or package.module:name. [default: DeepLabV3Plus]",
+    name="arch",
+)
+ENCODER = flag("model.encoder", str, "Encoder. [default: resnet18]")
+ENCODER_WEIGHTS = flag("model.encoder_weights", Path, "Local file of the encoder's weights.")
+STARTING_WEIGHTS = flag("checkpoint", Path, "Weights to start from.")
+NUM_CLASSES = flag("model.num_classes", int, "Classes of a plain state_dict.")
+NEW_CLASSES = flag(
+    "model.new_classes",
+    bool,
+    "Take the data set's classes for as many others that the checkpoint was trained for.",
+)
+MEAN = flag("model.mean", str, "Input mean as R,G,B on the scale 0 to 1.")
+STD = flag("model.std", str, "Input standard deviation, likewise.")
+INPUT_SCALE = flag(
+    "model.input_scale", float, "Scale at which the network sees images. [default: 1]"
+)
 
-    option: Any
-    keys: tuple[str, ...]
-    parts: Callable[[Any], tuple[object, ...]] = lambda value: (value,)
+DEVICE = flag("machine.device", str, "auto, cpu, cuda or cuda:1. [default: auto]")
+BATCH_SIZE = flag("machine.batch_size", int, "Images at a time. [default: 1]")
+WORKERS = flag("machine.workers", int, "Threads that read ahead. [default: 1]")
+THREADS = flag("machine.threads", int, "Threads that compute. [default: the available cores]")
+SEED = flag("seed", int, "Of everything random. [default: 0]")
+PRECISION = flag("precision", str, "fp32, bf16 or fp16. [default: fp32]")
+BANDS = flag("bands", str, "Bands of the files by number, such as 4,3,2, or all. [default: RGB]")
+PAGE = flag("page", int, "Which image of TIFF files of several, from 1.")
+SKIP_UNREADABLE = flag("skip_unreadable", bool, "Go on without images that cannot be read.")
+DATA = flag("data.root", Path, "Folder of the data set.", name="data")
 
-    def read(self, value: object) -> dict[str, object]:
-        """Values by dotted key; None where the flag was not given."""
-        given = None if value == [] else value
-        return dict(zip(self.keys, self.parts(given), strict=True))
-
-
-def flag(option: Any, key: str) -> Flag:
-    """A flag of one key."""
-    return Flag(option, (key,))
-
-
-SCANNING = {
-    "arch": flag(Architecture, "model.architecture"),
-    "encoder": flag(Encoder, "model.encoder"),
-    "num_classes": flag(NumClasses, "model.num_classes"),
-    "mean": flag(Mean, "model.mean"),
-    "std": flag(Std, "model.std"),
-    "input_scale": flag(InputScale, "model.input_scale"),
-    "device": flag(Device, "machine.device"),
-    "batch_size": flag(BatchSize, "machine.batch_size"),
-    "workers": flag(Workers, "machine.workers"),
-    "threads": flag(Threads, "machine.threads"),
-    "seed": flag(Seed, "seed"),
-    "precision": flag(Precision, "precision"),
-    "bands": flag(Bands, "bands"),
-    "page": flag(Page, "page"),
-    "skip_unreadable": flag(SkipUnreadable, "skip_unreadable"),
-}
+SCANNING = (
+    *(ARCH, ENCODER, NUM_CLASSES, MEAN, STD, INPUT_SCALE),
+    *(DEVICE, BATCH_SIZE, WORKERS, THREADS, SEED, PRECISION),
+    *(BANDS, PAGE, SKIP_UNREADABLE),
+)
 """How a network looks at a pool of images."""
 
-INPUTS = {
-    "images": flag(Images, "images"),
-    "checkpoint": flag(Checkpoint, "checkpoint"),
-    "labelled": flag(Labelled, "labelled"),
-    "reference": Flag(Reference, ("reference.root", "reference.split"), root_and_split),
-}
+INPUTS = (IMAGES, CHECKPOINT, LABELLED, REFERENCE)
 """What it looks at."""
 
-SELECTION = {
-    **INPUTS,
-    "region": flag(Region, "region"),
-    "budget": flag(Budget, "budget"),
-    "strategy": flag(Strategy, "strategy"),
-    "tau": flag(Tau, "strategy.tau"),
-    "out": flag(Out, "out"),
-    "overlays": flag(Overlays, "overlays"),
-    **SCANNING,
-}
+SELECTION = (*INPUTS, REGION, BUDGET, STRATEGY, TAU, OUT, OVERLAYS, *SCANNING)
 """What `segal select` takes, and `segal plan` as well."""
 
 
-def configured(**flags: Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def configured(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a command of a function of the configuration.
 
     The command takes overrides, a file and these flags, and calls the function with what they come
     to, which is not validated yet. Parameters that the function has beside that one are options of
     the command as well.
     """
-    shared = {
-        "overrides": Overrides,
-        "config": ConfigFile,
-        **{name: flag.option for name, flag in flags.items()},
-    }
+    shared = {"overrides": Overrides, "config": ConfigFile}
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
         for name, option in shared.items()
     ]
+    parameters += [flag.parameter for flag in flags]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function)
@@ -177,8 +175,8 @@ def configured(**flags: Flag) -> Callable[[Callable[..., None]], Callable[..., N
             from segal.config import read_config
 
             given: dict[str, object] = {}
-            for name, flag in flags.items():
-                given |= flag.read(values.pop(name))
+            for flag in flags:
+                given |= flag.read(values.pop(flag.name))
             function(read_config(config, overrides or [], given), **values)
 
         command.__signature__ = signature.replace(  # type: ignore[attr-defined]

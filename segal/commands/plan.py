@@ -7,7 +7,7 @@ import typer
 from segal.commands import options as o
 
 
-@o.configured(**o.SELECTION)
+@o.configured(*o.SELECTION)
 def plan(raw: dict[str, Any]) -> None:
     """Say about how much time, memory and disk `segal select` would take, from a trial.
 

@@ -7,7 +7,7 @@ import typer
 from segal.commands import options as o
 
 
-@o.configured(**o.SELECTION)
+@o.configured(*o.SELECTION)
 def select(raw: dict[str, Any]) -> None:
     """Pick the regions of a pool of images that are worth annotating next.
 
@@ -16,10 +16,9 @@ def select(raw: dict[str, Any]) -> None:
     """
     from segal.jobs.select import run_selection
     from segal.jobs.strategies import configure_selection
-    from segal.system.console import say
+    from segal.system.console import say, tell
 
     result = run_selection(*configure_selection(raw))
-    for note in result.summary["notes"]:
-        say(note, style="yellow")
+    tell(*result.summary["notes"])
     say(result.headline)
     typer.echo(result.selection)

@@ -11,10 +11,12 @@ def strategies(
 ) -> None:
     """List the strategies: what they do, which end they pick, their parameters and source."""
     from segal.jobs.strategies import describe_strategies
+    from segal.system.console import tell
 
-    found = describe_strategies()
+    found, wrong = describe_strategies()
+    tell(*map(str, wrong))
     if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False, default=str))
         return
     for entry in found:
         parameters = ", ".join(f"{k}={v}" for k, v in entry["parameters"].items())
@@ -26,3 +28,5 @@ def strategies(
         if entry["presets"]:
             typer.echo(f"  presets:    {', '.join(entry['presets'])}")
         typer.echo(f"  source:     {entry['source']}")
+        if entry["from"] != "segal":
+            typer.echo(f"  from:       {entry['from']}")

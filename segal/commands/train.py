@@ -1,6 +1,6 @@
 """`segal train`: trains a network on what is labelled."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -8,65 +8,25 @@ from segal.commands import options as o
 
 
 @o.configured(
-    data=o.flag(o.DataRoot, "data.root"),
-    layout=o.flag(
-        Annotated[
-            str | None,
-            typer.Option(help="ade20k, camvid, cityscapes, folder, voc or auto. [default: auto]"),
-        ],
-        "data.layout",
-    ),
-    ignore_index=o.flag(
-        Annotated[int | None, typer.Option(help="A label value that stands for no class.")],
-        "data.ignore_index",
-    ),
-    split=o.flag(
-        Annotated[str | None, typer.Option(help="To train on. [default: train]")], "data.train"
-    ),
-    validation=o.flag(
-        Annotated[
-            str | None, typer.Option(help="Split that picks the best weights. [default: none]")
-        ],
-        "data.validation",
-    ),
-    test=o.flag(
-        Annotated[
-            str | None, typer.Option(help="Split to evaluate the result on. [default: none]")
-        ],
-        "data.test",
-    ),
-    labelled=o.flag(o.Labelled, "labelled"),
-    missing_labels=o.flag(
-        Annotated[
-            str | None,
-            typer.Option(
-                help="refuse, or skip to train on the labelled regions whose labels have come, and "
-                "list the others in owed.csv. [default: refuse]"
-            ),
-        ],
+    o.DATA,
+    o.flag("data.layout", str, "ade20k, camvid, cityscapes, folder, voc or auto. [default: auto]"),
+    o.flag("data.ignore_index", int, "A label value that stands for no class."),
+    o.flag("data.train", str, "To train on. [default: train]", name="split"),
+    o.flag("data.validation", str, "Split that picks the best weights. [default: none]"),
+    o.flag("data.test", str, "Split to evaluate the result on. [default: none]"),
+    o.LABELLED,
+    o.flag(
         "missing_labels",
+        str,
+        "refuse, or skip to train on the labelled regions whose labels have come, and "
+        "list the others in owed.csv. [default: refuse]",
     ),
-    checkpoint=o.flag(o.StartingWeights, "checkpoint"),
-    new_classes=o.flag(o.NewClasses, "model.new_classes"),
-    arch=o.flag(o.Architecture, "model.architecture"),
-    encoder=o.flag(o.Encoder, "model.encoder"),
-    encoder_weights=o.flag(o.EncoderWeights, "model.encoder_weights"),
-    mean=o.flag(o.Mean, "model.mean"),
-    std=o.flag(o.Std, "model.std"),
-    input_scale=o.flag(o.InputScale, "model.input_scale"),
-    iterations=o.flag(
-        Annotated[int | None, typer.Option(help="Optimizer steps.")], "train.iterations"
-    ),
-    lr=o.flag(
-        Annotated[float | None, typer.Option(help="Learning rate at the start.")], "train.lr"
-    ),
-    crop=o.flag(
-        Annotated[str | None, typer.Option(help="512, HEIGHTxWIDTH or image.")], "train.crop"
-    ),
-    out=o.flag(o.Out, "out"),
-    device=o.flag(o.Device, "machine.device"),
-    threads=o.flag(o.Threads, "machine.threads"),
-    seed=o.flag(o.Seed, "seed"),
+    *(o.STARTING_WEIGHTS, o.NEW_CLASSES, o.ARCH, o.ENCODER, o.ENCODER_WEIGHTS),
+    *(o.MEAN, o.STD, o.INPUT_SCALE),
+    o.flag("train.iterations", int, "Optimizer steps."),
+    o.flag("train.lr", float, "Learning rate at the start."),
+    o.flag("train.crop", str, "512, HEIGHTxWIDTH or image."),
+    *(o.OUT, o.DEVICE, o.THREADS, o.SEED),
 )
 def train(raw: dict[str, Any]) -> None:
     """Train a network on labelled regions, and evaluate it.

@@ -31,9 +31,9 @@ def validate(
         str | None,
         typer.Option(help="What follows an image's name in its label's, such as _mask."),
     ] = None,
-    bands: o.Bands = None,
-    page: o.Page = None,
-    workers: o.Workers = None,
+    bands: Annotated[str | None, o.BANDS.info] = None,
+    page: Annotated[int | None, o.PAGE.info] = None,
+    workers: Annotated[int | None, o.WORKERS.info] = None,
 ) -> None:
     """Check a run, a comparison, a data set, a folder of images or a configuration; say what it is.
 

@@ -1,13 +1,14 @@
-"""What can be configured: one class a command, made of sections that commands share."""
+"""What can be configured: one class a command, made of sections that commands share.
+
+Keys of what has a run folder say whether its results depend on them: see `Section.identity`.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveFloat,
     ValidationInfo,
@@ -22,6 +23,7 @@ from segal.errors import SegalError
 from segal.models.build import MAX_SCALE, MIN_SCALE
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import Axis
+from segal.system.sections import Aside, FileResult, Input, Result, Section, result_unless
 from segal.tasks import TASKS, find_task, layout_name, task_name
 from segal.training.settings import TrainSettings, split_commas
 
@@ -53,16 +55,11 @@ BandNumbers = Annotated[
     Literal["all"] | Annotated[tuple[BandNumber, ...], Field(min_length=1, max_length=64)],
     BeforeValidator(lambda value: value if value == "all" else split_commas(value)),
 ]
+Suffix = Annotated[str, Field(max_length=100)]
 Scale = Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-TaskName = Annotated[str, BeforeValidator(_parsed(task_name))]
+TaskName = Annotated[str, BeforeValidator(_parsed(task_name)), result_unless(DEFAULT_TASK)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
-
-
-class Section(BaseModel):
-    """A part of a configuration; a key that it does not know is a mistake."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class _Regions(Section):
@@ -86,9 +83,9 @@ class ImagesSection(Section):
         page: Which image to take of TIFF files that hold several, from 1.
     """
 
-    value_range: Range | None = None
-    bands: BandNumbers | None = None
-    page: Annotated[int, Field(ge=1, le=1000)] | None = None
+    value_range: Result[Range | None] = None
+    bands: Annotated[BandNumbers | None, result_unless(None)] = None
+    page: Annotated[Annotated[int, Field(ge=1, le=1000)] | None, result_unless(None)] = None
 
     @property
     def reading(self) -> Reading:
@@ -99,15 +96,15 @@ class ImagesSection(Section):
 class ModelConfig(Section):
     """What a checkpoint does not say of its network; None leaves it to the checkpoint."""
 
-    architecture: str | None = None
-    encoder: str | None = None
-    num_classes: Annotated[int, Field(ge=2, le=4096)] | None = None
-    mean: Channels | None = None
-    std: PositiveChannels | None = None
-    input_scale: Scale | None = None
-    insert_dropout: Probability | None = None
-    options: dict[str, Any] | None = None
-    state: str | None = None
+    architecture: Result[str | None] = None
+    encoder: Result[str | None] = None
+    num_classes: Result[Annotated[int, Field(ge=2, le=4096)] | None] = None
+    mean: Result[Channels | None] = None
+    std: Result[PositiveChannels | None] = None
+    input_scale: Result[Scale | None] = None
+    insert_dropout: Result[Probability | None] = None
+    options: Annotated[dict[str, Any] | None, result_unless(None)] = None
+    state: Annotated[str | None, result_unless(None)] = None
 
 
 class MachineConfig(Section):
@@ -136,7 +133,7 @@ class LabelsConfig(ImagesSection):
     layout: Layout = "auto"
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
     reduce_zero_label: bool = False
-    label_suffix: Annotated[str, Field(max_length=100)] | None = None
+    label_suffix: Suffix | None = None
 
     def beside(self, images: ImagesSection) -> "LabelsConfig":
         """The split, read like the images beside it wherever it says nothing else."""
@@ -175,25 +172,25 @@ class SelectConfig(ImagesSection, _Regions):
     """
 
     task: TaskName = DEFAULT_TASK
-    images: Path
-    checkpoint: Path | None = None
-    model: ModelConfig = ModelConfig()
-    region: RegionText = "512"
-    extra_regions: Annotated[tuple[RegionText, ...], BeforeValidator(split_commas)] = ()
-    budget: BudgetText
-    strategy: dict[str, Any]
-    labelled: Paths = ()
-    skip_missing: bool = False
-    unique: bool = False
-    reference: LabelsConfig | None = None
-    training: LabelsConfig | None = None
-    out: Path
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    embedding_dtype: Literal["float32", "float16"] = "float32"
-    skip_unreadable: bool = False
-    overlays: Annotated[int, Field(ge=0, le=10_000)] = 20
-    machine: MachineConfig = MachineConfig()
+    images: Input[Path]
+    checkpoint: FileResult[Path | None] = None
+    model: Result[ModelConfig] = ModelConfig()
+    region: Result[RegionText] = "512"
+    extra_regions: Result[Annotated[tuple[RegionText, ...], BeforeValidator(split_commas)]] = ()
+    budget: Result[BudgetText]
+    strategy: Result[dict[str, Any]]
+    labelled: Input[Paths] = ()
+    skip_missing: Aside[bool] = False
+    unique: Annotated[bool, result_unless(False)] = False
+    reference: Input[LabelsConfig | None] = None
+    training: Input[LabelsConfig | None] = None
+    out: Aside[Path]
+    seed: Result[Annotated[int, Field(ge=0, lt=2**63)]] = 0
+    precision: Result[Literal["fp32", "bf16", "fp16"]] = "fp32"
+    embedding_dtype: Result[Literal["float32", "float16"]] = "float32"
+    skip_unreadable: Result[bool] = False
+    overlays: Aside[Annotated[int, Field(ge=0, le=10_000)]] = 20
+    machine: Aside[MachineConfig] = MachineConfig()
 
 
 class ScenesConfig(Section):
@@ -206,10 +203,10 @@ class ScenesConfig(Section):
         seed: Of what they show.
     """
 
-    train: Annotated[int, Field(ge=1, le=100_000)] = 60
-    val: Annotated[int, Field(ge=1, le=100_000)] = 30
-    height: Annotated[int, Field(ge=32, le=2048)] = 128
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    train: Result[Annotated[int, Field(ge=1, le=100_000)]] = 60
+    val: Result[Annotated[int, Field(ge=1, le=100_000)]] = 30
+    height: Result[Annotated[int, Field(ge=32, le=2048)]] = 128
+    seed: Result[Annotated[int, Field(ge=0, lt=2**63)]] = 0
 
 
 class DataConfig(ImagesSection):
@@ -228,15 +225,15 @@ class DataConfig(ImagesSection):
         test: Split to evaluate the result on; empty for none.
     """
 
-    root: Path
-    scenes: ScenesConfig | None = None
-    layout: Layout = "auto"
-    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
-    reduce_zero_label: bool = False
-    label_suffix: Annotated[str, Field(max_length=100)] | None = None
-    train: str = "train"
-    validation: str = ""
-    test: str = ""
+    root: Input[Path]
+    scenes: Result[ScenesConfig | None] = None
+    layout: Result[Layout] = "auto"
+    ignore_index: Result[Annotated[int, Field(ge=0, le=255)] | None] = None
+    reduce_zero_label: Annotated[bool, result_unless(False)] = False
+    label_suffix: Annotated[Suffix | None, result_unless(None, "")] = None
+    train: Result[str] = "train"
+    validation: Result[str] = ""
+    test: Result[str] = ""
 
     @model_validator(mode="after")
     def _apart(self) -> "DataConfig":
@@ -257,16 +254,16 @@ class NetworkConfig(Section):
             trained for.
     """
 
-    architecture: str | None = None
-    encoder: str | None = None
-    encoder_weights: Path | None = None
-    mean: Channels | None = None
-    std: PositiveChannels | None = None
-    input_scale: Scale | None = None
-    insert_dropout: Probability | None = None
-    options: dict[str, Any] | None = None
-    new_classes: bool = False
-    state: str | None = None
+    architecture: Result[str | None] = None
+    encoder: Result[str | None] = None
+    encoder_weights: FileResult[Path | None] = None
+    mean: Result[Channels | None] = None
+    std: Result[PositiveChannels | None] = None
+    input_scale: Result[Scale | None] = None
+    insert_dropout: Annotated[Probability | None, result_unless(None, 0)] = None
+    options: Annotated[dict[str, Any] | None, result_unless(None, {})] = None
+    new_classes: Annotated[bool, result_unless(False)] = False
+    state: Annotated[str | None, result_unless(None, "")] = None
 
 
 class TrainConfig(Section):
@@ -289,16 +286,16 @@ class TrainConfig(Section):
     """
 
     task: TaskName = DEFAULT_TASK
-    data: DataConfig
-    labelled: Paths = ()
-    missing_labels: Literal["refuse", "skip"] = "refuse"
-    skip_missing: bool = False
-    checkpoint: Path | None = None
-    model: NetworkConfig = NetworkConfig()
-    train: TrainSettings = TrainSettings()
-    out: Path
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    machine: MachineConfig = MachineConfig()
+    data: Result[DataConfig]
+    labelled: Input[Paths] = ()
+    missing_labels: Annotated[Literal["refuse", "skip"], result_unless("refuse")] = "refuse"
+    skip_missing: Aside[bool] = False
+    checkpoint: FileResult[Path | None] = None
+    model: Result[NetworkConfig] = NetworkConfig()
+    train: Result[TrainSettings] = TrainSettings()
+    out: Aside[Path]
+    seed: Result[Annotated[int, Field(ge=0, lt=2**63)]] = 0
+    machine: Aside[MachineConfig] = MachineConfig()
 
 
 class RunConfig(_Regions):
@@ -340,26 +337,26 @@ class RunConfig(_Regions):
     """
 
     task: TaskName = DEFAULT_TASK
-    data: DataConfig
-    checkpoint: Path | None = None
-    model: NetworkConfig = NetworkConfig()
-    train: TrainSettings = TrainSettings()
-    steps: Literal["fixed", "proportional"] = "fixed"
-    start: Literal["scratch", "warm"] = "scratch"
-    seed_set: BudgetText
-    seed_region: RegionText = "image"
-    region: RegionText = "512"
-    budgets: Annotated[tuple[BudgetText, ...], BeforeValidator(split_commas)] = ()
-    strategy: dict[str, Any]
-    target: Annotated[float, Field(gt=0, le=1)] | None = None
-    measure_picks: bool = True
-    unique: bool = False
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    embedding_dtype: Literal["float32", "float16"] = "float32"
-    overlays: Annotated[int, Field(ge=0, le=10_000)] = 4
-    out: Path
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    machine: MachineConfig = MachineConfig()
+    data: Result[DataConfig]
+    checkpoint: FileResult[Path | None] = None
+    model: Result[NetworkConfig] = NetworkConfig()
+    train: Result[TrainSettings] = TrainSettings()
+    steps: Result[Literal["fixed", "proportional"]] = "fixed"
+    start: Result[Literal["scratch", "warm"]] = "scratch"
+    seed_set: Result[BudgetText]
+    seed_region: Result[RegionText] = "image"
+    region: Result[RegionText] = "512"
+    budgets: Result[Annotated[tuple[BudgetText, ...], BeforeValidator(split_commas)]] = ()
+    strategy: Result[dict[str, Any]]
+    target: Result[Annotated[float, Field(gt=0, le=1)] | None] = None
+    measure_picks: Result[bool] = True
+    unique: Annotated[bool, result_unless(False)] = False
+    precision: Result[Literal["fp32", "bf16", "fp16"]] = "fp32"
+    embedding_dtype: Result[Literal["float32", "float16"]] = "float32"
+    overlays: Aside[Annotated[int, Field(ge=0, le=10_000)]] = 4
+    out: Aside[Path]
+    seed: Result[Annotated[int, Field(ge=0, lt=2**63)]] = 0
+    machine: Aside[MachineConfig] = MachineConfig()
 
     # Of fields, and not of the whole, so that they are checked beside mistakes of other fields.
     @field_validator("data")
@@ -393,10 +390,10 @@ class ArmConfig(Section):
         seeds: Instead of the comparison's, such as more of them for the primary contrast.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    set: dict[str, Any] = {}
-    full: bool = False
-    seeds: Annotated[tuple[int, ...], BeforeValidator(split_commas)] | None = None
+    name: Result[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]]
+    set: Result[dict[str, Any]] = Field(default_factory=dict)
+    full: Result[bool] = False
+    seeds: Result[Annotated[tuple[int, ...], BeforeValidator(split_commas)] | None] = None
 
 
 class ContrastConfig(Section):
@@ -407,8 +404,8 @@ class ContrastConfig(Section):
         against: Name of another.
     """
 
-    arm: str
-    against: str
+    arm: Result[str]
+    against: Result[str]
 
 
 class CompareConfig(Section):
@@ -429,14 +426,14 @@ class CompareConfig(Section):
         machine: How to run every arm.
     """
 
-    run: dict[str, Any]
-    arms: Annotated[tuple[ArmConfig, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[int, ...], BeforeValidator(split_commas), Field(min_length=1)]
-    baseline: str = "random"
-    primary: ContrastConfig | None = None
-    target: Annotated[float, Field(gt=0, le=1)] | None = None
-    axis: Axis = "share"
-    permutations: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
-    label_permutation: bool = False
-    out: Path
-    machine: MachineConfig = MachineConfig()
+    run: Input[dict[str, Any]]
+    arms: Result[Annotated[tuple[ArmConfig, ...], Field(min_length=1)]]
+    seeds: Result[Annotated[tuple[int, ...], BeforeValidator(split_commas), Field(min_length=1)]]
+    baseline: Result[str] = "random"
+    primary: Result[ContrastConfig | None] = None
+    target: Result[Annotated[float, Field(gt=0, le=1)] | None] = None
+    axis: Result[Axis] = "share"
+    permutations: Result[Annotated[int, Field(ge=100, le=1_000_000)]] = 10_000
+    label_permutation: Result[bool] = False
+    out: Aside[Path]
+    machine: Aside[MachineConfig] = MachineConfig()

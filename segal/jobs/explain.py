@@ -20,7 +20,7 @@ from segal.data.image_sets import ImageSet, SetName
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
-from segal.jobs.inputs import check_channels, image_shapes, refuse_out_within, tell
+from segal.jobs.inputs import check_channels, image_shapes, refuse_out_within
 from segal.jobs.labelled import Labelled
 from segal.jobs.network import with_folder
 from segal.jobs.reference import check_apart, open_labels, reference_cost
@@ -33,7 +33,7 @@ from segal.scanning.workbench import Bench, ScanSettings
 from segal.signals import Direction, Value
 from segal.signals.directional import Directional, DirectionalMeter
 from segal.signals.directions import Influence, Inverse, ReferenceGradient
-from segal.system.console import bar, say
+from segal.system.console import bar, say, tell
 from segal.system.files import remove, replacing, write_json
 from segal.system.machine import find_device, precision_note, use_threads
 from segal.tasks import Task, task_of
@@ -179,7 +179,7 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     check_channels(model.spec, reference.pool, pool)
     check_image_sizes(model, image_shapes(reference.pool) | image_shapes(pool))
     say(model.spec.input_line)
-    tell(pool.notes())
+    tell(*pool.notes())
     check_apart(reference.pool, pool)
     settings = ScanSettings(
         device, config.machine.batch_size, config.machine.workers, config.precision
@@ -222,7 +222,7 @@ def _sets(
     if config.labelled:
         given = Labelled.open(config.labelled, skip_missing=config.skip_missing)
         sets["labelled"] = ImageSet(pool, inside=given.boxes(pool))
-        tell(given.notes)
+        tell(*given.notes)
     return sets
 
 

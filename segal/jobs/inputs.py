@@ -1,7 +1,5 @@
 """What several jobs take in: digests of files and images, how the pool is scanned."""
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,27 +7,8 @@ import torch
 from segal.config import RunConfig, SelectConfig
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
-from segal.models.spec import DEFAULT_TASK, ModelSpec
+from segal.models.spec import ModelSpec
 from segal.scanning.scan import ScanSettings
-from segal.system.console import say
-from segal.system.files import read_error
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, in hexadecimal digits; of a folder, of the files in it and their names.
-
-    Raises:
-        SegalError: If it cannot be read.
-    """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file())
-        named = "".join(f"{file.name}\0{file_digest(file)}\n" for file in files)
-        return hashlib.sha256(named.encode()).hexdigest()
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise read_error(path, error, "a file") from error
 
 
 def refuse_out_within(out: Path, inputs: Path, kind: str) -> None:
@@ -47,12 +26,6 @@ def refuse_out_within(out: Path, inputs: Path, kind: str) -> None:
             got=str(out),
             remedy="choose another folder with --out",
         )
-
-
-def tell(notes: Sequence[str]) -> None:
-    """Says what a user should know; nothing is wrong."""
-    for note in notes:
-        say(note, style="yellow")
 
 
 def check_channels(spec: ModelSpec, *pools: ImagePool) -> None:
@@ -90,16 +63,6 @@ def _bands(pool: ImagePool) -> str:
         if bands != "all"
         else bands
     )
-
-
-def drop_unset(identity: dict[str, object]) -> dict[str, object]:
-    """What results depend on, without ways of reading images and weights that are not chosen.
-
-    Runs of before there were such ways stay the same runs.
-    """
-    unset = [key for key in ("bands", "page", "options", "state") if identity.get(key, 0) is None]
-    unset += ["task"] * (identity.get("task") == DEFAULT_TASK)
-    return {key: value for key, value in identity.items() if key not in unset}
 
 
 def scan_settings(config: SelectConfig | RunConfig, device: torch.device) -> ScanSettings:

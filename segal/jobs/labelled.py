@@ -11,10 +11,11 @@ from segal.candidates.selection import ImageNames, plain_name, read_selection
 from segal.data.changes import count, listed
 from segal.data.pool import ImagePool, shortened
 from segal.errors import SegalError, raise_all
-from segal.jobs.inputs import file_digest, image_digests, image_sizes
+from segal.jobs.inputs import image_digests, image_sizes
 from segal.runs.history import COMMAND, ROUNDS_FOLDER, SELECTION_FILE
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.run_folder import LEDGER_FILE, fingerprint
+from segal.system.files import file_digest
 
 _SELECT = "select"
 

@@ -7,7 +7,7 @@ from segal.candidates.regions import Box
 from segal.candidates.selection import Selected
 from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.errors import SegalError
-from segal.system.console import bar, say
+from segal.system.console import bar, tell
 
 OWED_FILE = "owed.csv"
 _SHOWN = 20
@@ -29,8 +29,7 @@ def check_labels(
     with bar(f"Checking labels of {split}") as advance:
         counts = dataset.check(within=within, progress=advance)
     dataset.refuse_values(split, counts)
-    for note in notes_of(dataset, split, counts):
-        say(note, style="yellow")
+    tell(*notes_of(dataset, split, counts))
     return counts
 
 

@@ -22,7 +22,7 @@ from segal.data.images import ImageInfo
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
-from segal.jobs.inputs import drop_unset, file_digest, image_shapes
+from segal.jobs.inputs import image_shapes
 from segal.models.build import build_model, check_image_sizes, make_spec
 from segal.models.checkpoint import (
     CheckpointOptions,
@@ -209,32 +209,3 @@ def resolved(config: Config, spec: ModelSpec) -> Config:
     keys = ("architecture", "encoder", "mean", "std", "input_scale", "insert_dropout", "options")
     network = config.model.model_copy(update={key: getattr(spec, key) for key in keys})
     return config.model_copy(update={"model": network})
-
-
-def identity(config: TrainConfig | RunConfig, exclude: set[str]) -> dict[str, object]:
-    """What the result depends on, but for the images: no paths, no device, no workers.
-
-    Args:
-        config: The configuration.
-        exclude: Further keys that are left out.
-    """
-    named: dict[str, object] = config.model_dump(
-        mode="json", exclude={"out", "machine", "checkpoint", "skip_missing", *exclude}
-    )
-    if not named.get("unique"):
-        named.pop("unique", None)  # it changes nothing
-    data, network = config.data.model_dump(mode="json"), config.model.model_dump(mode="json")
-    weights = config.model.encoder_weights
-    own = drop_unset({key: value for key, value in data.items() if key != "root"})
-    for section, keys in (
-        (network, ("insert_dropout", "options", "new_classes", "state")),
-        (own, ("reduce_zero_label", "label_suffix")),
-    ):
-        for key in keys:
-            if not section.get(key):
-                section.pop(key, None)  # it changes nothing
-    named["data"] = own
-    named["model"] = network | {"encoder_weights": weights and file_digest(weights)}
-    named["train"] = config.train.identity()
-    named["checkpoint"] = config.checkpoint and file_digest(config.checkpoint)
-    return drop_unset(named)

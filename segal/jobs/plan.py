@@ -7,13 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from segal.candidates.regions import RegionSize
-from segal.candidates.table import CandidateTable
 from segal.config import SelectConfig
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
 from segal.jobs.copies import copies_notes, without_copies
-from segal.jobs.inputs import check_channels, image_shapes, image_sizes, scan_settings, tell
+from segal.jobs.inputs import check_channels, image_shapes, image_sizes, scan_settings
 from segal.jobs.network import with_folder
+from segal.jobs.passes import run_passes
 from segal.jobs.reference import SelectionLabels, needs_of
 from segal.jobs.select import load_network, make_offer
 from segal.models.build import check_image_sizes
@@ -21,8 +21,8 @@ from segal.models.wrapped import Model
 from segal.runs.acquisition import Offer
 from segal.scanning.scan import Scan
 from segal.signals import Signal
-from segal.strategies.base import PassContext, Strategy
-from segal.system.console import bar
+from segal.strategies.base import Strategy
+from segal.system.console import bar, tell
 from segal.system.machine import find_device, peak_memory_bytes, precision_note, use_threads
 from segal.tasks import find_task
 
@@ -92,7 +92,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     model = load_network(config, strategy)
     labels = SelectionLabels.open(config, strategy)
     if model is not None:
-        tell(model.notes)
+        tell(*model.notes)
         labels.check(model.spec)
         model.to(device)
     with bar("Checking images") as advance:
@@ -159,20 +159,19 @@ class _Trial:
 
     def __call__(self, images: int, beside: int) -> _Measured:
         """Runs all passes over the first images of the pool, and of each set beside it."""
-        context = PassContext()
         pool = self.pool.subset(range(min(images, len(self.pool))))
         sets = {name: found.first(beside) for name, found in self.sets.items()}
         prepare = passes = 0.0
+
+        def measure(_: int, signals: Sequence[Signal], tables: Path) -> None:
+            nonlocal prepare, passes
+            before, during = self._scan(pool, sets, signals, tables)
+            prepare, passes = prepare + (before if signals else 0.0), passes + during
+
         with TemporaryDirectory() as temporary:
-            for number, signals in enumerate(self.strategy.passes(context)):
-                found = self._scan(pool, sets, signals, Path(temporary, str(number)))
-                table, prepare, passes = found[0], prepare + found[1], passes + found[2]
-                context.tables.append(table)
-            if not context.tables:
-                table, _, passes = self._scan(pool, sets, [], Path(temporary, "0"))
-                context.tables.append(table)
+            folder, region = Path(temporary), self.config.region
+            last = run_passes(self.strategy, None, folder, region, measure).table
             disk = sum(path.stat().st_size for path in Path(temporary).rglob("*.npy"))
-            last = context.tables[-1]  # which the choice is made from
             return _Measured(
                 prepare=prepare,
                 passes=passes,
@@ -188,8 +187,8 @@ class _Trial:
         sets: Mapping[SetName, ImageSet],
         signals: Sequence[Signal],
         folder: Path,
-    ) -> tuple[CandidateTable, float, float]:
-        """The candidates, and the seconds until the signals were ready and of the pass."""
+    ) -> tuple[float, float]:
+        """Seconds until the signals were ready, and of the pass."""
         config, ready = self.config, list[float]()
         sizes = dict.fromkeys([config.region, *config.extra_regions])
         scan = Scan(
@@ -204,7 +203,7 @@ class _Trial:
         started = time.perf_counter()
         scan.run(folder, lambda done, _: None if done else ready.append(time.perf_counter()))
         during = time.perf_counter() - ready[0]
-        return CandidateTable.open(folder / config.region), ready[0] - started, during
+        return ready[0] - started, during
 
 
 def _extrapolate(trial: _Trial, rows: int, candidates: int, picks: int) -> Plan:

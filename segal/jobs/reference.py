@@ -12,7 +12,7 @@ from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.labels import has_class
-from segal.jobs.inputs import check_channels, image_digests, tell
+from segal.jobs.inputs import check_channels, image_digests
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
     check_labels,
@@ -26,7 +26,7 @@ from segal.runs.oracle import Oracle
 from segal.runs.run_folder import fingerprint
 from segal.signals import Need
 from segal.strategies.base import PassContext, Strategy
-from segal.system.console import bar, say
+from segal.system.console import bar, tell
 from segal.tasks import Task, find_task
 from segal.tasks.classes import check_classes
 
@@ -227,7 +227,7 @@ def _refuse_none_arrived(dataset: LabelledDataset, labelled: Mapping[int, Sequen
     if owed:
         named = ", ".join(f"{s.image} at x {s.box[0]}, y {s.box[1]}" for s in owed[:_SHOWN])
         more = f" and {len(owed) - _SHOWN} more" if len(owed) > _SHOWN else ""
-        say(f"Labelled regions without any label: {named}{more}", style="yellow")
+        tell(f"Labelled regions without any label: {named}{more}")
 
 
 def reference_cost(reference: LabelledDataset) -> dict[str, int]:
@@ -267,6 +267,6 @@ def open_labels(
         dataset = task.open_split(
             config, config.split, only, workers=max(1, machine.workers), progress=advance
         )
-    tell(dataset.pool.notes(labelled=True) + class_notes(dataset))
+    tell(*dataset.pool.notes(labelled=True) + class_notes(dataset))
     refuse_unlabelled(dataset, config.split, check_labels(dataset, config.split), "measured on")
     return dataset

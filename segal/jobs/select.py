@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from segal import __version__
 from segal.candidates.budget import Allowance, Budget
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import Selected, read_selection, write_selection
-from segal.candidates.table import CandidateTable
 from segal.config import SelectConfig
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
@@ -28,8 +28,6 @@ from segal.functional.coverage import remaining_pixels
 from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.inputs import (
     check_channels,
-    drop_unset,
-    file_digest,
     image_digests,
     image_shapes,
     image_sizes,
@@ -37,6 +35,7 @@ from segal.jobs.inputs import (
     scan_settings,
 )
 from segal.jobs.network import with_folder
+from segal.jobs.passes import Scanned, run_passes
 from segal.jobs.picks import selected_from, shown_value
 from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
 from segal.jobs.strategies import check_network
@@ -46,10 +45,10 @@ from segal.models.wrapped import Model
 from segal.runs.acquisition import SCAN, SELECT, Offer, acquire, derive_generator, derive_seed
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.run_folder import fingerprint
-from segal.scanning.scan import LABELLED_FOLDER, Scan, scan_notes
+from segal.scanning.scan import Scan
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
-from segal.system.console import bar, say
+from segal.system.console import bar, say, tell
 from segal.system.files import write_bytes, write_json
 from segal.system.machine import (
     describe,
@@ -64,10 +63,6 @@ from segal.tasks.drawing import Drawn
 SELECTION_FILE, SUMMARY_FILE, CONFIG_FILE = "selection.csv", "summary.json", "config.yaml"
 OVERLAYS_FOLDER = "overlays"
 _ROUND = 0
-_RUN_KEYS = {
-    *("images", "out", "checkpoint", "labelled", "reference", "training"),
-    *("machine", "overlays", "skip_missing"),
-}
 
 
 @dataclass
@@ -218,14 +213,9 @@ def make_offer(
 
 
 def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object]:
-    """What the result depends on, but for the images: no paths, no device, no workers."""
-    identity: dict[str, object] = config.model_dump(mode="json", exclude=_RUN_KEYS)
-    identity["checkpoint"] = file_digest(config.checkpoint) if config.checkpoint else None
-    identity["labelled"] = labels.labelled.identity()
-    if not config.unique:
-        del identity["unique"]  # it changes nothing
-    identity["model"] = drop_unset(config.model.model_dump(mode="json"))
-    return drop_unset(identity) | labels.identity(config.reading)
+    """What the result depends on, but for the images."""
+    labelled = {"labelled": labels.labelled.identity()}
+    return config.identity() | labelled | labels.identity(config.reading)
 
 
 class _Selection:
@@ -268,22 +258,25 @@ class _Selection:
         if self.model is not None and not self.ledger.finished("scan-0", _ROUND, inputs):
             check_image_sizes(self.model, image_shapes(pool))
         offer, allowance = make_offer(self.config, pool, self.labelled)
-        context = PassContext(offered=offer.rows)
-        for number, signals in enumerate(self.strategy.passes(context)):
-            context.tables.append(self.scan(pool, labelled, signals, number, inputs))
-        if not context.tables:
-            context.tables.append(self.scan(pool, labelled, [], 0, inputs))
+        scanned = run_passes(
+            self.strategy,
+            offer.rows,
+            self.config.out,
+            self.config.region,
+            partial(self.scan, pool, labelled, inputs),
+        )
+        self.notes += [note for note in scanned.notes if note not in self.notes]
         self.book_labelled(inputs)
         if self.ledger.finished("select", _ROUND, inputs):
             say(f"{self.config.out} holds this selection already; nothing was done again.")
             return self.read_result()
         # What is bought stays bought, also where a file of it was lost.
-        selected = self.bought_already() or self.choose(context.tables[-1], offer, allowance)
+        selected = self.bought_already() or self.choose(scanned, offer, allowance)
         self.counts = {
             "images": len(pool),
             "skipped": len(pool.skipped),
-            "candidates": len(context.tables[-1]),
-            "labelled": len(self.labelled_table),
+            "candidates": len(scanned.table),
+            "labelled": len(scanned.labelled),
             "offered": len(offer),
             "picks": len(selected),
         }
@@ -313,7 +306,7 @@ class _Selection:
             )
         if pool.skipped:
             self.notes.append(f"Skipped {len(pool.skipped)} unreadable images.")
-            say("Skipped: " + "; ".join(pool.skipped), style="yellow")
+            tell("Skipped: " + "; ".join(pool.skipped))
         if self.model is not None:
             check_channels(self.model.spec, pool)
         self.notes += pool.notes()
@@ -337,46 +330,43 @@ class _Selection:
         self,
         pool: ImagePool,
         labelled: Mapping[int, Sequence[Box]],
-        signals: Sequence[Signal],
-        number: int,
         inputs: str,
-    ) -> CandidateTable:
-        """One pass, unless it is done already; the table of the selection's region size."""
+        number: int,
+        signals: Sequence[Signal],
+        folder: Path,
+    ) -> None:
+        """One pass, unless it is done already."""
         config = self.config
         phase = f"scan-{number}"
-        folder = config.out / ("candidates" if number == 0 else f"candidates-{number}")
         if self.ledger.finished(phase, _ROUND, inputs):
             done = next(p for p in self.ledger.phases() if p.name == phase)
             self.clock.seconds[phase] = done.seconds
-        else:
-            sizes = dict.fromkeys([config.region, *config.extra_regions])
-            scan = Scan(
-                pool=pool,
-                task=self.task,
-                regions=[RegionSize.parse(size) for size in sizes],
-                settings=scan_settings(config, self.device),
-                signals=signals,
-                model=self.model,
-                labelled=labelled,
-                sets=self.sets,
-                seed=derive_seed(config.seed, _ROUND, SCAN),
-            )
-            with bar("Scanning the pool") as advance, self.clock(phase):
-                scan.run(folder, advance)
-            self.ledger.finish(
-                phase, _ROUND, inputs, artefacts=[folder], seconds=self.clock.seconds[phase]
-            )
-        self.notes += [note for note in scan_notes(folder) if note not in self.notes]
-        self.labelled_table = CandidateTable.open(folder / LABELLED_FOLDER)
-        return CandidateTable.open(folder / config.region)
+            return
+        sizes = dict.fromkeys([config.region, *config.extra_regions])
+        scan = Scan(
+            pool=pool,
+            task=self.task,
+            regions=[RegionSize.parse(size) for size in sizes],
+            settings=scan_settings(config, self.device),
+            signals=signals,
+            model=self.model,
+            labelled=labelled,
+            sets=self.sets,
+            seed=derive_seed(config.seed, _ROUND, SCAN),
+        )
+        with bar("Scanning the pool") as advance, self.clock(phase):
+            scan.run(folder, advance)
+        self.ledger.finish(
+            phase, _ROUND, inputs, artefacts=[folder], seconds=self.clock.seconds[phase]
+        )
 
     # The choice
 
-    def choose(self, table: CandidateTable, offer: Offer, allowance: Allowance) -> list[Selected]:
+    def choose(self, scanned: Scanned, offer: Offer, allowance: Allowance) -> list[Selected]:
         generator = derive_generator(self.config.seed, _ROUND, SELECT)
         with bar("Choosing regions") as advance, self.clock("select"):
             selected, notes = acquire(
-                self.strategy, table, self.labelled_table, offer, allowance, generator
+                self.strategy, scanned.table, scanned.labelled, offer, allowance, generator
             )
             advance(len(selected), len(selected))
         self.notes.extend(notes)

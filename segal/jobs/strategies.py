@@ -95,8 +95,8 @@ def check_network(strategy: Strategy, model: Model) -> None:
         model: The network, trained or not, in `eval()` mode.
     """
     model.check()
-    names = [name for name in STRATEGIES if STRATEGIES.get(name) is type(strategy)]
-    check_signals(_first_signals(strategy), model, next(iter(names), type(strategy).__name__))
+    name = getattr(strategy, "name", type(strategy).__name__)  # which those of others need not have
+    check_signals(_first_signals(strategy), model, name)
 
 
 def check_signals(signals: Sequence[Signal], model: Model, asking: str) -> None:
@@ -147,14 +147,7 @@ def _make(named: object) -> tuple[Strategy | None, list[SegalError]]:
     except SegalError as error:
         return None, [error]
     if not _is_strategy(kind):
-        return None, [
-            SegalError(
-                f"{named['name']}: not a strategy",
-                expected="a dataclass with the methods passes and select",
-                got=f"{kind!r}",
-                remedy="see docs/adding_a_strategy.md, or choose one of `segal strategies`",
-            )
-        ]
+        return None, [_no_strategy(str(named["name"]), kind)]
     return validate(kind, {k: v for k, v in named.items() if k != "name"}, "strategy")
 
 
@@ -164,23 +157,51 @@ def _is_strategy(kind: object) -> bool:
     return isinstance(kind, type) and is_dataclass(kind) and has_methods
 
 
-def describe_strategies() -> list[dict[str, Any]]:
-    """Every registered strategy with its defaults, as `segal strategies --json` prints it."""
-    described: list[dict[str, Any]] = []
-    for name in STRATEGIES:
-        kind = STRATEGIES.get(name)
+def _no_strategy(name: str, got: object) -> SegalError:
+    return SegalError(
+        f"{name}: not a strategy",
+        expected="a dataclass with the methods passes and select",
+        got=f"{got!r}",
+        remedy="see docs/adding_a_strategy.md, or choose one of `segal strategies`",
+    )
+
+
+def describe_strategies() -> tuple[list[dict[str, Any]], list[SegalError]]:
+    """Every strategy with its defaults, as `segal strategies --json` prints it.
+
+    Returns:
+        segal's own, then those of other packages; and what is wrong with further ones of these.
+    """
+    described = [_describe(name, STRATEGIES.get(name), "segal") for name in STRATEGIES]
+    wrong = []
+    for plugin in STRATEGIES.plugins():
+        try:
+            described.append(_describe(plugin.name, STRATEGIES.load(plugin), plugin.package))
+        except SegalError as error:
+            wrong.append(error)
+    return described, wrong
+
+
+def _describe(name: str, kind: Any, package: str) -> dict[str, Any]:
+    if not _is_strategy(kind):
+        raise _no_strategy(f"{name} of {package}", kind)
+    try:
         strategy = kind()
-        parameters = {f.name: getattr(strategy, f.name) for f in fields(strategy)}  # type: ignore[arg-type]
-        described.append(
-            {
-                "name": name,
-                "summary": (inspect.getdoc(kind) or "").split("\n")[0],
-                "direction": strategy.direction,
-                "parameters": parameters,
-                "signals": [signal.column for signal in _first_signals(strategy)],
-                "presets": sorted(getattr(kind, "presets", {})),
-                "uses_reference_labels": strategy.uses_reference_labels,
-                "source": strategy.source,
-            }
-        )
-    return described
+        return {
+            "name": name,
+            "from": package,
+            "summary": (inspect.getdoc(kind) or "").split("\n")[0],
+            "direction": strategy.direction,
+            "parameters": {f.name: getattr(strategy, f.name) for f in fields(kind)},
+            "signals": [signal.column for signal in _first_signals(strategy)],
+            "presets": sorted(getattr(kind, "presets", {})),
+            "uses_reference_labels": strategy.uses_reference_labels,
+            "source": strategy.source,
+        }
+    except Exception as error:  # whatever the package's own code raises
+        raise SegalError(
+            f"{name} of {package}: cannot be described",
+            expected="a default for every parameter, and what docs/adding_a_strategy.md asks for",
+            got=f"{type(error).__name__}: {error}"[:300],
+            remedy=f"mend or uninstall {package}",
+        ) from error

@@ -14,7 +14,7 @@ from segal.candidates.regions import Box
 from segal.candidates.selection import Selected, write_selection
 from segal.config import TrainConfig
 from segal.data.labelled import LabelledDataset
-from segal.jobs.inputs import check_channels, image_digests, tell
+from segal.jobs.inputs import check_channels, image_digests
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
     OWED_FILE,
@@ -27,7 +27,6 @@ from segal.jobs.labels import (
 from segal.jobs.network import (
     check_sizes,
     draw_scenes,
-    identity,
     initial_model,
     open_split,
     refuse_two_sources,
@@ -38,7 +37,7 @@ from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_che
 from segal.models.wrapped import Model
 from segal.runs.ledger import Ledger
 from segal.runs.run_folder import fingerprint
-from segal.system.console import bar, say
+from segal.system.console import bar, tell
 from segal.system.files import remove, write_bytes, write_json
 from segal.system.machine import describe, find_device, peak_memory_bytes, use_threads
 from segal.tasks import task_of
@@ -96,7 +95,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     labelled: Mapping[int, Sequence[Box]] | None = None
     if given:
         labelled = given.boxes(dataset.pool)
-        tell(given.notes)
+        tell(*given.notes)
     elif _may_miss(config):
         labelled = {i: [(0, 0, *dataset.pool.size(i)[::-1])] for i in range(len(dataset))}
     labelled, owed = _arrived(config, dataset, labelled)
@@ -107,16 +106,16 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             counts = check_labels(held_out, split)
             if held_out is validation:
                 refuse_unlabelled(held_out, split, counts, "what the best weights are chosen by")
-    tell(class_notes(dataset, validation, test))
+    tell(*class_notes(dataset, validation, test))
     model = initial_model(config, dataset.classes.names).to(device)
     for used in (dataset, validation, test):
         if used is not None:
             check_channels(model.spec, used.pool)
-            tell(used.pool.notes(labelled=True))
+            tell(*used.pool.notes(labelled=True))
     model.check()
     held_out_pools = [used.pool for used in (validation, test) if used is not None]
     check_sizes(model, config.train.crop, dataset.pool, *held_out_pools)
-    tell(model.notes)
+    tell(*model.notes)
     config = resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config, given)) as ledger:
         inputs = fingerprint(
@@ -165,18 +164,16 @@ def _arrived(
         for image, boxes in labelled.items()
     }
     if owed:
-        say(
+        tell(
             f"Labels of {len(owed)} regions have not come; the training goes on without them, and "
             f"{config.out / OWED_FILE} lists them.",
-            style="yellow",
         )
     return {image: boxes for image, boxes in kept.items() if boxes}, owed
 
 
 def _identity(config: TrainConfig, labelled: Labelled) -> dict[str, object]:
     """What the result depends on, but for the images."""
-    same = {"labelled"} | ({"missing_labels"} if config.missing_labels == "refuse" else set())
-    return identity(config, same) | {"labelled": labelled.identity()}
+    return config.identity() | {"labelled": labelled.identity()}
 
 
 def _train(

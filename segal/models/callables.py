@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from segal.errors import SegalError
+from segal.models.noise import NoHeadError
 from segal.models.outputs import Predicted, named_logits, refuse_probabilities, shown
-from segal.models.tracing import NoHeadError
 
 Predict = Callable[[Tensor], object]
 """From a batch of images to logits, or to logits and features: see `CallableNetwork`."""

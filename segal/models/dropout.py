@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segal.errors import SegalError
-from segal.models.tracing import run_on_noise
+from segal.models.noise import run_on_noise
 from segal.models.wrapped import Model, NoHeadError
 
 Drawn = Callable[[str], np.random.Generator]

@@ -11,16 +11,17 @@ from functools import lru_cache
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
 from torch import Tensor, nn
 
 from segal.candidates.evidence import Units, Upsampling
 from segal.functional.pooling import interpolation_matrix
+from segal.system.sections import Result, Section
 
 _WIDTH = 128  # outputs of each map's linear layer, as in the paper's image classification
 
 
-class LearningLossSettings(BaseModel):
+class LearningLossSettings(Section):
     """How a loss-prediction module is trained with the network.
 
     | setting | here | paper |
@@ -36,11 +37,9 @@ class LearningLossSettings(BaseModel):
             longer reaches the network; 0 for never at all, 1 to the end.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    weight: float = Field(default=1.0, gt=0)
-    margin: float = Field(default=1.0, gt=0)
-    stop_gradient_after: float = Field(default=0.6, ge=0, le=1)
+    weight: Result[float] = Field(default=1.0, gt=0)
+    margin: Result[float] = Field(default=1.0, gt=0)
+    stop_gradient_after: Result[float] = Field(default=0.6, ge=0, le=1)
 
 
 def _switched(value: object) -> object:

@@ -11,8 +11,8 @@ import torch
 from timm.layers.linear import Linear
 from torch import Tensor, nn
 
+from segal.models.noise import Head, NoHeadError, evaluating, hooked, on_noise
 from segal.models.spec import ModelSpec
-from segal.models.tracing import Head, NoHeadError, evaluating, hooked, on_noise
 
 _LINEAR = (nn.Linear, Linear)
 """Types that do nothing but multiply and add; others may do more."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segal.errors import SegalError
 from segal.models.callables import CallableNetwork
-from segal.models.tracing import evaluating, floating
+from segal.models.noise import evaluating, floating
 
 Size = tuple[int, int]
 

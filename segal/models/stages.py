@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from segal.models.noise import hooked, run_on_noise
 from segal.models.spec import ModelSpec
-from segal.models.tracing import hooked, run_on_noise
 
 _MOST = 4  # resolutions, the coarsest ones, as the four stages of a ResNet
 

@@ -20,17 +20,17 @@ from segal.candidates.evidence import Evidence
 from segal.errors import SegalError
 from segal.models.callables import CallableNetwork
 from segal.models.loss_prediction import LossPrediction
-from segal.models.spec import ModelSpec
-from segal.models.tails import Tail
-from segal.models.tracing import (
+from segal.models.noise import (
     Head,
     NoHeadError,
-    TailFinder,
     check_network,
     failed,
     floating,
     run_on_noise,
 )
+from segal.models.spec import ModelSpec
+from segal.models.tails import Tail
+from segal.models.tracing import TailFinder
 from segal.models.weight_files import StoredTensors
 from segal.models.weights import load_encoder
 from segal.registry import Registry

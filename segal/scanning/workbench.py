@@ -17,7 +17,7 @@ from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.functional.labels import class_indices, has_class
-from segal.models.tracing import failed
+from segal.models.noise import failed
 from segal.models.wrapped import Model
 from segal.signals import Visit
 from segal.signals.base import NOT_FINITE

@@ -1,4 +1,4 @@
-"""Acquisition strategies: one file each, and one line each in this registry."""
+"""Acquisition strategies: one file each, which also says the strategy's name."""
 
 from segal.registry import Registry
 from segal.strategies.badge import Badge
@@ -23,24 +23,28 @@ from segal.strategies.random import Random
 from segal.strategies.uwe import UncertaintyWeightedEmbeddings
 from segal.strategies.vaal import VariationalAdversarial
 
-STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
-STRATEGIES.register("random")(Random)
-STRATEGIES.register("entropy")(Entropy)
-STRATEGIES.register("least_confidence")(LeastConfidence)
-STRATEGIES.register("margin")(Margin)
-STRATEGIES.register("bvsb")(BestVersusSecondBest)
-STRATEGIES.register("coreset")(CoreSet)
-STRATEGIES.register("uwe")(UncertaintyWeightedEmbeddings)
-STRATEGIES.register("learning_loss")(LearningLoss)
-STRATEGIES.register("vaal")(VariationalAdversarial)
-STRATEGIES.register("badge")(Badge)
-STRATEGIES.register("gradnorm")(GradNorm)
-STRATEGIES.register("mc_dropout")(MCDropout)
-STRATEGIES.register("bald")(BALD)
-STRATEGIES.register("cdal")(CDAL)
-STRATEGIES.register("error_change_first_order")(ErrorChangeFirstOrder)
-STRATEGIES.register("isal")(InfluenceSelection)
-STRATEGIES.register("grad_similarity")(GradientSimilarity)
-STRATEGIES.register("ralif")(ReliableInfluence)
-STRATEGIES.register("error_change")(ErrorChange)
-STRATEGIES.register("err_reduction")(ErrorReduction)
+STRATEGIES: Registry[type[Strategy]] = Registry("strategy", plugins="segal.strategies")
+_BUILT_IN: tuple[type[Strategy], ...] = (
+    Random,
+    Entropy,
+    LeastConfidence,
+    Margin,
+    BestVersusSecondBest,
+    CoreSet,
+    UncertaintyWeightedEmbeddings,
+    LearningLoss,
+    VariationalAdversarial,
+    Badge,
+    GradNorm,
+    MCDropout,
+    BALD,
+    CDAL,
+    ErrorChangeFirstOrder,
+    InfluenceSelection,
+    GradientSimilarity,
+    ReliableInfluence,
+    ErrorChange,
+    ErrorReduction,
+)
+for _kind in _BUILT_IN:
+    STRATEGIES.register(_kind.name)(_kind)

@@ -1,6 +1,6 @@
 """What the strategies share that pick by passes with dropout."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, cast
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -23,8 +23,7 @@ class DropoutStrategy(UncertaintyStrategy):
     """
 
     samples: Annotated[int, Field(ge=2, le=1000)] = 10
-    uncertainty_name: ClassVar[DropoutName]
 
     @property
     def _signal(self) -> Signal:
-        return DropoutValue(self.uncertainty_name, self.samples, self.reduction)
+        return DropoutValue(cast(DropoutName, self.name), self.samples, self.reduction)

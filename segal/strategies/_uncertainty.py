@@ -17,19 +17,21 @@ from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
 class UncertaintyStrategy:
     """Picks the candidates with the largest uncertainty, lowest id first among equals.
 
+    The strategy bears the name of its uncertainty.
+
     Attributes:
         reduction: How a candidate's pixels become one number: `mean` (default), `sum` or `max`.
     """
 
     reduction: Reduction = "mean"
-    uncertainty_name: ClassVar[str]
+    name: ClassVar[str]
     direction: ClassVar[Direction | None] = "higher"
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str]
 
     @property
     def _signal(self) -> Signal:
-        return Value(self.uncertainty_name, self.reduction)
+        return Value(self.name, self.reduction)
 
     def passes(self, context: PassContext) -> Iterator[list[Signal]]:
         """One pass, for the uncertainty."""

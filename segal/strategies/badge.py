@@ -32,6 +32,7 @@ class Badge:
 
     selector: Selector = "k_means_plusplus"
     init: Init = "max_norm"
+    name: ClassVar[str] = "badge"
     direction: ClassVar[Direction | None] = None
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "Ash et al., BADGE (ICLR 2020), Algorithm 1; regions as in UWE"

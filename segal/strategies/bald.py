@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from segal.signals.dropout import DropoutName
 from segal.strategies._dropout import DropoutStrategy
 from segal.strategies.base import PARAMETERS
 
@@ -17,5 +16,5 @@ class BALD(DropoutStrategy):
     are switched on; a network without any needs `model.insert_dropout`.
     """
 
-    uncertainty_name: ClassVar[DropoutName] = "bald"
+    name: ClassVar[str] = "bald"
     source: ClassVar[str] = "Houlsby et al. (2011); Gal, Islam and Ghahramani (ICML 2017)"

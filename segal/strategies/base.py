@@ -53,10 +53,12 @@ class Strategy(Protocol):
     """An acquisition strategy; its fields are its parameters, checked when it is made.
 
     Attributes:
+        name: What `--strategy` calls it.
         direction: Which end of the score is picked; None where the order is not by a score.
         source: Where it was published.
     """
 
+    name: ClassVar[str]
     direction: ClassVar[Direction | None]
     source: ClassVar[str]
 

@@ -12,5 +12,5 @@ from segal.strategies.base import PARAMETERS
 class BestVersusSecondBest(UncertaintyStrategy):
     """Picks by the ratio p_2 / p_1 (UWE, eq. 8); higher is picked."""
 
-    uncertainty_name: ClassVar[str] = "bvsb"
+    name: ClassVar[str] = "bvsb"
     source: ClassVar[str] = "Joshi et al. (CVPR 2009); as UWE (TMLR 2024), eq. 8, defines it"

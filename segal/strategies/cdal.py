@@ -34,6 +34,7 @@ class CDAL:
     paper's core-set variant (CDAL-CS), not the one that learns a policy.
     """
 
+    name: ClassVar[str] = "cdal"
     direction: ClassVar[Direction | None] = None
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "Agarwal et al. (ECCV 2020), CDAL-CS"

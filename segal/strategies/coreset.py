@@ -26,6 +26,7 @@ class CoreSet:
 
     selector: Selector = "k_center"
     init: Init = "labelled"
+    name: ClassVar[str] = "coreset"
     direction: ClassVar[Direction | None] = None
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "Sener and Savarese (ICLR 2018)"

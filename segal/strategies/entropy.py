@@ -12,5 +12,5 @@ from segal.strategies.base import PARAMETERS
 class Entropy(UncertaintyStrategy):
     """Picks by the entropy of the softmax, -sum p log p in nats (UWE, eq. 5); higher is picked."""
 
-    uncertainty_name: ClassVar[str] = "entropy"
+    name: ClassVar[str] = "entropy"
     source: ClassVar[str] = "Shannon entropy; UWE (TMLR 2024), eq. 5"

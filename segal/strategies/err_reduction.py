@@ -35,6 +35,7 @@ class ErrorReduction:
     layers: Layers = "last_two"
     lr: Annotated[float, Field(gt=0.0)] = 1e-4
     pool_pixels: Annotated[int, Field(ge=0)] | None = 4000
+    name: ClassVar[str] = "err_reduction"
     direction: ClassVar[Direction | None] = "lower"
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "Roy and McCallum (ICML 2001), as in IWPS, section 4.1"

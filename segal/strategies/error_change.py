@@ -63,6 +63,7 @@ class ErrorChange:
     holdout_pixels: Annotated[int, Field(ge=0)] | None = 4000
     holdout_per_class: Count | None = None
     prefilter: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    name: ClassVar[str] = "error_change"
     direction: ClassVar[Direction | None] = "higher"
     uses_reference_labels: ClassVar[bool] = True
     source: ClassVar[str] = "IWPS (WACV 2022), eqs. 2-5"

@@ -30,6 +30,7 @@ class ErrorChangeFirstOrder:
 
     layers: Layers = "last_two"
     reduction: Literal["mean", "sum"] = "mean"
+    name: ClassVar[str] = "error_change_first_order"
     direction: ClassVar[Direction | None] = "higher"
     uses_reference_labels: ClassVar[bool] = True
     source: ClassVar[str] = "IWPS (WACV 2022), eq. 10"

@@ -31,6 +31,7 @@ class GradientSimilarity:
     reference: Reference = "val"
     layers: Layers = "last"
     reduction: Literal["mean", "sum"] = "mean"
+    name: ClassVar[str] = "grad_similarity"
     direction: ClassVar[Direction | None] = "lower"
     source: ClassVar[str] = "ISAL (ICCV 2021), ablation without the Hessian"
 

@@ -24,6 +24,7 @@ class GradNorm:
     """
 
     layers: Literal["last", "last_two"] = "last"
+    name: ClassVar[str] = "gradnorm"
     direction: ClassVar[Direction | None] = "higher"
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = (

@@ -79,6 +79,7 @@ class InfluenceSelection(InverseParameters):
     layers: Layers = "last"
     reduction: Literal["mean", "sum"] = "mean"
     corrected: bool = False
+    name: ClassVar[str] = "isal"
     presets: ClassVar[Presets] = {
         "paper": {"inverse": "lissa", "damping": 0.0, "scale": 1.0},
         "code": {

@@ -60,6 +60,7 @@ class LearningLoss:
     """
 
     subset: Subset | None = None
+    name: ClassVar[str] = "learning_loss"
     direction: ClassVar[Direction | None] = "higher"
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "Yoo and Kweon, Learning Loss for Active Learning (CVPR 2019)"

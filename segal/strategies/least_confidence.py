@@ -12,5 +12,5 @@ from segal.strategies.base import PARAMETERS
 class LeastConfidence(UncertaintyStrategy):
     """Picks by one minus the largest probability, 1 - p_1; higher is picked."""
 
-    uncertainty_name: ClassVar[str] = "least_confidence"
+    name: ClassVar[str] = "least_confidence"
     source: ClassVar[str] = "Lewis and Gale (SIGIR 1994)"

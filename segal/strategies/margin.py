@@ -12,5 +12,5 @@ from segal.strategies.base import PARAMETERS
 class Margin(UncertaintyStrategy):
     """Picks by 1 - (p_1 - p_2), so that higher is picked."""
 
-    uncertainty_name: ClassVar[str] = "margin"
+    name: ClassVar[str] = "margin"
     source: ClassVar[str] = "Scheffer et al. (IDA 2001)"

@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from segal.signals.dropout import DropoutName
 from segal.strategies._dropout import DropoutStrategy
 from segal.strategies.base import PARAMETERS
 
@@ -16,5 +15,5 @@ class MCDropout(DropoutStrategy):
     Only dropout modules are switched on; a network without any needs `model.insert_dropout`.
     """
 
-    uncertainty_name: ClassVar[DropoutName] = "mc_dropout"
+    name: ClassVar[str] = "mc_dropout"
     source: ClassVar[str] = "Gal and Ghahramani (ICML 2016); Gal, Islam and Ghahramani (ICML 2017)"

@@ -93,6 +93,7 @@ class ReliableInfluence(InverseParameters):
     candidate_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     diversity: Literal["k_means_plusplus", "k_means", "mean_shift", "none"] = "k_means_plusplus"
     clusters: Count | None = None
+    name: ClassVar[str] = "ralif"
     presets: ClassVar[Presets] = {
         "paper": {"reduce": "sum", "empty": "paper"},
         "code": {"reduce": "mean", "diversity": "k_means_plusplus"},

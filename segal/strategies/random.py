@@ -31,6 +31,7 @@ class Random:
 
     stratify: Literal["none", "image", "folder"] = "none"
     draw: Annotated[int, Field(ge=0, le=1000)] = 0
+    name: ClassVar[str] = "random"
     direction: ClassVar[Direction | None] = None
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "chance"

@@ -47,6 +47,7 @@ class UncertaintyWeightedEmbeddings:
     selector: Selector = "k_center"
     init: Init = "labelled"
     normalize: Literal["none", "minmax"] = "none"
+    name: ClassVar[str] = "uwe"
     presets: ClassVar[Presets] = {
         "paper": {"init": "labelled", "normalize": "none"},
         "code": {"init": "max_norm", "normalize": "minmax"},

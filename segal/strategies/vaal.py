@@ -66,6 +66,7 @@ class VariationalAdversarial:
     adversary: Weight = 1.0
     vae_rate: Rate = 5e-4
     discriminator_rate: Rate = 5e-4
+    name: ClassVar[str] = "vaal"
     direction: ClassVar[Direction | None] = "lower"
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "VAAL: Sinha, Ebrahimi and Darrell (ICCV 2019), eqs. 1-4"

@@ -48,3 +48,9 @@ def bar(title: str) -> Iterator[Advance]:
 def say(text: str, style: str = "") -> None:
     """Prints a line for the person at the terminal."""
     CONSOLE.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def tell(*notes: str) -> None:
+    """Prints what the person should know, a line each; nothing is wrong."""
+    for note in notes:
+        say(note, style="yellow")

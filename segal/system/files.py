@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -50,6 +51,23 @@ def read_error(path: Path, error: OSError, expected: str) -> SegalError:
         got=error.strerror or str(error),
         remedy="check the path, and that you may read it",
     )
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, in hexadecimal digits; of a folder, of the files in it and their names.
+
+    Raises:
+        SegalError: If it cannot be read.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        named = "".join(f"{file.name}\0{file_digest(file)}\n" for file in files)
+        return hashlib.sha256(named.encode()).hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise read_error(path, error, "a file") from error
 
 
 def sync(path: Path) -> None:

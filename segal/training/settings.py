@@ -1,13 +1,14 @@
 """How a network is trained: what can be set, and what of it decides the result."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from segal.candidates.regions import RegionSize
 from segal.errors import SegalError
 from segal.models.loss_prediction import LearningLoss
 from segal.system.machine import Precision
+from segal.system.sections import Aside, Result, Section, result_unless
 
 
 def _crop_text(value: object) -> str:
@@ -24,7 +25,7 @@ def split_commas(value: object) -> object:
     return [part.strip() for part in value.split(",")] if value.strip() else []
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Section):
     """How to train. The defaults are UWE's (section 4.2), but for fewer iterations.
 
     | setting | here | UWE |
@@ -61,28 +62,26 @@ class TrainSettings(BaseModel):
             `learning_loss` needs: `true`, or a section of `LearningLossSettings`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    iterations: int = Field(default=5000, ge=1)
-    batch_size: int = Field(default=8, ge=1)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(default=1e-2, gt=0, le=1e4)
-    min_lr: float | None = Field(default=None, ge=0)
-    power: float = Field(default=0.9, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    grad_clip: float | None = Field(default=None, gt=0)
-    crop: Annotated[str, BeforeValidator(_crop_text)] = "512"
-    scale: Annotated[tuple[float, float], BeforeValidator(split_commas)] = (0.5, 2.0)
-    flip: float = Field(default=0.5, ge=0, le=1)
-    colour_jitter: float = Field(default=0.2, ge=0, le=1)
-    batchnorm: Literal["train", "frozen"] = "train"
-    precision: Precision = "fp32"
-    validate_every: int | None = Field(default=None, ge=0)
-    patience: int | None = Field(default=None, ge=1)
-    checkpoint_every: int = Field(default=500, ge=1)
-    workers: int = Field(default=2, ge=0)
-    learning_loss: LearningLoss = None
+    iterations: Result[int] = Field(default=5000, ge=1)
+    batch_size: Result[int] = Field(default=8, ge=1)
+    optimizer: Result[Literal["sgd", "adamw"]] = "sgd"
+    lr: Result[float] = Field(default=1e-2, gt=0, le=1e4)
+    min_lr: Result[float | None] = Field(default=None, ge=0)
+    power: Result[float] = Field(default=0.9, gt=0)
+    momentum: Result[float] = Field(default=0.9, ge=0, lt=1)
+    weight_decay: Result[float] = Field(default=5e-4, ge=0)
+    grad_clip: Result[float | None] = Field(default=None, gt=0)
+    crop: Result[Annotated[str, BeforeValidator(_crop_text)]] = "512"
+    scale: Result[Annotated[tuple[float, float], BeforeValidator(split_commas)]] = (0.5, 2.0)
+    flip: Result[float] = Field(default=0.5, ge=0, le=1)
+    colour_jitter: Result[float] = Field(default=0.2, ge=0, le=1)
+    batchnorm: Result[Literal["train", "frozen"]] = "train"
+    precision: Result[Precision] = "fp32"
+    validate_every: Result[int | None] = Field(default=None, ge=0)
+    patience: Result[int | None] = Field(default=None, ge=1)
+    checkpoint_every: Aside[int] = Field(default=500, ge=1)
+    workers: Aside[int] = Field(default=2, ge=0)
+    learning_loss: Annotated[LearningLoss, result_unless(None)] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":
@@ -101,9 +100,3 @@ class TrainSettings(BaseModel):
         lowest = self.lr / 100 if self.min_lr is None else self.min_lr
         remaining: float = (1 - step / self.iterations) ** self.power
         return (self.lr - lowest) * remaining + lowest
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the result: all settings but those that only change speed."""
-        named = self.model_dump(mode="json", exclude={"workers", "checkpoint_every"})
-        # Trainings without it are what they were before there was such a module.
-        return {k: v for k, v in named.items() if k != "learning_loss" or v is not None}

@@ -68,6 +68,24 @@ def test_picks_without_labels_and_in_half_precision(segal, image_folder, checkpo
     assert picked(segal, tmp_path, tmp_path / "run", 1) == chosen
 
 
+def test_a_file_and_overrides_say_what_options_say(segal, image_folder, checkpoint, tmp_path):
+    scan = tmp_path / "run"
+    select(segal, image_folder, checkpoint, scan)
+    file = tmp_path / "tune.yaml"
+    file.write_text(f"scan: {scan}\nregions: [32]\nbudget: 4\ntaus: [0, 1]\nout: never\n")
+    called = (("--scan", scan, "--region", "32", "--budget", "5", "--taus", "0,1"),)
+    called += (("--config", file, "--budget", "5"), ("--config", file, "budget=5"))
+    tables = []
+    for number, call in enumerate(called):
+        out = tmp_path / f"tuned-{number}"
+        code, _, stderr = segal("tune", *call, "--out", out)
+        assert code == 0, stderr
+        tables.append((out / "tune.csv").read_bytes())
+    assert tables[0] == tables[1] == tables[2]
+    code, _, stderr = segal("tune", "--config", file, "taux=1")
+    assert code == 2 and "did you mean 'taus'?" in stderr
+
+
 def test_writes_a_table_numbers_and_a_picture(segal, image_folder, checkpoint, tmp_path, seed_set):
     scan, out = tmp_path / "run", tmp_path / "tuned"
     select(segal, image_folder, checkpoint, scan, "extra_regions=16", labelled=seed_set)

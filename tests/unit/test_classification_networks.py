@@ -17,9 +17,9 @@ from torchvision.transforms import v2
 from segal.errors import SegalError
 from segal.models.build import build_model, check_image_sizes, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
+from segal.models.noise import check_network
 from segal.models.pointwise import PointwiseHead
 from segal.models.spec import Framing, ModelSpec
-from segal.models.tracing import check_network
 from segal.models.weight_files import read_tensors
 from segal.models.wrapped import FEATURE_MAPS, FEATURES, NoHeadError
 from segal.tasks.classification.model import ClassificationModel

@@ -1,13 +1,22 @@
 """What the command line promises before any work is done."""
 
+import importlib
+import inspect
 import os
 import re
 import subprocess
 import sys
+from typing import get_args
 
+import pytest
 import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from segal.cli import app
+from segal.config import CompareConfig, RunConfig, SelectConfig, TrainConfig
+from segal.jobs.explain import ExplainConfig
+from segal.jobs.tuning.tune import TuneConfig
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +64,63 @@ def test_plan_reads_the_options_as_select_does(segal, image_folder, checkpoint, 
     for key in ("budget", "tau", "input_scale", "precision", "batch_size", "overlays", "seed"):
         assert key in planned
     assert not (tmp_path / "out").exists()
+
+
+CONFIGURED = {
+    "select": SelectConfig, "plan": SelectConfig, "train": TrainConfig, "run": RunConfig,
+    "compare": CompareConfig, "explain": ExplainConfig, "tune": TuneConfig,
+}  # fmt: skip
+
+
+def given_by(command: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, ...]]:
+    """By option of a command, the keys of the configuration that it gives."""
+
+    class Stopped(Exception):
+        pass
+
+    def read(file: object, overrides: object, flags: dict[str, object]) -> None:
+        raise Stopped([key for key, value in flags.items() if value is not None])
+
+    monkeypatch.setattr("segal.config.read_config", read)
+    callback = importlib.import_module(f"segal.commands.{command}").__dict__[command]
+    names = [p for p in inspect.signature(callback).parameters if p not in {"overrides", "config"}]
+    keys = {}
+    for name in names:
+        values = dict.fromkeys(names) | {name: "some:thing"}
+        with pytest.raises(Stopped) as stopped:
+            callback(overrides=None, config=None, **values)
+        keys[name] = tuple(stopped.value.args[0])
+    return keys
+
+
+def field_of(kind: type[BaseModel], key: str) -> FieldInfo:
+    """The field of a dotted key."""
+    first, _, rest = key.partition(".")
+    field = kind.model_fields[first]
+    if not rest:
+        return field
+    (section,) = (o for o in (field.annotation, *get_args(field.annotation)) if is_section(o))
+    return field_of(section, rest)
+
+
+def is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+@pytest.mark.parametrize("command", CONFIGURED)
+def test_options_give_keys_that_there_are_and_tell_their_defaults(command, monkeypatch):
+    shown = options(command)
+    told = 0
+    for name, keys in given_by(command, monkeypatch).items():
+        for key in keys:
+            if key.split(".")[0] == "strategy":
+                continue  # its parameters are the strategy's own
+            default = field_of(CONFIGURED[command], key).default
+            match = re.search(r"\[default: (.*)\]", shown[name][1] or "")
+            if match and isinstance(default, str | int) and default != "":
+                assert match[1] == str(default), f"{command} --{name}"
+                told += 1
+    assert told or command == "compare"
 
 
 # Help

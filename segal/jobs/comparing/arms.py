@@ -12,7 +12,7 @@ from segal.config import RunConfig
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import first_of_each
 from segal.jobs.inputs import image_sizes
-from segal.jobs.network import draw_scenes, identity, initial_model, open_split
+from segal.jobs.network import draw_scenes, initial_model, open_split
 from segal.jobs.strategies import check_network
 from segal.models.wrapped import Model
 from segal.reporting.protocol import OF_THE_FULL_ARM, compared
@@ -23,6 +23,7 @@ from segal.tasks import find_task
 
 _TOLERANCE = Fraction(1, 100)
 _MAY_DIFFER = {"strategy", "region", "budgets"}
+_OF_ONE_RUN = {"seed", "measure_picks"}  # the latter says what is written of picks, not which
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Arm:
     @cached_property
     def identity(self) -> dict[str, object]:
         """What its results depend on, beside the seed."""
-        return identity(self.config, {"seed", "overlays", "measure_picks"})
+        named = self.config.identity()
+        return {key: value for key, value in named.items() if key not in _OF_ONE_RUN}
 
 
 def steps_by_round(config: RunConfig) -> list[int]:

@@ -29,7 +29,7 @@ from segal.reporting.protocol import alike_notes, check_protocol, flat
 from segal.runs.database import lock
 from segal.runs.history import History, read_history
 from segal.runs.run_folder import LEDGER_FILE, fingerprint
-from segal.system.console import bar, say
+from segal.system.console import bar, say, tell
 from segal.system.files import read_error, remove, write_bytes, write_error, write_json
 
 CONFIG_FILE, COMPARISON_FILE = "compare.yaml", "comparison.json"
@@ -70,8 +70,7 @@ def run_comparison(plan: Plan, *, processes: int = 1, partial: bool = False) -> 
     """
     out = plan.config.out
     failed: dict[str, str] = {}
-    for note in alike_notes({arm.name: arm.identity for arm in plan.arms}):
-        say(note, style="yellow")
+    tell(*alike_notes({arm.name: arm.identity for arm in plan.arms}))
     if partial:
         _check_begun(plan)
     else:
@@ -223,7 +222,7 @@ def _helpers(plan: Plan, processes: int) -> Iterator[None]:
         yield
         for process, log in started:
             if process.wait() != 0:
-                say(f"A helping process stopped with {process.returncode}: see {log}", "yellow")
+                tell(f"A helping process stopped with {process.returncode}: see {log}")
     finally:
         for process, _ in started:
             process.terminate()  # nothing happens to those that have ended
@@ -365,7 +364,7 @@ def _question(config: CompareConfig) -> Question:
 
 def _inputs(config: CompareConfig, histories: Mapping[str, Mapping[int, History]]) -> str:
     """What the analysis depends on."""
-    settings = config.model_dump(mode="json", exclude={"run", "out", "machine"})
+    settings = config.identity()
     runs = [
         [name, seed, history.fingerprint, [r.metrics[history.report_split] for r in history.rounds]]
         for name, by_seed in histories.items()

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from segal.candidates.selection import read_selection, write_selection
 from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
 from segal.jobs.inputs import image_sizes
-from segal.jobs.network import identity, initial_model
+from segal.jobs.network import initial_model
+from segal.jobs.passes import Scanned, run_passes, table_folder
 from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
 from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
 from segal.jobs.rounds.inspection import Inspection
@@ -41,7 +43,6 @@ from segal.runs.acquisition import (
     derive_seed,
 )
 from segal.runs.history import (
-    CANDIDATES_FOLDER,
     EVALUATION_FILE,
     METRICS_FILE,
     MODEL_FILE,
@@ -51,9 +52,8 @@ from segal.runs.history import (
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
 from segal.runs.run_folder import fingerprint
-from segal.scanning.scan import LABELLED_FOLDER, scan_notes
 from segal.signals import Signal
-from segal.strategies.base import PassContext, Strategy
+from segal.strategies.base import Strategy
 from segal.system.console import bar
 from segal.system.files import remove, write_json
 from segal.system.machine import describe
@@ -127,8 +127,7 @@ class Rounds:
                 self.notes.append(f"The pool is used up: the run ends with round {number}.")
                 break
             allowance = self.allowance(number)
-            table, labelled = self.scan(number, offer)
-            self.select(number, table, labelled, offer, allowance)
+            self.select(number, self.scan(number, offer), offer, allowance)
             self.inspect(number)
             self.buy(number, allowance)
         self.summarise()
@@ -218,7 +217,7 @@ class Rounds:
 
         folder = round_folder(config.out, number)
         folder.mkdir(parents=True, exist_ok=True)
-        network = identity(config, set())
+        network = config.identity()
         depends = {
             "settings": settings.identity(),
             "network": [network["model"], network["checkpoint"]],
@@ -262,22 +261,20 @@ class Rounds:
             if said := one_answer(metrics[name]):
                 self.notes.append(f"Round {number}: {said} of {name}.")
 
-    def scan(self, number: int, offer: Offer) -> tuple[CandidateTable, CandidateTable]:
-        """The tables of the strategy's last pass: the candidates, and what is labelled."""
-        context = PassContext(offered=offer.rows)
-        # A pass may be asked for in view of the tables of those before it.
-        for signals in self.strategy.passes(context):
-            context.tables.append(self.scan_once(number, len(context.tables), signals))
-        if not context.tables:
-            context.tables.append(self.scan_once(number, 0, []))
-        last = round_folder(self.config.out, number) / _table_folder(len(context.tables) - 1)
-        return context.tables[-1], CandidateTable.open(last / LABELLED_FOLDER)
+    def scan(self, number: int, offer: Offer) -> Scanned:
+        """The passes that the strategy asks for."""
+        config = self.config
+        folder = round_folder(config.out, number)
+        scanned = run_passes(
+            self.strategy, offer.rows, folder, config.region, partial(self.scan_once, number)
+        )
+        self.notes += [f"Round {number}: {note}" for note in scanned.notes]
+        return scanned
 
-    def scan_once(self, number: int, index: int, asked: Sequence[Signal]) -> CandidateTable:
-        """One pass over the pool; the table of the candidates."""
+    def scan_once(self, number: int, index: int, asked: Sequence[Signal], tables: Path) -> None:
+        """One pass over the pool."""
         config = self.config
         signals = list(dict.fromkeys([*asked, *(self.measured if index == 0 else ())]))
-        tables = round_folder(config.out, number) / _table_folder(index)
 
         def work(folder: Path) -> Made:
             scan = RoundScan(
@@ -296,23 +293,14 @@ class Rounds:
         columns = [signal.column for signal in signals]
         settings = [config.region, columns, config.precision, config.embedding_dtype]
         self.phase(f"scan-{index}", number, settings, work)
-        found = [f"Round {number}: {note}" for note in scan_notes(tables)]
-        self.notes += [note for note in found if note not in self.notes]
-        return CandidateTable.open(tables / config.region)
 
-    def select(
-        self,
-        number: int,
-        table: CandidateTable,
-        labelled: CandidateTable,
-        offer: Offer,
-        allowance: Allowance,
-    ) -> None:
+    def select(self, number: int, scanned: Scanned, offer: Offer, allowance: Allowance) -> None:
         """Lets the strategy pick from what is on offer."""
         config = self.config
 
         def work(folder: Path) -> Made:
             generator = derive_generator(config.seed, number, SELECT)
+            table, labelled = scanned.table, scanned.labelled
             # What is bought stays bought, also where files are made again on another machine.
             before = selected_from(self.ledger.purchases("buy", number))
             selected, notes = (
@@ -346,7 +334,7 @@ class Rounds:
                 bought=self.bought.boxes,
             )
             selected = read_selection(folder / SELECTION_FILE)
-            table = CandidateTable.open(folder / _table_folder(0) / self.config.region)
+            table = CandidateTable.open(table_folder(folder, 0) / self.config.region)
             return look.write(folder, number, selected, table, self.model(number)), []
 
         self.phase("inspect", number, None, work)
@@ -409,7 +397,3 @@ class Rounds:
             self.notes.append(reference_note(name, reference, int(self.areas.sum())))
         found = summary(self.ledger, self.device, reference, self.notes)
         write_json(self.config.out / SUMMARY_FILE, found)
-
-
-def _table_folder(index: int) -> str:
-    return CANDIDATES_FOLDER if index == 0 else f"{CANDIDATES_FOLDER}-{index}"

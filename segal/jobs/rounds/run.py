@@ -11,7 +11,6 @@ from segal.jobs.inputs import check_channels, refuse_out_within
 from segal.jobs.network import (
     check_sizes,
     draw_scenes,
-    identity,
     initial_model,
     refuse_two_sources,
     resolved,
@@ -26,8 +25,6 @@ from segal.runs.ledger import Ledger
 from segal.strategies.base import Strategy
 from segal.system.files import write_bytes
 from segal.system.machine import find_device, precision_note, use_threads
-
-_NOT_OF_THE_RESULT = {"overlays"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     config, notes = resolved(config, model.spec), model.notes
     measured = measured_with(model) if config.measure_picks else ()
     del model
-    with Ledger.open(config.out, COMMAND, identity(config, _NOT_OF_THE_RESULT)) as ledger:
+    with Ledger.open(config.out, COMMAND, config.identity()) as ledger:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_bytes(config.out / CONFIG_FILE, text.encode())
         rounds = Rounds(config, strategy, ledger, device, data, start, measured)

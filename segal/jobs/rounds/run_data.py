@@ -16,13 +16,13 @@ from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import copies_notes, first_of_each
-from segal.jobs.inputs import image_digests, image_sizes, tell
+from segal.jobs.inputs import image_digests, image_sizes
 from segal.jobs.labels import check_labels, class_notes, refuse_unlabelled
 from segal.jobs.network import open_split
 from segal.runs.acquisition import Offer
 from segal.runs.ledger import Ledger
 from segal.runs.run_folder import fingerprint
-from segal.system.console import bar
+from segal.system.console import bar, tell
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class RunData:
             except SegalError as error:
                 mistakes.append(error)
         raise_all(mistakes)
-        tell(class_notes(pool_set, *held_out.values()))
+        tell(*class_notes(pool_set, *held_out.values()))
         return cls(pool_set, held_out, notes)
 
     def fingerprint(self) -> str:

@@ -19,13 +19,14 @@ from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
 from segal.candidates.sweep import LARGEST_TAU, Pool, RegionTuning, tune_region
 from segal.config import validate
-from segal.config.sections import BudgetText, RegionText, Section
+from segal.config.sections import BudgetText, RegionText
 from segal.errors import SegalError, raise_all
 from segal.functional.batch import RIDGE
 from segal.jobs.tuning.scan import StoredScan, allowance_of
 from segal.pictures.tuning import draw_tuning
 from segal.system.console import bar
 from segal.system.files import write_bytes, write_json
+from segal.system.sections import Section
 from segal.training.settings import split_commas
 
 TAUS = (

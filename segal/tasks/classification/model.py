@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from segal.candidates.evidence import Evidence, Upsampling
 from segal.errors import SegalError
+from segal.models.noise import Head, NoHeadError, run_on_noise
 from segal.models.outputs import EachClass, as_classes, logits_of
 from segal.models.pointwise import linear_name, present_head
 from segal.models.spec import Framing, ModelSpec
 from segal.models.stages import find_stages
-from segal.models.tracing import Head, NoHeadError, run_on_noise
 from segal.models.weight_files import StoredTensors
 from segal.models.weights import load_all_but
 from segal.models.wrapped import FEATURE_MAPS, FEATURES, Model, Tail

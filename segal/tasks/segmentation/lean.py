@@ -20,8 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from segal.candidates.evidence import Upsampling
 from segal.functional.updates import receptive_radius
+from segal.models.noise import run_on_noise
 from segal.models.tails import upsample
-from segal.models.tracing import TailFinder, run_on_noise
+from segal.models.tracing import TailFinder
 
 _BAND_BYTES = 32 << 20
 """About what the widest layer makes of a band of rows."""

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segal.candidates.evidence import Evidence, Upsampling
+from segal.models.noise import Head, failed, find_head
 from segal.models.outputs import Predicted, as_classes, logits_of
 from segal.models.spec import ModelSpec
 from segal.models.tails import upsample
-from segal.models.tracing import Head, TailFinder, failed, find_head
+from segal.models.tracing import TailFinder
 from segal.models.wrapped import FEATURE_MAPS, FEATURES, Model
 from segal.tasks.segmentation.lean import LeanPass, OtherwiseError, SpreadLogits, find_lean_pass
 
