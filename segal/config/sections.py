@@ -20,7 +20,7 @@ from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
 from segal.data.image_file import Reading
 from segal.errors import SegalError
-from segal.models.build import MAX_SCALE, MIN_SCALE
+from segal.models.build import MAX_FEATURES, MAX_SCALE, MAX_SIDE, MIN_SCALE
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import Axis
 from segal.system.sections import Aside, FileResult, Input, Result, Section, result_unless
@@ -58,6 +58,8 @@ BandNumbers = Annotated[
 Suffix = Annotated[str, Field(max_length=100)]
 Scale = Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
 TaskName = Annotated[str, BeforeValidator(_parsed(task_name)), result_unless(DEFAULT_TASK)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
 
@@ -105,6 +107,10 @@ class ModelConfig(Section):
     insert_dropout: Result[Probability | None] = None
     options: Annotated[dict[str, Any] | None, result_unless(None)] = None
     state: Annotated[str | None, result_unless(None)] = None
+    input_side: Annotated[Side | None, result_unless(None)] = None
+    input_channels: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_FEATURES)] | None, result_unless(None)
+    ] = None
 
 
 class MachineConfig(Section):
@@ -126,6 +132,7 @@ class LabelsConfig(ImagesSection):
         ignore_index: As in `DataConfig`.
         reduce_zero_label: As in `DataConfig`.
         label_suffix: As in `DataConfig`.
+        validation_share: As in `DataConfig`.
     """
 
     root: Path
@@ -134,6 +141,7 @@ class LabelsConfig(ImagesSection):
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
     reduce_zero_label: bool = False
     label_suffix: Suffix | None = None
+    validation_share: Share = 0.0
 
     def beside(self, images: ImagesSection) -> "LabelsConfig":
         """The split, read like the images beside it wherever it says nothing else."""
@@ -215,11 +223,14 @@ class DataConfig(ImagesSection):
     Attributes:
         root: Its folder.
         scenes: Draw made-up scenes there first, unless they are there.
-        layout: `ade20k`, `camvid`, `cityscapes`, `folder` or `voc`, as docs/labels.md shows them,
-            or `auto` to tell by its folders.
+        layout: `ade20k`, `camvid`, `cityscapes`, `folder` or `voc`, as docs/labels.md shows them;
+            `csv`, `features`, `folders` or `npz`, as docs/classification_data.md does; or `auto` to
+            tell by what is there.
         ignore_index: A raw label value that no class stands for, beside 255.
         reduce_zero_label: 0 stands for no class, and classes without a value count from 1.
         label_suffix: What follows an image's name in its label's, such as `_mask`.
+        validation_share: Of a split train, what is cut off it as val where there is none; 0 for
+            none. Not where label files are laid out by split.
         train: Split to train on.
         validation: Split that picks the best weights; empty for none.
         test: Split to evaluate the result on; empty for none.
@@ -231,6 +242,7 @@ class DataConfig(ImagesSection):
     ignore_index: Result[Annotated[int, Field(ge=0, le=255)] | None] = None
     reduce_zero_label: Annotated[bool, result_unless(False)] = False
     label_suffix: Annotated[Suffix | None, result_unless(None, "")] = None
+    validation_share: Annotated[Share, result_unless(0)] = 0.0
     train: Result[str] = "train"
     validation: Result[str] = ""
     test: Result[str] = ""
@@ -247,9 +259,11 @@ class DataConfig(ImagesSection):
 
 
 class NetworkConfig(Section):
-    """The network to train: DeepLabV3Plus with resnet18 at scale 1, or what a checkpoint says.
+    """The network to train; by default what the task usually takes, or what a checkpoint says.
 
     Attributes:
+        input_side: Of the square that whole images are brought to; 0 leaves them as they are, None
+            is for what the network's published weights expect.
         new_classes: The data set's classes take the place of as many others that the checkpoint was
             trained for.
     """
@@ -264,6 +278,7 @@ class NetworkConfig(Section):
     options: Annotated[dict[str, Any] | None, result_unless(None, {})] = None
     new_classes: Annotated[bool, result_unless(False)] = False
     state: Annotated[str | None, result_unless(None, "")] = None
+    input_side: Annotated[Side | None, result_unless(None)] = None
 
 
 class TrainConfig(Section):

@@ -110,6 +110,10 @@ class LabelledDataset(ABC):
     def subset(self, indices: Iterable[int]) -> Self:
         """The data set of some of the images, in the order given."""
 
+    def notes(self) -> list[str]:
+        """What a user should know of the labels, though nothing is wrong with them."""
+        return []
+
     def refuse_values(self, split: str, counts: LabelCounts) -> None:  # noqa: B027
         """Raises a SegalError for labels that can be read, and mean something else than they seem.
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from segal import __version__
 from segal.config import LabelsConfig, MachineConfig, ModelConfig, validate
-from segal.config.sections import ImagesSection, Paths
+from segal.config.sections import ImagesSection, Paths, TaskName
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
@@ -27,6 +27,7 @@ from segal.jobs.reference import check_apart, open_labels, reference_cost
 from segal.jobs.strategies import check_signals
 from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
+from segal.models.spec import DEFAULT_TASK, ModelSpec
 from segal.pictures.explained import Legend, Panels, draw_explanation
 from segal.pictures.overlays import shown_bands
 from segal.scanning.workbench import Bench, ScanSettings
@@ -36,7 +37,7 @@ from segal.signals.directions import Influence, Inverse, ReferenceGradient
 from segal.system.console import bar, say, tell
 from segal.system.files import remove, replacing, write_json
 from segal.system.machine import find_device, precision_note, use_threads
-from segal.tasks import Task, task_of
+from segal.tasks import task_of
 from segal.tasks.classes import check_classes
 
 PICTURES_FOLDER, MAPS_FOLDER, SUMMARY_FILE = "pictures", "maps", "explain.json"
@@ -52,6 +53,7 @@ class ExplainConfig(ImagesSection):
     """Configuration of `segal explain`, beside what `ImagesSection` has.
 
     Attributes:
+        task: As in `SelectConfig`.
         images: Folder of images.
         checkpoint: The network.
         model: What the checkpoint does not say.
@@ -76,6 +78,7 @@ class ExplainConfig(ImagesSection):
         machine: How to run.
     """
 
+    task: TaskName = DEFAULT_TASK
     images: Path
     checkpoint: Path | None = None
     model: ModelConfig = ModelConfig()
@@ -169,13 +172,13 @@ def run_explanation(config: ExplainConfig) -> Explanation:
             got="no --checkpoint",
             remedy="give --checkpoint FILE",
         )
-    options = CheckpointOptions(**config.model.model_dump())
+    options = CheckpointOptions(**config.model.model_dump(), task=config.task)
     model = load_checkpoint(config.checkpoint, options).to(device)
     model.check()
     check_signals([Directional(config.direction())], model, "explain")
     reference = open_labels(task_of(model.spec), config.reference.beside(config), config.machine)
     check_classes(model.spec, reference)
-    pool = _open_pool(task_of(model.spec), config)
+    pool = _open_pool(model.spec, config)
     check_channels(model.spec, reference.pool, pool)
     check_image_sizes(model, image_shapes(reference.pool) | image_shapes(pool))
     say(model.spec.input_line)
@@ -198,10 +201,11 @@ def run_explanation(config: ExplainConfig) -> Explanation:
         return _Explaining(config, pool, reference, bench, Path(scratch)).run()
 
 
-def _open_pool(task: Task, config: ExplainConfig) -> ImagePool:
+def _open_pool(spec: ModelSpec, config: ExplainConfig) -> ImagePool:
     with bar("Checking images") as advance:
-        return task.open_pool(
+        return task_of(spec).open_pool(
             config.images,
+            classes=spec.num_classes,
             skip_unreadable=config.skip_unreadable,
             reading=config.reading,
             workers=max(1, config.machine.workers),

@@ -68,7 +68,8 @@ def notes_of(dataset: LabelledDataset, split: str, counts: LabelCounts) -> list[
 
 def class_notes(*datasets: LabelledDataset | None) -> list[str]:
     """What a user should know of how label files are read, each once."""
-    found = [note for dataset in datasets if dataset is not None for note in dataset.classes.notes]
+    opened = [dataset for dataset in datasets if dataset is not None]
+    found = [note for dataset in opened for note in (*dataset.classes.notes, *dataset.notes())]
     return list(dict.fromkeys(found))
 
 

@@ -35,7 +35,7 @@ from segal.models.spec import ModelSpec
 from segal.models.wrapped import Model
 from segal.scenes.synthetic import make_scenes
 from segal.system.console import Advance, bar
-from segal.tasks import find_task
+from segal.tasks import Outline, find_task
 from segal.tasks.classes import are_numbers, check_class_names
 
 Config = TypeVar("Config", TrainConfig, RunConfig)
@@ -120,17 +120,17 @@ def with_folder(config: AnyConfig) -> AnyConfig:
     return config.model_copy(update={"checkpoint": folder, "model": model})
 
 
-def initial_model(config: TrainConfig | RunConfig, class_names: tuple[str, ...]) -> Model:
+def initial_model(config: TrainConfig | RunConfig, outline: Outline) -> Model:
     """The network to start from: a checkpoint's, a folder's, or a new one.
 
     Args:
         config: The configuration.
-        class_names: Of the data set.
+        outline: Of the data set.
 
     Raises:
         SegalError: If a file cannot be used, or is of other classes.
     """
-    config = with_folder(config)
+    config, class_names = with_folder(config), outline.class_names
     network = config.model
     if config.checkpoint is not None:
         folder = config.checkpoint.is_dir()
@@ -145,6 +145,9 @@ def initial_model(config: TrainConfig | RunConfig, class_names: tuple[str, ...])
             insert_dropout=network.insert_dropout,
             options=network.options,
             state=network.state,
+            task=config.task,
+            input_side=network.input_side,
+            input_channels=outline.channels if plain else None,
         )
         if folder:
             with torch.random.fork_rng(devices=[]):
@@ -157,15 +160,19 @@ def initial_model(config: TrainConfig | RunConfig, class_names: tuple[str, ...])
         if are_numbers(model.spec.class_names):
             model.spec = replace(model.spec, class_names=class_names)
         return model
+    architecture, encoder = find_task(config.task).usual_network(outline.channels)
     spec = make_spec(
-        network.architecture or "DeepLabV3Plus",
-        network.encoder or "resnet18",
+        network.architecture or architecture,
+        network.encoder or encoder or "resnet18",
         class_names,
         mean=network.mean,
         std=network.std,
         input_scale=network.input_scale or 1.0,
         insert_dropout=network.insert_dropout or 0.0,
         options=network.options,
+        task=config.task,
+        input_side=network.input_side,
+        input_channels=outline.channels,
     )
     # Weights that no file gives are drawn by torch's own initialisers.
     with torch.random.fork_rng(devices=[]):

@@ -100,6 +100,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
             config.images,
             skip_unreadable=config.skip_unreadable,
             reading=config.reading,
+            classes=None if model is None else model.spec.num_classes,
             workers=max(1, config.machine.workers),
             progress=advance,
         )

@@ -164,7 +164,7 @@ def load_network(config: SelectConfig, strategy: Strategy) -> Model | None:
         SegalError: If it is missing, cannot be loaded, or has not what the strategy asks for.
     """
     if config.checkpoint is not None:
-        options = CheckpointOptions(**config.model.model_dump())
+        options = CheckpointOptions(**config.model.model_dump(), task=config.task)
         model = load_checkpoint(config.checkpoint, options)
         check_network(strategy, model)
         return model
@@ -300,6 +300,7 @@ class _Selection:
                 config.images,
                 skip_unreadable=config.skip_unreadable,
                 reading=config.reading,
+                classes=None if self.model is None else self.model.spec.num_classes,
                 known=self.ledger.known_images(),
                 workers=max(1, config.machine.workers),
                 progress=advance,

@@ -12,6 +12,7 @@ from segal.models.wrapped import Model, NoHeadError
 from segal.signals import AsksOfNetwork, PredictedLoss, Signal
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
+from segal.tasks import find_task
 
 Config = TypeVar("Config", SelectConfig, RunConfig)
 
@@ -46,8 +47,21 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     raise_all(mistakes + further)
     assert config is not None
     assert strategy is not None
-    raise_all(unmet_needs(config, strategy) + _untrained(config, strategy))
+    raise_all([*_unfit(config), *unmet_needs(config, strategy), *_untrained(config, strategy)])
     return config, strategy
+
+
+def _unfit(config: SelectConfig | RunConfig) -> list[SegalError]:
+    """Region sizes that cannot be bought."""
+    sizes = {config.region}
+    sizes |= set(config.extra_regions) if isinstance(config, SelectConfig) else {config.seed_region}
+    errors = []
+    for size in sorted(sizes):
+        try:
+            find_task(config.task).check_region(size)
+        except SegalError as error:
+            errors.append(error)
+    return errors
 
 
 def _with_preset(named: dict[str, Any]) -> tuple[dict[str, Any], list[SegalError]]:

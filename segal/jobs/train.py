@@ -40,7 +40,7 @@ from segal.runs.run_folder import fingerprint
 from segal.system.console import bar, tell
 from segal.system.files import remove, write_bytes, write_json
 from segal.system.machine import describe, find_device, peak_memory_bytes, use_threads
-from segal.tasks import task_of
+from segal.tasks import find_task, task_of
 from segal.training.loop import train
 
 MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
@@ -107,14 +107,18 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             if held_out is validation:
                 refuse_unlabelled(held_out, split, counts, "what the best weights are chosen by")
     tell(*class_notes(dataset, validation, test))
-    model = initial_model(config, dataset.classes.names).to(device)
+    task = find_task(config.task)
+    others = {data.validation: validation, data.test: test}
+    task.check_splits({data.train: dataset} | {k: v for k, v in others.items() if v is not None})
+    model = initial_model(config, task.outline_of(dataset)).to(device)
     for used in (dataset, validation, test):
         if used is not None:
             check_channels(model.spec, used.pool)
             tell(*used.pool.notes(labelled=True))
     model.check()
-    held_out_pools = [used.pool for used in (validation, test) if used is not None]
-    check_sizes(model, config.train.crop, dataset.pool, *held_out_pools)
+    check_sizes(
+        model, config.train.crop, *(x.pool for x in (dataset, validation, test) if x is not None)
+    )
     tell(*model.notes)
     config = resolved(config, model.spec)
     with Ledger.open(config.out, "train", _identity(config, given)) as ledger:

@@ -54,7 +54,7 @@ class CheckpointOptions:
     insert_dropout: float | None = None
     options: Mapping[str, Any] | None = None
     state: str | None = None
-    task: str = DEFAULT_TASK
+    task: str | None = None
     input_side: int | None = None
     input_channels: int | None = None
 
@@ -202,7 +202,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
             input_scale=options.input_scale or 1.0,
             insert_dropout=options.insert_dropout or 0.0,
             options=options.options,
-            task=options.task,
+            task=options.task or DEFAULT_TASK,
             input_side=options.input_side,
             input_channels=options.input_channels,
         )

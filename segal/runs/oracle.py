@@ -77,7 +77,7 @@ class Oracle:
     """
 
     def __init__(self, dataset: LabelledDataset, task: Task) -> None:
-        self._dataset, self._task = dataset, task
+        self._dataset, self.task = dataset, task
         self._positions = {path: i for i, path in enumerate(dataset.pool.paths)}
 
     def reveal(self, bought: Boxes) -> RevealedDataset:
@@ -105,4 +105,4 @@ class Oracle:
             before: What was bought of it before, and costs no click again.
         """
         label = self._dataset.read_label(self._positions[image])
-        return self._task.clicks(label, boxes, before)
+        return self.task.clicks(label, boxes, before)

@@ -4,13 +4,14 @@ from segal.errors import SegalError
 from segal.models.spec import ModelSpec
 from segal.models.wrapped import WRAPPERS
 from segal.registry import Registry
-from segal.tasks.base import Task
+from segal.tasks.base import Outline, Task
+from segal.tasks.classification.task import Classification, Multilabel
 from segal.tasks.segmentation.task import Segmentation
 
-__all__ = ["TASKS", "Task", "find_task", "layout_name", "task_name", "task_of"]
+__all__ = ["TASKS", "Outline", "Task", "find_task", "layout_name", "task_name", "task_of"]
 
 TASKS: Registry[type[Task]] = Registry("task")
-for _task in (Segmentation,):
+for _task in (Segmentation, Classification, Multilabel):
     TASKS.register(_task.name)(_task)
     WRAPPERS.register(_task.name)(_task.wrapper)
 

@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, Protocol, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -69,9 +70,27 @@ class SplitSource(Protocol):
         ...
 
     @property
+    def validation_share(self) -> float:
+        """Of the split train that is cut off as val where there is none; 0 for none."""
+        ...
+
+    @property
     def reading(self) -> Reading:
         """How images are read."""
         ...
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a network must fit of a data set.
+
+    Attributes:
+        class_names: The classes.
+        channels: Of tables of features, how many there are; None of images.
+    """
+
+    class_names: tuple[str, ...]
+    channels: int | None = None
 
 
 class OpenOptions(TypedDict, total=False):
@@ -106,6 +125,11 @@ class Transform(Protocol):
 
 class Augmentation(Protocol):
     """What a training says of its samples."""
+
+    @property
+    def augment(self) -> Literal["usual", "crop", "resized_crop", "none"]:
+        """How samples differ from images."""
+        ...
 
     @property
     def crop(self) -> str:
@@ -263,29 +287,59 @@ class Task(ABC):
             SegalError: If something is missing, damaged, or said that the task has no use for.
         """
 
-    def class_names(self, source: SplitSource, split: str) -> tuple[str, ...]:
-        """The classes of a data set.
+    def outline(self, source: SplitSource, split: str) -> Outline:
+        """What a network must fit of a data set.
 
         Raises:
             SegalError: As `open_split` does.
         """
-        return self.open_split(source, split).classes.names
+        return self.outline_of(self.open_split(source, split))
+
+    def outline_of(self, dataset: LabelledDataset) -> Outline:
+        """The same of one that is open."""
+        return Outline(dataset.classes.names)
+
+    def check_splits(self, opened: Mapping[str, LabelledDataset]) -> None:  # noqa: B027
+        """Raises a SegalError for splits that do not go together.
+
+        Args:
+            opened: The data sets by their splits' names.
+        """
+
+    def check_region(self, region: str) -> None:  # noqa: B027
+        """Raises a SegalError for a region size that cannot be bought.
+
+        Args:
+            region: As `RegionSize.parse` takes it.
+        """
+
+    @abstractmethod
+    def usual_network(self, channels: int | None) -> tuple[str, str]:
+        """Architecture and encoder of a network where none is named.
+
+        Args:
+            channels: As in `Outline`.
+        """
+
+    def classes_in(self, label: NDArray[Any]) -> list[int]:
+        """Classes that a label shows, sorted."""
+        return np.unique(label[has_class(label)]).tolist()  # type: ignore[no-any-return]
 
     @abstractmethod
     def open_pool(
         self,
         source: Path,
-        paths: Sequence[str] | None = None,
         *,
         reading: Reading = RGB,
+        classes: int | None = None,
         **options: Unpack[OpenOptions],
     ) -> ImagePool:
         """Opens images without labels.
 
         Args:
             source: Where they are.
-            paths: Only these; all by default.
             reading: How they are read.
+            classes: How many the network tells apart; None where there is no network.
             **options: As `OpenOptions` says.
 
         Raises:

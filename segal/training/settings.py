@@ -46,9 +46,13 @@ class TrainSettings(Section):
         weight_decay: On all parameters.
         grad_clip: Largest norm of the network's gradient (and of the loss-prediction module's own);
             None leaves it as it is.
+        augment: `usual`, or `none` for samples that are the images. Where images have a class as
+            wholes: `crop` out of the image with a border of 4 pixels (usual where all have one
+            size), `resized_crop` of a part of any size (usual otherwise).
         crop: Side in pixels of the original image, `HEIGHTxWIDTH`, or `image` for an image's own
             size; a side that is longer than all images is cut down to the longest.
-        scale: Smallest and largest factor that an image is resized by.
+        scale: Smallest and largest factor that an image is resized by; of `resized_crop` the share
+            of the image that a crop shows, .08 to 1 where more is given.
         flip: Probability of a horizontal flip.
         colour_jitter: Strength, from 0 (none) to 1.
         batchnorm: `train`, or `frozen`: running statistics and affine parameters stay as they are.
@@ -71,6 +75,9 @@ class TrainSettings(Section):
     momentum: Result[float] = Field(default=0.9, ge=0, lt=1)
     weight_decay: Result[float] = Field(default=5e-4, ge=0)
     grad_clip: Result[float | None] = Field(default=None, gt=0)
+    augment: Annotated[Literal["usual", "crop", "resized_crop", "none"], result_unless("usual")] = (
+        "usual"
+    )
     crop: Result[Annotated[str, BeforeValidator(_crop_text)]] = "512"
     scale: Result[Annotated[tuple[float, float], BeforeValidator(split_commas)]] = (0.5, 2.0)
     flip: Result[float] = Field(default=0.5, ge=0, le=1)

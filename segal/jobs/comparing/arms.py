@@ -192,8 +192,8 @@ def check_networks(arms: Sequence[Arm]) -> None:
             [arm.config.model.model_dump(mode="json"), str(arm.config.checkpoint)]
         )
         if network not in models:
-            names = find_task(arm.config.task).class_names(data, data.train)
-            models[network] = initial_model(arm.config, names).eval()
+            outline = find_task(arm.config.task).outline(data, data.train)
+            models[network] = initial_model(arm.config, outline).eval()
         try:
             check_network(arm.strategy, models[network])
         except SegalError as error:

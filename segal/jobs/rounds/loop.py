@@ -96,13 +96,14 @@ class Rounds:
         self.measured = measured
         self.config, self.strategy, self.ledger, self.device = config, strategy, ledger, device
         self.pool, self.held_out = data.pool_set.pool, data.held_out
-        self.class_names = data.pool_set.classes.names
-        self.oracle = Oracle(data.pool_set, find_task(config.task))
+        self.task = find_task(config.task)
+        self.outline = self.task.outline_of(data.pool_set)
+        self.oracle = Oracle(data.pool_set, self.task)
         self.areas, self.sizes = data.areas(), image_sizes(self.pool)
         self.start = start
         self.region = RegionSize.parse(config.region)
         self.bought = Bought()
-        self.seen = SeenClasses(self.oracle, self.class_names)
+        self.seen = SeenClasses(self.oracle, self.outline.class_names)
         self.notes = list(data.notes)
         self.chain = data.fingerprint()
         self._model: tuple[int, Model] | None = None
@@ -194,7 +195,7 @@ class Rounds:
         warm = config.start == "warm" and number > 0
 
         def work(folder: Path) -> Made:
-            model = self.model(number - 1) if warm else initial_model(config, self.class_names)
+            model = self.model(number - 1) if warm else initial_model(config, self.outline)
             with bar(f"Round {number}: training") as advance:
                 result = train(
                     model,
@@ -238,7 +239,7 @@ class Rounds:
             metrics |= {k: v for k, v in training.items() if k != "seconds"}
             for name, dataset in self.held_out.items():
                 with bar(f"Round {number}: evaluating on {name}") as advance:
-                    evaluation = find_task(config.task).evaluation(
+                    evaluation = self.task.evaluation(
                         self.model(number),
                         dataset,
                         device=self.device,

@@ -4,13 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from segal import __version__
 from segal.candidates.budget import Allowance
 from segal.candidates.regions import Box
-from segal.functional.labels import has_class
 from segal.jobs.picks import boxes_of
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
@@ -71,8 +69,7 @@ class SeenClasses:
         for index in revealed.bought:
             if len(self.since) == len(self.names):
                 break
-            label = revealed.read_label(index)
-            for found in np.unique(label[has_class(label)]).tolist():
+            for found in self.oracle.task.classes_in(revealed.read_label(index)):
                 self.since.setdefault(found, number)
 
     def notes(self) -> list[str]:

@@ -25,6 +25,7 @@ from segal.runs.ledger import Ledger
 from segal.strategies.base import Strategy
 from segal.system.files import write_bytes
 from segal.system.machine import find_device, precision_note, use_threads
+from segal.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     draw_scenes(config.data)
     data = RunData.open(config)
     check_budgets(config, data)
-    model = initial_model(config, data.pool_set.classes.names)
+    task = find_task(config.task)
+    model = initial_model(config, task.outline_of(data.pool_set))
     check_channels(model.spec, *data.pools())
     check_network(strategy, model.eval())
     pool = data.pool_set.pool

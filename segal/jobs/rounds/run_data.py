@@ -23,6 +23,7 @@ from segal.runs.acquisition import Offer
 from segal.runs.ledger import Ledger
 from segal.runs.run_folder import fingerprint
 from segal.system.console import bar, tell
+from segal.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class RunData:
                 for name, split in (("validation", data.validation), ("test", data.test))
                 if split
             }
+        find_task(task).check_splits({data.train: pool_set, **held_out})
         notes = copies_notes(pool_set.pool, unique=config.unique)
         if config.unique:
             pool_set = pool_set.subset(first_of_each(pool_set.pool))

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.data.changes import count, listed
-from segal.data.datasets import LabelCounts
 from segal.data.folder import split_of
 from segal.data.image_file import RGB, Reading
+from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.data.pool import Progress, check_path, real_path
 from segal.errors import SegalError
 from segal.system.files import is_there
@@ -36,7 +36,7 @@ _SEEDED = ("test", "train", "val")
 
 
 @dataclass(frozen=True, eq=False)
-class ClassifiedImages:
+class ClassifiedImages(LabelledDataset):
     """Images with labels. What scores the pool is given `pool`, which knows nothing of the labels.
 
     Attributes:
@@ -142,6 +142,10 @@ class ClassifiedImages:
         return [
             f"{self.pool.root}: {pictures} of the same picture differ in label: {listed(pairs)}"
         ]
+
+
+LAYOUTS = tuple(_LAYOUTS)
+"""Names of the layouts, but for `auto`."""
 
 
 def layout_name(text: str) -> str:

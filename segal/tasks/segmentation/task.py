@@ -24,12 +24,14 @@ from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool, open_pool
 from segal.data.transforms import TrainingTransform
+from segal.errors import SegalError
 from segal.functional.clicks import polygon_clicks
 from segal.functional.metrics import confusion_matrix
 from segal.models.wrapped import Model
 from segal.tasks.base import (
     Augmentation,
     OpenOptions,
+    Outline,
     PredictionOptions,
     SplitSource,
     Task,
@@ -65,11 +67,15 @@ class Segmentation(Task):
         """As `Task.splits`."""
         return splits(root, layout_name(layout))
 
-    def class_names(self, source: SplitSource, split: str) -> tuple[str, ...]:
-        """As `Task.class_names`; no image is opened."""
+    def usual_network(self, channels: int | None) -> tuple[str, str]:
+        """DeepLabV3+ with a ResNet-18."""
+        return "DeepLabV3Plus", "resnet18"
+
+    def outline(self, source: SplitSource, split: str) -> Outline:
+        """As `Task.outline`; no image is opened."""
         options = LabelOptions(source.ignore_index, source.reduce_zero_label, source.label_suffix)
         layout = layout_name(source.layout)
-        return find_source(source.root, split, layout, options).classes.names
+        return Outline(find_source(source.root, split, layout, options).classes.names)
 
     def open_split(
         self,
@@ -81,6 +87,13 @@ class Segmentation(Task):
         **options: Unpack[OpenOptions],
     ) -> LabelledDataset:
         """As `Task.open_split`; labels are found, but not read."""
+        if source.validation_share:
+            raise SegalError(
+                "validation_share: not where label files are laid out by split",
+                expected="0",
+                got=str(source.validation_share),
+                remedy="leave it out, and lay images out by split",
+            )
         return open_dataset(
             source.root,
             split,
@@ -97,23 +110,36 @@ class Segmentation(Task):
     def open_pool(
         self,
         source: Path,
-        paths: Sequence[str] | None = None,
         *,
         reading: Reading = RGB,
+        classes: int | None = None,
         **options: Unpack[OpenOptions],
     ) -> ImagePool:
         """As `Task.open_pool`, of the images in a folder."""
-        return open_pool(source, paths, reading=reading, **options)
+        return open_pool(source, reading=reading, **options)
 
     def transform(
         self, settings: Augmentation, pool: ImagePool, images: Sequence[int]
     ) -> Transform:
-        """Random scale, a crop around a region, flip and colours."""
+        """Random scale, a crop around a region, flip and colours; or a crop alone.
+
+        Raises:
+            SegalError: For samples that only whole images give.
+        """
+        if settings.augment in {"crop", "resized_crop"}:
+            raise SegalError(
+                f"train.augment: {settings.augment}, where pixels have classes",
+                expected="usual or none",
+                got=settings.augment,
+                remedy="leave it out; see train.crop and train.scale",
+            )
         crop = RegionSize.parse(settings.crop)
         size = None
         if crop.height is not None and crop.width is not None:
             highest, widest = np.array([pool.shape(image) for image in images]).max(0).tolist()
             size = (min(crop.height, highest), min(crop.width, widest))
+        if settings.augment == "none":
+            return TrainingTransform(size, (1.0, 1.0), 0.0, 0.0)
         return TrainingTransform(size, settings.scale, settings.flip, settings.colour_jitter)
 
     def clicks(self, label: NDArray[Any], boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
