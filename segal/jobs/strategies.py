@@ -47,7 +47,8 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     raise_all(mistakes + further)
     assert config is not None
     assert strategy is not None
-    raise_all([*_unfit(config), *unmet_needs(config, strategy), *_untrained(config, strategy)])
+    mistakes = _unfit(config) + unmet_needs(config, strategy) + _untrained(config, strategy)
+    raise_all(mistakes)
     return config, strategy
 
 
