@@ -394,7 +394,7 @@ class _Selection:
         with self.clock("write"):
             write_selection(out / SELECTION_FILE, selected)
             handed_out = self.task.hand_out(out, selected, pool, self.labelled)
-        with self.clock("overlays"), bar("Drawing overlays") as advance:
+        with self.clock("overlays"), bar("Drawing pictures") as advance:
             drawn = Drawn(
                 pool, self.model, shown_value(self.strategy), self.labelled, config.precision
             )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 _DPI = 64  # a power of two keeps the conversion to inches exact
 POINTS = 72 / _DPI  # in a pixel
-_QUIET = "#5a5f66"
+QUIET = "#5a5f66"
 _WIDTH, _HIGHEST_PANEL, _NARROWEST = 1400, 860, 720
 MARGIN, HEADER, CAPTION, BAR, BAR_GAP, BAR_LABELS = 20, 62, 24, 16, 10, 76
 _GAP = 28
@@ -62,7 +62,7 @@ class Canvas:
 
     def axes(self, x: int, y: int, width: int, height: int, caption: str = "") -> Axes:
         """A panel from (x, y) on, right and down, under its caption."""
-        self._text(x, y - 7, caption, color=_QUIET)
+        self.words(x, y - 7, caption, color=QUIET)
         return self._axes(x, y, width, height)
 
     def colour_bar(
@@ -71,15 +71,15 @@ class Canvas:
         """A scale from (x, y) down."""
         bar = self._axes(x, y, BAR, height)
         self.figure.colorbar(mappable, cax=bar, extend=extend)
-        bar.tick_params(labelsize=13 * POINTS, colors=_QUIET)
+        bar.tick_params(labelsize=13 * POINTS, colors=QUIET)
         bar.locator_params(axis="y", nbins=max(1, height // 50))
         return bar
 
     def header(self, title: str, summary: str) -> None:
         """The name of the image and what is to be said about it; long ones lose their middle."""
         room = self.width - self.left - MARGIN
-        self._fit(self._text(self.left, 26, title, size=17, weight="bold"), room)
-        self._fit(self._text(self.left, 46, summary, color=_QUIET), room)
+        self.fit(self.words(self.left, 26, title, size=17, weight="bold"), room)
+        self.fit(self.words(self.left, 46, summary, color=QUIET), room)
 
     def pixels(self) -> NDArray[np.uint8]:
         """The figure as (h, w, 3) RGB."""
@@ -98,7 +98,7 @@ class Canvas:
         )
         return self.figure.add_axes(place)
 
-    def _text(
+    def words(
         self,
         x: int,
         y: int,
@@ -106,7 +106,12 @@ class Canvas:
         size: int = 13,
         weight: str = "normal",
         color: str = "black",
+        ha: str = "left",
     ) -> Text:
+        """Writes a line whose baseline starts at (x, y); `size` is in pixels.
+
+        With `ha` it ends there (`right`) or has its middle there (`center`).
+        """
         clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
         at = x / self.width, 1 - y / self.height
         return self.figure.text(
@@ -117,9 +122,11 @@ class Canvas:
             size=size * POINTS,
             weight=weight,
             color=color,
+            ha=ha,
         )
 
-    def _fit(self, text: Text, room: int) -> None:
+    def fit(self, text: Text, room: int) -> None:
+        """Leaves the middle of a text out, as far as it is wider than `room` pixels."""
         whole = text.get_text()
         kept = len(whole)
         while kept > 2 and text.get_window_extent().width > room:

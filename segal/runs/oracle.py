@@ -96,6 +96,14 @@ class Oracle:
         """
         return self._dataset.digest(sorted(self._positions[path] for path in bought))
 
+    def label(self, image: str, boxes: Sequence[Box]) -> NDArray[Any]:
+        """The label of an image, as far as boxes of it are bought.
+
+        Raises:
+            SegalError: As `LabelledDataset.read_label` does.
+        """
+        return keep_regions(self._dataset.read_label(self._positions[image]), boxes)
+
     def clicks(self, image: str, boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
         """Clicks that boxes of an image take (see `Task.clicks`), in order.
 

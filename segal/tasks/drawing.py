@@ -1,7 +1,10 @@
 """What the pictures of a selection are drawn from, whatever they show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.data.pool import ImagePool
@@ -28,6 +31,8 @@ class Drawn:
         value: The uncertainty to show.
         bought: Boxes that were bought before, by image.
         precision: Of the network's forward pass.
+        label: Gives what is known of an image by its path, as `LabelledDataset.read_label` does;
+            None where nothing is.
     """
 
     pool: ImagePool
@@ -35,6 +40,7 @@ class Drawn:
     value: Value
     bought: Mapping[str, Sequence[Box]]
     precision: Precision
+    label: Callable[[str], NDArray[Any]] | None = None
 
     @property
     def caption(self) -> str:

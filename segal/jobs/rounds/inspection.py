@@ -72,8 +72,12 @@ class Inspection:
         remove(overlays)
         overlays.mkdir(parents=True)
         if self.config.overlays:
-            with bar(f"Round {number}: drawing overlays") as advance:
-                drawn = Drawn(self.pool, model, self.value, self.bought, self.config.precision)
+            boxes = boxes_of(selected)
+            with bar(f"Round {number}: drawing pictures") as advance:
+                drawn = Drawn(
+                    *(self.pool, model, self.value, self.bought, self.config.precision),
+                    label=lambda image: self.oracle.label(image, boxes[image]),
+                )
                 task_of(model.spec).draw(overlays, selected, self.config.overlays, drawn, advance)
         return [folder / PICKS_FILE, overlays]
 
