@@ -27,6 +27,7 @@ from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.system.machine import Precision, autocast
 from segal.tasks.classes import check_classes
 from segal.tasks.drawing import Drawn
+from segal.tasks.explaining import Explainer, Explaining
 
 
 class Metrics(Protocol):
@@ -341,6 +342,14 @@ class Task(ABC):
             count: Of images to show, those with the best ranks; at least 1.
             drawn: What they are drawn from.
             progress: Called with (images done, all images).
+        """
+
+    @abstractmethod
+    def explainer(self, explaining: Explaining) -> Explainer:
+        """What draws images whose elements have a score.
+
+        Args:
+            explaining: What is explained.
         """
 
     def hand_out(

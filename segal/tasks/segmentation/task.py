@@ -36,7 +36,9 @@ from segal.tasks.base import (
     Transform,
 )
 from segal.tasks.drawing import Drawn
+from segal.tasks.explaining import Explainer, Explaining
 from segal.tasks.segmentation.drawing import draw_overlays
+from segal.tasks.segmentation.explaining import PanelsExplainer
 from segal.tasks.segmentation.model import SegmentationModel
 
 
@@ -173,6 +175,10 @@ class Segmentation(Task):
     ) -> None:
         """An overlay of each image; see `Task.draw`."""
         draw_overlays(folder, selected, count, drawn, progress)
+
+    def explainer(self, explaining: Explaining) -> Explainer:
+        """Panels of each image; see `Task.explainer`."""
+        return PanelsExplainer(explaining)
 
     def hand_out(
         self,
