@@ -74,10 +74,10 @@ def draw_contact_sheets(
 def _summary(drawn: Drawn) -> str:
     parts = ["below each: rank and score"]
     if drawn.model is not None:
-        parts.append("what the network says, and how likely it is; what comes next")
-    if drawn.label is not None:
-        parts.append("what it is, bold where the network was wrong")
-    return "; ".join(parts)
+        parts.append("prediction, runner-up")
+        if drawn.label is not None:
+            parts.append("true class, bold where the prediction is wrong")
+    return ", ".join(parts)
 
 
 def _picked(
