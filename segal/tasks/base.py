@@ -26,7 +26,7 @@ from segal.models.loss_prediction import LearningLossSettings, ranking_loss
 from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.system.machine import Precision, autocast
 from segal.tasks.classes import check_classes
-from segal.tasks.drawing import Drawn
+from segal.tasks.drawing import Drawn, PictureWords
 from segal.tasks.explaining import Explainer, Explaining
 
 
@@ -154,12 +154,14 @@ class Task(ABC):
         wrapper: What its networks are wrapped in.
         default_region: The region size where none is given.
         layouts: Names of the layouts of data sets that it reads.
+        picture_words: How a report speaks of what `draw` writes.
     """
 
     name: ClassVar[str]
     wrapper: ClassVar[type[Model]]
     default_region: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
+    picture_words: ClassVar[PictureWords]
 
     def __init__(self, class_weights: Sequence[float] | None = None) -> None:
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
@@ -338,6 +340,8 @@ class Task(ABC):
 
         Args:
             folder: Takes the pictures; it appears as a whole and takes the place of what was there.
+                Their names, of `.png` files, are the best rank that each shows, an underscore, and
+                what it shows.
             selected: The picks, in their order.
             count: Of images to show, those with the best ranks; at least 1.
             drawn: What they are drawn from.

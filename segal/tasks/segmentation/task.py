@@ -35,9 +35,9 @@ from segal.tasks.base import (
     Task,
     Transform,
 )
-from segal.tasks.drawing import Drawn
+from segal.tasks.drawing import Drawn, PictureWords
 from segal.tasks.explaining import Explainer, Explaining
-from segal.tasks.segmentation.drawing import draw_overlays
+from segal.tasks.segmentation.drawing import OVERLAY_WORDS, draw_overlays
 from segal.tasks.segmentation.explaining import PanelsExplainer
 from segal.tasks.segmentation.model import SegmentationModel
 
@@ -100,6 +100,7 @@ class Segmentation(Task):
     default_region: ClassVar[str] = "512"
 
     layouts: ClassVar[tuple[str, ...]] = LAYOUTS
+    picture_words: ClassVar[PictureWords] = OVERLAY_WORDS
 
     def is_dataset(self, root: Path) -> bool:
         """Whether a folder looks like a data set with label files."""
