@@ -7,11 +7,11 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
 from segal import __version__
 from segal.config import LabelsConfig, MachineConfig, ModelConfig, validate
@@ -28,8 +28,6 @@ from segal.jobs.strategies import check_signals
 from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.models.spec import DEFAULT_TASK, ModelSpec
-from segal.pictures.explained import Legend, Panels, draw_explanation
-from segal.pictures.overlays import shown_bands
 from segal.scanning.workbench import Bench, ScanSettings
 from segal.signals import Direction, Value
 from segal.signals.directional import Directional, DirectionalMeter
@@ -39,14 +37,12 @@ from segal.system.files import remove, replacing, write_json
 from segal.system.machine import find_device, precision_note, use_threads
 from segal.tasks import task_of
 from segal.tasks.classes import check_classes
+from segal.tasks.explaining import Explainer, Explaining, Pictures, ScoredImage
 
 PICTURES_FOLDER, MAPS_FOLDER, SUMMARY_FILE = "pictures", "maps", "explain.json"
 Score = Literal["error_change", "influence"]
 _CAPTIONS: Mapping[Score, str] = {"error_change": "error change", "influence": "influence"}
 _LAYERS: Mapping[Score, str] = {"error_change": "last_two", "influence": "last"}
-_TOP_SHARE = 0.01  # of the pixels may lie beyond a colour scale
-_SAMPLE = 4096  # values of an image that the common colour scale is taken from
-_NO_PIXEL_MOVES = 1e-12  # end of the scale of maps that are 0 everywhere
 
 
 class ExplainConfig(ImagesSection):
@@ -112,14 +108,14 @@ class Explained:
 
     Attributes:
         image: Its path, relative to the folder of images.
-        picture: File name of its picture.
-        mean: Of the score over its pixels.
-        hurting: Share of its pixels whose score is above 0.
-        entropy: Mean over its pixels, in nats.
+        picture: File name of the picture that shows it; None where there is none.
+        mean: Of the score over its elements.
+        hurting: Share of its elements whose score is above 0.
+        entropy: Mean over its elements, in nats.
     """
 
     image: str
-    picture: str
+    picture: str | None
     mean: float
     hurting: float
     entropy: float
@@ -231,10 +227,7 @@ def _sets(
 
 
 class _Explaining:
-    """One explanation at work: a pass that keeps what is shown on disk, then the drawing.
-
-    The colour scale is common to all pictures, and is known when the last image was measured.
-    """
+    """One explanation at work: a pass over the images, then the drawing."""
 
     def __init__(
         self,
@@ -244,101 +237,66 @@ class _Explaining:
         bench: Bench,
         scratch: Path,
     ) -> None:
-        self.config, self.pool, self.bench, self.scratch = config, pool, bench, scratch
-        self.reference = reference
-        self.explained: list[Explained] = []
-        self.samples: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        self.config, self.pool, self.bench, self.reference = config, pool, bench, reference
+        self.explaining = Explaining(
+            pool, reference.classes, config.score, _CAPTIONS[config.score], scratch
+        )
 
     def run(self) -> Explanation:
         config = self.config
+        explainer = self.bench.task.explainer(self.explaining)
         maps = config.out / MAPS_FOLDER
         if config.raw:
             with replacing(maps) as folder:
-                self.measure(folder)
+                folder.mkdir()
+                measured = self.measure(explainer, folder)
         else:
-            self.measure(None)
+            measured = self.measure(explainer, None)
             remove(maps)  # those of an earlier run are not of these pictures
-        legend = self.legend()
         with replacing(config.out / PICTURES_FOLDER) as folder, bar("Drawing") as advance:
             folder.mkdir()
-            for number, explained in enumerate(self.explained):
-                self.draw(folder / explained.picture, number, legend)
-                advance(number + 1, len(self.explained))
-        write_json(config.out / SUMMARY_FILE, self.summary(legend))
-        return Explanation(config.out, self.explained, self.bench.notes)
+            pictures = explainer.draw(folder, advance)
+        explained = [
+            Explained(name, picture, *numbers)
+            for (name, *numbers), picture in zip(measured, pictures.files, strict=True)
+        ]
+        write_json(config.out / SUMMARY_FILE, self.summary(explained, pictures))
+        return Explanation(config.out, explained, self.bench.notes)
 
     @torch.no_grad()
-    def measure(self, maps: Path | None) -> None:
-        """The pass over the images."""
-        if maps is not None:
-            maps.mkdir()
+    def measure(
+        self, explainer: Explainer, maps: Path | None
+    ) -> list[tuple[str, float, float, float]]:
+        """The pass over the images: path, mean, share that hurts, and mean entropy of each."""
         signal = Directional(self.config.direction())
         meter = signal.prepare(self.bench)
         positions = {path: i for i, path in enumerate(self.pool.paths)}
-        for name, prediction, entropy, score in _maps(self.bench, meter):
-            if not np.isfinite(score).all():
+        measured = []
+        for name, logits, entropy, scores in _maps(self.bench, meter):
+            if not np.isfinite(scores).all():
                 raise SegalError(
-                    f"{name}: the {_CAPTIONS[self.config.score]} is not finite",
+                    f"{name}: the {self.explaining.caption} is not finite",
                     expected="finite logits and features from the network",
                     got="NaN or infinity",
                     remedy="check --mean and --std, and the checkpoint; with fp16, try fp32",
                 )
-            number = len(self.explained)
-            stem = f"{number + 1:04d}_{_plain(name)}"
-            self.explained.append(
-                Explained(
-                    name,
-                    f"{stem}.png",
-                    float(score.mean(dtype=np.float64)),
-                    float((score > 0).mean()),
-                    float(entropy.mean(dtype=np.float64)),
-                )
-            )
-            pixels = self.pool.read(positions[name])
-            shown = shown_bands(pixels, stretched=self.pool.reading.bands is not None)
-            panels = Panels.of(shown, prediction, entropy, score)
-            np.savez(self.scratch / f"{number}.npz", **vars(panels))
-            step = -(-panels.score.size // _SAMPLE)
-            flat = panels.entropy.ravel()[::step], panels.score.ravel()[::step]
-            self.samples.append((flat[0].copy(), flat[1].copy()))
+            stem = f"{len(measured) + 1:04d}_{_plain(name)}"
+            image = ScoredImage(positions[name], stem, logits, entropy, scores)
+            explainer.add(image)
+            measured.append((name, image.mean, image.hurting, image.mean_entropy))
             if maps is not None:
                 np.save(maps / f"{stem}.entropy.npy", entropy)
-                np.save(maps / f"{stem}.{self.config.score}.npy", score)
+                np.save(maps / f"{stem}.{self.config.score}.npy", scores)
+        return measured
 
-    def legend(self) -> Legend:
-        """The colour scales that all pictures share."""
-        entropy, score = (np.concatenate(parts) for parts in zip(*self.samples, strict=True))
-        return Legend(
-            names=self.reference.classes.names,
-            palette=self.reference.classes.palette,
-            caption=f"{_CAPTIONS[self.config.score]}: red hurts, blue helps",
-            entropy_top=max(float(np.quantile(entropy, 1 - _TOP_SHARE)), _NO_PIXEL_MOVES),
-            score_top=max(float(np.quantile(np.abs(score), 1 - _TOP_SHARE)), _NO_PIXEL_MOVES),
-        )
-
-    def draw(self, path: Path, number: int, legend: Legend) -> None:
-        kept = self.scratch / f"{number}.npz"
-        with np.load(kept) as arrays:
-            panels = Panels(**arrays)
-        kept.unlink()
-        explained = self.explained[number]
-        summary = (
-            f"{explained.hurting:.1%} of the pixels would hurt; "
-            f"mean {_CAPTIONS[self.config.score]} {explained.mean:+.3g}, "
-            f"mean entropy {explained.entropy:.3f}"
-        )
-        drawn = draw_explanation(panels, legend, explained.image, summary)
-        _, data = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-        path.write_bytes(data.tobytes())
-
-    def summary(self, legend: Legend) -> dict[str, object]:
+    def summary(self, explained: Sequence[Explained], pictures: Pictures) -> dict[str, object]:
         return {
             "segal": __version__,
             "configuration": self.config.model_dump(mode="json"),
             "direction": self.config.direction().name,
             "reference": reference_cost(self.reference),
-            "scales": {"entropy": legend.entropy_top, self.config.score: legend.score_top},
-            "images": [vars(explained) for explained in self.explained],
+            "scales": dict(pictures.scales),
+            "images": [vars(image) for image in explained],
             "notes": list(self.bench.notes),
         }
 
@@ -346,21 +304,18 @@ class _Explaining:
 Array = NDArray[np.float32]
 
 
-def _maps(
-    bench: Bench, meter: DirectionalMeter
-) -> Iterator[tuple[str, NDArray[np.uint8], Array, Array]]:
-    """Path, prediction, entropy and score of every image.
+def _maps(bench: Bench, meter: DirectionalMeter) -> Iterator[tuple[str, Tensor, Array, Array]]:
+    """Path, logits, entropy and score of every image.
 
-    The score is minus the derivative of a pixel's loss along the direction: how the loss of the
+    The score is minus the derivative of an element's loss along the direction: how the loss of the
     reference set changes to first order.
     """
     entropy = Value("entropy")
     for visit in bench.visit("pool", meter.catch):
         evidence = visit.evidence
-        predictions = evidence.logits.argmax(1).to(torch.uint8).cpu().numpy()
         entropies = entropy.element_map(evidence).float().cpu().numpy()
         scores = meter.element_map(evidence).neg().float().cpu().numpy()
-        yield from zip(evidence.images, predictions, entropies, scores, strict=True)
+        yield from zip(evidence.images, evidence.logits, entropies, scores, strict=True)
 
 
 def _plain(image: str) -> str:

@@ -16,6 +16,7 @@ from segal.pictures.sheet import (
     CAPTION,
     HEADER,
     MARGIN,
+    POINTS,
     QUIET,
     Canvas,
     steady_style,
@@ -31,6 +32,7 @@ MOST = 54
 
 _GAP, _ROW_GAP, _LINE = 24, 26, 17
 _FRAME = 4
+_LONGEST = 2 * THUMBNAIL
 _NARROWEST, _BAR_ROOM, _TALLEST_BAR = 720, 90, 400
 _CELL = 236  # grey, so that images without contrast to the page have edges
 Tone = Literal["plain", "bold", "quiet", "right", "wrong"]
@@ -140,9 +142,7 @@ def contact_sheet(
         for tile, corner in zip(tiles, corners, strict=True):
             _write(canvas, tile, corner)
         if scale is not None:
-            x, tall = MARGIN + wide + BAR_GAP + _FRAME, min(_TALLEST_BAR, height - top - MARGIN)
-            canvas.colour_bar(scale.mappable, scale.extend, x, top, tall)
-            canvas.words(x + BAR + _BAR_ROOM, top - 9, scale.caption, color=QUIET, ha="right")
+            _explain_frames(canvas, scale, MARGIN + wide + BAR_GAP + _FRAME, top)
         page = canvas.pixels()
     for tile, corner in zip(tiles, corners, strict=True):
         _paste(page, tile, corner)
@@ -159,7 +159,20 @@ def _write(canvas: Canvas, tile: Tile, corner: tuple[int, int]) -> None:
             look = {"color": _COLOURS[line.tone], "weight": "normal", "ha": "right"}
             right = canvas.words(x + THUMBNAIL, y, line.right, **look)
             room -= round(right.get_window_extent().width) + 6
-        canvas.fit(canvas.words(x, y, line.left, color=_COLOURS[line.tone], weight=weight), room)
+        left = line.left
+        if len(left) > _LONGEST:  # to measure it takes its time
+            left = left[: _LONGEST // 2] + left[-_LONGEST // 2 :]
+        canvas.fit(canvas.words(x, y, left, color=_COLOURS[line.tone], weight=weight), room)
+
+
+def _explain_frames(canvas: Canvas, scale: Scale, x: int, top: int) -> None:
+    """A colour bar, below its caption and, where numbers are tiny, their common factor."""
+    canvas.words(x + BAR + _BAR_ROOM, top - 9, scale.caption, color=QUIET, ha="right")
+    y = top + 20
+    height = min(_TALLEST_BAR, canvas.height - MARGIN - y)
+    bar = canvas.colour_bar(scale.mappable, scale.extend, x, y, height)
+    bar.yaxis.OFFSETTEXTPAD = 8
+    bar.yaxis.get_offset_text().set(size=13 * POINTS, color=QUIET, ha="left")
 
 
 def _paste(page: NDArray[np.uint8], tile: Tile, corner: tuple[int, int]) -> None:

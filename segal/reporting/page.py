@@ -217,6 +217,7 @@ def _pick_sections(
 ) -> dict[str, object]:
     arms = drawing.arms
     shown, note = pictures.overlays(arms)
+    words = pictures.words_of(arms[0])
     table = details.pick_table(statistics, arms)
     drawing.step()
     return {
@@ -238,12 +239,15 @@ def _pick_sections(
             {
                 "picture": _data(picture.jpeg, "jpeg"),
                 "overlay": picture,
+                "instead": words.instead.format(
+                    image=picture.image, arm=picture.arm, round=picture.round
+                ),
                 "first": i == 0 or shown[i - 1].arm != picture.arm,
             }
             for i, picture in enumerate(shown)
         ],
-        "pictures": arms[0].metric.pictures,
         "overlays_note": note,
+        "pictures_show": words.shown,
     }
 
 

@@ -1,4 +1,4 @@
-"""Overlays of the rounds, made small enough for a page."""
+"""Pictures of the rounds' picks, made small enough for a page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from segal.data.images import inspect_image, read_image
 from segal.errors import SegalError
+from segal.models.spec import DEFAULT_TASK
 from segal.reporting.arms import Arm, seed_of
 from segal.runs.history import OVERLAYS_FOLDER
+from segal.tasks import find_task
+from segal.tasks.drawing import PictureWords
 
 _WIDTH, _QUALITY = 960, 82
 _FEW_ARMS = 4  # of more, one picture a round is shown, and else two
@@ -22,13 +25,13 @@ MOST_BYTES = 4_500_000
 
 @dataclass(frozen=True)
 class Overlay:
-    """A picture of picked regions.
+    """A picture of what was picked.
 
     Attributes:
         arm: Name of its arm.
         seed: Of its run.
         round: After which it was picked.
-        image: Name of the image, without suffix.
+        image: What it shows: the name of an image without suffix, or which ranks.
         jpeg: The picture.
         width: In pixels.
         height: In pixels.
@@ -84,6 +87,12 @@ def overlays(arms: Sequence[Arm]) -> tuple[list[Overlay], str]:
     ]
     note = f"{left_out} more are left out, being unreadable or too large for a page."
     return ordered, note if left_out else ""
+
+
+def words_of(arm: Arm) -> PictureWords:
+    """How a page speaks of an arm's pictures; runs on one page have the same task."""
+    task = str(arm.runs[0].configuration.get("task", DEFAULT_TASK))
+    return find_task(task).picture_words
 
 
 def _pictures(round_folder: Path, run: Path) -> list[Path]:

@@ -27,8 +27,9 @@ from segal.models.loss_prediction import LearningLossSettings, ranking_loss
 from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.system.machine import Precision, autocast
 from segal.tasks.classes import check_classes
-from segal.tasks.drawing import Drawn
+from segal.tasks.drawing import Drawn, PictureWords
 from segal.tasks.evaluation import Evaluation, Metric, Metrics
+from segal.tasks.explaining import Explainer, Explaining
 
 
 class PredictionOptions(TypedDict, total=False):
@@ -166,6 +167,7 @@ class Task(ABC):
         metric: What runs are judged by.
         default_region: The region size where none is given.
         layouts: Names of the layouts of data sets that it reads.
+        picture_words: How a report speaks of what `draw` writes.
     """
 
     name: ClassVar[str]
@@ -173,6 +175,7 @@ class Task(ABC):
     metric: ClassVar[Metric]
     default_region: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
+    picture_words: ClassVar[PictureWords]
 
     def __init__(self, class_weights: Sequence[float] | None = None) -> None:
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
@@ -381,10 +384,20 @@ class Task(ABC):
 
         Args:
             folder: Takes the pictures; it appears as a whole and takes the place of what was there.
+                Their names, of `.png` files, are the best rank that each shows, an underscore, and
+                what it shows.
             selected: The picks, in their order.
             count: Of images to show, those with the best ranks; at least 1.
             drawn: What they are drawn from.
             progress: Called with (images done, all images).
+        """
+
+    @abstractmethod
+    def explainer(self, explaining: Explaining) -> Explainer:
+        """What draws images whose elements have a score.
+
+        Args:
+            explaining: What is explained.
         """
 
     def hand_out(

@@ -22,6 +22,20 @@ CAPTIONS = {
 
 
 @dataclass(frozen=True)
+class PictureWords:
+    """How a report speaks of the pictures of picks.
+
+    Attributes:
+        shown: What they show, in a sentence.
+        instead: What stands for one where it cannot be seen; `{image}` is its name, `{arm}` that of
+            what picked, `{round}` the round after which.
+    """
+
+    shown: str
+    instead: str
+
+
+@dataclass(frozen=True)
 class Drawn:
     """What the pictures of a selection are drawn from.
 

@@ -39,7 +39,6 @@ class Metric:
         answered: (C,) how many elements were answered with each class, from the metrics of a split;
             None where an answer is no class.
         mean_key: Name there of the mean of the quantity over classes, where it is not the metric.
-        pictures: What the pictures of a round show, in a sentence.
     """
 
     key: str
@@ -56,7 +55,6 @@ class Metric:
     labelled: Callable[[Mapping[str, Any]], list[Any]]
     answered: Callable[[Mapping[str, Any]], Counts] | None
     mean_key: str | None
-    pictures: str
 
     @property
     def a_title(self) -> str:

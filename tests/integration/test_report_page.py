@@ -150,6 +150,7 @@ def test_hostile_names_are_shown_as_text(tmp_path):
     parsed = Page(page.read_text())
     assert "script" not in parsed.tags
     assert not any(name.startswith("on") for name, _ in parsed.attributes)
+    assert "beside the map that shows where the network was unsure" in parsed.words
     for name in (HOSTILE, "</td></table>", "{{ 7 * 7 }}", '"><svg onload=alert(1)>'):
         assert name in parsed.words
 
@@ -173,7 +174,7 @@ def test_one_unmeasured_round_is_enough_for_a_page(tmp_path):
     run = make_run(tmp_path / "run", scores=(0.4,), measured=False)
     words = Page(write_report([run], run / "report.html").read_text()).words
     assert "mIoU of 40.0 %" in words and "No map of the candidates" in words
-    assert "No overlays were drawn" in words and "No pairwise penalty matrix" in words
+    assert "No pictures were drawn" in words and "No pairwise penalty matrix" in words
 
 
 def test_the_primary_contrast_is_said_first_and_the_rest_is_exploratory(comparison, tmp_path):

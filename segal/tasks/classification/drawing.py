@@ -20,9 +20,14 @@ from segal.system.files import replacing
 from segal.system.machine import autocast
 from segal.tasks.classification.pools import ArrayPool
 from segal.tasks.classification.predicted import Prediction, predictions
-from segal.tasks.drawing import Drawn
+from segal.tasks.drawing import Drawn, PictureWords
 
 PICKED_FILE = "picked.csv"
+SHEET_WORDS = PictureWords(
+    shown="Picked images in the order of picking; below each its rank and score, what the network "
+    "predicted, the runner-up, and what the image is, bold where the network was wrong.",
+    instead="Contact sheet of the images that {arm} picked after round {round}: {image}",
+)
 _BATCH, _BATCH_PIXELS = 32, 2**22
 
 
@@ -56,6 +61,7 @@ def draw_contact_sheets(
     for s in selected:
         picks.setdefault(s.image, []).append(s)
     shown = [picks[image] for image in list(picks)[:count]]
+    digits = max([4, *(len(str(picks[0].rank)) for picks in shown)])
     rows = []
     with replacing(folder) as temporary:
         temporary.mkdir()
@@ -66,7 +72,7 @@ def draw_contact_sheets(
                 first, last = page[0].rank, page[-1].rank
                 title = f"Picked images, ranks {first} to {last}"
                 data = encoded(contact_sheet(tiles, title, _summary(drawn)))
-                (temporary / f"{first:04d}_ranks_{first}_to_{last}.png").write_bytes(data)
+                (temporary / f"{first:0{digits}d}_ranks-{first}-to-{last}.png").write_bytes(data)
         if rows:
             (temporary / PICKED_FILE).write_bytes(table(rows))
 
@@ -74,10 +80,10 @@ def draw_contact_sheets(
 def _summary(drawn: Drawn) -> str:
     parts = ["below each: rank and score"]
     if drawn.model is not None:
-        parts.append("what the network says, and how likely it is; what comes next")
-    if drawn.label is not None:
-        parts.append("what it is, bold where the network was wrong")
-    return "; ".join(parts)
+        parts.append("prediction, runner-up")
+        if drawn.label is not None:
+            parts.append("true class, bold where the prediction is wrong")
+    return ", ".join(parts)
 
 
 def _picked(

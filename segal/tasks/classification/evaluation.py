@@ -60,7 +60,6 @@ ACCURACY = Metric(
     labelled=_labelled,
     answered=_answered,
     mean_key="balanced_accuracy",
-    pictures="Picked images, in the order of picking.",
 )
 
 MEAN_AVERAGE_PRECISION = Metric(
@@ -79,7 +78,6 @@ MEAN_AVERAGE_PRECISION = Metric(
     labelled=lambda metrics: [metrics["positives"], metrics["negatives"]],
     answered=None,
     mean_key=None,
-    pictures="Picked images, in the order of picking.",
 )
 
 

@@ -26,19 +26,21 @@ from segal.tasks.base import (
     Transform,
 )
 from segal.tasks.classification.datasets import LAYOUTS, is_dataset, layout_name, open_split, splits
-from segal.tasks.classification.drawing import draw_contact_sheets
+from segal.tasks.classification.drawing import SHEET_WORDS, draw_contact_sheets
 from segal.tasks.classification.evaluation import (
     ACCURACY,
     MEAN_AVERAGE_PRECISION,
     ClassificationEvaluation,
     MultilabelEvaluation,
 )
+from segal.tasks.classification.explaining import SheetsExplainer
 from segal.tasks.classification.model import ClassificationModel
 from segal.tasks.classification.pools import ArrayPool, refuse_shared
 from segal.tasks.classification.transforms import Kind, WholeImageTransform
 from segal.tasks.classification.unlabelled import open_pool
-from segal.tasks.drawing import Drawn
+from segal.tasks.drawing import Drawn, PictureWords
 from segal.tasks.evaluation import Evaluation, Metric
+from segal.tasks.explaining import Explainer, Explaining
 
 _USUAL_SHARE = (0.08, 1.0)
 
@@ -51,6 +53,7 @@ class Classification(Task):
     metric: ClassVar[Metric] = ACCURACY
     default_region: ClassVar[str] = "image"
     layouts: ClassVar[tuple[str, ...]] = LAYOUTS
+    picture_words: ClassVar[PictureWords] = SHEET_WORDS
     multilabel: ClassVar[bool] = False
 
     def check_region(self, region: str) -> None:
@@ -166,6 +169,10 @@ class Classification(Task):
     ) -> None:
         """Contact sheets; see `Task.draw`."""
         draw_contact_sheets(folder, selected, count, drawn, progress)
+
+    def explainer(self, explaining: Explaining) -> Explainer:
+        """Sheets of both ends of the order; see `Task.explainer`."""
+        return SheetsExplainer(explaining)
 
     def evaluation(
         self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]

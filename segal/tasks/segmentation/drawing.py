@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from segal.candidates.selection import Selected
 from segal.pictures.overlays import Pick, Picture, shown_bands, write_overlays
 from segal.system.machine import autocast
-from segal.tasks.drawing import Drawn
+from segal.tasks.drawing import Drawn, PictureWords
+
+OVERLAY_WORDS = PictureWords(
+    shown="Picked regions, numbered in the order of picking, beside the map that shows where the "
+    "network was unsure.",
+    instead="Image {image} with the regions that {arm} picked after round {round}, numbered by "
+    "rank, and its uncertainty map",
+)
 
 
 def draw_overlays(

@@ -34,8 +34,6 @@ MIOU = Metric(
     labelled=lambda metrics: [sum(row) for row in metrics["confusion"]],
     answered=lambda metrics: np.array(metrics["confusion"], np.int64).sum(0),
     mean_key=None,
-    pictures="Picked regions, numbered in the order of picking, beside the map that shows where "
-    "the network was unsure.",
 )
 
 

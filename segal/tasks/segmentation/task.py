@@ -37,15 +37,17 @@ from segal.tasks.base import (
     Task,
     Transform,
 )
-from segal.tasks.drawing import Drawn
+from segal.tasks.drawing import Drawn, PictureWords
 from segal.tasks.evaluation import Metric
-from segal.tasks.segmentation.drawing import draw_overlays
+from segal.tasks.explaining import Explainer, Explaining
+from segal.tasks.segmentation.drawing import OVERLAY_WORDS, draw_overlays
 from segal.tasks.segmentation.evaluation import (
     MIOU,
     SAMPLED_PIXELS,
     SegmentationEvaluation,
     SegmentationMetrics,
 )
+from segal.tasks.segmentation.explaining import PanelsExplainer
 from segal.tasks.segmentation.model import SegmentationModel
 
 
@@ -58,6 +60,7 @@ class Segmentation(Task):
     default_region: ClassVar[str] = "512"
 
     layouts: ClassVar[tuple[str, ...]] = LAYOUTS
+    picture_words: ClassVar[PictureWords] = OVERLAY_WORDS
 
     def is_dataset(self, root: Path) -> bool:
         """Whether a folder looks like a data set with label files."""
@@ -157,6 +160,10 @@ class Segmentation(Task):
     ) -> None:
         """An overlay of each image; see `Task.draw`."""
         draw_overlays(folder, selected, count, drawn, progress)
+
+    def explainer(self, explaining: Explaining) -> Explainer:
+        """Panels of each image; see `Task.explainer`."""
+        return PanelsExplainer(explaining)
 
     def hand_out(
         self,
