@@ -231,6 +231,10 @@ class DataConfig(ImagesSection):
         label_suffix: What follows an image's name in its label's, such as `_mask`.
         validation_share: Of a split train, what is cut off it as val where there is none; 0 for
             none. Not where label files are laid out by split.
+        rare_classes: Names of classes that are made rare in the split train, or `half` for every
+            second one: to try out pools in which classes differ in number. Not where pixels have
+            classes.
+        rare_share: How many of their images are left, chosen by a hash of paths.
         train: Split to train on.
         validation: Split that picks the best weights; empty for none.
         test: Split to evaluate the result on; empty for none.
@@ -243,6 +247,10 @@ class DataConfig(ImagesSection):
     reduce_zero_label: Annotated[bool, result_unless(False)] = False
     label_suffix: Annotated[Suffix | None, result_unless(None, "")] = None
     validation_share: Annotated[Share, result_unless(0)] = 0.0
+    rare_classes: Annotated[
+        Annotated[tuple[str, ...], BeforeValidator(split_commas)], result_unless(())
+    ] = ()
+    rare_share: Annotated[Annotated[float, Field(gt=0, lt=1)], result_unless(0.1)] = 0.1
     train: Result[str] = "train"
     validation: Result[str] = ""
     test: Result[str] = ""

@@ -35,7 +35,7 @@ from segal.signals.directions import Influence, Inverse, ReferenceGradient
 from segal.system.console import bar, say, tell
 from segal.system.files import remove, replacing, write_json
 from segal.system.machine import find_device, precision_note, use_threads
-from segal.tasks import task_of
+from segal.tasks import find_task, task_of
 from segal.tasks.classes import check_classes
 from segal.tasks.explaining import Explainer, Explaining, Pictures, ScoredImage
 
@@ -94,7 +94,8 @@ class ExplainConfig(ImagesSection):
 
     def direction(self) -> Direction:
         """What the pixels' gradients are compared with."""
-        layers = self.layers or _LAYERS[self.score]
+        usual = find_task(self.task).strategy_defaults.get("layers", _LAYERS[self.score])
+        layers = self.layers or str(usual)
         if self.score == "error_change":
             return ReferenceGradient("val", layers)
         return Influence(

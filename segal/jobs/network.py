@@ -82,7 +82,8 @@ def open_split(
     missing_labels: bool = False,
 ) -> LabelledDataset:
     """Opens a split of a configured data set; the rest is as in `Task.open_split`."""
-    return find_task(task).open_split(
+    asked = find_task(task)
+    dataset = asked.open_split(
         data,
         split,
         only,
@@ -91,6 +92,9 @@ def open_split(
         known=known,
         progress=progress,
     )
+    if split == data.train and data.rare_classes:
+        return asked.thinned(dataset, data.rare_classes, data.rare_share)
+    return dataset
 
 
 def refuse_two_sources(config: TrainConfig | RunConfig) -> None:

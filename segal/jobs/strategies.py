@@ -12,7 +12,7 @@ from segal.models.wrapped import Model, NoHeadError
 from segal.signals import AsksOfNetwork, PredictedLoss, Signal
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
-from segal.tasks import find_task
+from segal.tasks import TASKS, find_task
 
 Config = TypeVar("Config", SelectConfig, RunConfig)
 
@@ -41,6 +41,7 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     unknown: list[SegalError] = []
     if isinstance(named, Mapping):
         named, unknown = _with_preset({"name": _DEFAULT, **named})
+        named = {**_of_task(raw.get("task"), str(named["name"])), **named}
     config, mistakes = validate(kind, {**raw, "strategy": named})
     strategy, further = _make(named)
     mistakes += unknown
@@ -50,6 +51,15 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     mistakes = _unfit(config) + unmet_needs(config, strategy) + _untrained(config, strategy)
     raise_all(mistakes)
     return config, strategy
+
+
+def _of_task(task: object, name: str) -> dict[str, Any]:
+    """Parameters of a strategy that are others where networks are asked something else."""
+    if name not in STRATEGIES or task not in TASKS:
+        return {}
+    usual = {field.name for field in fields(STRATEGIES.get(name))}  # type: ignore[arg-type]
+    defaults = find_task(str(task)).strategy_defaults
+    return {key: value for key, value in defaults.items() if key in usual}
 
 
 def _unfit(config: SelectConfig | RunConfig) -> list[SegalError]:

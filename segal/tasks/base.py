@@ -22,6 +22,7 @@ from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
+from segal.errors import SegalError
 from segal.functional.labels import VOID, class_indices, has_class
 from segal.models.loss_prediction import LearningLossSettings, ranking_loss
 from segal.models.wrapped import FEATURE_MAPS, Model
@@ -167,6 +168,7 @@ class Task(ABC):
         metric: What runs are judged by.
         default_region: The region size where none is given.
         layouts: Names of the layouts of data sets that it reads.
+        strategy_defaults: Parameters of strategies, where these have them and none are given.
         picture_words: How a report speaks of what `draw` writes.
     """
 
@@ -175,6 +177,7 @@ class Task(ABC):
     metric: ClassVar[Metric]
     default_region: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
+    strategy_defaults: ClassVar[Mapping[str, Any]] = {}
     picture_words: ClassVar[PictureWords]
 
     def __init__(self, class_weights: Sequence[float] | None = None) -> None:
@@ -308,6 +311,26 @@ class Task(ABC):
         Args:
             opened: The data sets by their splits' names.
         """
+
+    def thinned(
+        self, dataset: LabelledDataset, classes: Sequence[str], share: float
+    ) -> LabelledDataset:
+        """A data set in which some classes are rare; refused here, where an image shows several.
+
+        Args:
+            dataset: It.
+            classes: Their names; `half` for every second class.
+            share: Of their images that is kept, in (0, 1).
+
+        Raises:
+            SegalError: If there is no such class, or none can be made rare.
+        """
+        raise SegalError(
+            "data.rare_classes: not where an image shows several classes",
+            expected="images of one class each",
+            got=", ".join(classes),
+            remedy="leave it out",
+        )
 
     def check_region(self, region: str) -> None:  # noqa: B027
         """Raises a SegalError for a region size that cannot be bought.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
@@ -53,6 +54,7 @@ class Classification(Task):
     metric: ClassVar[Metric] = ACCURACY
     default_region: ClassVar[str] = "image"
     layouts: ClassVar[tuple[str, ...]] = LAYOUTS
+    strategy_defaults: ClassVar[Mapping[str, Any]] = {"layers": "last"}  # IWPS, section 4.1
     picture_words: ClassVar[PictureWords] = SHEET_WORDS
     multilabel: ClassVar[bool] = False
 
@@ -118,6 +120,31 @@ class Classification(Task):
         pool = dataset.pool
         features = isinstance(pool, ArrayPool) and pool.holds_features
         return Outline(dataset.classes.names, pool.array.shape[1] if features else None)  # type: ignore[attr-defined]
+
+    def thinned(
+        self, dataset: LabelledDataset, classes: Sequence[str], share: float
+    ) -> LabelledDataset:
+        """As `Task.thinned`."""
+        names = dataset.classes.names
+        rare = set(names[1::2] if tuple(classes) == ("half",) else classes)
+        if rare - set(names):
+            raise SegalError(
+                "data.rare_classes: no such class",
+                expected=f"some of {', '.join(names)}, or half",
+                got=", ".join(sorted(rare - set(names))),
+                remedy="name classes of the data set",
+            )
+        paths, kept = dataset.pool.paths, list[int]()
+        by_class: dict[int, list[int]] = {}
+        for index in range(len(dataset)):
+            by_class.setdefault(int(dataset.read_label(index)[0, 0]), []).append(index)
+        for number, indices in by_class.items():
+            if number >= 0 and names[number] in rare:
+                hashed = sorted(indices, key=lambda i: sha256(paths[i].encode()).digest())
+                kept += hashed[: max(1, round(share * len(indices)))]
+            else:
+                kept += indices
+        return dataset.subset(sorted(kept))
 
     def check_splits(self, opened: Mapping[str, LabelledDataset]) -> None:
         """Refuses a picture that is in two splits."""
@@ -192,6 +219,12 @@ class Multilabel(Classification):
     name: ClassVar[str] = "multilabel"
     metric: ClassVar[Metric] = MEAN_AVERAGE_PRECISION
     multilabel: ClassVar[bool] = True
+
+    def thinned(
+        self, dataset: LabelledDataset, classes: Sequence[str], share: float
+    ) -> LabelledDataset:
+        """Refused: an image shows several classes."""
+        return Task.thinned(self, dataset, classes, share)
 
     def clicks(self, label: NDArray[Any], boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
         """One for each class that an image has, and one for an image that has none."""
