@@ -74,7 +74,7 @@ DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
 EncoderWeights = Annotated[Path | None, typer.Option(help="Local file of the encoder's weights.")]
 StartingWeights = Annotated[Path | None, typer.Option(help="Weights to start from.")]
 Overlays = Annotated[
-    int | None, typer.Option(help="Images to draw overlays of, best first. [default: 20]")
+    int | None, typer.Option(help="Images to draw pictures of, best first. [default: 20]")
 ]
 
 
