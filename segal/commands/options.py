@@ -104,7 +104,7 @@ BUDGET = flag("budget", str, "500 (regions), 2% (of the pixels) or 10img.")
 STRATEGY = flag("strategy", str, "See `segal strategies`. [default: uwe]")
 TAU = flag("strategy.tau", float, "Power of the uncertainty (uwe). [default: 1]")
 OUT = flag("out", Path, "The run's folder.")
-OVERLAYS = flag("overlays", int, "Images to draw overlays of, best first. [default: 20]")
+OVERLAYS = flag("overlays", int, "Images to draw pictures of, best first. [default: 20]")
 
 ARCH = flag(
     "model.architecture",

@@ -1,4 +1,4 @@
-"""Maps of where accepting a network's own prediction would hurt, pixel by pixel."""
+"""Pictures of where accepting a network's own prediction would hurt, element by element."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -272,7 +272,7 @@ class _Explaining:
         signal = Directional(self.config.direction())
         meter = signal.prepare(self.bench)
         positions = {path: i for i, path in enumerate(self.pool.paths)}
-        measured = []
+        measured: list[tuple[str, float, float, float]] = []
         for name, logits, entropy, scores in _maps(self.bench, meter):
             if not np.isfinite(scores).all():
                 raise SegalError(

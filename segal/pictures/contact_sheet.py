@@ -156,8 +156,9 @@ def _write(canvas: Canvas, tile: Tile, corner: tuple[int, int]) -> None:
         weight = "bold" if line.tone in ("bold", "wrong") else "normal"
         room = THUMBNAIL
         if line.right:
-            look = {"color": _COLOURS[line.tone], "weight": "normal", "ha": "right"}
-            right = canvas.words(x + THUMBNAIL, y, line.right, **look)
+            right = canvas.words(
+                x + THUMBNAIL, y, line.right, color=_COLOURS[line.tone], ha="right"
+            )
             room -= round(right.get_window_extent().width) + 6
         left = line.left
         if len(left) > _LONGEST:  # to measure it takes its time

@@ -61,7 +61,7 @@ class SheetsExplainer(Explainer):
             HURTING_FILE: [scored for scored in order if scored.score > 0],
             HELPING_FILE: [scored for scored in reversed(order) if scored.score < 0],
         }
-        shown = {}
+        shown: dict[int, str] = {}
         for done, (file, end) in enumerate(ends.items(), 1):
             if end and not holds_features(self.explaining.pool):
                 (folder / file).write_bytes(encoded(self._sheet(file, end, top)))
@@ -92,7 +92,7 @@ class SheetsExplainer(Explainer):
         if scored.moving is not None:
             lines.append(Line(names[scored.moving[0]], f"{scored.moving[1]:+.2g}"))
         lines.append(Line("entropy", f"{scored.entropy:.2f}", "quiet"))
-        red, green, blue, _ = mappable.to_rgba(scored.score, bytes=True)
+        red, green, blue, _ = mappable.to_rgba(np.array(scored.score), bytes=True)
         image = small(pool, pool.read(scored.index))
         return Tile(image, lines, (int(red), int(green), int(blue)))
 
