@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from segal.cli import main
+from segal.models import noise
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
 
@@ -21,6 +22,17 @@ CLASSES = ("road", "building", "sky", "car", "tree")
 def one_thread():
     """Two cores serve all tests; more threads than cores are many times slower."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_noise():
+    """Networks are traced on noise of 64 pixels where they take it: a twelfth of the work.
+
+    Processes that a test starts, and the slow tests' among them, trace on that of 224 as users do.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(noise, "_SIDES", (64, *noise._SIDES))
+        yield
 
 
 def write_image(path, height, width, seed):

@@ -13,14 +13,15 @@ from segal.models.noise import evaluating, floating
 Size = tuple[int, int]
 
 _SIDES = (64, 256)  # pixels that a trial's sides have at least
+_SMALL = 128 * 128  # pixels up to which computing takes less time than running the shapes alone
 
 
 def failure(network: nn.Module, channels: int, size: Size) -> str | None:
     """Why a network does not run at a size; None if it does.
 
-    The shapes are run through it on torch's device `meta`, which takes milliseconds at any size.
-    Where an operation is not written for it, and of a function of the user's, the network is run in
-    earnest.
+    The shapes are run through it on torch's device `meta`, which takes a fraction of a second at
+    any size. Where an operation is not written for it, of a function of the user's, and at a small
+    size, the network is run in earnest.
 
     Args:
         network: It; left as it was.
@@ -30,19 +31,23 @@ def failure(network: nn.Module, channels: int, size: Size) -> str | None:
     if isinstance(network, CallableNetwork):
         return _failure(network, channels, size)
     try:
-        twin = _without_values(network)
+        twin = _twin(network, None if size[0] * size[1] <= _SMALL else "meta")
     except Exception:  # whatever its parts raise that cannot be copied
         return _failure(network, channels, size)
     why = _failure(twin, channels, size)
     return _failure(network, channels, size) if why is not None and _of_meta(why) else why
 
 
-def _without_values(network: nn.Module) -> nn.Module:
-    """A copy on `meta`: what a network remembers of its passes must not become tensors of that."""
+def _twin(network: nn.Module, device: str | None = None) -> nn.Module:
+    """A copy: what a network remembers of its passes must not be of a trial.
+
+    On `meta` it has no values; where the network is, it has the parameters themselves.
+    """
     tensors: dict[int, Tensor] = {
-        id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in network.parameters()
+        id(p): p if device is None else nn.Parameter(p.to(device), requires_grad=False)
+        for p in network.parameters()
     }
-    tensors |= {id(b): b.to("meta") for b in network.buffers()}
+    tensors |= {id(b): b.clone() if device is None else b.to(device) for b in network.buffers()}
     return copy.deepcopy(network, dict(tensors))
 
 
@@ -55,7 +60,7 @@ def _failure(network: nn.Module, channels: int, size: Size) -> str | None:
     """As `failure`, where the network is."""
     images = torch.zeros(1, channels, *size).to(floating(network))
     try:
-        with torch.no_grad(), evaluating(network):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(network):
             network(images)
     except Exception as error:  # whatever the network's own code raises
         return f"{type(error).__name__}: {error}".split("\n")[0][:300]

@@ -29,23 +29,43 @@ def commands():
     return [line for block in blocks(README, "bash") for line in block.strip().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Made scenes, as Cityscapes is laid out; only read."""
+    root = tmp_path_factory.mktemp("made") / "scenes"
+    make_scenes(root, splits={"train": 6, "val": 2, "test": 2}, size=(64, 128), seed=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """Files of encoders' weights: random ones, in the names that the encoder has."""
+    folder = tmp_path_factory.mktemp("encoders")
+
+    def make(name="resnet18"):
+        path = folder / f"{name}.pth"
+        if not path.exists():
+            network = build_model(make_spec("DeepLabV3Plus", name, ("a", "b"))).network
+            torch.save(dict(network.encoder.state_dict()), path)
+        return path
+
+    return make
+
+
 @pytest.fixture
-def places(tmp_path, model):
+def places(tmp_path, scenes, encoder):
     """What the README's words in capitals stand for."""
-    make_scenes(tmp_path / "scenes", splits={"train": 4, "val": 2}, size=(64, 128), seed=0)
-    encoder = tmp_path / "encoder.pth"
-    torch.save(dict(model.network.encoder.state_dict()), encoder)
     return {
-        "DIR": tmp_path / "scenes" / "leftImg8bit" / "train",
+        "DIR": scenes / "leftImg8bit" / "train",
         "RUN": tmp_path / "run",
-        "DATASET": tmp_path / "scenes",
+        "DATASET": scenes,
         "MODEL": tmp_path / "model",
         "ROUNDS": tmp_path / "rounds",
         "COMPARISON": tmp_path / "comparison",
         "TUNE": tmp_path / "tune",
         "MAPS": tmp_path / "maps",
         "SCENES": tmp_path / "drawn",
-        "FILE": encoder,
+        "FILE": encoder(),
     }
 
 
@@ -59,9 +79,9 @@ def test_the_readme_has_two_commands_for_a_fresh_machine():
     )
 
 
-SCENES = ["data.scenes.train=6", "data.scenes.val=3", "data.scenes.height=64"]
+SCENES = ["data.scenes.train=4", "data.scenes.val=2", "data.scenes.height=64"]
 TRAINING = ["train.iterations=2", "train.batch_size=2", "train.crop=64"]
-BUYING = ["seed_set=2img", "region=32"]
+BUYING = ["seed_set=1img", "region=32", "budgets=1img"]
 EXTRA = {
     # A budget that is larger than this small pool takes all of it.
     "select": ["--overlays", 1],
@@ -70,7 +90,7 @@ EXTRA = {
     "run": ["data.root=SCENES", *SCENES, *TRAINING, *BUYING, "overlays=1"],
     "compare": [
         "seeds=0", "permutations=100", "run.data.root=SCENES",
-        *(f"run.{key}" for key in [*SCENES, *TRAINING, *BUYING, "budgets=2img,2img", "overlays=1"]),
+        *(f"run.{key}" for key in [*SCENES, *TRAINING, *BUYING, "overlays=0"]),
     ],
     "report": [],
     "tune": ["--taus", "0,1"],
@@ -139,30 +159,12 @@ def test_the_strategy_of_the_guide_works_by_its_import_path(
     assert code == 0, stderr
 
 
-@pytest.fixture(scope="session")
-def tiny_encoder(tmp_path_factory):
-    """Files of encoders' weights: random ones, in the names that the encoder has."""
-    folder = tmp_path_factory.mktemp("encoders")
-
-    def make(name):
-        name = name or "resnet18"
-        path = folder / f"{name}.pth"
-        if not path.exists():
-            network = build_model(make_spec("DeepLabV3Plus", name, ("a", "b"))).network
-            torch.save(dict(network.encoder.state_dict()), path)
-        return path
-
-    return make
-
-
-@pytest.fixture
-def street(tmp_path):
+@pytest.fixture(scope="module")
+def street(scenes, tmp_path_factory):
     """The made scenes as CamVid is laid out: 11 classes, and a twelfth that is ignored."""
-    splits = {"train": 6, "val": 2, "test": 2}
-    make_scenes(tmp_path / "made", splits=splits, size=(64, 128), seed=0)
-    root = tmp_path / "street"
-    for split in splits:
-        dataset = open_dataset(tmp_path / "made", split)
+    root = tmp_path_factory.mktemp("street")
+    for split in ("train", "val", "test"):
+        dataset = open_dataset(scenes, split)
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True)
         for index, path in enumerate(dataset.pool.paths):
@@ -200,12 +202,6 @@ def quick(prefix, data, encoder):
     ]  # fmt: skip
 
 
-def drawn(prefix, root):
-    """Overrides for a configuration whose scenes are drawn: few and small ones."""
-    scenes = [f"{prefix}{scene}" for scene in SCENES]
-    return [f"{prefix}data.root={root}", *scenes, f"{prefix}overlays=1"]
-
-
 SMALL = {
     "vaal": {"steps": 2},
     "isal": {"hessian_pixels": 200},
@@ -216,43 +212,70 @@ SMALL = {
 """What makes a strategy quick."""
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
-def test_every_configuration_runs_on_made_data(
-    segal, places, street, checkpoint, tiny_encoder, tmp_path, path
-):
+def kind(arm):
+    """The keys that an arm sets, dotted; arms of one kind differ in values alone."""
+
+    def keys(value, name):
+        if not isinstance(value, dict):
+            return [name]
+        return [key for k, v in value.items() for key in keys(v, f"{name}.{k}")]
+
+    return tuple(sorted(keys({k: v for k, v in arm.items() if k not in {"name", "seeds"}}, "")))
+
+
+def run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path, all_arms=False):
+    """The command of a configuration, with every key that it has, on what is small.
+
+    Of a comparison's arms, the first of each kind.
+    """
     command, raw = command_of(path), yaml.safe_load(path.read_text())
-    layout = raw.get("data", raw.get("run", {}).get("data", {})).get("layout")
-    data = street if layout == "folder" else places["DATASET"]
-    encoder = tiny_encoder(raw.get("model", raw.get("run", {}).get("model", {})).get("encoder"))
+    of_run = raw.get("run", raw)
+    data = street if of_run.get("data", {}).get("layout") == "folder" else scenes
     if command == "select":
-        extra = [f"images={places['DIR']}", f"checkpoint={checkpoint}", "region=16"]
-    elif command == "train":
-        extra = quick("", data, encoder)
-    elif command == "run":
-        # Cityscapes' counts of regions, on a few small scenes.
-        seed_set, *budgets = {"image": (1, 1, 1, 1)}.get(raw["region"], (4, 4, 8, 16))
-        region = "image" if raw["region"] == "image" else 32
-        extra = [
-            *quick("", data, encoder), f"seed_set={seed_set}", f"region={region}",
-            f"seed_region={region}", f"budgets={','.join(map(str, budgets))}",
-        ]  # fmt: skip
-        extra += drawn("", tmp_path / "drawn") if "scenes" in raw["data"] else ["overlays=1"]
+        images = scenes / "leftImg8bit" / "train"
+        extra = [f"images={images}", f"checkpoint={checkpoint}", "region=16"]
     else:
-        arms = [{**arm, "seeds": [0]} for arm in raw["arms"]]
+        prefix = "run." if command == "compare" else ""
+        extra = quick(prefix, data, encoder(of_run["model"]["encoder"]))
+    if command == "run":
+        # Cityscapes' counts of regions, on a few small scenes.
+        image = raw["region"] == "image"
+        count, region = (1, "image") if image else (4, 32)
+        extra += [
+            f"seed_set={count}", f"region={region}", f"seed_region={region}",
+            f"budgets={count}", "overlays=1",
+        ]  # fmt: skip
+    elif command == "compare":
+        kinds = {kind(arm): arm for arm in reversed(raw["arms"])}
+        arms = [arm for arm in raw["arms"] if all_arms or kinds[kind(arm)] is arm]
+        arms = [{**arm, "seeds": [0]} for arm in arms]
         for arm in arms:
             strategy = arm.get("set", {}).get("strategy", {})
             strategy |= SMALL.get(strategy.get("name"), {})
         small = {**raw, "arms": arms, "seeds": [0], "permutations": 100}
-        budgets = ["20%"] * len(raw["run"]["budgets"])
-        small["run"] |= {"seed_set": "20%", "budgets": budgets, "region": "32"}
+        small["run"] |= {"seed_set": "20%", "budgets": ["20%"], "region": "32"}
         path = tmp_path / path.name
         path.write_text(yaml.safe_dump(small))
-        extra = quick("run.", data, encoder)
-        here = "scenes" in raw["run"]["data"]
-        extra += drawn("run.", tmp_path / "drawn") if here else []
         extra.append("run.overlays=0")  # drawing them takes longer than all else
     code, _, stderr = segal(command, "--config", path, *extra, "--out", tmp_path / "out")
     assert code == 0, stderr
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in CONFIGS if f"configs/{p.name}" not in README], ids=lambda p: p.name
+)
+def test_every_configuration_runs_on_made_data(
+    segal, scenes, street, checkpoint, encoder, tmp_path, path
+):
+    """Those that the README's commands name run with them."""
+    run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["camvid_compare.yaml", "camvid_gradients.yaml"])
+def test_every_arm_of_a_comparison_runs(segal, scenes, street, checkpoint, encoder, tmp_path, name):
+    path = ROOT / "configs" / name
+    run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path, all_arms=True)
 
 
 @pytest.mark.slow

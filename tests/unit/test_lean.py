@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from segal.candidates.regions import RegionSize
+from segal.models import noise
 from segal.models.build import build_model, make_spec
 from segal.models.dropout import dropout_passes
 from segal.models.spec import ModelSpec
@@ -36,6 +37,7 @@ def spec_of(classes, stride=1):
 @pytest.fixture
 def small_is_large(monkeypatch):
     monkeypatch.setattr(segmentation, "LARGE", 1)
+    monkeypatch.setattr(noise, "_SIDES", (64,))  # a run that fails is tried at every side
     monkeypatch.setattr(lean, "_BAND_BYTES", 40_000)  # a few rows
     monkeypatch.setattr(lean, "_SPREAD_BYTES", 40_000)
 

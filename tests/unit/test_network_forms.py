@@ -140,7 +140,7 @@ def test_what_a_network_raises_is_a_mistake_with_the_sizes():
         def forward(self, images):
             raise IndexError("tuple index out of range")
 
-    with pytest.raises(SegalError, match="1 images of 224 x 224") as caught:
+    with pytest.raises(SegalError, match="1 images of 64 x 64") as caught:
         wrapped(Fails()).check()
     assert "IndexError" in caught.value.got
 

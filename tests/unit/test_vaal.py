@@ -148,7 +148,7 @@ def told_apart(adversary):
     """The discriminator's loss at the end, on crops that are easily told apart."""
     told = []
     training = VaalTraining(
-        steps=60, batch_size=8, latent=4, adversary=adversary, discriminator_rate=5e-5
+        steps=60, batch_size=4, latent=4, adversary=adversary, discriminator_rate=5e-5
     )
     train_vaal(*toy_crops(), training, generator(), CPU, lambda *step: told.append(step))
     assert [(done, total) for done, total, _ in told] == [(i, 60) for i in range(1, 61)]
