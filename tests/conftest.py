@@ -28,7 +28,7 @@ def one_thread():
 def small_noise():
     """Networks are traced on noise of 64 pixels where they take it: a twelfth of the work.
 
-    Processes that a test starts, and the slow tests' among them, trace on that of 224 as users do.
+    Processes that a test starts trace on that of 224, as users do.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noise, "_SIDES", (64, *noise._SIDES))
