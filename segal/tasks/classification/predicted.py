@@ -62,17 +62,19 @@ class Prediction:
         Returns:
             None where nothing is known.
         """
-        known = np.flatnonzero(label != UNKNOWN).tolist()
+        known = set(np.flatnonzero(label != UNKNOWN).tolist())
         if not known:
             return None
-        said = {c for c, _ in self.said}
-        if self.several:
-            said &= set(known)
-            true = np.flatnonzero(label == 1).tolist()
-        else:
-            true = [int(label.item())]
+        true = self.true(label)
+        said = {c for c, _ in self.said if c in known or not self.several}
         text = ", ".join(names[c] for c in true) or _NONE
         return Line(f"true: {text}", tone="right" if set(true) == said else "wrong")
+
+    def true(self, label: NDArray[np.integer]) -> list[int]:
+        """The classes of an image, as far as its label is known."""
+        if self.several:
+            return [int(c) for c in np.flatnonzero(label == 1)]
+        return [int(c) for c in label[label != UNKNOWN]]
 
 
 @torch.no_grad()
