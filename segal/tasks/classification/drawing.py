@@ -107,8 +107,7 @@ def _picked(
             if drawn.label is not None:
                 label = drawn.label(best.image)
                 fields["true"] = "|".join(names[c] for c in prediction.true(label))
-                truth = prediction.truth(label, names)
-                lines += [truth] if truth is not None else []
+                lines += prediction.truth(label, names)
         tile = None if holds_features(drawn.pool) else Tile(small(drawn.pool, pixels), lines)
         yield _Picked(best.rank, tile, fields)
         progress(done, len(shown))
