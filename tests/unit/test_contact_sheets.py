@@ -278,6 +278,8 @@ def test_what_the_image_is_and_whether_the_network_had_it_right(array, tmp_path,
     assert lines[0][-1] == (f"true: {NAMES[said[0]]}", "right")
     assert lines[1][-1] == (f"true: {NAMES[other]}", "wrong")
     assert [len(of_image) for of_image in lines] == [4, 4, 3]
+    written = [row["true"] for row in rows_of(tmp_path / "out" / PICKED_FILE)]
+    assert written == [NAMES[said[0]], NAMES[other], ""]
 
 
 def test_several_labels_are_told_one_by_one(array, tmp_path, monkeypatch):

@@ -105,8 +105,9 @@ def _picked(
             if len(asked) < drawn.pool.size(index)[0]:
                 lines.append(Line("asked: " + ", ".join(names[y] for y in asked)))
             if drawn.label is not None:
-                truth = prediction.truth(drawn.label(best.image), names)
-                lines += [truth] if truth is not None else []
+                label = drawn.label(best.image)
+                fields["true"] = "|".join(names[c] for c in prediction.true(label))
+                lines += prediction.truth(label, names)
         tile = None if holds_features(drawn.pool) else Tile(small(drawn.pool, pixels), lines)
         yield _Picked(best.rank, tile, fields)
         progress(done, len(shown))

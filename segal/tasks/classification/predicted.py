@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segal.pictures.contact_sheet import Line
+from segal.pictures.contact_sheet import Line, Tone
 from segal.tasks.classification.labels import UNKNOWN
 
 _HALF = 0.5
@@ -52,7 +52,7 @@ class Prediction:
             "next_probability": "".join(f"{p:.6f}" for _, p in then),
         }
 
-    def truth(self, label: NDArray[np.integer], names: Sequence[str]) -> Line | None:
+    def truth(self, label: NDArray[np.integer], names: Sequence[str]) -> list[Line]:
         """What the image is, and whether the network has it right.
 
         Args:
@@ -60,19 +60,24 @@ class Prediction:
             names: Of the classes.
 
         Returns:
-            None where nothing is known.
+            Lines; none where nothing is known.
         """
-        known = np.flatnonzero(label != UNKNOWN).tolist()
+        known = set(np.flatnonzero(label != UNKNOWN).tolist())
         if not known:
-            return None
-        said = {c for c, _ in self.said}
+            return []
+        true = self.true(label)
+        said = {c for c, _ in self.said if c in known or not self.several}
+        texts = [names[c] for c in true[:_MOST_NAMED]] or [_NONE]
+        if len(true) > _MOST_NAMED:
+            texts.append(f"and {len(true) - _MOST_NAMED} more")
+        tone: Tone = "right" if set(true) == said else "wrong"
+        return [Line(f"true: {text}", tone=tone) for text in texts]
+
+    def true(self, label: NDArray[np.integer]) -> list[int]:
+        """The classes of an image, as far as its label is known."""
         if self.several:
-            said &= set(known)
-            true = np.flatnonzero(label == 1).tolist()
-        else:
-            true = [int(label.item())]
-        text = ", ".join(names[c] for c in true) or _NONE
-        return Line(f"true: {text}", tone="right" if set(true) == said else "wrong")
+            return [int(c) for c in np.flatnonzero(label == 1)]
+        return [int(c) for c in label[label != UNKNOWN]]
 
 
 @torch.no_grad()
