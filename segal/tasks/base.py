@@ -142,6 +142,7 @@ class Task(ABC):
         metric: What runs are judged by.
         default_region: The region size where none is given.
         layouts: Names of the layouts of data sets that it reads.
+        shared_features: Whether all elements of an image have the same features.
     """
 
     name: ClassVar[str]
@@ -149,6 +150,7 @@ class Task(ABC):
     metric: ClassVar[Metric]
     default_region: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
+    shared_features: ClassVar[bool] = False
 
     def __init__(self, class_weights: Sequence[float] | None = None) -> None:
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)
