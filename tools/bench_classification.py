@@ -297,7 +297,7 @@ def bench_table(arguments: argparse.Namespace) -> Timed:
         result["floor_of_all"] = floor
         print(f"floor: {arguments.columns} columns, times {times:g}: ", end="")
         print(f"{floor['processor']:.1f} s of the processor, {floor['wall']:.1f} s")
-    for method in tables.keys() & result.keys():
+    for method in (m for m in tables if m in result):
         found = result[method]
         limit = 1.3 * tables[method] + 512 * MIB
         found["limit"] = limit
