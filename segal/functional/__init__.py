@@ -1,6 +1,7 @@
 """Pure tensor functions; nothing here imports from the rest of segal."""
 
 from segal.functional.coverage import remaining_pixels
+from segal.functional.distances import OuterProducts
 from segal.functional.k_center import k_center_greedy, k_center_order
 from segal.functional.kmeans_plusplus import k_means_plusplus
 from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
@@ -14,6 +15,7 @@ from segal.functional.ranking import rank, top_k
 from segal.functional.uncertainty import bvsb, entropy, least_confidence, margin
 
 __all__ = [
+    "OuterProducts",
     "bvsb",
     "confusion_matrix",
     "entropy",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from segal.functional.points import Outers, Points, Vectors
 
 
 class ReadRows(Protocol):
@@ -34,8 +38,28 @@ class ReadRows(Protocol):
         ...
 
 
-Embedding = Tensor | npt.NDArray[np.floating] | ReadRows
+Matrix = Tensor | npt.NDArray[np.floating] | ReadRows
 """An (n, d) floating-point matrix; a NumPy array may be memory-mapped and is read in pieces."""
+
+
+@dataclass(frozen=True, eq=False)
+class OuterProducts:
+    """An embedding whose row i is the outer product of rows i of two matrices, flattened.
+
+    Attributes:
+        left: (n, c).
+        right: (n, d).
+    """
+
+    left: Matrix
+    right: Matrix
+
+    def __len__(self) -> int:
+        return int(self.left.shape[0])
+
+
+Embedding = Matrix | OuterProducts
+"""An (n, d) floating-point matrix, or (n, c d) outer products that are never built."""
 
 _CLOSE = 2.0**-8
 """Below this share of the squared norm a product has lost too many digits: use the difference."""
@@ -43,32 +67,133 @@ _CLOSE = 2.0**-8
 _PAIRS = 4096
 """Differences taken at a time."""
 
+_FACTOR_LIMIT = 2.0**30
+"""Of the squared norm of a factor: what the other loses to underflow is small beside 2^-100."""
 
-class Rows:
-    """The embedding's rows, read in pieces as float64 and taken from the data's middle.
+
+class _Reader:
+    """A matrix whose rows are read in pieces, in the precision that is asked for."""
+
+    def __init__(self, x: Matrix, name: str = "x") -> None:
+        floating = x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
+        if x.ndim != 2 or not floating:
+            raise ValueError(
+                f"{name}: expected a floating-point matrix (n, d), "
+                f"got {x.dtype} of shape {tuple(x.shape)}"
+            )
+        self.count, self.width = int(x.shape[0]), int(x.shape[1])
+        self.device = x.device if isinstance(x, Tensor) else torch.device("cpu")
+        self._x = x.detach() if isinstance(x, Tensor) else x
+        size = x.element_size() if isinstance(x, Tensor) else x.dtype.itemsize
+        self.fits_float32 = size <= 4
+
+    def read(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows; those of a slice may be a view of the caller's."""
+        if isinstance(self._x, Tensor):
+            # index_select is several times faster than indexing.
+            part = self._x[index] if isinstance(index, slice) else self._x.index_select(0, index)
+            return part.to(dtype)
+        where = index.numpy() if isinstance(index, Tensor) else index
+        rows = np.asarray(self._x[where])
+        if rows.dtype == np.float16:  # which torch converts several times faster
+            half = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+            return half.float().to(dtype)
+        return torch.from_numpy(
+            np.array(rows, dtype=np.float32 if dtype == torch.float32 else np.float64)
+        )
+
+
+class Rows(ABC):
+    """The rows of an embedding, read in pieces as points, in float64 unless said otherwise.
+
+    Attributes:
+        count: How many.
+        width: Terms in an inner product of two of them.
+        device: Where they are.
+        chunk: How many are converted and multiplied at a time.
+        in_range: Whether products in float32 neither overflow nor lose more to underflow than
+            2^-100; known once `squares` and `centres` were asked for.
+    """
+
+    count: int
+    width: int
+    device: torch.device
+    chunk: int
+    in_range: bool = True
+
+    @abstractmethod
+    def read(self, index: slice | Tensor) -> Points:
+        """Some rows, taken from the middle."""
+
+    @abstractmethod
+    def read_float32(self, index: Tensor) -> Points:
+        """Likewise, rounded once to float32."""
+
+    @abstractmethod
+    def centres(self, given: Embedding | None, more: int = 0) -> Points:
+        """Centres, in float64 and taken from the middle.
+
+        Args:
+            given: (m, d), as the embedding is; None for none.
+            more: Room for as many more after them.
+
+        Raises:
+            ValueError: If they do not fit the embedding, or are not finite.
+        """
+
+    @abstractmethod
+    def squares(self) -> tuple[Tensor, Tensor]:
+        """Squared norms about the middle and about the origin, each (n,) float64.
+
+        Raises:
+            ValueError: If one is not finite.
+        """
+
+    def _look(self, squares: Tensor, limit: float = 2.0**100) -> None:
+        self.in_range &= not len(squares) or float(squares.max()) < limit
+
+    def parts(self) -> Iterator[slice]:
+        """All rows, a chunk at a time."""
+        for start in range(0, self.count, self.chunk):
+            yield slice(start, min(start + self.chunk, self.count))
+
+
+def rows_of(x: Embedding) -> Rows:
+    """Reads an embedding of either kind.
+
+    Raises:
+        ValueError: If it is no floating-point matrix, or a pair of unequal length.
+    """
+    return _OuterRows(x) if isinstance(x, OuterProducts) else _VectorRows(x)
+
+
+def _chunk(device: torch.device) -> int:
+    return 512 if device.type == "cpu" else 16384  # on a processor they stay in its cache
+
+
+class _VectorRows(Rows):
+    """Rows of a matrix, taken from the data's middle.
 
     The middle is a sample's mean rounded to a binary grid of two to four standard deviations: near
     enough to the mean to save the products' digits, zero (no rounding at all) unless the data are
     offset, and with so few digits of its own that integer-valued rows stay exact.
     """
 
-    def __init__(self, x: Embedding) -> None:
-        floating = x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
-        if x.ndim != 2 or not floating:
-            raise ValueError(
-                "x: expected a floating-point matrix (n, d), "
-                f"got {x.dtype} of shape {tuple(x.shape)}"
-            )
-        self.count, self.width = int(x.shape[0]), int(x.shape[1])
-        self.device = x.device if isinstance(x, Tensor) else torch.device("cpu")
-        # Rows converted and multiplied at a time. On a processor they stay in its cache.
-        self.chunk = 512 if self.device.type == "cpu" else 16384
-        self._x = x.detach() if isinstance(x, Tensor) else x
-        self.middle = self._middle()
-        self.offset = bool((self.middle != 0).any())
+    def __init__(self, x: Matrix) -> None:
+        self._reader = _Reader(x)
+        self.count, self.width = self._reader.count, self._reader.width
+        self.device = self._reader.device
+        self.chunk = _chunk(self.device)
+        self._middle = self._find_middle()
+        self._offset = bool((self._middle != 0).any())
+        narrow = self._middle.float()
+        # The difference of two numbers that float32 holds is rounded once in float32, too.
+        holds = self._reader.fits_float32 and bool((narrow.double() == self._middle).all())
+        self._narrow_middle = narrow if holds else None
 
-    def _middle(self) -> Tensor:
-        sample = self._read(slice(None, None, max(1, self.count // 1024)), torch.float64)
+    def _find_middle(self) -> Tensor:
+        step = slice(None, None, max(1, self.count // 1024))
+        sample = self._reader.read(step, torch.float64)
         mean = sample.mean(0)
         if not bool(torch.isfinite(mean).all()):  # nor are all values, or there are no rows
             return torch.zeros_like(mean)
@@ -77,88 +202,140 @@ class Rows:
         middle = torch.where(spread > 0, (mean / grid).round() * grid, sample[0])
         return torch.where(torch.isfinite(middle), middle, mean)
 
-    def _read(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:
-        if isinstance(self._x, Tensor):
-            # index_select is several times faster than indexing.
-            part = self._x[index] if isinstance(index, slice) else self._x.index_select(0, index)
-            return part.to(dtype)
-        where = index.numpy() if isinstance(index, Tensor) else index
-        numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
-        return torch.from_numpy(np.array(self._x[where], dtype=numpy_dtype))
+    def read(self, index: slice | Tensor) -> Vectors:
+        rows = self._reader.read(index, torch.float64)
+        return Vectors(rows - self._middle if isinstance(index, slice) else rows.sub_(self._middle))
 
-    def parts(self) -> Iterator[slice]:
-        """All rows, a chunk at a time."""
-        for start in range(0, self.count, self.chunk):
-            yield slice(start, min(start + self.chunk, self.count))
+    def read_float32(self, index: Tensor) -> Vectors:
+        if self._narrow_middle is None:
+            return self.read(index).float()
+        rows = self._reader.read(index, torch.float32)
+        return Vectors(rows.sub_(self._narrow_middle) if self._offset else rows)
 
-    def span(self, part: slice) -> Tensor:
-        """The rows of a part as they are; may be a view of the caller's, so not to be changed."""
-        return self._read(part, torch.float64)
+    def centres(self, given: Embedding | None, more: int = 0) -> Vectors:
+        if isinstance(given, OuterProducts):
+            raise ValueError("centers: expected a matrix as x is one, got outer products")
+        points = _as_centres(given, self._reader, "centers")
+        room = points.new_empty(len(points) + more, self.width)
+        torch.sub(points, self._middle, out=(placed := room[: len(points)]))
+        self._look(torch.linalg.vecdot(placed, placed))
+        return Vectors(room)
 
-    def take(self, ids: Tensor) -> Tensor:
-        """The rows `ids`, less the middle."""
-        return self._read(ids, torch.float64).sub_(self.middle)
+    def squares(self) -> tuple[Tensor, Tensor]:
+        centred = torch.empty(self.count, dtype=torch.float64, device=self.device)
+        raw = torch.empty_like(centred)
+        for part in self.parts():
+            values = self._reader.read(part, torch.float64)
+            torch.linalg.vecdot(values, values, out=raw[part])
+            if self._offset:
+                values = values - self._middle
+                torch.linalg.vecdot(values, values, out=centred[part])
+        _check_finite(raw)
+        centred = centred if self._offset else raw
+        self._look(centred)
+        return centred, raw
 
-    def take_float32(self, ids: Tensor) -> Tensor:
-        """The rows `ids`, less the middle, rounded once to float32."""
-        return self.take(ids).float() if self.offset else self._read(ids, torch.float32)
+
+class _OuterRows(Rows):
+    """Outer products; their middle is the origin, since a product less a matrix is none."""
+
+    def __init__(self, x: OuterProducts) -> None:
+        self._left, self._right = _Reader(x.left, "x.left"), _Reader(x.right, "x.right")
+        if self._left.count != self._right.count:
+            raise ValueError(
+                f"x: expected as many rows of either factor, got {self._left.count} and "
+                f"{self._right.count}"
+            )
+        self.count, self.device = self._left.count, self._left.device
+        self.width = self._left.width + self._right.width
+        self.chunk = _chunk(self.device)
+
+    def read(self, index: slice | Tensor) -> Outers:
+        return self._read(index, torch.float64)
+
+    def read_float32(self, index: Tensor) -> Outers:
+        return self._read(index, torch.float32)
+
+    def _read(self, index: slice | Tensor, dtype: torch.dtype) -> Outers:
+        return Outers(self._left.read(index, dtype), self._right.read(index, dtype))
+
+    def centres(self, given: Embedding | None, more: int = 0) -> Outers:
+        if not (given is None or isinstance(given, OuterProducts)):
+            raise ValueError("centers: expected outer products as x is, got a matrix")
+        factors = (None, None) if given is None else (given.left, given.right)
+        rooms = []
+        for factor, reader, name in zip(
+            factors, (self._left, self._right), ("left", "right"), strict=True
+        ):
+            points = _as_centres(factor, reader, f"centers.{name}")
+            room = points.new_empty(len(points) + more, reader.width)
+            room[: len(points)] = points
+            self._look(torch.linalg.vecdot(points, points), _FACTOR_LIMIT)
+            rooms.append(room)
+        return Outers(*rooms)
+
+    def squares(self) -> tuple[Tensor, Tensor]:
+        squares = torch.empty(self.count, dtype=torch.float64, device=self.device)
+        for part in self.parts():
+            points = self.read(part)
+            factors = [torch.linalg.vecdot(x, x) for x in (points.left, points.right)]
+            torch.mul(*factors, out=squares[part])
+            for factor in factors:
+                self._look(factor, _FACTOR_LIMIT)
+        _check_finite(squares)
+        return squares, squares
+
+
+def _check_finite(squares: Tensor) -> None:
+    bad = (~torch.isfinite(squares)).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"x: expected finite values (and squared norms), got {float(squares[bad[0, 0]])} "
+            f"for the squared norm of row {int(bad[0, 0])}"
+        )
+
+
+def _as_centres(given: Matrix | None, rows: _Reader, name: str) -> Tensor:
+    """Given centres as an (m, d) float64 tensor on the embedding's device; m may be 0."""
+    if given is None:
+        return torch.empty(0, rows.width, dtype=torch.float64, device=rows.device)
+    if given.ndim != 2 or given.shape[1] != rows.width:
+        raise ValueError(
+            f"{name}: expected shape (m, {rows.width}) as x has {rows.width} columns, "
+            f"got {tuple(given.shape)}"
+        )
+    centres = _Reader(given, name).read(slice(None), torch.float64).to(rows.device)
+    if not bool(torch.isfinite(centres).all()):
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+    return centres
+
+
+def take(x: Embedding, index: slice | Tensor) -> Points:
+    """Some rows of an embedding as points in float64, taken from the origin."""
+    if isinstance(x, OuterProducts):
+        return Outers(*(_Reader(f).read(index, torch.float64) for f in (x.left, x.right)))
+    return Vectors(_Reader(x).read(index, torch.float64))
 
 
 def lower(
-    current: Tensor, points: Tensor, squares: Tensor, centres: Tensor, centre_squares: Tensor
+    current: Tensor, points: Points, squares: Tensor, centres: Points, centre_squares: Tensor
 ) -> Tensor:
     """The lower of `current` and each point's squared distance to the nearest of the centres.
 
     From |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2); where that cancels, from the difference itself.
     """
-    closest = torch.addmm(centre_squares * -0.5, points, centres.T).amax(1)
+    closest = points.products(centres, centre_squares * -0.5).amax(1)
     squared = squares - 2 * closest
     cancelled = (squared < squares * _CLOSE) & (squared < current)
     if bool(cancelled.any()):
-        near = points[cancelled]
-        nearest = torch.cdist(near, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
-        squared[cancelled] = (near - centres[nearest]).square_().sum(1)
+        squared[cancelled] = points[cancelled].nearest(centres)
     return torch.minimum(current, squared)
 
 
-def squared_distances(points: Tensor, squares: Tensor) -> Tensor:
+def squared_distances(points: Points, squares: Tensor) -> Tensor:
     """Squared distances between all pairs of some points, (m, m); by difference where close."""
-    squared = torch.addmm(squares * -0.5, points, points.T).mul_(-2).add_(squares[:, None])
+    squared = points.products(points, squares * -0.5).mul_(-2).add_(squares[:, None])
     i, j = (squared < squares[:, None] * _CLOSE).nonzero(as_tuple=True)
     for one, other in zip(torch.split(i, _PAIRS), torch.split(j, _PAIRS), strict=True):
-        squared[one, other] = (points[one] - points[other]).square_().sum(1)
+        squared[one, other] = points.apart(one, other)
     return squared
-
-
-def squared_norms(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Squared norms about the middle and about the origin, each (n,) float64."""
-    centred = torch.empty(rows.count, dtype=torch.float64, device=rows.device)
-    raw = torch.empty_like(centred)
-    for part in rows.parts():
-        values = rows.span(part)
-        torch.linalg.vecdot(values, values, out=raw[part])
-        if rows.offset:
-            values = values - rows.middle
-            torch.linalg.vecdot(values, values, out=centred[part])
-    bad = (~torch.isfinite(raw)).nonzero()
-    if len(bad):
-        raise ValueError(
-            f"x: expected finite values (and squared norms), got {float(raw[bad[0, 0]])} "
-            f"for the squared norm of row {int(bad[0, 0])}"
-        )
-    return (centred if rows.offset else raw), raw
-
-
-def as_centres(centers: Tensor | None, rows: Rows) -> Tensor:
-    """The given centres as an (m, d) float64 tensor on the embedding's device; m may be 0."""
-    if centers is None:
-        return torch.empty(0, rows.width, dtype=torch.float64, device=rows.device)
-    if centers.ndim != 2 or centers.shape[1] != rows.width:
-        raise ValueError(
-            f"centers: expected shape (m, {rows.width}) as x has {rows.width} columns, "
-            f"got {tuple(centers.shape)}"
-        )
-    centres = centers.detach().to(rows.device, torch.float64)
-    if not bool(torch.isfinite(centres).all()):
-        raise ValueError("centers: expected finite values, got NaN or infinity")
-    return centres

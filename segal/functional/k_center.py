@@ -26,14 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segal.functional.distances import (
-    Embedding,
-    Rows,
-    as_centres,
-    lower,
-    squared_distances,
-    squared_norms,
-)
+from segal.functional.distances import Embedding, Rows, lower, rows_of, squared_distances
+from segal.functional.points import Points
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 64, 512
 _BLOCK_SHARE = 32
@@ -76,16 +70,16 @@ class KCenterOrder(NamedTuple):
 
 
 def k_center_greedy(
-    x: Embedding, k: int, centers: Tensor | None = None, block: int | None = None
+    x: Embedding, k: int, centers: Embedding | None = None, block: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Pick `k` rows, each the farthest from all centres so far (exact; lowest row on ties).
 
     Args:
         x: (n, d) floating-point tensor on any device, or NumPy array, which may be memory-mapped
-            (read in pieces; memory beyond `x` is O(n) and the centres).
+            (read in pieces; memory beyond `x` is O(n) and the centres); or `OuterProducts`.
         k: how many rows to pick, 1 to n.
-        centers: (m, d) points that are centres already. None (or m = 0): the row of largest norm
-            is the first pick.
+        centers: (m, d) points that are centres already, of the kind of `x`. None (or m = 0):
+            the row of largest norm is the first pick.
         block: rows in a block; None for a number that suits n. It changes the time taken, never
             the picks.
 
@@ -108,7 +102,7 @@ def k_center_greedy(
 
 
 def k_center_order(
-    x: Embedding, k: int, centers: Tensor | None = None, block: int | None = None
+    x: Embedding, k: int, centers: Embedding | None = None, block: int | None = None
 ) -> KCenterOrder:
     """As `k_center_greedy`, with every pick's distance at the time it was picked.
 
@@ -130,14 +124,14 @@ def k_center_order(
         >>> k_center_order(x, 2, torch.tensor([[0.0]])).distance
         tensor([9., 4.], dtype=torch.float64)
     """
-    rows = Rows(x)
+    rows = rows_of(x)
     if not 1 <= k <= rows.count:
         raise ValueError(f"k out of range: expected 1 to {rows.count} (the rows of x), got {k}")
     if block is None:
         block = min(max(rows.count // _BLOCK_SHARE, _SMALLEST_BLOCK), _LARGEST_BLOCK)
     if block < 1:
         raise ValueError(f"block out of range: expected at least 1, got {block}")
-    cover = _Cover(rows, as_centres(centers, rows), k)
+    cover = _Cover(rows, rows.centres(centers, more=k), k)
     picks: list[int] = []
     squared: list[float] = []
     if cover.centres == 0:
@@ -168,7 +162,7 @@ def _pick_block(cover: _Cover, block: int, k: int, picks: list[int], squared: li
         outside = int(ids[order[block]])
         bar = float(cover.squared[outside])
         ids = ids[order[:block]].sort().values
-    points, squares = cover.rows.take(ids), cover.squares[ids]
+    points, squares = cover.rows.read(ids), cover.squares[ids]
     between = squared_distances(points, squares).cpu().numpy()
     current, rows = cover.squared[ids].cpu().numpy(), ids.tolist()
     chosen: list[int] = []
@@ -200,29 +194,29 @@ class _Cover:
         centres: how many centres there are.
     """
 
-    def __init__(self, rows: Rows, given: Tensor, k: int) -> None:
+    def __init__(self, rows: Rows, points: Points, k: int) -> None:
         self.rows = rows
-        self.squares, self.raw_squares = squared_norms(rows)
+        self.squares, self.raw_squares = rows.squares()
         self._norms = self.squares.sqrt()
         self.squared = torch.full_like(self.squares, math.inf)
         self.seen = torch.zeros(rows.count, dtype=torch.int64, device=rows.device)
         self._seen_roughly = torch.zeros_like(self.seen)
-        self.centres = len(given)
-        self._points = given.new_empty(self.centres + k, rows.width)
-        self._points[: self.centres] = given - rows.middle
-        self._point_squares = torch.linalg.vecdot(self._points, self._points)
+        self.centres = len(points) - k
+        self._points = points  # with room for the picks
+        self._point_squares = points.squares()
         self._tightened = 0
-        self._rough = _float32_is_sound(rows, self.squares, self._point_squares[: self.centres])
+        self._rough = rows.in_range and _float32_is_sound(rows)
 
-    def add_centres(self, points: Tensor, squares: Tensor) -> None:
+    def add_centres(self, points: Points, squares: Tensor) -> None:
         new = slice(self.centres, self.centres + len(points))
-        self._points[new], self._point_squares[new] = points, squares
+        self._points.put(new, points)
+        self._point_squares[new] = squares
         self.centres = new.stop
 
     def pick(self, row: int) -> None:
         """Make a row a centre outside any block."""
         where = torch.tensor([row], device=self.rows.device)
-        self.add_centres(self.rows.take(where), self.squares[where])
+        self.add_centres(self.rows.read(where), self.squares[where])
         self.squared[row] = -1.0
 
     def frontier(self, block: int) -> tuple[Tensor, float]:
@@ -274,10 +268,10 @@ class _Cover:
         while len(ids):
             start = max(0, stop - size)
             squares = self._point_squares[start:stop]
-            points, offsets = self._points[start:stop].float().T, (squares * -0.5).float()
+            points, offsets = self._points[start:stop].float(), (squares * -0.5).float()
             largest = squares.max()
             for part in torch.split(ids, self.rows.chunk):
-                closest = torch.addmm(offsets, self.rows.take_float32(part), points).amax(1)
+                closest = self.rows.read_float32(part).products(points, offsets).amax(1)
                 own = self.squares[part]
                 bound = own - 2 * closest + ((own + largest) * share + 2.0**-100)
                 self.squared[part] = torch.minimum(self.squared[part], bound)
@@ -292,7 +286,7 @@ class _Cover:
             points, squares = self._points[start:stop], self._point_squares[start:stop]
             for part in torch.split(ids, self.rows.chunk):
                 self.squared[part] = lower(
-                    self.squared[part], self.rows.take(part), self.squares[part], points, squares
+                    self.squared[part], self.rows.read(part), self.squares[part], points, squares
                 )
             ids = self._unfinished(ids, bar, start, self.seen)
             stop = start
@@ -307,15 +301,13 @@ class _Cover:
         return ids[~complete & (self.squared[ids] >= bar)]
 
 
-def _float32_is_sound(rows: Rows, squares: Tensor, centre_squares: Tensor) -> bool:
-    """Whether float32 products are worth it (not on a GPU), within range, and not cut shorter.
+def _float32_is_sound(rows: Rows) -> bool:
+    """Whether float32 products are worth it (not on a GPU), and not cut shorter.
 
     Settings of PyTorch may round the factors to bfloat16 or TF32; a product of the same shape
     shows it.
     """
     if rows.device.type != "cpu":
-        return False
-    if any(len(s) and float(s.max()) >= 2.0**100 for s in (squares, centre_squares)):
         return False
     fine = torch.full((rows.chunk, rows.width), 1 + 2.0**-20)
     product = torch.mm(fine, torch.eye(rows.width, _SLICE))

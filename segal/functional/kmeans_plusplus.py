@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segal.functional.distances import Embedding, Rows, as_centres, lower, squared_norms
+from segal.functional.distances import Embedding, Rows, lower, rows_of
+from segal.functional.points import Points
 
 _PENDING = 64
 """Picks made between two updates of all the distances."""
@@ -20,7 +21,7 @@ def k_means_plusplus(
     x: Embedding,
     k: int,
     generator: torch.Generator,
-    centers: Tensor | None = None,
+    centers: Embedding | None = None,
     first: Literal["max_norm"] | int = "max_norm",
 ) -> Tensor:
     """Draw `k` different rows by D-squared sampling (Arthur & Vassilvitskii 2007).
@@ -32,11 +33,11 @@ def k_means_plusplus(
 
     Args:
         x: (n, d) floating-point tensor on any device, or NumPy array, which may be memory-mapped
-            (read in pieces; memory beyond `x` is O(n) and the centres).
+            (read in pieces; memory beyond `x` is O(n) and the centres); or `OuterProducts`.
         k: how many rows to draw, 1 to n.
         generator: decides the draws; the same state gives the same rows.
-        centers: (m, d) points that are centres already. With them every row is drawn. None (or
-            m = 0): `first` is the first.
+        centers: (m, d) points that are centres already, of the kind of `x`. With them every
+            row is drawn. None (or m = 0): `first` is the first.
         first: the first row when there are no centres: "max_norm", the row of largest norm (the
             lowest of equals), or a row's position.
 
@@ -53,16 +54,16 @@ def k_means_plusplus(
         >>> k_means_plusplus(x, 2, torch.Generator().manual_seed(0)).tolist()
         [3, 2]
     """
-    rows = Rows(x)
+    rows = rows_of(x)
     if not 1 <= k <= rows.count:
         raise ValueError(f"k out of range: expected 1 to {rows.count} (the rows of x), got {k}")
-    given = as_centres(centers, rows)
-    squares, raw_squares = squared_norms(rows)
+    given = rows.centres(centers)
+    squares, raw_squares = rows.squares()
     weights = _Weights(rows, squares)
     picks: list[int] = []
     if len(given):
-        for part in torch.split(given, _PENDING):
-            weights.update(part - rows.middle)
+        for start in range(0, len(given), _PENDING):
+            weights.update(given[start : start + _PENDING])
     else:
         picks.append(_first_row(first, raw_squares))
         weights.pick(picks[0])
@@ -104,11 +105,11 @@ class _Weights:
         self.update(self._points(self._pending))
         self._pending = []
 
-    def update(self, centres: Tensor) -> None:
+    def update(self, centres: Points) -> None:
         """Account for centres (taken from the middle) and forget the weight of picked rows."""
-        centre_squares = torch.linalg.vecdot(centres, centres)
+        centre_squares = centres.squares()
         for part in self._rows.parts():
-            points = self._rows.span(part) - self._rows.middle
+            points = self._rows.read(part)
             self._squared[part] = lower(
                 self._squared[part], points, self._squares[part], centres, centre_squares
             )
@@ -148,9 +149,9 @@ class _Weights:
                 self._points([row]),
                 self._squares[part],
                 centres,
-                torch.linalg.vecdot(centres, centres),
+                centres.squares(),
             )
         )
 
-    def _points(self, rows: list[int]) -> Tensor:
-        return self._rows.take(torch.tensor(rows, device=self._rows.device))
+    def _points(self, rows: list[int]) -> Points:
+        return self._rows.read(torch.tensor(rows, device=self._rows.device))

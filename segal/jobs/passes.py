@@ -4,9 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from segal.candidates.table import CandidateTable
 from segal.runs.history import CANDIDATES_FOLDER
 from segal.scanning.scan import LABELLED_FOLDER, scan_notes
@@ -39,7 +36,7 @@ def table_folder(folder: Path, number: int) -> Path:
 
 def run_passes(
     strategy: Strategy,
-    offered: NDArray[np.int64] | None,
+    context: PassContext,
     folder: Path,
     region: str,
     measure: Measure,
@@ -48,12 +45,11 @@ def run_passes(
 
     Args:
         strategy: The strategy.
-        offered: (n,) rows of a table that are on offer, ascending; None for all.
+        context: What the strategy knows; it is given the passes' tables.
         folder: Takes the tables, a folder for each pass.
         region: The region size that is chosen from.
         measure: Does one pass, unless it is done already.
     """
-    context = PassContext(offered=offered)
     notes: dict[str, None] = {}
 
     def scan(signals: Sequence[Signal]) -> None:

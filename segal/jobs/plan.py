@@ -21,7 +21,7 @@ from segal.models.wrapped import Model
 from segal.runs.acquisition import Offer
 from segal.scanning.scan import Scan
 from segal.signals import Signal
-from segal.strategies.base import Strategy
+from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar, tell
 from segal.system.machine import find_device, peak_memory_bytes, precision_note, use_threads
 from segal.tasks import find_task
@@ -171,7 +171,8 @@ class _Trial:
 
         with TemporaryDirectory() as temporary:
             folder, region = Path(temporary), self.config.region
-            last = run_passes(self.strategy, None, folder, region, measure).table
+            context = PassContext(shared_features=find_task(self.config.task).shared_features)
+            last = run_passes(self.strategy, context, folder, region, measure).table
             disk = sum(path.stat().st_size for path in Path(temporary).rglob("*.npy"))
             return _Measured(
                 prepare=prepare,

@@ -260,7 +260,7 @@ class _Selection:
         offer, allowance = make_offer(self.config, pool, self.labelled)
         scanned = run_passes(
             self.strategy,
-            offer.rows,
+            PassContext(offered=offer.rows, shared_features=self.task.shared_features),
             self.config.out,
             self.config.region,
             partial(self.scan, pool, labelled, inputs),

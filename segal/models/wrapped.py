@@ -111,6 +111,14 @@ class Model(nn.Module):
         assert isinstance(head, nn.Conv2d)
         return head
 
+    def after_head(self) -> nn.Module:
+        """What makes logits of all classes of the last layer's output.
+
+        Raises:
+            NoHeadError: As `head`.
+        """
+        return nn.Sequential(*self._head().after())
+
     @property
     def align_corners(self) -> bool:
         """How the last layer's logits are upsampled.

@@ -14,7 +14,7 @@ from segal.signals.base import (
     Workbench,
 )
 from segal.signals.directional import Directional
-from segal.signals.gradients import GradientNorm, KeptMass, RegionGradient
+from segal.signals.gradients import GradientNorm, KeptMass, OutputGradient, RegionGradient
 from segal.signals.labels import LabelRule, Pseudo, TopK, Truncated
 from segal.signals.learning_loss import PredictedLoss
 from segal.signals.values import UNCERTAINTIES, MeanFeature, UncertaintyName, Value
@@ -30,6 +30,7 @@ __all__ = [
     "MeanFeature",
     "Meter",
     "Need",
+    "OutputGradient",
     "Parameters",
     "PredictedLoss",
     "Pseudo",

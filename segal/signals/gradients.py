@@ -10,7 +10,7 @@ from segal.candidates.evidence import Evidence, Units
 from segal.candidates.regions import Box, Boxes
 from segal.models.wrapped import FEATURES, Model
 from segal.signals.base import Need, Workbench
-from segal.signals.labels import LabelRule, Pseudo
+from segal.signals.labels import LabelRule, Pseudo, residual
 from segal.signals.pulled_back import EntropyLoss, Loss, PulledBack, TileGradients
 
 _HELD = 1 << 24
@@ -78,6 +78,69 @@ class GradientMeter:
         view = self.gradients.shared.windows(evidence, units)
         sums = self.gradients.sums(evidence, view, self.loss)
         return sums.div_(view.tiling.pixels.to(sums.device)[:, None])
+
+
+@dataclass(frozen=True)
+class OutputGradient:
+    """Gradient of each candidate's mean loss by the last layer's output, one for each image.
+
+    Where all elements of an image have the same features f, the gradient by the layer's weight is
+    the outer product of this and f: for an image that is one element, of `p - e` with its label e.
+
+    Attributes:
+        labels: Which labels the elements are given.
+        of_labelled: Whether what is labelled already is measured, too.
+    """
+
+    labels: LabelRule = Pseudo()  # noqa: RUF009 (frozen)
+    of_labelled: bool = True
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    @property
+    def column(self) -> str:
+        """As `output_gradient-pseudo`."""
+        return f"output_gradient-{self.labels.name}"
+
+    def check(self, model: Model) -> None:
+        """Raises a SegalError if the network has no last layer."""
+        model.after_head()
+
+    def prepare(self, bench: Workbench) -> "OutputMeter":
+        """Finds the last layer.
+
+        Raises:
+            SegalError: If the network has none.
+        """
+        return OutputMeter(self.labels, bench.model.after_head(), bench.model.head.out_channels)
+
+
+@dataclass(frozen=True, eq=False)
+class OutputMeter:
+    """Measures gradients by the last layer's output.
+
+    Attributes:
+        labels: The label rule.
+        after: From the output (B, outputs, 1, 1) to the elements' logits; linear.
+        outputs: How many there are.
+    """
+
+    labels: LabelRule
+    after: torch.nn.Module
+    outputs: int
+    catch: ClassVar[tuple[str, ...]] = ()
+
+    def measure(self, evidence: Evidence, units: Units) -> Tensor:
+        """(B, units, outputs) float64."""
+        of_elements = residual(evidence, self.labels)
+        output = of_elements.new_zeros((len(of_elements), self.outputs, 1, 1))
+        _, backward = torch.func.vjp(self.after, output)[:2]
+        found = []
+        for x0, y0, x1, y1 in units.boxes().tolist():
+            own = torch.zeros_like(of_elements)
+            own[..., y0:y1, x0:x1] = of_elements[..., y0:y1, x0:x1]
+            (by_output,) = backward(own)
+            found.append(by_output.flatten(1).double() / ((y1 - y0) * (x1 - x0)))
+        return torch.stack(found, 1)
 
 
 @dataclass(frozen=True)

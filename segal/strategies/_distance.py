@@ -2,14 +2,13 @@
 
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from segal.candidates.table import StoredRows
+from segal.functional.distances import Embedding, take
 from segal.functional.k_center import k_center_order
 from segal.functional.kmeans_plusplus import k_means_plusplus
+from segal.functional.points import Points
 from segal.strategies.base import Picks
 
 Selector = Literal["k_center", "k_means_plusplus"]
@@ -20,8 +19,8 @@ _NO_CENTRES = "Nothing is labelled yet: the first pick is the embedding of large
 
 
 def select_by_distance(
-    embedding: NDArray[np.float32] | StoredRows,
-    labelled: NDArray[np.float32],
+    embedding: Embedding,
+    labelled: Embedding | None,
     count: int,
     generator: torch.Generator,
     *,
@@ -32,7 +31,7 @@ def select_by_distance(
 
     Args:
         embedding: (n, d) of the candidates on offer; as stored, it need not fit into memory.
-        labelled: (m, d) of what is labelled; m may be 0.
+        labelled: (m, d) of what is labelled; None for nothing.
         count: Number of picks.
         generator: For `k_means_plusplus`.
         selector: `k_center` takes the farthest each time; `k_means_plusplus` draws in proportion
@@ -43,34 +42,29 @@ def select_by_distance(
     Returns:
         The picks; scores are distances at pick, and for a first pick without centres its norm.
     """
-    use_labelled = init == "labelled" and len(labelled) > 0
-    notes = (_NO_CENTRES,) if init == "labelled" and not use_labelled else ()
-    x = embedding if isinstance(embedding, StoredRows) else torch.from_numpy(embedding)
-    centers = torch.from_numpy(labelled) if use_labelled else None
+    centers = labelled if init == "labelled" else None
+    notes = (_NO_CENTRES,) if init == "labelled" and centers is None else ()
     if selector == "k_center":
-        picks, distance, _ = k_center_order(x, count, centers)
+        picks, distance, _ = k_center_order(embedding, count, centers)
     else:
-        picks = k_means_plusplus(x, count, generator, centers)
-        distance = _distance_at_pick(_rows(embedding, picks), centers)
+        picks = k_means_plusplus(embedding, count, generator, centers)
+        known = None if centers is None else take(centers, slice(None))
+        distance = _distance_at_pick(take(embedding, picks), known)
     if centers is None:
-        distance[0] = _rows(embedding, picks[:1]).norm()
+        distance[0] = take(embedding, picks[:1]).squares()[0].sqrt()
     return Picks(picks.numpy(), distance.numpy(), notes)
 
 
-def _rows(embedding: NDArray[np.float32] | StoredRows, rows: Tensor) -> Tensor:
-    return torch.from_numpy(embedding[rows.numpy()].astype(np.float64))
-
-
-def _distance_at_pick(points: Tensor, centers: Tensor | None) -> Tensor:
-    """Distance of each pick to the nearest centre or earlier pick: (k, d) to (k,) float64."""
+def _distance_at_pick(points: Points, centers: Points | None) -> Tensor:
+    """Distance of each of k picks to the nearest centre or earlier pick: (k,) float64."""
     distance = torch.full((len(points),), torch.inf, dtype=torch.float64)
     for start in range(0, len(points), _CHUNK):
         part = points[start : start + _CHUNK]
-        earlier = torch.cdist(part, points[: start + len(part)])
+        earlier = part.distances(points[: start + len(part)])
         own = torch.arange(start, start + len(part))[:, None]
         earlier.masked_fill_(torch.arange(earlier.shape[1]) >= own, torch.inf)
         nearest = earlier.amin(1)
         if centers is not None:
-            nearest = torch.minimum(nearest, torch.cdist(part, centers.double()).amin(1))
+            nearest = torch.minimum(nearest, part.distances(centers).amin(1))
         distance[start : start + _CHUNK] = nearest
     return distance

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
 from segal.candidates.table import CandidateTable
-from segal.signals import RegionGradient, Signal
+from segal.functional.distances import Embedding, OuterProducts
+from segal.signals import MeanFeature, OutputGradient, RegionGradient, Signal
 from segal.strategies._distance import Init, Selector, select_by_distance
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
 
@@ -18,9 +18,10 @@ class Badge:
     """k-means++ seeding on gradients of the last layer, with the likeliest class as the label.
 
     A candidate's embedding is the gradient of its mean loss by the weights of the last layer, bias
-    left out (Ash et al., eq. 1 for one element). For an image that is
-    classified whole it is an outer product; the mean over a region's pixels is not, and is taken
-    in closed form. Embeddings stay on disk while they are selected from.
+    left out (Ash et al., eq. 1 for one element). For an image that is classified whole it is an
+    outer product, of which the two factors are stored and distances taken; the mean over a
+    region's pixels is not, and is taken in closed form. Embeddings stay on disk while they are
+    selected from.
 
     Attributes:
         selector: `k_means_plusplus` (default; Algorithm 1): the largest norm first, then draws in
@@ -38,12 +39,16 @@ class Badge:
     source: ClassVar[str] = "Ash et al., BADGE (ICLR 2020), Algorithm 1; regions as in UWE"
 
     @property
-    def _signal(self) -> RegionGradient:
+    def _gradient(self) -> RegionGradient:
         return RegionGradient(of_labelled=self.init == "labelled")
 
+    @property
+    def _factors(self) -> tuple[OutputGradient, MeanFeature]:
+        return OutputGradient(of_labelled=self.init == "labelled"), MeanFeature()
+
     def passes(self, context: PassContext) -> Iterator[list[Signal]]:
-        """One pass, for the gradients."""
-        yield [self._signal]
+        """One pass, for the gradients, or their factors where they are outer products."""
+        yield [*self._factors] if context.shared_features else [self._gradient]
 
     def select(
         self,
@@ -53,11 +58,19 @@ class Badge:
         generator: torch.Generator,
     ) -> Picks:
         """Picks by distance between gradients; scores are distances at pick."""
-        column = self._signal.column
-        gradients = table.stored(column)
-        centres = np.zeros((0, gradients.shape[1]), np.float32)
-        if self.init == "labelled" and len(labelled):
-            centres = labelled.embedding(column)
+        known = self.init == "labelled" and len(labelled) > 0
         return select_by_distance(
-            gradients, centres, count, generator, selector=self.selector, init=self.init
+            self._gradients(table),
+            self._gradients(labelled) if known else None,
+            count,
+            generator,
+            selector=self.selector,
+            init=self.init,
         )
+
+    def _gradients(self, table: CandidateTable) -> Embedding:
+        """As the pass measured them."""
+        left, right = self._factors
+        if left.column in table.embeddings:
+            return OuterProducts(table.stored(left.column), table.stored(right.column))
+        return table.stored(self._gradient.column)

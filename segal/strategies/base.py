@@ -43,10 +43,13 @@ class PassContext:
         tables: One candidate table for each pass that is done, in order.
         offered: (n,) rows of a table that are on offer, ascending: not those that are bought whole;
             None for all of them.
+        shared_features: Whether all elements of an image have the same features, so that a
+            candidate's gradient by the last layer is an outer product.
     """
 
     tables: list[CandidateTable] = field(default_factory=list)
     offered: NDArray[np.int64] | None = None
+    shared_features: bool = False
 
 
 class Strategy(Protocol):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
@@ -43,10 +42,9 @@ class CoreSet:
         generator: torch.Generator,
     ) -> Picks:
         """Picks that cover; scores are distances at pick."""
-        features = table.embedding(_FEATURE.column)
         return select_by_distance(
-            features,
-            labelled.embedding(_FEATURE.column) if len(labelled) else np.zeros_like(features[:0]),
+            table.stored(_FEATURE.column),
+            labelled.stored(_FEATURE.column) if len(labelled) else None,
             count,
             generator,
             selector=self.selector,

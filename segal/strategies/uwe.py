@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from segal.candidates.table import CandidateTable
+from segal.candidates.table import CandidateTable, StoredRows
 from segal.errors import SegalError
 from segal.signals import MeanFeature, Signal, UncertaintyName, Value
 from segal.strategies._distance import Init, Selector, select_by_distance
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks, Presets
 
 _FEATURE = MeanFeature()
+
+_CHUNK = 1024
+"""Rows checked at a time."""
 
 
 @dataclass(frozen=True, config=PARAMETERS)
@@ -71,11 +74,11 @@ class UncertaintyWeightedEmbeddings:
         column = Value(self.uncertainty).column
         offered = table.values[column]
         low, span = (float(offered.min()), float(np.ptp(offered)))
-        embedding = self._embed(offered, table.embedding(_FEATURE.column), low, span)
-        centres = np.zeros_like(embedding[:0])
+        embedding = self._embed(offered, table.stored(_FEATURE.column), low, span)
+        centres = None
         if len(labelled):
             centres = self._embed(
-                labelled.values[column], labelled.embedding(_FEATURE.column), low, span
+                labelled.values[column], labelled.stored(_FEATURE.column), low, span
             )
         return select_by_distance(
             embedding, centres, count, generator, selector=self.selector, init=self.init
@@ -84,11 +87,11 @@ class UncertaintyWeightedEmbeddings:
     def _embed(
         self,
         uncertainty: NDArray[np.float64],
-        features: NDArray[np.float32],
+        features: StoredRows,
         low: float,
         span: float,
-    ) -> NDArray[np.float32]:
-        """u^tau * f, in place of `features`; 0^0 is 1."""
+    ) -> StoredRows:
+        """u^tau * f, multiplied where it is read; 0^0 is 1."""
         u = uncertainty
         if self.normalize == "minmax":
             # What is labelled may lie outside the range of what is on offer.
@@ -96,12 +99,13 @@ class UncertaintyWeightedEmbeddings:
         if (u < 0).any():
             raise ValueError(f"{self.uncertainty}: expected an uncertainty of at least 0")
         with np.errstate(over="ignore", invalid="ignore"):
-            features *= (u**self.tau).astype(np.float32)[:, None]
-        if not np.isfinite(features).all():
+            embedding = features.scaled((u**self.tau).astype(np.float32))
+        parts = (embedding[i : i + _CHUNK] for i in range(0, len(embedding), _CHUNK))
+        if not all(np.isfinite(part).all() for part in parts):
             raise SegalError(
                 f"strategy.tau: {self.tau:g} takes the embeddings out of range",
                 expected="embeddings that float32 can hold",
                 got=f"uncertainties up to {u.max():g}",
                 remedy="give a smaller --tau, or strategy.normalize=minmax",
             )
-        return features
+        return embedding

@@ -170,6 +170,7 @@ class Task(ABC):
         layouts: Names of the layouts of data sets that it reads.
         strategy_defaults: Parameters of strategies, where these have them and none are given.
         picture_words: How a report speaks of what `draw` writes.
+        shared_features: Whether all elements of an image have the same features.
     """
 
     name: ClassVar[str]
@@ -179,6 +180,7 @@ class Task(ABC):
     layouts: ClassVar[tuple[str, ...]]
     strategy_defaults: ClassVar[Mapping[str, Any]] = {}
     picture_words: ClassVar[PictureWords]
+    shared_features: ClassVar[bool] = False
 
     def __init__(self, class_weights: Sequence[float] | None = None) -> None:
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)

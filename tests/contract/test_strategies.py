@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from segal.candidates.budget import Allowance
 from segal.candidates.table import CandidateTable, box_pixels
+from segal.errors import SegalError
 from segal.functional.k_center import k_center_greedy
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, choose
@@ -213,6 +214,17 @@ def test_uwe_picks_do_not_depend_on_the_scale_of_the_uncertainty(tau):
     for measured in (table, labelled):
         measured.values["entropy"][:] *= 7.3
     assert np.array_equal(pick(strategy, table, labelled, 50).rows, first.rows)
+
+
+@pytest.mark.parametrize("beyond", ["table", "labelled"])
+def test_uwe_out_of_range_is_told(beyond):
+    strategy = make("uwe", {"tau": 100.0})
+    tables = {"table": made_table(strategy), "labelled": made_table(strategy, images=1, seed=1)}
+    for measured in tables.values():
+        measured.values["entropy"][:] = 1.0
+    tables[beyond].values["entropy"][3] = 1e3
+    with pytest.raises(SegalError, match=r"100 takes the embeddings out of range"):
+        pick(strategy, *tables.values(), 5)
 
 
 def test_uwe_is_the_product_of_the_means_not_the_mean_of_the_products():

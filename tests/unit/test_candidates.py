@@ -92,3 +92,20 @@ def test_a_damaged_table_is_one_clear_error(tmp_path, spoil):
 
 def test_areas_do_not_overflow():
     assert box_pixels(np.array([[0, 0, 10**5, 10**5]], np.int32)).tolist() == [10**10]
+
+
+def test_rows_are_scaled_where_they_are_read(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((40, 6)).astype(np.float16)
+    box = np.tile(np.array([[0, 0, 4, 4]], np.int32), (40, 1))
+    with TableWriter(tmp_path / "table", ["a.png"], 40, "float16") as writer:
+        writer.append(0, box, {"f": rows.astype(np.float64)})
+    shown = np.arange(1, 40, 3)
+    view = CandidateTable.open(tmp_path / "table").view(shown, np.ones(len(shown), np.int64))
+    scale = rng.random(len(shown)).astype(np.float32)
+    stored = view.stored("f").scaled(scale)
+    expected = view.embedding("f") * scale[:, None]
+    assert stored.dtype == expected.dtype == np.float32
+    assert stored.shape == expected.shape
+    np.testing.assert_array_equal(stored[2:7], expected[2:7])
+    np.testing.assert_array_equal(stored[np.array([5, 0])], expected[[5, 0]])

@@ -53,7 +53,7 @@ from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
 from segal.runs.run_folder import fingerprint
 from segal.signals import Signal
-from segal.strategies.base import Strategy
+from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar
 from segal.system.files import remove, write_json
 from segal.system.machine import describe
@@ -266,9 +266,10 @@ class Rounds:
         """The passes that the strategy asks for."""
         config = self.config
         folder = round_folder(config.out, number)
-        scanned = run_passes(
-            self.strategy, offer.rows, folder, config.region, partial(self.scan_once, number)
-        )
+        shared = find_task(config.task).shared_features
+        context = PassContext(offered=offer.rows, shared_features=shared)
+        measure = partial(self.scan_once, number)
+        scanned = run_passes(self.strategy, context, folder, config.region, measure)
         self.notes += [f"Round {number}: {note}" for note in scanned.notes]
         return scanned
 

@@ -55,6 +55,7 @@ class Classification(Task):
     default_region: ClassVar[str] = "image"
     layouts: ClassVar[tuple[str, ...]] = LAYOUTS
     strategy_defaults: ClassVar[Mapping[str, Any]] = {"layers": "last"}  # IWPS, section 4.1
+    shared_features: ClassVar[bool] = True
     picture_words: ClassVar[PictureWords] = SHEET_WORDS
     multilabel: ClassVar[bool] = False
 
