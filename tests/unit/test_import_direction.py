@@ -1,11 +1,13 @@
 """Imports run down the floors of docs/architecture.md, and nowhere else."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 import segal
+from segal.tasks import TASKS
 
 ROOT = Path(segal.__file__).parent
 FLOORS = [
@@ -92,6 +94,38 @@ def test_names_are_looked_up_above_only():
     for path in modules():
         if "segal.strategies" in set(imports(path)):
             assert room_of(path) in REGISTRY_READERS, path
+
+
+TASKLESS = {"jobs", "scanning", "signals", "strategies", "runs", "comparison", "reporting"}
+"""Rooms that serve every task: they name none."""
+
+
+def code_words(path):
+    """Identifiers, imports and texts of a file, its docstrings left out."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if id(node) not in docstrings:
+                yield node.value
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+    yield from imports(path)
+
+
+@pytest.mark.parametrize("room", sorted(TASKLESS))
+def test_rooms_that_serve_every_task_name_none(room):
+    for path in (ROOT / room).rglob("*.py"):
+        for word in code_words(path):
+            named = [name for name in TASKS if re.search(rf"\b{name}\b", word, re.IGNORECASE)]
+            assert not named, f"{path.relative_to(ROOT)}: {word!r}"
 
 
 def test_help_needs_no_torch():
