@@ -222,9 +222,16 @@ def stack_padded(
     """
     height = max(label.shape[0] for _, label in pairs)
     width = max(label.shape[1] for _, label in pairs)
-    images, labels = [], []
-    for image, label in pairs:
-        below, right = height - label.shape[0], width - label.shape[1]
-        images.append(np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge"))
-        labels.append(np.pad(label, ((0, below), (0, right)), constant_values=ignore_index))
+    padded = [_padded(*pair, (height, width), ignore_index) for pair in pairs]
+    images, labels = zip(*padded, strict=True)
     return stack_images(images), torch.from_numpy(np.stack(labels))
+
+
+def _padded(image: Image, label: Label, size: Size, ignore_index: int) -> tuple[Image, Label]:
+    below, right = size[0] - label.shape[0], size[1] - label.shape[1]
+    if not (below or right):
+        return image, label
+    return (
+        np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge"),
+        np.pad(label, ((0, below), (0, right)), constant_values=ignore_index),
+    )
