@@ -3,6 +3,8 @@
     pip install scikit-activeml          # here, or elsewhere with --python .../bin/python
     python tools/bench_classification.py badge --json badge.json
     python tools/bench_classification.py table --folder FOLDER --json table.json
+    python tools/bench_classification.py scoring
+    python tools/bench_classification.py isal
 
 `badge`: BADGE on features and probabilities in memory, beside scikit-activeml's `Badge`, which
 builds the outer products. `table`: CoreSet (k-center) and BADGE on a candidate table of the size of
@@ -34,6 +36,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -336,6 +339,15 @@ def make_table(folder: Path, arguments: argparse.Namespace) -> None:
     part.rename(folder)
 
 
+def of_scores(name: str, arguments: argparse.Namespace) -> Timed:
+    """A benchmark of `bench_image_scores`."""
+    import bench_image_scores
+
+    keys = ("images", "side", "classes", "batch", "repeats")
+    measured: Timed = getattr(bench_image_scores, name)(*(getattr(arguments, k) for k in keys))
+    return measured
+
+
 def main() -> None:
     if sys.argv[1:2] == ["one"]:
         one_run(sys.argv[2:])
@@ -359,7 +371,15 @@ def main() -> None:
     table.add_argument("--badge-picks", type=int, default=1000)
     table.add_argument("--badge-repeats", type=int, default=5)
     table.set_defaults(bench=bench_table)
-    for kind in (badge, table):
+    scoring = kinds.add_parser("scoring", help="five strategies in one pass, over the bare network")
+    isal = kinds.add_parser("isal", help="influence by all parameters, beside a backward pass each")
+    for kind, name, images in ((scoring, "bench_scoring", 1000), (isal, "bench_isal", 64)):
+        kind.add_argument("--images", type=int, default=images)
+        kind.add_argument("--side", type=int, default=112, help="of the images, in pixels")
+        kind.add_argument("--classes", type=int, default=10)
+        kind.add_argument("--batch", type=int, default=32)
+        kind.set_defaults(bench=partial(of_scores, name))
+    for kind in (badge, table, scoring, isal):
         kind.add_argument("--repeats", type=int, default=5, help="runs of each method")
         kind.add_argument("--json", type=Path, help="write what was measured to this file")
     arguments = parser.parse_args()
