@@ -177,7 +177,7 @@ def _one_by_one(model: Model, data: Data, direction: Mapping[str, Tensor]) -> Te
     parameters = [named[name] for name in direction]
     scores = []
     for index in range(len(pool)):
-        inputs = model.normalise(torch.from_numpy(pool.read(index))[None])
+        inputs = model.normalise(torch.tensor(pool.read(index))[None])
         logits = network(inputs)
         loss = torch.nn.functional.cross_entropy(logits, logits.argmax(1))
         gradient = torch.autograd.grad(loss, parameters)
