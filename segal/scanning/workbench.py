@@ -161,7 +161,9 @@ class Bench:
             )
         return found
 
-    def visit(self, of: SetName, catch: Collection[str] = ()) -> Iterator[Visit]:
+    def visit(
+        self, of: SetName, catch: Collection[str] = (), only: Collection[int] | None = None
+    ) -> Iterator[Visit]:
         """Forward passes over a set; see `segal.signals.Workbench`.
 
         Raises:
@@ -169,7 +171,7 @@ class Bench:
                 NaN or infinite.
         """
         images, settings = self.images(of), self.settings
-        chosen = images.indices()
+        chosen = [i for i in images.indices() if only is None or i in only]
         grouped = batches(images.pool, chosen, settings.batch_size)
 
         def read(batch: list[int]) -> tuple[list[int], Tensor, Tensor, Tensor | None]:

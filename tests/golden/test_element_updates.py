@@ -137,5 +137,5 @@ def test_a_prefilter_leaves_images_out():
 
 
 def test_an_update_out_of_range_names_the_image():
-    with pytest.raises(SegalError, match="00.png, region 1 of 1: the updated network"):
+    with pytest.raises(SegalError, match=r"00\.png, region 1 of 1: the updated network"):
         measured(HoldoutErrorChange("last", 3, 1e308), build())
