@@ -76,8 +76,8 @@ class RankedLooksLabelled(ReadsLossPrediction):
         def of_units(evidence: Evidence, units: Units) -> Tensor:
             return ranks(module.of_units(evidence.maps, units, evidence.upsampling), mean)
 
-        constants = (bench.model.get_buffer(name) for name in ("mean", "std"))
-        return VaalMeter(vaal, *constants, of_units, (FEATURE_MAPS,))
+        mean_of_input, std = (bench.model.get_buffer(name) for name in ("mean", "std"))
+        return VaalMeter(vaal, mean_of_input, std, of_units, (FEATURE_MAPS,))
 
 
 def ranks(losses: Tensor, mean: float) -> Tensor:

@@ -157,7 +157,7 @@ class VaalMeter:
         measured = []
         # Image by image: what an image measures does not depend on the batch that it is in.
         for row, normalised in enumerate(evidence.inputs):
-            pixels = (normalised.float() * self.std + self.mean).clamp_(0, 1)
+            pixels = (normalised.float() * self.std + self.mean).float().clamp_(0, 1)
             logits = []
             for start in range(0, len(boxes), _CHUNK):
                 some = slice(start, start + _CHUNK)
