@@ -75,6 +75,9 @@ class Elements:
     def size(self, index):
         return self._elements
 
+    def shape(self, index):
+        return SIDE, SIDE
+
     def read(self, index):
         return self._images[index]
 

@@ -89,6 +89,13 @@ class Evidence:
             self._logits = self._logits.whole()
         return self._logits
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of `logits`, of the image in elements; they need not be made for it."""
+        if isinstance(self._logits, Tensor):
+            return self._logits.shape[2], self._logits.shape[3]
+        return self._logits.size
+
     def map_pixels(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Applies a function of every pixel's logits; those of a large image are never held whole.
 

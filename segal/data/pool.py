@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from segal.candidates.regions import Box
 from segal.data.image_file import RGB, Reading
 from segal.data.images import ImageInfo, inspect_image, read_image
 from segal.data.prefetch import prefetch
@@ -68,16 +67,6 @@ class ImagePool:
         """(height, width) of an image as it is read, in pixels, after EXIF orientation."""
         info = self.infos[index]
         return info.height, info.width
-
-    def crop(self, index: int, box: Box) -> NDArray[Any]:
-        """What an image shows of a box, read as `read` does.
-
-        Args:
-            index: The image.
-            box: Half-open (x0, y0, x1, y1), in elements.
-        """
-        x0, y0, x1, y1 = box
-        return self.read(index)[y0:y1, x0:x1]
 
     def read(self, index: int) -> NDArray[Any]:
         """Reads an image as `read_image` does: (H, W, channels), uint8 or float32 in [0, 1].

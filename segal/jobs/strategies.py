@@ -9,7 +9,7 @@ from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, raise_all
 from segal.jobs.reference import unmet_needs
 from segal.models.wrapped import Model, NoHeadError
-from segal.signals import AsksOfNetwork, PredictedLoss, Signal
+from segal.signals import AsksOfNetwork, ReadsLossPrediction, Signal
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 from segal.tasks import TASKS, find_task
@@ -99,7 +99,7 @@ def _with_preset(named: dict[str, Any]) -> tuple[dict[str, Any], list[SegalError
 
 def _untrained(config: SelectConfig | RunConfig, strategy: Strategy) -> list[SegalError]:
     """What a strategy reads off the network and the configured training does not train."""
-    predicts = any(isinstance(signal, PredictedLoss) for signal in _first_signals(strategy))
+    predicts = any(isinstance(signal, ReadsLossPrediction) for signal in _first_signals(strategy))
     if not predicts or not isinstance(config, RunConfig) or config.train.learning_loss is not None:
         return []
     return [
@@ -150,7 +150,7 @@ def check_signals(signals: Sequence[Signal], model: Model, asking: str) -> None:
 def _would_do(strategy: Strategy, model: Model) -> bool:
     """Whether a network has what a strategy asks of it."""
     for signal in _first_signals(strategy):
-        if isinstance(signal, PredictedLoss) and model.loss_prediction is None:
+        if isinstance(signal, ReadsLossPrediction) and model.loss_prediction is None:
             return False
         if isinstance(signal, AsksOfNetwork):
             try:

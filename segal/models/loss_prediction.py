@@ -8,15 +8,16 @@ that is the whole image is scored as in the paper. In training the set is a crop
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, TypeAdapter
 from torch import Tensor, nn
 
 from segal.candidates.evidence import Units, Upsampling
 from segal.functional.pooling import interpolation_matrix
-from segal.system.sections import Result, Section
+from segal.system.sections import Result, Section, result_unless
 
 _WIDTH = 128  # outputs of each map's linear layer, as in the paper's image classification
 
@@ -27,19 +28,29 @@ class LearningLossSettings(Section):
     | setting | here | paper |
     |---|---|---|
     | weight | 1 | 1 (lambda) |
+    | ranking | hinge | hinge (eq. 2) |
     | margin | 1 | 1 (xi) |
     | stop_gradient_after | 0.6 | 0.6 (120 of 200 epochs) |
 
     Attributes:
         weight: Factor of the module's loss beside the network's.
-        margin: By how much the predictions of a pair should differ, at least.
+        ranking: What a pair costs: `hinge` (see `ranking_loss`), or `logistic`, as in RankCGAN and
+            TA-VAAL (see `logistic_ranking_loss`).
+        margin: By how much the predictions of a pair should differ, at least; of `hinge` alone.
         stop_gradient_after: From this fraction of the training's steps on the module's gradient no
             longer reaches the network; 0 for never at all, 1 to the end.
     """
 
     weight: Result[float] = Field(default=1.0, gt=0)
+    ranking: Annotated[Literal["hinge", "logistic"], result_unless("hinge")] = "hinge"
     margin: Result[float] = Field(default=1.0, gt=0)
     stop_gradient_after: Result[float] = Field(default=0.6, ge=0, le=1)
+
+    def loss(self, predicted: Tensor, losses: Tensor) -> Tensor:
+        """What the predictions (n,) of a batch's losses (n,) cost, but for its weight."""
+        if self.ranking == "logistic":
+            return logistic_ranking_loss(predicted, losses)
+        return ranking_loss(predicted, losses, self.margin)
 
 
 def _switched(value: object) -> object:
@@ -155,9 +166,23 @@ def ranking_loss(predicted: Tensor, losses: Tensor, margin: float) -> Tensor:
     Returns:
         A scalar; 0, with a gradient of 0, where there is no pair.
     """
+    ahead = _ahead(predicted, losses)
+    return (margin - ahead).clamp(min=0).mean() if len(ahead) else predicted.sum() * 0.0
+
+
+def logistic_ranking_loss(predicted: Tensor, losses: Tensor) -> Tensor:
+    """Cross-entropy of which of a pair has the larger loss; sigmoid(p_i - p_j) is its probability.
+
+    The ranking loss of RankCGAN (Saquil, Kim and Hall, 2018), which TA-VAAL (Kim et al., CVPR 2021)
+    predicts losses by. Pairs, arguments and what is returned are as of `ranking_loss`.
+    """
+    ahead = _ahead(predicted, losses)
+    return F.softplus(-ahead).mean() if len(ahead) else predicted.sum() * 0.0
+
+
+def _ahead(predicted: Tensor, losses: Tensor) -> Tensor:
+    """(pairs,): by how much the prediction of the larger loss is the larger one."""
     pairs = len(predicted) // 2
-    if pairs == 0:
-        return predicted.sum() * 0.0
     p, target = (values[: 2 * pairs].view(pairs, 2) for values in (predicted, losses.detach()))
     sign = torch.where(target[:, 0] > target[:, 1], 1.0, -1.0).to(p)
-    return (margin - sign * (p[:, 0] - p[:, 1])).clamp(min=0).mean()
+    return sign * (p[:, 0] - p[:, 1])

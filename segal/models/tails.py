@@ -38,6 +38,11 @@ class Affine:
     rectified: bool = False
 
     @property
+    def linear(self) -> bool:
+        """Whether it is one layer that looks at one cell at a time."""
+        return self.pointwise is None and _pointwise(self.head)
+
+    @property
     def scale(self) -> Tensor | None:
         """(D,) gamma / sqrt(variance + epsilon) of the BatchNorm; None without one."""
         if self.norm is None or self.norm.running_var is None:

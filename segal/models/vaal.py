@@ -1,5 +1,8 @@
 """VAAL's networks and their training: a VAE, and a discriminator on its latent code.
 
+What is known of a crop beside its pixels may be given to the decoder and to the discriminator with
+the code: TA-VAAL (Kim, Park, Kim and Chun, CVPR 2021) gives the rank of its predicted loss.
+
 Equation numbers are those of Sinha, Ebrahimi and Darrell, "Variational Adversarial Active Learning"
 (ICCV 2019). A lower bound of both sets' likelihood trains the VAE, and so does fooling the
 discriminator into taking every crop for a labelled one; the discriminator learns to tell them.
@@ -65,9 +68,10 @@ class Vae(nn.Module):
     Args:
         latent: Size of the latent code.
         channels: Of the crops.
+        known: Numbers that the decoder is given beside the code.
     """
 
-    def __init__(self, latent: int, channels: int = 3) -> None:
+    def __init__(self, latent: int, channels: int = 3, known: int = 0) -> None:
         super().__init__()
         widths = [_WIDTH * 2**i for i in range(4)]
         cells = widths[-1] * _CELLS**2
@@ -77,7 +81,10 @@ class Vae(nn.Module):
         self.encoder = nn.Sequential(*down, nn.Flatten())
         self.mean = nn.Linear(cells, latent)
         self.log_variance = nn.Linear(cells, latent)
-        up: list[nn.Module] = [nn.Linear(latent, cells), nn.Unflatten(1, (-1, _CELLS, _CELLS))]
+        up: list[nn.Module] = [
+            nn.Linear(latent + known, cells),
+            nn.Unflatten(1, (-1, _CELLS, _CELLS)),
+        ]
         for before, after in zip(widths[::-1], [*widths[-2::-1], channels], strict=True):
             up += [nn.ReLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
         self.decoder = nn.Sequential(*up)
@@ -88,21 +95,22 @@ class Vae(nn.Module):
         return self.mean(features), self.log_variance(features)
 
     def decode(self, code: Tensor) -> Tensor:
-        """(n, channels, SIDE, SIDE) crops from (n, latent) codes."""
+        """(n, channels, SIDE, SIDE) crops from (n, latent + known) codes."""
         crops: Tensor = self.decoder(code)
         return crops
 
 
 class Discriminator(nn.Sequential):
-    """Logits of being labelled, (n,), from (n, latent) codes: a perceptron of five layers.
+    """Logits of being labelled, (n,), from (n, latent + known) codes: a perceptron of five layers.
 
     Args:
         latent: Size of the latent code.
+        known: Numbers that come with it.
     """
 
-    def __init__(self, latent: int) -> None:
+    def __init__(self, latent: int, known: int = 0) -> None:
         layers: list[nn.Module] = []
-        for before in (latent, _HIDDEN, _HIDDEN, _HIDDEN):
+        for before in (latent + known, _HIDDEN, _HIDDEN, _HIDDEN):
             layers += [nn.Linear(before, _HIDDEN), nn.ReLU()]
         super().__init__(*layers, nn.Linear(_HIDDEN, 1), nn.Flatten(0))
 
@@ -119,13 +127,15 @@ class Vaal:
     vae: Vae
     discriminator: Discriminator
 
-    def logits(self, crops: Tensor) -> Tensor:
+    def logits(self, crops: Tensor, known: Tensor | None = None) -> Tensor:
         """Logits (n,) of being labelled, from the mean of the code; nothing is sampled.
 
         Args:
             crops: (n, channels, SIDE, SIDE), in [0, 1].
+            known: (n, k) what is known of them, as in the training; None for nothing.
         """
-        logits: Tensor = self.discriminator(self.vae.encode(crops)[0])
+        known = crops.new_empty(len(crops), 0) if known is None else known
+        logits: Tensor = self.discriminator(torch.cat([self.vae.encode(crops)[0], known], 1))
         return logits
 
 
@@ -169,6 +179,7 @@ def train_vaal(
     generator: torch.Generator,
     device: torch.device,
     progress: Progress | None = None,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> Vaal:
     """Trains both networks from scratch.
 
@@ -179,6 +190,7 @@ def train_vaal(
         generator: The only source of randomness, on the CPU: initial weights, batches, noise.
         device: Where to train.
         progress: Called after each step with the steps done, all steps, and a few words.
+        known: (n, k) and (m, k) float32, what is known of the crops; None for nothing.
 
     Returns:
         The networks on `device`; their weights take no gradient any more.
@@ -186,18 +198,24 @@ def train_vaal(
     Raises:
         SegalError: If a loss is not finite.
     """
-    vaal = _initial(training.latent, generator, device, labelled.shape[1])
+    if known is None:
+        known = torch.empty(len(labelled), 0), torch.empty(len(unlabelled), 0)
+    vaal = _initial(training.latent, generator, device, labelled.shape[1], known[0].shape[1])
     vae_optimizer = torch.optim.Adam(vaal.vae.parameters(), lr=training.vae_rate)
     discriminator_optimizer = torch.optim.Adam(
         vaal.discriminator.parameters(), lr=training.discriminator_rate
     )
     for step in range(1, training.steps + 1):
-        drawn = [_batch(s, training.batch_size, generator) for s in (labelled, unlabelled)]
-        crops = torch.cat(drawn).to(device).float() / 255
+        rows = [_batch(s, training.batch_size, generator) for s in (labelled, unlabelled)]
+        crops, beside = (
+            torch.cat([one[drawn] for one, drawn in zip(each, rows, strict=True)]).to(device)
+            for each in ((labelled, unlabelled), known)
+        )
+        crops = crops.float() / 255
         noise = torch.randn(len(crops), training.latent, generator=generator).to(device)
         with torch.enable_grad():
-            loss = _step(vae_optimizer, _vae_objective(vaal, crops, noise, training))
-            told = _step(discriminator_optimizer, _discriminator_objective(vaal, crops))
+            loss = _step(vae_optimizer, _vae_objective(vaal, crops, beside, noise, training))
+            told = _step(discriminator_optimizer, _discriminator_objective(vaal, crops, beside))
         if not (math.isfinite(loss) and math.isfinite(told)):
             raise _diverged(step, training, loss, told)
         if progress is not None:
@@ -207,20 +225,23 @@ def train_vaal(
     return vaal
 
 
-def _vae_objective(vaal: Vaal, crops: Tensor, noise: Tensor, training: VaalTraining) -> Tensor:
+def _vae_objective(
+    vaal: Vaal, crops: Tensor, known: Tensor, noise: Tensor, training: VaalTraining
+) -> Tensor:
     """Eq. 3; the first half of the crops is labelled."""
     mean, log_variance = vaal.vae.encode(crops)
-    decoded = vaal.vae.decode(mean + noise * (0.5 * log_variance).exp())
+    code = mean + noise * (0.5 * log_variance).exp()
+    decoded = vaal.vae.decode(torch.cat([code, known], 1))
     # Both halves are of one size, so the sum of their means is twice the mean of all.
     bound = 2 * negative_elbo(crops, decoded, mean, log_variance, training.beta)
-    labelled, unlabelled = vaal.discriminator(mean).chunk(2)
+    labelled, unlabelled = vaal.discriminator(torch.cat([mean, known], 1)).chunk(2)
     return bound + training.adversary * adversarial_loss(labelled, unlabelled)
 
 
-def _discriminator_objective(vaal: Vaal, crops: Tensor) -> Tensor:
+def _discriminator_objective(vaal: Vaal, crops: Tensor, known: Tensor) -> Tensor:
     with torch.no_grad():
         mean, _ = vaal.vae.encode(crops)
-    labelled, unlabelled = vaal.discriminator(mean).chunk(2)
+    labelled, unlabelled = vaal.discriminator(torch.cat([mean, known], 1)).chunk(2)
     return discriminator_loss(labelled, unlabelled)
 
 
@@ -233,15 +254,20 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
 
 
 def _batch(crops: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    return crops[torch.randint(len(crops), (size,), generator=generator)]
+    """(size,) positions of crops."""
+    return torch.randint(len(crops), (size,), generator=generator)
 
 
 def _initial(
-    latent: int, generator: torch.Generator, device: torch.device, channels: int = 3
+    latent: int,
+    generator: torch.Generator,
+    device: torch.device,
+    channels: int = 3,
+    known: int = 0,
 ) -> Vaal:
     """Networks with weights from `generator`; torch's own random state is not touched."""
     with torch.device("meta"):
-        vaal = Vaal(Vae(latent, channels), Discriminator(latent))
+        vaal = Vaal(Vae(latent, channels, known), Discriminator(latent, known))
     for network in (vaal.vae, vaal.discriminator):
         network.to_empty(device="cpu")
         for module in network.modules():

@@ -41,13 +41,17 @@ _REMEDIES: Mapping[SetName, str] = {
 }
 
 
+_ROWS = 256  # of a table of features: each takes less than its own overhead
+
+
 @dataclass(frozen=True)
 class ScanSettings:
     """How a pass is run; none of it changes what is measured beyond rounding.
 
     Attributes:
         device: Where the network runs.
-        batch_size: Images at a time; a batch holds images of one size only.
+        batch_size: Images at a time; a batch holds images of one size only. Rows of a table of
+            features come in no fewer than 256.
         workers: Threads that read ahead; 0 reads in between.
         precision: Of the network's forward pass; what is pooled is float32 at least.
         embedding_dtype: Of the embeddings as stored.
@@ -61,12 +65,15 @@ class ScanSettings:
 
 
 def batches(pool: ImagePool, images: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Runs of neighbours among `images` that are of one size."""
+    """Runs of neighbours among `images` that are of one size; many where that is one pixel."""
     batch: list[int] = []
     for i in images:
-        if batch and (len(batch) == batch_size or pool.shape(i) != pool.shape(batch[0])):
-            yield batch
-            batch = []
+        if batch:
+            shape = pool.shape(batch[0])
+            most = max(batch_size, _ROWS) if shape == (1, 1) else batch_size
+            if len(batch) == most or pool.shape(i) != shape:
+                yield batch
+                batch = []
         batch.append(i)
     if batch:
         yield batch
@@ -154,7 +161,9 @@ class Bench:
             )
         return found
 
-    def visit(self, of: SetName, catch: Collection[str] = ()) -> Iterator[Visit]:
+    def visit(
+        self, of: SetName, catch: Collection[str] = (), only: Collection[int] | None = None
+    ) -> Iterator[Visit]:
         """Forward passes over a set; see `segal.signals.Workbench`.
 
         Raises:
@@ -162,7 +171,7 @@ class Bench:
                 NaN or infinite.
         """
         images, settings = self.images(of), self.settings
-        chosen = images.indices()
+        chosen = [i for i in images.indices() if only is None or i in only]
         grouped = batches(images.pool, chosen, settings.batch_size)
 
         def read(batch: list[int]) -> tuple[list[int], Tensor, Tensor, Tensor | None]:

@@ -16,7 +16,7 @@ from segal.signals.base import (
 from segal.signals.directional import Directional
 from segal.signals.gradients import GradientNorm, KeptMass, OutputGradient, RegionGradient
 from segal.signals.labels import LabelRule, Pseudo, TopK, Truncated
-from segal.signals.learning_loss import PredictedLoss
+from segal.signals.learning_loss import PredictedLoss, ReadsLossPrediction
 from segal.signals.values import UNCERTAINTIES, MeanFeature, UncertaintyName, Value
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Parameters",
     "PredictedLoss",
     "Pseudo",
+    "ReadsLossPrediction",
     "RegionGradient",
     "Signal",
     "TopK",

@@ -85,12 +85,15 @@ class Workbench(Protocol):
         """
         ...
 
-    def visit(self, of: SetName, catch: Collection[str] = ()) -> Iterator[Visit]:
+    def visit(
+        self, of: SetName, catch: Collection[str] = (), only: Collection[int] | None = None
+    ) -> Iterator[Visit]:
         """Forward passes over a set, without gradients, in candidate order; a bar shows how far.
 
         Args:
             of: The set.
             catch: As of a `Meter`.
+            only: Images of the set's pool that are looked at; None for all of the set.
         """
         ...
 

@@ -1,4 +1,7 @@
-"""Crops of labelled and of unlabelled pixels, in pairs of one size."""
+"""Crops of labelled and of unlabelled pixels, in pairs of one size.
+
+They are drawn as boxes of elements, as candidates are, and cut from pixels.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +27,23 @@ Crop = tuple[int, Box]
 def shrink(crop: Tensor) -> Tensor:
     """(channels, SIDE, SIDE) means by area of a (channels, h, w) crop, of any h and w."""
     return F.adaptive_avg_pool2d(crop, SIDE)
+
+
+def in_pixels(box: Box, elements: tuple[int, int], pixels: tuple[int, int]) -> Box:
+    """The pixels that a box of elements shows, those at its edge included.
+
+    Args:
+        box: (x0, y0, x1, y1), in elements.
+        elements: (height, width) of the image in elements.
+        pixels: (height, width) of it in pixels.
+
+    Returns:
+        (x0, y0, x1, y1) in pixels; the same where every pixel is an element.
+    """
+    x0, y0, x1, y1 = box
+    (rows, columns), (height, width) = elements, pixels
+    left, top = x0 * width // columns, y0 * height // rows
+    return left, top, -(-x1 * width // columns), -(-y1 * height // rows)
 
 
 def draw_pairs(
@@ -179,7 +199,8 @@ def cut(
         scale = 1.0 if pixels.dtype == torch.uint8 else 255.0
         shrunk = []
         for position in by_image[image]:
-            x0, y0, x1, y1 = crops[position][1]
+            size = (pixels.shape[1], pixels.shape[2])
+            x0, y0, x1, y1 = in_pixels(crops[position][1], images.pool.size(image), size)
             shrunk.append(shrink(pixels[:, y0:y1, x0:x1].float() * scale))
         return by_image[image], torch.stack(shrunk).round_().to(torch.uint8)
 

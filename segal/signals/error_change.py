@@ -205,6 +205,14 @@ class _UpdateMeter:
         if self.promising is not None:
             wanted = self.promising(evidence, units).cpu()
         found = torch.full(shape, NOT_MEASURED, dtype=torch.float64)
+        elements = self.updates.elements
+        if elements is not None and elements.take(evidence):
+            images = wanted.any(1).nonzero()[:, 0].tolist()
+            sums = elements.sums(evidence, images, self.gather)
+            for image, value in zip(images, self._means(sums), strict=True):
+                self._check(evidence, image, boxes, [0], value[None])
+                found[image, wanted[image]] = value
+            return found
         for image, chosen in enumerate(wanted):
             units_of_image = chosen.nonzero()[:, 0].tolist()
             if units_of_image:
@@ -214,8 +222,24 @@ class _UpdateMeter:
     def _image(
         self, evidence: Evidence, image: int, boxes: Sequence[Box], chosen: Sequence[int]
     ) -> Tensor:
-        sums = self.updates.sums(evidence, image, [boxes[i] for i in chosen], self.gather).cpu()
-        values = sums[self.first] / sums[self.first + 1].clamp(min=1.0)
+        sums = self.updates.sums(evidence, image, [boxes[i] for i in chosen], self.gather)
+        values = self._means(sums)
+        self._check(evidence, image, boxes, chosen, values)
+        return values
+
+    def _means(self, sums: Tensor) -> Tensor:
+        sums = sums.cpu()
+        return sums[self.first] / sums[self.first + 1].clamp(min=1.0)
+
+    def _check(
+        self,
+        evidence: Evidence,
+        image: int,
+        boxes: Sequence[Box],
+        chosen: Sequence[int],
+        values: Tensor,
+    ) -> None:
+        """Raises a SegalError where an update led out of range."""
         bad = (~values.isfinite()).nonzero()
         if len(bad):
             name = evidence.images[image] if evidence.images else f"image {image + 1}"
@@ -226,4 +250,3 @@ class _UpdateMeter:
                 got="NaN or infinity",
                 remedy="give a smaller strategy.lr, or check the checkpoint",
             )
-        return values

@@ -12,8 +12,35 @@ from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.signals.base import Meter, Need, Workbench
 
 
+class ReadsLossPrediction:
+    """A signal that reads the network's loss-prediction module, which training adds to it."""
+
+    def check(self, model: Model) -> None:
+        """Raises a SegalError if the network has no maps that losses can be predicted from.
+
+        Whether it has a module that does so shows after its training.
+        """
+        if model.loss_prediction is None:
+            model.check_feature_maps()
+
+    def module(self, model: Model) -> LossPrediction:
+        """The network's module.
+
+        Raises:
+            SegalError: If the network has none.
+        """
+        if model.loss_prediction is None:
+            raise SegalError(
+                "the network predicts no losses",
+                expected="a network that was trained with a loss-prediction module",
+                got="a checkpoint without one",
+                remedy="train with train.learning_loss=true, and give that checkpoint",
+            )
+        return model.loss_prediction
+
+
 @dataclass(frozen=True)
-class PredictedLoss:
+class PredictedLoss(ReadsLossPrediction):
     """The predicted loss of each candidate (Yoo and Kweon, CVPR 2019).
 
     Every feature map that the module takes is averaged over the candidate's pixels, exactly, after
@@ -28,29 +55,13 @@ class PredictedLoss:
         """Column name."""
         return "predicted_loss"
 
-    def check(self, model: Model) -> None:
-        """Raises a SegalError if the network has no maps that losses can be predicted from.
-
-        Whether it has a module that does so shows after its training.
-        """
-        if model.loss_prediction is None:
-            model.check_feature_maps()
-
     def prepare(self, bench: Workbench) -> Meter:
         """The network's module at work.
 
         Raises:
             SegalError: If the network has none.
         """
-        module = bench.model.loss_prediction
-        if module is None:
-            raise SegalError(
-                "the network predicts no losses",
-                expected="a network that was trained with a loss-prediction module",
-                got="a checkpoint without one",
-                remedy="train with train.learning_loss=true, and give that checkpoint",
-            )
-        return _LossMeter(module)
+        return _LossMeter(self.module(bench.model))
 
 
 @dataclass(frozen=True)

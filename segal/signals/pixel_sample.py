@@ -162,16 +162,24 @@ def _check_memory(
 
 
 def _every_pixel(bench: Workbench, of: SetName, tail: Tail, size: SampleSize) -> tuple[Pixels, ...]:
-    kept = list[Pixels]()
+    kept, cells = list[Pixels](), list[tuple[Tensor, Tensor, Tensor]]()
+    known = bench.images(of).dataset is not None
     for visit in bench.visit(of, (tail.name,)):
         for i, inputs in enumerate(_inputs(visit, tail)):
             index = visit.mask[i].flatten().nonzero()[:, 0]
             if not len(index):
                 continue
-            if not kept:
+            if not kept and not cells:
                 _check_memory(bench, of, size, inputs, visit.mask[i].numel(), None)
             labels = None if visit.labels is None else visit.labels[i].flatten()[index]
+            if visit.mask[i].numel() == inputs[0].numel() == 1:  # which is its own window
+                classes = torch.zeros_like(index) if labels is None else labels
+                cells.append((inputs[None].clone(), inputs.new_ones(1, 1, 1).double(), classes))
+                continue
             kept.append(_map(visit, inputs, index, labels, tail))
+    if cells:
+        local = tail_radius(tail, cells[0][0].shape[1]) == 0
+        kept.extend(_parts(cells, tail, known=known, local=local))
     return tuple(kept)
 
 
@@ -253,6 +261,7 @@ def draw_sites(
     assert count is not None
     keys = torch.zeros(0, dtype=torch.float64)
     found = torch.zeros(0, 3, dtype=torch.int64)  # image, position, class
+    waiting, added = list[tuple[Tensor, Tensor]](), 0
     for image in images.indices():
         if images.dataset is None:
             position = torch.from_numpy(images.mask(image)).flatten().nonzero()[:, 0]
@@ -263,15 +272,32 @@ def draw_sites(
             label = labels[position]
         drawn = torch.rand(len(position), generator=generator, dtype=torch.float64)
         here = torch.stack([torch.full_like(position, image), position, label], 1)
-        keys, found = torch.cat([keys, drawn]), torch.cat([found, here])
-        strata = found[:, 2] if size.per_class is not None else torch.zeros_like(found[:, 2])
-        kept = _lowest(keys, strata, count)
-        keys, found = keys[kept], found[kept]
+        waiting.append((drawn, here))
+        added += len(drawn)
+        if added >= max(count, len(keys)):  # seldom, and never on more than a few times as many
+            keys, found = _merged(keys, found, waiting, size, count)
+            waiting, added = [], 0
+    keys, found = _merged(keys, found, waiting, size, count)
     sites = {}
     for image in sorted(set(found[:, 0].tolist())):
         of_image = found[found[:, 0] == image]
         sites[images.pool.paths[image]] = (of_image[:, 1], of_image[:, 2])
     return sites
+
+
+def _merged(
+    keys: Tensor,
+    found: Tensor,
+    waiting: Sequence[tuple[Tensor, Tensor]],
+    size: SampleSize,
+    count: int,
+) -> tuple[Tensor, Tensor]:
+    """Those of the lowest keys among what was kept and what came after it."""
+    keys = torch.cat([keys, *(drawn for drawn, _ in waiting)])
+    found = torch.cat([found, *(here for _, here in waiting)])
+    strata = found[:, 2] if size.per_class is not None else torch.zeros_like(found[:, 2])
+    kept = _lowest(keys, strata, count)
+    return keys[kept], found[kept]
 
 
 def _lowest(keys: Tensor, strata: Tensor, count: int) -> Tensor:

@@ -15,6 +15,7 @@ from segal.functional.forward_mode import plain_attention
 from segal.functional.updates import interval_windows, region_loss, sgd_steps
 from segal.models.wrapped import Tail
 from segal.signals.base import Workbench
+from segal.signals.element_updates import ElementUpdates
 from segal.signals.pixel_sample import SampleSize, free_bytes, keep_pixels
 from segal.signals.pixels import (
     WORKING_BYTES,
@@ -41,6 +42,7 @@ class RegionUpdates:
         lr: Their size.
         pixels: What is looked at afterwards.
         radius: Of the tail, in cells; None where it must be run on whole images.
+        elements: The same by hand, for images of one element; None where that cannot be.
     """
 
     tail: Tail
@@ -48,6 +50,7 @@ class RegionUpdates:
     lr: float
     pixels: tuple[Pixels, ...]
     radius: int | None
+    elements: ElementUpdates | None = None
 
     @classmethod
     def on(
@@ -64,7 +67,9 @@ class RegionUpdates:
         def compute() -> RegionUpdates:
             pixels = keep_pixels(bench, of, layers, size)
             tail = in_float64(bench.model.tail(layers))
-            return cls(tail, steps, lr, pixels, tail_radius(tail, pixels[0].inputs.shape[1]))
+            radius = tail_radius(tail, pixels[0].inputs.shape[1])
+            elements = ElementUpdates.of(tail, steps, lr, pixels)
+            return cls(tail, steps, lr, pixels, radius, elements)
 
         return bench.once(("region_updates", of, layers, size, steps, lr), compute)
 

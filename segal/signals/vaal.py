@@ -1,6 +1,6 @@
 """VAAL's signal: how much a candidate looks like what is labelled already."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -8,13 +8,21 @@ import torch
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence, Units
-from segal.data.image_sets import ImageSet
+from segal.data.image_sets import ImageSet, SetName
+from segal.errors import SegalError
 from segal.models.vaal import SIDE, Vaal, VaalTraining, train_vaal
+from segal.models.wrapped import Model
 from segal.signals.base import Need, Workbench
-from segal.signals.crops import Crop, cut, draw_pairs, shrink
+from segal.signals.crops import Crop, cut, draw_pairs, in_pixels, shrink
 from segal.system.console import Advance, bar
 
 __all__ = ["LooksLabelled", "VaalTraining"]
+
+Pair = tuple[Crop, Crop]
+"""A labelled crop and one of the pool."""
+
+SETS: tuple[SetName, SetName] = ("labelled", "pool")
+"""Whose crops a pair holds."""
 
 _CHUNK = 256  # crops that go through the networks at once
 
@@ -28,7 +36,8 @@ class LooksLabelled:
     grids, cut down to the labelled box that it is drawn from, which may be smaller (or much
     larger, such as a whole image). Every labelled crop comes with an unlabelled one of the same
     size, so that size cannot tell them apart; crops of the pool never overlap what is bought. All
-    are shrunk to 64 x 64 pixels by area, or enlarged, and so is what is measured. One pair of
+    are shrunk to 64 x 64 pixels by area, or enlarged, and so is what is measured; an image that is
+    bought as a whole is shown as a whole. One pair of
     networks serves all region sizes of a pass.
 
     Crops are cut once, at first, and kept as 8 bits: of RGB, 24 kB a pair, 49 MB for 2000 pairs. An
@@ -49,7 +58,11 @@ class LooksLabelled:
         """Column name."""
         return f"vaal-{self.crops}-{self.training.name}"
 
-    def prepare(self, bench: Workbench) -> "_Meter":
+    def check(self, model: Model) -> None:
+        """Raises a SegalError if the network takes no pictures."""
+        check_pictures(model, "vaal")
+
+    def prepare(self, bench: Workbench) -> "VaalMeter":
         """Trains the networks.
 
         Raises:
@@ -57,43 +70,100 @@ class LooksLabelled:
                 training diverges.
         """
         generator = torch.Generator().manual_seed(bench.seed)
-        labelled, pool = bench.images("labelled"), bench.images("pool")
-        pairs = draw_pairs(labelled, pool, bench.regions, self.crops, generator)
-        channels = len(bench.model.get_buffer("mean"))
-        with bar("Cutting crops") as advance:
-            banks = [
-                _bank(images, [pair[half] for pair in pairs], channels, bench.workers, advance)
-                for half, images in enumerate((labelled, pool))
-            ]
-        device = bench.model.device
-        with bar("Training VAAL") as advance:
-            vaal = train_vaal(banks[0], banks[1], self.training, generator, device, advance)
-        bench.note(_outcome(vaal, banks, device))
-        return _Meter(vaal, bench.model.get_buffer("mean"), bench.model.get_buffer("std"))
+        pairs = crop_pairs(bench, self.crops, generator)
+        vaal = vaal_of_crops(bench, pairs, self.training, generator, "vaal")
+        return VaalMeter(vaal, bench.model.get_buffer("mean"), bench.model.get_buffer("std"))
+
+
+def check_pictures(model: Model, asking: str) -> None:
+    """Raises a SegalError if a network takes no pictures.
+
+    Args:
+        model: The network.
+        asking: Who asks for them.
+    """
+    if model.spec.input_channels is not None:
+        raise SegalError(
+            f"{asking}: it learns from pictures, and a table of features has none",
+            expected="images, as files or as an array (N, H, W, channels)",
+            got=f"rows of {model.spec.input_channels} features",
+            remedy="choose another strategy, such as coreset or uwe",
+        )
+
+
+def crop_pairs(bench: Workbench, count: int, generator: torch.Generator) -> list[Pair]:
+    """Draws crops of what is labelled and of the pool; see `draw_pairs`."""
+    labelled, pool = bench.images("labelled"), bench.images("pool")
+    return draw_pairs(labelled, pool, bench.regions, count, generator)
+
+
+def vaal_of_crops(
+    bench: Workbench,
+    pairs: Sequence[Pair],
+    training: VaalTraining,
+    generator: torch.Generator,
+    name: str,
+    known: tuple[Tensor, Tensor] | None = None,
+) -> Vaal:
+    """Trains a VAE and a discriminator on crops, and notes how well that went.
+
+    Args:
+        bench: The workbench.
+        pairs: The crops.
+        training: How.
+        generator: The only source of randomness.
+        name: Of the strategy, for the note.
+        known: As of `train_vaal`.
+    """
+    channels, device = len(bench.model.get_buffer("mean")), bench.model.device
+    with bar("Cutting crops") as advance:
+        banks = [
+            _bank(
+                bench.images(of), [pair[half] for pair in pairs], channels, bench.workers, advance
+            )
+            for half, of in enumerate(SETS)
+        ]
+    with bar("Training VAAL") as advance:
+        vaal = train_vaal(banks[0], banks[1], training, generator, device, advance, known)
+    bench.note(_outcome(vaal, banks, device, name, known))
+    return vaal
 
 
 @dataclass(frozen=True, eq=False)
-class _Meter:
+class VaalMeter:
+    """The discriminator at work.
+
+    Attributes:
+        vaal: The trained networks.
+        mean: Of the network's input, as its wrapper has it.
+        std: Likewise.
+        known: (B, units, k) what the networks are given beside a batch's crops; None for nothing.
+        catch: As of a `Meter`, for `known`.
+    """
+
     vaal: Vaal
     mean: Tensor
     std: Tensor
-    catch: ClassVar[tuple[str, ...]] = ()
+    known: Callable[[Evidence, Units], Tensor] | None = None
+    catch: tuple[str, ...] = ()
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units) float64 in [0, 1]."""
         if evidence.inputs is None:
             raise ValueError("the evidence has no inputs")
-        boxes = units.boxes().tolist()
+        size = (evidence.inputs.shape[2], evidence.inputs.shape[3])
+        boxes = [in_pixels(tuple(box), evidence.size, size) for box in units.boxes().tolist()]
+        known = None if self.known is None else self.known(evidence, units)
         measured = []
         # Image by image: what an image measures does not depend on the batch that it is in.
-        for normalised in evidence.inputs:
-            pixels = (normalised.float() * self.std + self.mean).clamp_(0, 1)
-            logits = [
-                self.vaal.logits(
-                    torch.stack([shrink(pixels[:, y0:y1, x0:x1]) for x0, y0, x1, y1 in chunk])
-                )
-                for chunk in (boxes[i : i + _CHUNK] for i in range(0, len(boxes), _CHUNK))
-            ]
+        for row, normalised in enumerate(evidence.inputs):
+            pixels = (normalised.float() * self.std + self.mean).float().clamp_(0, 1)
+            logits = []
+            for start in range(0, len(boxes), _CHUNK):
+                some = slice(start, start + _CHUNK)
+                crops = [shrink(pixels[:, y0:y1, x0:x1]) for x0, y0, x1, y1 in boxes[some]]
+                beside = None if known is None else known[row, some]
+                logits.append(self.vaal.logits(torch.stack(crops), beside))
             # In float64 no two logits of float32 that differ below 0 have the same sigmoid.
             measured.append(torch.cat(logits).double().sigmoid())
         return torch.stack(measured)
@@ -112,15 +182,23 @@ def _bank(
 
 
 @torch.no_grad()
-def _outcome(vaal: Vaal, banks: Sequence[Tensor], device: torch.device) -> str:
+def _outcome(
+    vaal: Vaal,
+    banks: Sequence[Tensor],
+    device: torch.device,
+    name: str,
+    known: tuple[Tensor, Tensor] | None,
+) -> str:
     """How well the discriminator tells the crops that it was trained on."""
     right = 0
-    for bank, sign in zip(banks, (1, -1), strict=True):
+    for half, (bank, sign) in enumerate(zip(banks, (1, -1), strict=True)):
         for start in range(0, len(bank), _CHUNK):
-            crops = bank[start : start + _CHUNK].to(device).float() / 255
-            right += int((sign * vaal.logits(crops) > 0).sum())
+            some = slice(start, start + _CHUNK)
+            crops = bank[some].to(device).float() / 255
+            beside = None if known is None else known[half][some].to(device)
+            right += int((sign * vaal.logits(crops, beside) > 0).sum())
     share = 100 * right / sum(len(bank) for bank in banks)
     return (
-        f"vaal: the discriminator is right about {share:.0f} % of the crops that it was trained "
+        f"{name}: the discriminator is right about {share:.0f} % of the crops that it was trained "
         "on; 50 % is chance"
     )

@@ -20,6 +20,7 @@ from segal.strategies.margin import Margin
 from segal.strategies.mc_dropout import MCDropout
 from segal.strategies.ralif import ReliableInfluence
 from segal.strategies.random import Random
+from segal.strategies.ta_vaal import TaskAwareVariationalAdversarial
 from segal.strategies.uwe import UncertaintyWeightedEmbeddings
 from segal.strategies.vaal import VariationalAdversarial
 
@@ -34,6 +35,7 @@ _BUILT_IN: tuple[type[Strategy], ...] = (
     UncertaintyWeightedEmbeddings,
     LearningLoss,
     VariationalAdversarial,
+    TaskAwareVariationalAdversarial,
     Badge,
     GradNorm,
     MCDropout,

@@ -18,7 +18,34 @@ Weight = Annotated[float, Field(ge=0.0, le=1e6)]
 
 
 @dataclass(frozen=True, config=PARAMETERS)
-class VariationalAdversarial:
+class VaalNetworks:
+    """Parameters of a VAE and a discriminator; `VariationalAdversarial` says what they are."""
+
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 600
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    crops: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    latent: Annotated[int, Field(ge=1, le=1024)] = 32
+    beta: Weight = 1.0
+    adversary: Weight = 1.0
+    vae_rate: Rate = 5e-4
+    discriminator_rate: Rate = 5e-4
+
+    @property
+    def training(self) -> VaalTraining:
+        """How both are trained."""
+        return VaalTraining(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            latent=self.latent,
+            beta=self.beta,
+            adversary=self.adversary,
+            vae_rate=self.vae_rate,
+            discriminator_rate=self.discriminator_rate,
+        )
+
+
+@dataclass(frozen=True, config=PARAMETERS)
+class VariationalAdversarial(VaalNetworks):
     """Picks what looks least labelled to an adversary on a VAE's code (VAAL, eqs. 1-4).
 
     Before the pass a VAE and a discriminator are trained from scratch on crops of labelled and of
@@ -58,14 +85,6 @@ class VariationalAdversarial:
         discriminator_rate: Learning rate of the discriminator, above 0.
     """
 
-    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 600
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
-    crops: Annotated[int, Field(ge=1, le=100_000)] = 2000
-    latent: Annotated[int, Field(ge=1, le=1024)] = 32
-    beta: Weight = 1.0
-    adversary: Weight = 1.0
-    vae_rate: Rate = 5e-4
-    discriminator_rate: Rate = 5e-4
     name: ClassVar[str] = "vaal"
     direction: ClassVar[Direction | None] = "lower"
     uses_reference_labels: ClassVar[bool] = False
@@ -73,16 +92,7 @@ class VariationalAdversarial:
 
     @property
     def _signal(self) -> LooksLabelled:
-        training = VaalTraining(
-            steps=self.steps,
-            batch_size=self.batch_size,
-            latent=self.latent,
-            beta=self.beta,
-            adversary=self.adversary,
-            vae_rate=self.vae_rate,
-            discriminator_rate=self.discriminator_rate,
-        )
-        return LooksLabelled(training, self.crops)
+        return LooksLabelled(self.training, self.crops)
 
     def passes(self, context: PassContext) -> Iterator[list[Signal]]:
         """One pass, for the discriminator's output."""

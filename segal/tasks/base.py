@@ -24,7 +24,7 @@ from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.functional.labels import VOID, class_indices, has_class
-from segal.models.loss_prediction import LearningLossSettings, ranking_loss
+from segal.models.loss_prediction import LearningLossSettings
 from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.system.machine import Precision, autocast
 from segal.tasks.classes import check_classes
@@ -232,7 +232,7 @@ class Task(ABC):
             model: The network; it has such a module.
             images: As `training_loss` takes them.
             labels: Likewise.
-            ranking: Weight and margin of the module's loss.
+            ranking: Weight and kind of the module's loss.
             stop_gradient: Whether the module's gradient ends at the feature maps.
 
         Returns:
@@ -249,7 +249,7 @@ class Task(ABC):
             )
         maps = [x.detach() if stop_gradient else x for x in evidence.maps]
         predicted = model.loss_prediction.of_pixels(maps, valid, evidence.upsampling)
-        auxiliary = ranking_loss(predicted[used], losses[used], ranking.margin)
+        auxiliary = ranking.loss(predicted[used], losses[used])
         return self._mean_loss(logits, target) + ranking.weight * auxiliary
 
     def _mean_loss(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ CASES = [
     ("learning_loss", {"subset": "30%"}),
     ("learning_loss", {"subset": 10}),
     ("vaal", {"steps": 200, "latent": 8, "adversary": 10.0}),
+    ("ta_vaal", {"steps": 200, "latent": 8, "adversary": 10.0}),
     ("badge", {"init": "labelled"}),
     ("badge", {"selector": "k_center"}),
     ("gradnorm", {"layers": "last_two"}),
@@ -178,7 +179,7 @@ def test_declares_itself_and_refuses_what_it_does_not_know(name, parameters):
     [
         *(("higher", name) for name in ("entropy", "least_confidence", "margin", "bvsb")),
         *(("higher", name) for name in ("mc_dropout", "bald", "gradnorm", "learning_loss")),
-        *(("lower", name) for name in ("vaal", "err_reduction")),
+        *(("lower", name) for name in ("vaal", "ta_vaal", "err_reduction")),
     ],
 )
 def test_values_are_picked_from_their_end_lowest_id_first_among_equals(direction, name):

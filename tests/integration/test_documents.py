@@ -204,6 +204,7 @@ def quick(prefix, data, encoder):
 
 SMALL = {
     "vaal": {"steps": 2},
+    "ta_vaal": {"steps": 2},
     "isal": {"hessian_pixels": 200},
     "ralif": {"hessian_pixels": 200},
     "mc_dropout": {"samples": 2},
