@@ -165,9 +165,25 @@ def layout_name(text: str) -> str:
     return text
 
 
-def is_dataset(root: Path) -> bool:
-    """Whether a folder or a file looks like a data set of some layout."""
-    return any(layout.found(root) for layout in _LAYOUTS.values())
+def is_dataset(root: Path, *, multilabel: bool = False) -> bool:
+    """Whether a folder or a file looks like a data set of some layout.
+
+    Args:
+        root: It.
+        multilabel: Whether it is one of several labels an image; what cannot be told has one.
+    """
+    return any(
+        _is_several(layout, root) == multilabel
+        for layout in _LAYOUTS.values()
+        if layout.found(root)
+    )
+
+
+def _is_several(layout: LayoutModule, root: Path) -> bool:
+    try:
+        return layout.several(root)
+    except SegalError:  # which opening it says
+        return False
 
 
 def splits(root: Path, layout: str = "auto", *, validation_share: float = 0.0) -> list[str]:
