@@ -127,9 +127,7 @@ INPUT_SCALE = flag(
     "model.input_scale", float, "Scale at which the network sees images. [default: 1]"
 )
 
-TASK = flag(
-    "task", str, "segmentation, classification or multilabel. [default: segmentation]"
-)
+TASK = flag("task", str, "segmentation, classification or multilabel. [default: segmentation]")
 DEVICE = flag("machine.device", str, "auto, cpu, cuda or cuda:1. [default: auto]")
 BATCH_SIZE = flag("machine.batch_size", int, "Images at a time. [default: 1]")
 WORKERS = flag("machine.workers", int, "Threads that read ahead. [default: 1]")

@@ -8,16 +8,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 
 from segal.data.datasets import open_dataset
 from segal.models.build import build_model, make_spec
 from segal.scenes.synthetic import make_scenes
+from tests.classified import make_archive, make_features, make_folders
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def is_classification(path):
+    """Whether it is one of images that have classes as wholes."""
+    raw = yaml.safe_load(path.read_text())
+    return "task" in raw.get("run", raw)
 
 
 def blocks(text, language):
@@ -204,12 +212,45 @@ def quick(prefix, data, encoder):
 
 SMALL = {
     "vaal": {"steps": 2},
-    "isal": {"hessian_pixels": 200},
-    "ralif": {"hessian_pixels": 200},
+    "isal": {"hessian_pixels": 200, "samples": 2, "repeats": 1},
+    "ralif": {"hessian_pixels": 200, "tau": 0.5},
     "mc_dropout": {"samples": 2},
     "bald": {"samples": 2},
 }
 """What makes a strategy quick."""
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory):
+    """Data of images that have classes, by layout; only read."""
+    root = tmp_path_factory.mktemp("classified")
+    (root / "features").mkdir()
+    return {
+        "npz": make_archive(root / "images.npz"),
+        "folders": make_folders(root / "folders"),
+        "features": make_features(root / "features"),
+    }
+
+
+def small_classification(path, data, tmp_path):
+    """Overrides for a configuration of images that have classes: few of them, and short."""
+    raw = yaml.safe_load(path.read_text())
+    prefix = "run." if "arms" in raw else ""
+    of_run = raw.get("run", raw)
+    extra = [
+        f"data.root={data[of_run['data']['layout']]}", "train.iterations=2", "train.batch_size=4",
+        "train.workers=0", "seed_set=6img", "budgets=3img", "overlays=0",
+    ]  # fmt: skip
+    if of_run["data"].get("validation_share"):
+        extra.append("data.validation=val")
+    if "encoder_weights" in of_run.get("model", {}):
+        network = timm.create_model("test_vit", num_classes=5, img_size=64)
+        torch.save(network.state_dict(), tmp_path / "weights.pth")
+        extra += [
+            "model.architecture=timm:test_vit", "model.input_side=64",
+            f"model.encoder_weights={tmp_path / 'weights.pth'}",
+        ]  # fmt: skip
+    return [f"{prefix}{key}" for key in extra]
 
 
 def kind(arm):
@@ -221,6 +262,33 @@ def kind(arm):
         return [key for k, v in value.items() for key in keys(v, f"{name}.{k}")]
 
     return tuple(sorted(keys({k: v for k, v in arm.items() if k not in {"name", "seeds"}}, "")))
+
+
+def run_classification(segal, path, classified, tmp_path):
+    """As `run_on_made_data`, of images that have classes."""
+    command, raw = command_of(path), yaml.safe_load(path.read_text())
+    extra = small_classification(path, classified, tmp_path)
+    if command == "run":
+        small = SMALL.get(raw["strategy"]["name"], {})
+        extra += [f"strategy.{key}={value}" for key, value in small.items()]
+    else:
+        kinds = {kind(arm): arm for arm in reversed(raw["arms"])}
+        arms = [arm for arm in raw["arms"] if kinds[kind(arm)] is arm]
+        for arm in arms:
+            strategy = arm["set"]["strategy"]
+            strategy |= SMALL.get(strategy["name"], {})
+        names = {arm["name"] for arm in arms}
+        primary = raw["primary"] if raw["primary"]["arm"] in names else None
+        small = {**raw, "arms": arms, "seeds": [0], "permutations": 100, "primary": primary}
+        path = tmp_path / path.name
+        path.write_text(yaml.safe_dump(small))
+    code, _, stderr = segal(command, "--config", path, *extra, "--out", tmp_path / "out")
+    assert code == 0, stderr
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if is_classification(p)], ids=lambda p: p.name)
+def test_every_configuration_of_classification_runs(segal, classified, tmp_path, path):
+    run_classification(segal, path, classified, tmp_path)
 
 
 def run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path, all_arms=False):
@@ -262,7 +330,9 @@ def run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in CONFIGS if f"configs/{p.name}" not in README], ids=lambda p: p.name
+    "path",
+    [p for p in CONFIGS if f"configs/{p.name}" not in README and not is_classification(p)],
+    ids=lambda p: p.name,
 )
 def test_every_configuration_runs_on_made_data(
     segal, scenes, street, checkpoint, encoder, tmp_path, path
