@@ -43,7 +43,8 @@ def several(root: Path) -> bool:
     """Whether an array of labels has columns."""
     file, (_, y) = _file(root), next(iter(_pairs(root).values()))
     assert file is not None
-    return open_array(file, y, values=False).shape[1:] > (1,)
+    labels = open_array(file, y, values=False)
+    return labels.ndim == 2 and labels.shape[1] > 1
 
 
 def source(root: Path, split: str | None, multilabel: bool) -> Source:

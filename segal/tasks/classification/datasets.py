@@ -172,11 +172,8 @@ def is_dataset(root: Path, *, multilabel: bool = False) -> bool:
         root: It.
         multilabel: Whether it is one of several labels an image; what cannot be told has one.
     """
-    return any(
-        _is_several(layout, root) == multilabel
-        for layout in _LAYOUTS.values()
-        if layout.found(root)
-    )
+    names = _found(root, _LAYOUTS)
+    return any(_is_several(_LAYOUTS[name], root) == multilabel for name in names)
 
 
 def _is_several(layout: LayoutModule, root: Path) -> bool:
@@ -357,12 +354,18 @@ def _refuse_unknown(source: Source, rows: NDArray[np.int64], root: Path, split: 
         )
 
 
-def _detect(root: Path, layout: str) -> str:
-    candidates = list(_LAYOUTS) if layout == "auto" else [layout_name(layout)]
+def _found(root: Path, candidates: Iterable[str]) -> list[str]:
+    """Names of the layouts, among some, that a folder or a file looks like."""
     names = [name for name in candidates if _LAYOUTS[name].found(root)]
     # Any folder of images looks like a class; a file beside it says more.
     if len(names) > 1 and "folders" in names and not folders.splits(root):
         names.remove("folders")
+    return names
+
+
+def _detect(root: Path, layout: str) -> str:
+    candidates = list(_LAYOUTS) if layout == "auto" else [layout_name(layout)]
+    names = _found(root, candidates)
     if len(names) == 1:
         return names[0]
     shown = "\n".join(

@@ -44,7 +44,8 @@ def several(root: Path) -> bool:
     """Whether labels have columns."""
     folder = root / next(iter(splits(root)), "")
     if (folder / _LABELS[0]).is_file():
-        return open_array(folder / _LABELS[0], values=False).shape[1:] > (1,)
+        labels = open_array(folder / _LABELS[0], values=False)
+        return labels.ndim == 2 and labels.shape[1] > 1
     return column_count(folder / _LABELS[1]) > 1
 
 
