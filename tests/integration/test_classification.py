@@ -15,6 +15,7 @@ from segal.jobs.rounds.run import run_rounds
 from segal.jobs.strategies import configure_run, configure_selection
 from segal.jobs.train import run_training
 from segal.runs.ledger import Ledger
+from segal.scenes.synthetic import make_scenes
 from segal.strategies import STRATEGIES
 from tests import killed_run
 from tests.classified import (
@@ -94,6 +95,12 @@ def rows(out):
 # Commands
 
 
+def test_label_files_by_pixel_are_not_taken_for_folders_of_classes(segal, tmp_path):
+    make_scenes(tmp_path, splits={"train": 1}, size=(32, 64), seed=0)
+    code, stdout, stderr = segal("validate", tmp_path)
+    assert code == 0 and "data set of segmentation" in stdout, stderr
+
+
 @pytest.mark.parametrize("name", PLACES)
 def test_validate_tells_what_is_there(segal, made, name):
     code, stdout, stderr = segal("validate", made / name)
@@ -133,7 +140,7 @@ def test_what_is_selected_can_be_trained_on_and_selected_from_again(
     assert code == 0, stderr
     assert not {p["image"] for p in rows(tmp_path / "b")} & {p["image"] for p in picked}
     task, arch = given[:2], given[6:]
-    code, stdout, stderr = segal(
+    code, _, stderr = segal(
         "train", *task, *arch, "--data", made / name, "--labelled", out, "--test", "test",
         "--out", tmp_path / "again", *QUICK,
     )  # fmt: skip
