@@ -54,9 +54,7 @@ def validate_path(path: Path, given: Mapping[str, Any], workers: int, task: str 
         fitting = [one for one in named if section.layout in one.layouts]
     else:
         fitting = [one for one in named if one.is_dataset(path)]
-        if (
-            task and not fitting
-        ):  # what another task reads of these layouts: opening it says why not
+        if task and not fitting:  # another task's data, perhaps: opening it says why not
             alike = [o for o in map(find_task, TASKS) if set(o.layouts) & set(named[0].layouts)]
             fitting = named if any(o.is_dataset(path) for o in alike) else []
     if len(fitting) > 1:
