@@ -127,6 +127,7 @@ INPUT_SCALE = flag(
     "model.input_scale", float, "Scale at which the network sees images. [default: 1]"
 )
 
+TASK = flag("task", str, "segmentation, classification or multilabel. [default: segmentation]")
 DEVICE = flag("machine.device", str, "auto, cpu, cuda or cuda:1. [default: auto]")
 BATCH_SIZE = flag("machine.batch_size", int, "Images at a time. [default: 1]")
 WORKERS = flag("machine.workers", int, "Threads that read ahead. [default: 1]")
@@ -139,6 +140,7 @@ SKIP_UNREADABLE = flag("skip_unreadable", bool, "Go on without images that canno
 DATA = flag("data.root", Path, "Folder of the data set.", name="data")
 
 SCANNING = (
+    TASK,
     *(ARCH, ENCODER, NUM_CLASSES, MEAN, STD, INPUT_SCALE),
     *(DEVICE, BATCH_SIZE, WORKERS, THREADS, SEED, PRECISION),
     *(BANDS, PAGE, SKIP_UNREADABLE),

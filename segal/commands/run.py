@@ -8,7 +8,7 @@ from segal.commands import options as o
 
 
 @o.configured(
-    o.DATA,
+    *(o.TASK, o.DATA),
     *(o.STRATEGY, o.TAU, o.REGION),
     o.flag("seed_set", str, "Labelled at the start, at random, such as 5% or 20img."),
     o.flag("budgets", str, "Bought after each round, such as 5%,10%."),

@@ -8,8 +8,8 @@ from segal.commands import options as o
 
 
 @o.configured(
-    o.DATA,
-    o.flag("data.layout", str, "ade20k, camvid, cityscapes, folder, voc or auto. [default: auto]"),
+    *(o.TASK, o.DATA),
+    o.flag("data.layout", str, "Name of the files' layout, or auto. [default: auto]"),
     o.flag("data.ignore_index", int, "A label value that stands for no class."),
     o.flag("data.train", str, "To train on. [default: train]", name="split"),
     o.flag("data.validation", str, "Split that picks the best weights. [default: none]"),

@@ -18,7 +18,7 @@ def validate(
     ] = "",
     layout: Annotated[
         str,
-        typer.Option(help="Of a data set: ade20k, camvid, cityscapes, folder, voc or auto."),
+        typer.Option(help="Of a data set: name of the files' layout, or auto."),
     ] = "auto",
     ignore_index: Annotated[
         int | None, typer.Option(help="A label value that stands for no class.")

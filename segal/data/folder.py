@@ -34,7 +34,8 @@ _SHARES = (0.70, 0.85)  # cumulative
 
 def found(root: Path) -> bool:
     """Whether a folder looks like this layout."""
-    return (root / "images").is_dir()
+    tables = any(root.glob("*.csv"))  # of images that have labels as wholes, unless there are both
+    return (root / "images").is_dir() and ((root / "labels").is_dir() or not tables)
 
 
 def splits(root: Path) -> list[str]:

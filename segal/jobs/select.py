@@ -41,6 +41,7 @@ from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
 from segal.jobs.strategies import check_network
 from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
+from segal.models.spec import DEFAULT_TASK
 from segal.models.wrapped import Model
 from segal.runs.acquisition import SCAN, SELECT, Offer, acquire, derive_generator, derive_seed
 from segal.runs.ledger import Ledger, Purchase
@@ -101,10 +102,11 @@ class SelectionResult:
     def headline(self) -> str:
         """The selection in a line."""
         cost, counts = self.summary["cost"], self.summary["counts"]
+        metric = find_task(self.summary["configuration"].get("task", DEFAULT_TASK)).metric
         return (
-            f"{counts['picks']} of {counts['offered']} regions, in "
+            f"{counts['picks']} of {counts['offered']} {metric.regions}, in "
             f"{len({p.image for p in self.picks})} of {counts['images']} images: "
-            f"{100 * cost['share_of_pool']:.2f} % of the pixels, "
+            f"{100 * cost['share_of_pool']:.2f} % of the {metric.elements}, "
             f"worth {cost['image_equivalents']:.1f} images"
         )
 

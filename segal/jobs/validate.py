@@ -18,6 +18,7 @@ from segal.jobs.labels import class_notes, describe_counts, notes_of
 from segal.jobs.planning import RUNS_FOLDER
 from segal.jobs.strategies import configure_run, configure_selection
 from segal.jobs.tuning.tune import configure_tuning
+from segal.models.spec import DEFAULT_TASK
 from segal.runs.ledger import Ledger
 from segal.runs.run_folder import LEDGER_FILE
 from segal.system.console import bar
@@ -53,6 +54,9 @@ def validate_path(path: Path, given: Mapping[str, Any], workers: int, task: str 
         fitting = [one for one in named if section.layout in one.layouts]
     else:
         fitting = [one for one in named if one.is_dataset(path)]
+        if task and not fitting:  # another task's data, perhaps: opening it says why not
+            alike = [o for o in map(find_task, TASKS) if set(o.layouts) & set(named[0].layouts)]
+            fitting = named if any(o.is_dataset(path) for o in alike) else []
     if len(fitting) > 1:
         raise SegalError(
             f"{path}: data of more than one task",
@@ -106,10 +110,11 @@ def _validate_run(path: Path) -> list[str]:
                 remedy="run the same command again: it makes them anew",
             )
         cost = ledger.cost()
+        unit = find_task(str(ledger.configuration.get("task", DEFAULT_TASK))).metric.elements
         lines = [f"{path}: a run of segal {ledger.command}, whole"]
         lines += [f"  {p.name}: {p.finished}, {p.seconds:.1f} s" for p in ledger.phases()]
         lines.append(
-            f"bought: {cost.regions} regions, {cost.pixels} pixels, {cost.images:.2f} images"
+            f"bought: {cost.regions} regions, {cost.pixels} {unit}, {cost.images:.2f} images"
         )
     return lines
 
@@ -128,7 +133,7 @@ def _validate_comparison(path: Path) -> list[str]:
 
 def _validate_dataset(task: Task, source: LabelsConfig, workers: int) -> list[str]:
     path = source.root
-    lines, errors, opened = [], [], []
+    lines, errors, opened = list[str](), list[SegalError](), dict[str, LabelledDataset]()
     for split in task.splits(path, source.layout):
         try:
             with bar(f"Images of {split}") as advance:
@@ -136,23 +141,24 @@ def _validate_dataset(task: Task, source: LabelsConfig, workers: int) -> list[st
             with bar(f"Labels of {split}") as advance:
                 counts = dataset.check(progress=advance)
             dataset.refuse_values(split, counts)
-            lines += _describe(split, dataset, counts)
-            opened.append(dataset)
+            lines += _describe(split, dataset, counts, task.metric.elements)
+            opened[split] = dataset
             lines += [f"    {note}" for note in copies_notes(dataset.pool)]
         except SegalError as error:
             errors.append(error)
     raise_all(list({str(error): error for error in errors}.values()))
-    notes = [f"  note: {note}" for note in class_notes(*opened)]
-    return [f"{path}: a data set, without mistakes", *notes, *lines]
+    task.check_splits(opened)
+    notes = [f"  note: {note}" for note in class_notes(*opened.values())]
+    return [f"{path}: a data set of {task.name}, without mistakes", *notes, *lines]
 
 
-def _describe(split: str, dataset: LabelledDataset, counts: LabelCounts) -> list[str]:
+def _describe(split: str, dataset: LabelledDataset, counts: LabelCounts, unit: str) -> list[str]:
     sizes = sorted(image_shapes(dataset.pool))
     shown = ", ".join(f"{h}x{w}" for h, w in sizes[:4]) + (", ..." if len(sizes) > 4 else "")
     return [
         f"  {split}: {len(dataset)} images of {shown} (height x width), "
         f"{len(dataset.classes.names)} classes",
-        *describe_counts(dataset, counts),
+        *describe_counts(dataset, counts, unit),
         *(f"    note: {note}" for note in notes_of(dataset, split, counts)),
         *(f"    {line}" for line in _about(dataset.pool, labelled=True)),
     ]

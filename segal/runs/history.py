@@ -78,7 +78,7 @@ class History:
         folder: The run folder.
         configuration: All that its result depends on, as `segal run` compares it.
         report_split: The split that results are reported on: `test`, or else `validation`.
-        pool_pixels: Of all images of the pool.
+        pool_pixels: Of all images of the pool, as purchases count them.
         pool_images: Their number.
         rounds: Those that were evaluated, in order.
         seed_set: What was labelled at the start.
@@ -138,8 +138,7 @@ def read_history(folder: Path) -> History:
                 got=f"one of segal {ledger.command}",
                 remedy="give the folder that was the --out of segal run",
             )
-        infos = [info for _, _, info in ledger.known_images().values()]
-        pool = _Pool(sum(info.height * info.width for info in infos), len(infos))
+        pool = _Pool(*ledger.extent())
         evaluated = [p.round for p in ledger.phases() if p.name == "evaluate"]
         rounds = [_read_round(folder, ledger, number, pool) for number in evaluated]
         configuration: dict[str, Any] = ledger.configuration

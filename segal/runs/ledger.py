@@ -23,11 +23,16 @@ from segal.runs.run_folder import RunFolder, now
 from segal.system.files import write_error
 
 HASHED_BYTES = 64 * 2**20  # larger artefacts are checked by size alone when a run goes on
+_SHAPES = """CREATE TABLE shapes (
+        image INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+        height INTEGER NOT NULL CHECK (height > 0), width INTEGER NOT NULL CHECK (width > 0))"""
+"""Of images that are read in another size than they are bought in, which `images` has."""
 _SCHEMA = (
     """CREATE TABLE images (
         id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE,
         height INTEGER NOT NULL CHECK (height > 0), width INTEGER NOT NULL CHECK (width > 0),
         digest TEXT NOT NULL, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL)""",
+    _SHAPES,
     """CREATE TABLE phases (
         id INTEGER PRIMARY KEY, name TEXT NOT NULL, round INTEGER NOT NULL,
         fingerprint TEXT NOT NULL, finished TEXT NOT NULL, seconds REAL NOT NULL,
@@ -45,7 +50,10 @@ _SCHEMA = (
         PRIMARY KEY (phase, rank), UNIQUE (image, x0, y0, x1, y1))""",
 )
 _PHASES = "SELECT name, round, fingerprint, finished, seconds FROM phases"
-_UPGRADES = {1: ("ALTER TABLE purchases ADD COLUMN clicks INTEGER CHECK (clicks >= 0)",)}
+_UPGRADES = {
+    1: ("ALTER TABLE purchases ADD COLUMN clicks INTEGER CHECK (clicks >= 0)",),
+    2: (_SHAPES,),
+}
 
 
 @dataclass(frozen=True)
@@ -123,8 +131,18 @@ class Ledger(RunFolder):
 
     def known_images(self) -> dict[str, tuple[int, int, ImageInfo]]:
         """By path: bytes, modification time in nanoseconds, and what was read of the image."""
-        rows = self._rows("SELECT path, bytes, mtime_ns, height, width, digest FROM images")
+        sides, tables = "images.height, images.width", "images"
+        if self.version > 2:
+            sides = "coalesce(shapes.height, images.height), coalesce(shapes.width, images.width)"
+            tables = "images LEFT JOIN shapes ON image = images.id"
+        rows = self._rows(f"SELECT path, bytes, mtime_ns, {sides}, digest FROM {tables}")
         return {path: (size, mtime, ImageInfo(*info)) for path, size, mtime, *info in rows}
+
+    def extent(self) -> tuple[int, int]:
+        """What there is to buy: elements (pixels, where these are bought), and images."""
+        rows = self._rows("SELECT coalesce(sum(height * width), 0), count(*) FROM images")
+        elements, images = rows[0]
+        return elements, images
 
     def record_images(self, pool: ImagePool) -> None:
         """Makes the table of images that of the pool; it stays that once a stage is done.
@@ -132,12 +150,9 @@ class Ledger(RunFolder):
         Raises:
             SegalError: If a stage is done, and the images are not those that it was done with.
         """
-        rows = {
-            path: (info.height, info.width, info.digest, size, mtime)
-            for path, info, (size, mtime) in zip(pool.paths, pool.infos, pool.stats, strict=True)
-        }
+        digests = {path: info.digest for path, info in zip(pool.paths, pool.infos, strict=True)}
         then = {path: info.digest for path, (_, _, info) in self.known_images().items()}
-        changes = Changes.of(then, {path: digest for path, (_, _, digest, _, _) in rows.items()})
+        changes = Changes.of(then, digests)
         if changes and self.phases():
             stays = (
                 f", and give --labelled {self.folder} there, so that what it bought stays bought"
@@ -145,7 +160,7 @@ class Ledger(RunFolder):
             raise SegalError(
                 f"{pool.root}: not the images that {self.folder} began with",
                 expected=f"the same {len(then)} images to its end",
-                got=f"{len(rows)} images: {changes}",
+                got=f"{len(digests)} images: {changes}",
                 remedy="put the images back as they were; or choose another folder with --out"
                 + (stays if self.command == "select" and self.bought() else ""),
             )
@@ -155,7 +170,20 @@ class Ledger(RunFolder):
                 """INSERT INTO images (path, height, width, digest, bytes, mtime_ns)
                 VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET
                 bytes = excluded.bytes, mtime_ns = excluded.mtime_ns""",
-                ((path, *row) for path, row in rows.items()),
+                (
+                    (path, *pool.size(i), info.digest, *stat)
+                    for i, (path, info, stat) in enumerate(
+                        zip(pool.paths, pool.infos, pool.stats, strict=True)
+                    )
+                ),
+            )
+            database.executemany(
+                "REPLACE INTO shapes SELECT id, ?, ? FROM images WHERE path = ?",
+                (
+                    (*pool.shape(i), path)
+                    for i, path in enumerate(pool.paths)
+                    if pool.shape(i) != pool.size(i)
+                ),
             )
 
     def finished(self, phase: str, round: int, fingerprint: str) -> bool:
@@ -340,9 +368,9 @@ class Ledger(RunFolder):
             "JOIN phases ON phase = phases.id) WHERE :last IS NULL OR round <= :last",
             {"last": through_round},
         )[0]
-        rows = self._rows("SELECT coalesce(sum(height * width), 1), count(*) FROM images")
-        area, images = rows[0]
-        return Cost(regions, pixels, pixels * images / area, clicks if known == regions else None)
+        area, images = self.extent()
+        images_worth = pixels * images / max(area, 1)
+        return Cost(regions, pixels, images_worth, clicks if known == regions else None)
 
     def _buy(self, key: int, purchases: Sequence[Purchase]) -> None:
         sizes = {

@@ -15,7 +15,7 @@ from segal.runs.database import LOCK_FILE, connect, explained, lock, transaction
 from segal.system.files import write_error
 
 LEDGER_FILE = "ledger.sqlite"
-_APPLICATION, _VERSION = 0x5E6A1000, 2  # marks the file as segal's; the version of its tables
+_APPLICATION, _VERSION = 0x5E6A1000, 3  # marks the file as segal's; the version of its tables
 _META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
 _FILES_OF_SQLITE = {LEDGER_FILE + suffix for suffix in ("", "-wal", "-shm", "-journal")}
 _SHOWN_CHARACTERS = 100

@@ -8,16 +8,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 
 from segal.data.datasets import open_dataset
 from segal.models.build import build_model, make_spec
 from segal.scenes.synthetic import make_scenes
+from tests.classified import make_archive, make_features, make_folders
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def is_classification(path):
+    """Whether it is one of images that have classes as wholes."""
+    raw = yaml.safe_load(path.read_text())
+    return "task" in raw.get("run", raw)
 
 
 def blocks(text, language):
@@ -53,7 +61,7 @@ def encoder(tmp_path_factory):
 
 
 @pytest.fixture
-def places(tmp_path, scenes, encoder):
+def places(tmp_path, scenes, encoder, classified):
     """What the README's words in capitals stand for."""
     return {
         "DIR": scenes / "leftImg8bit" / "train",
@@ -66,6 +74,10 @@ def places(tmp_path, scenes, encoder):
         "MAPS": tmp_path / "maps",
         "SCENES": tmp_path / "drawn",
         "FILE": encoder(),
+        "CLASSES": classified["folders"],
+        "CLASSIFIER": tmp_path / "classifier",
+        "IMAGES": tmp_path / "images",
+        "RETRAINED": tmp_path / "retrained",
     }
 
 
@@ -97,6 +109,9 @@ EXTRA = {
 }  # fmt: skip
 """What makes the README's commands quick; nothing that they name themselves."""
 
+WHOLE = ["model.options.stem=cifar", "train.crop=image"]
+"""Likewise of those that train on whole images."""
+
 
 def test_the_commands_of_the_readme(segal, places, checkpoint):
     ran = []
@@ -104,10 +119,15 @@ def test_the_commands_of_the_readme(segal, places, checkpoint):
         if not line.startswith("segal "):
             continue
         words = shlex.split(line)[1:]
+        whole = "classification" in words
         place = {**places, "FILE": checkpoint} if words[0] == "select" else places
         words = [
             re.sub(r"[A-Z]{3,}", lambda m, place=place: str(place[m[0]]), str(word))
-            for word in [*words, *EXTRA[words[0]]]
+            for word in [
+                *words,
+                *EXTRA[words[0]],
+                *(WHOLE if whole and words[0] == "train" else []),
+            ]
         ]
         words = [re.sub(r"^configs/", f"{ROOT}/configs/", word) for word in words]
         if words[0] == "tune":
@@ -119,7 +139,8 @@ def test_the_commands_of_the_readme(segal, places, checkpoint):
         code, _, stderr = segal(*words)
         assert code == 0, (line, stderr)
         ran.append(words[0])
-    assert ran == ["select", "train", "explain", "run", "compare", "report", "tune"]
+    rounds = ["run", "compare", "report", "tune"]
+    assert ran == ["select", "train", "explain", "train", "select", "train", *rounds]
     assert segal("validate", places["DATASET"])[0] == 0
     assert segal("strategies")[0] == 0
 
@@ -205,12 +226,57 @@ def quick(prefix, data, encoder):
 SMALL = {
     "vaal": {"steps": 2},
     "ta_vaal": {"steps": 2},
-    "isal": {"hessian_pixels": 200},
-    "ralif": {"hessian_pixels": 200},
+    "isal": {"hessian_pixels": 200, "samples": 2, "repeats": 1},
+    "ralif": {"hessian_pixels": 200, "tau": 0.5},
     "mc_dropout": {"samples": 2},
     "bald": {"samples": 2},
 }
 """What makes a strategy quick."""
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory):
+    """Data of images that have classes, by layout; only read."""
+    root = tmp_path_factory.mktemp("classified")
+    (root / "features").mkdir()
+    return {
+        "npz": make_archive(root / "images.npz"),
+        "folders": make_folders(root / "folders"),
+        "features": make_features(root / "features"),
+    }
+
+
+def small_classification(raw, data, tmp_path, *, whole):
+    """A configuration of images that have classes, with few of them, and short.
+
+    Its network is a tiny one unless it is to be kept `whole`.
+    """
+    run = raw.get("run", raw)
+    given, network = run["data"], run.get("model", {})
+    given["root"] = str(data[given["layout"]])
+    given |= {"validation": "val"} if "validation_share" in given else {}
+    if "encoder_weights" in network:
+        weights = tmp_path / "weights.pth"
+        vit = timm.create_model("test_vit", num_classes=5, img_size=64)
+        torch.save(vit.state_dict(), weights)
+        network |= {
+            "architecture": "timm:test_vit", "input_side": 64, "encoder_weights": str(weights)
+        }  # fmt: skip
+    elif "architecture" in network and not whole:
+        run["model"] = {"architecture": "tests.tiny_classifier:build"}
+    run["train"] |= {"iterations": 2, "batch_size": 4, "workers": 0}
+    run |= {"seed_set": "6img", "budgets": ["3img"], "overlays": 0}
+    if "arms" not in raw:
+        raw["strategy"] |= SMALL.get(raw["strategy"]["name"], {})
+        return raw
+    kinds = {kind(arm): arm for arm in reversed(raw["arms"])}
+    arms = [arm for arm in raw["arms"] if kinds[kind(arm)] is arm]
+    for arm in arms:
+        strategy = arm["set"]["strategy"]
+        strategy |= SMALL.get(strategy["name"], {})
+    named = raw["primary"]["arm"] in {arm["name"] for arm in arms}
+    primary = raw["primary"] if named else None
+    return {**raw, "arms": arms, "seeds": [0], "permutations": 100, "primary": primary}
 
 
 def kind(arm):
@@ -222,6 +288,16 @@ def kind(arm):
         return [key for k, v in value.items() for key in keys(v, f"{name}.{k}")]
 
     return tuple(sorted(keys({k: v for k, v in arm.items() if k not in {"name", "seeds"}}, "")))
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if is_classification(p)], ids=lambda p: p.name)
+def test_every_configuration_of_classification_runs(segal, classified, tmp_path, path):
+    raw = yaml.safe_load(path.read_text())
+    whole = path.name == "cifar10_uwe.yaml"  # its network is that of the others
+    small = tmp_path / path.name
+    small.write_text(yaml.safe_dump(small_classification(raw, classified, tmp_path, whole=whole)))
+    code, _, stderr = segal(command_of(path), "--config", small, "--out", tmp_path / "out")
+    assert code == 0, stderr
 
 
 def run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path, all_arms=False):
@@ -263,7 +339,9 @@ def run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in CONFIGS if f"configs/{p.name}" not in README], ids=lambda p: p.name
+    "path",
+    [p for p in CONFIGS if f"configs/{p.name}" not in README and not is_classification(p)],
+    ids=lambda p: p.name,
 )
 def test_every_configuration_runs_on_made_data(
     segal, scenes, street, checkpoint, encoder, tmp_path, path

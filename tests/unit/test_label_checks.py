@@ -118,13 +118,13 @@ def test_masks_of_other_values_are_explained(make):
 def test_absent_classes_and_void_labels_are_told(make):
     data = make([noise([0, 1, 255])])
     assert notes_of(data, "train", data.check()) == ["train: 1 of 3 classes have no pixel: car"]
-    lines = "\n".join(describe_counts(data, data.check()))
+    lines = "\n".join(describe_counts(data, data.check(), "pixels"))
     share = 100 * (noise([0, 1, 255]) == 255).mean()
     assert f"{share:.2f} % of all pixels" in lines
     data = make([np.full(SIZE, 255)])
     (note,) = notes_of(data, "train", data.check())
     assert "all pixels are void" in note
-    assert " - %" in "\n".join(describe_counts(data, data.check()))
+    assert " - %" in "\n".join(describe_counts(data, data.check(), "pixels"))
     with pytest.raises(SegalError, match="cannot be trained on: train has no labels"):
         refuse_unlabelled(data, "train", data.check(), "trained on")
 

@@ -603,7 +603,7 @@ def test_an_old_ledger_is_read_as_it_is(old):
 
 def test_an_old_ledger_is_upgraded_where_work_goes_on(old):
     with _open(old) as ledger:
-        assert ledger.version == 2 and ledger.purchases() == _BOUGHT_IN_VERSION_1
+        assert ledger.version == 3 and ledger.purchases() == _BOUGHT_IN_VERSION_1
         ledger.record_images(_pool("a.png"))
         more = Purchase(1, "uwe", "a.png", (8, 0, 16, 8), 0.2, clicks=9)
         ledger.finish("select", 1, "f", purchases=[more])
@@ -640,7 +640,7 @@ def test_a_refused_or_killed_upgrade_leaves_the_old_ledger(old):
     _killed(die, after=None)
     assert _version(old) == 1
     with _open(old) as ledger:
-        assert ledger.version == 2 and ledger.purchases() == _BOUGHT_IN_VERSION_1
+        assert ledger.version == 3 and ledger.purchases() == _BOUGHT_IN_VERSION_1
 
 
 # A kill at any moment
@@ -734,3 +734,26 @@ def test_killed_before_any_of_its_statements_it_has_the_old_or_the_new(tmp_path)
         with _open(folder) as ledger:  # it can always be taken up again
             ledger.finish("after", 0, "f")
     assert {0, 1, 2} <= seen
+
+
+def test_an_image_is_known_as_it_was_read_and_counted_as_it_is_bought(tmp_path):
+    class Whole(ImagePool):
+        def size(self, index):
+            return (3, 1)
+
+    pool = Whole(**vars(_pool("a.png", "b.png")))
+    with _open(tmp_path) as ledger:
+        for _ in range(2):
+            ledger.record_images(pool)
+            found = ledger.known_images()
+            assert [found[path][2] for path in pool.paths] == list(pool.infos)
+            assert ledger.extent() == (6, 2)
+        bought = ledger.finish(
+            "select", 0, "f", purchases=[Purchase(1, "random", "a.png", (0, 0, 1, 3), 0.0)]
+        )
+        assert bought[0].pixels == 3
+        assert ledger.cost().images == 1
+        with pytest.raises(SegalError, match="within 1 x 3"):
+            ledger.finish(
+                "select", 1, "f", purchases=[Purchase(1, "random", "b.png", (0, 0, 8, 8), 0.0)]
+            )

@@ -39,6 +39,14 @@ def splits(root: Path) -> list[str]:
     return sorted(split for split in _pairs(root) if split)
 
 
+def several(root: Path) -> bool:
+    """Whether an array of labels has columns."""
+    file, (_, y) = _file(root), next(iter(_pairs(root).values()))
+    assert file is not None
+    labels = open_array(file, y, values=False)
+    return labels.ndim == 2 and labels.shape[1] > 1
+
+
 def source(root: Path, split: str | None, multilabel: bool) -> Source:
     """A split, or all images where they are not split.
 

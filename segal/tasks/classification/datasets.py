@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.data.changes import count, listed
+from segal.data.datasets import is_dataset as has_label_files
 from segal.data.folder import split_of
 from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelCounts, LabelledDataset
@@ -165,9 +166,24 @@ def layout_name(text: str) -> str:
     return text
 
 
-def is_dataset(root: Path) -> bool:
-    """Whether a folder or a file looks like a data set of some layout."""
-    return any(layout.found(root) for layout in _LAYOUTS.values())
+def is_dataset(root: Path, *, multilabel: bool = False) -> bool:
+    """Whether a folder or a file looks like a data set of some layout.
+
+    Args:
+        root: It.
+        multilabel: Whether it is one of several labels an image; what cannot be told has one.
+    """
+    names = _found(root, _LAYOUTS)
+    if names == ["folders"] and not folders.splits(root) and has_label_files(root):
+        return False  # what looks like a class holds the images, or the labels of their pixels
+    return any(_is_several(_LAYOUTS[name], root) == multilabel for name in names)
+
+
+def _is_several(layout: LayoutModule, root: Path) -> bool:
+    try:
+        return layout.several(root)
+    except SegalError:  # which opening it says
+        return False
 
 
 def splits(root: Path, layout: str = "auto", *, validation_share: float = 0.0) -> list[str]:
@@ -341,12 +357,18 @@ def _refuse_unknown(source: Source, rows: NDArray[np.int64], root: Path, split: 
         )
 
 
-def _detect(root: Path, layout: str) -> str:
-    candidates = list(_LAYOUTS) if layout == "auto" else [layout_name(layout)]
+def _found(root: Path, candidates: Iterable[str]) -> list[str]:
+    """Names of the layouts, among some, that a folder or a file looks like."""
     names = [name for name in candidates if _LAYOUTS[name].found(root)]
     # Any folder of images looks like a class; a file beside it says more.
     if len(names) > 1 and "folders" in names and not folders.splits(root):
         names.remove("folders")
+    return names
+
+
+def _detect(root: Path, layout: str) -> str:
+    candidates = list(_LAYOUTS) if layout == "auto" else [layout_name(layout)]
+    names = _found(root, candidates)
     if len(names) == 1:
         return names[0]
     shown = "\n".join(

@@ -17,7 +17,7 @@ from segal.tasks.classification.labels import (
 )
 from segal.tasks.classification.layout import Source
 from segal.tasks.classification.pools import as_rows, open_rows, row_paths
-from segal.tasks.classification.tables import read_column
+from segal.tasks.classification.tables import column_count, read_column
 
 LAYOUT = """\
 <split>/features.npy    (N, D) float16, float32 or float64
@@ -38,6 +38,15 @@ def splits(root: Path) -> list[str]:
     """The splits that there are, sorted; none where the features are not split."""
     folders = root.iterdir() if root.is_dir() else ()
     return sorted(f.name for f in folders if (f / _FILE).is_file() and not f.name.startswith("."))
+
+
+def several(root: Path) -> bool:
+    """Whether labels have columns."""
+    folder = root / next(iter(splits(root)), "")
+    if (folder / _LABELS[0]).is_file():
+        labels = open_array(folder / _LABELS[0], values=False)
+        return labels.ndim == 2 and labels.shape[1] > 1
+    return column_count(folder / _LABELS[1]) > 1
 
 
 def source(root: Path, split: str | None, multilabel: bool) -> Source:

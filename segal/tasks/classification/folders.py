@@ -35,6 +35,11 @@ def splits(root: Path) -> list[str]:
     return names if any(name.lower() in _SPLITS for name in names) else []
 
 
+def several(root: Path) -> bool:
+    """Never: a folder is one class."""
+    return False
+
+
 def source(root: Path, split: str | None, multilabel: bool) -> Source:
     """A split, or all images where they are not split.
 

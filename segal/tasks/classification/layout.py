@@ -47,6 +47,10 @@ class LayoutModule(Protocol):
         """The splits that there are, sorted; none where the images are not split."""
         ...
 
+    def several(self, root: Path) -> bool:
+        """Whether labels are written in a column for each class, several an image."""
+        ...
+
     def source(self, root: Path, split: str | None, multilabel: bool) -> Source:
         """A split, or all images where they are not split."""
         ...

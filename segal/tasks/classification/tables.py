@@ -83,6 +83,16 @@ def splits(root: Path) -> list[str]:
     return sorted(names - {""})
 
 
+def several(root: Path) -> bool:
+    """Whether classes have columns."""
+    rows, header = _rows(_files(root)[0])
+    try:
+        _columns(root, header, rows, False)
+    except SegalError:
+        return len(_columns(root, header, rows, True).labels) > 1
+    return False
+
+
 def source(root: Path, split: str | None, multilabel: bool) -> Source:
     """A split, or all images where they are not split.
 
@@ -312,6 +322,27 @@ def _refuse_in_two(root: Path, tables: dict[str, Table]) -> None:
     raise_all(shortened(errors))
 
 
+def column_count(file: Path) -> int:
+    """How many columns a table of labels alone has.
+
+    Raises:
+        SegalError: If it cannot be read.
+    """
+    return max(map(len, _label_rows(file)), default=0)
+
+
+def _label_rows(file: Path) -> list[list[str]]:
+    try:
+        return [row for _, row in read_sheet(read_bytes(file), LABEL_COLUMNS).rows]
+    except NotATable as error:
+        raise SegalError(
+            f"{file}: line {error.line} cannot be read",
+            expected=error.expected,
+            got=error.got,
+            remedy=error.remedy or "mend the line",
+        ) from error
+
+
 def read_column(file: Path, count: int, multilabel: bool) -> tuple[Labels, tuple[str, ...] | None]:
     """Reads a table of labels alone, a row for each of `count` rows of features.
 
@@ -321,15 +352,7 @@ def read_column(file: Path, count: int, multilabel: bool) -> tuple[Labels, tuple
     Raises:
         SegalError: If it cannot be read, or has not as many rows.
     """
-    try:
-        rows = [row for _, row in read_sheet(read_bytes(file), LABEL_COLUMNS).rows]
-    except NotATable as error:
-        raise SegalError(
-            f"{file}: line {error.line} cannot be read",
-            expected=error.expected,
-            got=error.got,
-            remedy=error.remedy or "mend the line",
-        ) from error
+    rows = _label_rows(file)
     header = None
     if len(rows) == count + 1 or (rows and tidy(rows[0][0]) in LABEL_COLUMNS):
         header, rows = rows[0], rows[1:]

@@ -75,7 +75,7 @@ class Classification(Task):
 
     def is_dataset(self, root: Path) -> bool:
         """Whether a path looks like a data set of images that are classified."""
-        return is_dataset(root)
+        return is_dataset(root, multilabel=self.multilabel)
 
     def splits(self, root: Path, layout: str = "auto") -> list[str]:
         """As `Task.splits`."""
