@@ -49,6 +49,11 @@ class OuterProducts:
     Attributes:
         left: (n, c).
         right: (n, d).
+
+    Examples:
+        >>> products = OuterProducts(torch.eye(2), torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+        >>> len(products)
+        2
     """
 
     left: Matrix

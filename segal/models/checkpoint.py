@@ -19,7 +19,7 @@ from segal.models.sources.smp import present_name
 from segal.models.spec import DEFAULT_TASK, Channels, ModelSpec
 from segal.models.weight_files import StoredTensors, read_tensors
 from segal.models.weights import load_weights
-from segal.models.wrapped import Model
+from segal.models.wrapped import Model, wrapper_of
 from segal.system.files import replacing
 
 _METADATA_KEY = "segal"
@@ -153,6 +153,7 @@ def read_spec(path: Path) -> ModelSpec | None:
     try:
         spec = TypeAdapter(ModelSpec).validate_python(json.loads(metadata)["spec"])
         # The file may come from anyone: names and numbers are checked as a user's are.
+        wrapper_of(spec.task)
         return make_spec(
             spec.architecture,
             spec.encoder,

@@ -393,7 +393,7 @@ def test_checkpoints_come_back(resnet, tmp_path):
     other = load_checkpoint(path, dataclasses.replace(options, input_side=0))
     assert other.spec.framing is None
     with pytest.raises(SegalError, match="of another task") as caught:
-        load_checkpoint(path)
+        load_checkpoint(path, CheckpointOptions(task="segmentation"))
     assert "task: classification" in caught.value.remedy
 
 
@@ -404,7 +404,6 @@ def test_a_state_dict_of_the_library_loads(resnet, tmp_path):
     model = load_checkpoint(
         tmp_path / "r.pth",
         CheckpointOptions("torchvision:resnet18", num_classes=5, task="classification"),
-        ClassificationModel,
     )
     images = torch.randn(1, 3, 224, 224, generator=NOISE)
     torch.testing.assert_close(model.network(images), plain.eval()(images))

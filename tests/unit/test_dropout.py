@@ -20,6 +20,7 @@ from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, read_spec, save_checkpoint
 from segal.models.dropout import active_dropouts, add_dropout, check_dropout, dropout_passes
 from segal.signals.dropout import drawn
+from segal.tasks import Outline
 
 CLASSES = ("road", "car", "sky", "tree")
 
@@ -364,7 +365,7 @@ def test_a_configuration_asks_for_it(tmp_path):
         )
 
     asked, plain = config(insert_dropout="0.3"), config()
-    model, without = initial_model(asked, CLASSES), initial_model(plain, CLASSES)
+    model, without = initial_model(asked, Outline(CLASSES)), initial_model(plain, Outline(CLASSES))
     assert (model.head.dropout.p, model.spec.insert_dropout) == (0.3, 0.3)
     assert resolved(asked, model.spec).model.insert_dropout == 0.3
     assert resolved(plain, without.spec).model.insert_dropout == 0.0
@@ -373,7 +374,7 @@ def test_a_configuration_asks_for_it(tmp_path):
     path = tmp_path / "model.safetensors"
     save_checkpoint(without, path)
     warm = asked.model_copy(update={"checkpoint": path})
-    assert initial_model(warm, CLASSES).spec.insert_dropout == 0.3
+    assert initial_model(warm, Outline(CLASSES)).spec.insert_dropout == 0.3
     select = ModelConfig(insert_dropout=0.1)
     assert load_checkpoint(path, CheckpointOptions(**select.model_dump())).head.dropout.p == 0.1
     with pytest.raises(ValidationError, match="insert_dropout"):

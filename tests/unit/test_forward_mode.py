@@ -8,6 +8,7 @@ from torch import nn
 from segal.candidates.regions import RegionSize
 from segal.functional.forward_mode import plain_attention
 from segal.functional.inverse import gauss_newton_product, hessian_product
+from segal.functional.labels import VOID
 from segal.models.build import build_model, make_spec
 from segal.signals.error_change import HoldoutErrorChange
 from segal.tasks.segmentation.model import SegmentationModel
@@ -144,7 +145,7 @@ def test_steps_on_regions_agree_with_a_plain_loop(how, tmp_path):
             F.cross_entropy(
                 tail(v.evidence.tail_input["query"], some, v.mask.shape[1:], v.evidence.upsampling),
                 v.labels,
-                ignore_index=255,
+                ignore_index=VOID,
                 reduction="none",
             )[v.mask]
             for v in visits

@@ -11,7 +11,7 @@ from PIL import Image
 from segal.data.datasets import open_dataset
 from segal.data.voc import palette
 from segal.errors import SegalError
-from segal.jobs.labels import refuse_black_and_white, refuse_unlabelled
+from segal.jobs.labels import refuse_unlabelled
 from tools.compatibility.row import Row
 
 TITLE = "Labels"
@@ -45,7 +45,7 @@ def _outcome(root: Path, expected: Label | None, options: dict[str, object]) -> 
     try:
         data = open_dataset(root, **settings)  # type: ignore[arg-type]
         counts = data.check()
-        refuse_black_and_white(data, "train", counts)
+        data.refuse_values("train", counts)
         refuse_unlabelled(data, "train", counts, "trained on")
     except SegalError as error:
         said = str(error).splitlines()

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.data.changes import count, listed
-from segal.data.datasets import is_dataset as has_label_files
 from segal.data.folder import split_of
 from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelCounts, LabelledDataset
@@ -174,7 +173,7 @@ def is_dataset(root: Path, *, multilabel: bool = False) -> bool:
         multilabel: Whether it is one of several labels an image; what cannot be told has one.
     """
     names = _found(root, _LAYOUTS)
-    if names == ["folders"] and not folders.splits(root) and has_label_files(root):
+    if names == ["folders"] and not folders.splits(root):  # folders may be no classes
         return False  # what looks like a class holds the images, or the labels of their pixels
     return any(_is_several(_LAYOUTS[name], root) == multilabel for name in names)
 
