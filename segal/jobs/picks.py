@@ -19,7 +19,7 @@ from segal.signals import MeanFeature, Signal, Value
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar
 from segal.tasks import task_of
-from segal.tasks.base import PredictionOptions
+from segal.tasks.options import PredictionOptions
 
 _ENTROPY, _FEATURE = Value("entropy"), MeanFeature()
 MEASURED: tuple[Signal, ...] = (_ENTROPY, _FEATURE)

@@ -4,8 +4,9 @@ from segal.errors import SegalError
 from segal.models.spec import ModelSpec
 from segal.models.wrapped import WRAPPERS
 from segal.registry import Registry
-from segal.tasks.base import Outline, Task
+from segal.tasks.base import Task
 from segal.tasks.classification.task import Classification, Multilabel
+from segal.tasks.options import Outline
 from segal.tasks.segmentation.task import Segmentation
 
 __all__ = ["TASKS", "Outline", "Task", "find_task", "layout_name", "task_name", "task_of"]

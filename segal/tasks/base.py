@@ -2,9 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypedDict, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from segal.candidates.regions import Box, Grid, RegionSize
 from segal.candidates.selection import Selected
 from segal.data.datasets import Chooser
 from segal.data.image_file import RGB, Reading
-from segal.data.images import ImageInfo
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
@@ -31,127 +29,14 @@ from segal.tasks.classes import check_classes
 from segal.tasks.drawing import Drawn, PictureWords
 from segal.tasks.evaluation import Evaluation, Metric, Metrics
 from segal.tasks.explaining import Explainer, Explaining
-
-
-class PredictionOptions(TypedDict, total=False):
-    """How `Task.predictions` runs; see there."""
-
-    device: torch.device | str
-    batch_size: int
-    workers: int
-    precision: Precision
-    progress: Callable[[int, int], None] | None
-
-
-class SplitSource(Protocol):
-    """What a configuration says of a labelled data set; a task refuses what it has no use for."""
-
-    @property
-    def root(self) -> Path:
-        """Its folder or file."""
-        ...
-
-    @property
-    def layout(self) -> str:
-        """How it is laid out, or `auto`."""
-        ...
-
-    @property
-    def ignore_index(self) -> int | None:
-        """A value of label files that stands for no class."""
-        ...
-
-    @property
-    def reduce_zero_label(self) -> bool:
-        """Whether 0 in label files stands for no class, and names without a value count from 1."""
-        ...
-
-    @property
-    def label_suffix(self) -> str | None:
-        """What follows an image's name in its label's."""
-        ...
-
-    @property
-    def validation_share(self) -> float:
-        """Of the split train that is cut off as val where there is none; 0 for none."""
-        ...
-
-    @property
-    def reading(self) -> Reading:
-        """How images are read."""
-        ...
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What a network must fit of a data set.
-
-    Attributes:
-        class_names: The classes.
-        channels: Of tables of features, how many there are; None of images.
-    """
-
-    class_names: tuple[str, ...]
-    channels: int | None = None
-
-
-class OpenOptions(TypedDict, total=False):
-    """How images are looked at when they are opened.
-
-    Attributes:
-        workers: Threads that inspect images.
-        known: Earlier inspections, by path.
-        progress: Called with (images done, all images).
-        skip_unreadable: Leave out what cannot be read.
-    """
-
-    workers: int
-    known: Mapping[str, tuple[int, int, ImageInfo]] | None
-    progress: Callable[[int, int], None] | None
-    skip_unreadable: bool
-
-
-class Transform(Protocol):
-    """Makes a training sample of an image and its label."""
-
-    def __call__(
-        self,
-        image: NDArray[Any],
-        label: NDArray[Any],
-        region: Box,
-        generator: np.random.Generator,
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """See `segal.data.transforms.TrainingTransform`."""
-        ...
-
-
-class Augmentation(Protocol):
-    """What a training says of its samples."""
-
-    @property
-    def augment(self) -> Literal["usual", "crop", "resized_crop", "none"]:
-        """How samples differ from images."""
-        ...
-
-    @property
-    def crop(self) -> str:
-        """A region size."""
-        ...
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Smallest and largest factor that an image is resized by."""
-        ...
-
-    @property
-    def flip(self) -> float:
-        """Probability of a horizontal flip."""
-        ...
-
-    @property
-    def colour_jitter(self) -> float:
-        """Strength, from 0 to 1."""
-        ...
+from segal.tasks.options import (
+    Augmentation,
+    OpenOptions,
+    Outline,
+    PredictionOptions,
+    SplitSource,
+    Transform,
+)
 
 
 class Task(ABC):

@@ -12,7 +12,7 @@ from segal.candidates.regions import Box
 from segal.data.labelled import LabelledDataset
 from segal.data.transforms import keep_regions
 from segal.errors import SegalError
-from segal.tasks.base import Transform
+from segal.tasks.options import Transform
 
 _ORDER, _SAMPLE = range(2)  # streams of random numbers
 

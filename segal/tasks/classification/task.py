@@ -17,15 +17,7 @@ from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.models.wrapped import Model
-from segal.tasks.base import (
-    Augmentation,
-    OpenOptions,
-    Outline,
-    PredictionOptions,
-    SplitSource,
-    Task,
-    Transform,
-)
+from segal.tasks.base import Task
 from segal.tasks.classification.datasets import LAYOUTS, is_dataset, layout_name, open_split, splits
 from segal.tasks.classification.drawing import SHEET_WORDS, draw_contact_sheets
 from segal.tasks.classification.evaluation import (
@@ -42,6 +34,14 @@ from segal.tasks.classification.unlabelled import open_pool
 from segal.tasks.drawing import Drawn, PictureWords
 from segal.tasks.evaluation import Evaluation, Metric
 from segal.tasks.explaining import Explainer, Explaining
+from segal.tasks.options import (
+    Augmentation,
+    OpenOptions,
+    Outline,
+    PredictionOptions,
+    SplitSource,
+    Transform,
+)
 
 _USUAL_SHARE = (0.08, 1.0)
 

@@ -28,18 +28,18 @@ from segal.errors import SegalError
 from segal.functional.clicks import polygon_clicks
 from segal.functional.metrics import confusion_matrix
 from segal.models.wrapped import Model
-from segal.tasks.base import (
+from segal.tasks.base import Task
+from segal.tasks.drawing import Drawn, PictureWords
+from segal.tasks.evaluation import Metric
+from segal.tasks.explaining import Explainer, Explaining
+from segal.tasks.options import (
     Augmentation,
     OpenOptions,
     Outline,
     PredictionOptions,
     SplitSource,
-    Task,
     Transform,
 )
-from segal.tasks.drawing import Drawn, PictureWords
-from segal.tasks.evaluation import Metric
-from segal.tasks.explaining import Explainer, Explaining
 from segal.tasks.segmentation.drawing import OVERLAY_WORDS, draw_overlays
 from segal.tasks.segmentation.evaluation import (
     MIOU,
