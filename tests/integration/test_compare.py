@@ -103,6 +103,7 @@ def test_a_comparison_from_end_to_end(segal, config, tmp_path):
     assert "train.lr" in stderr
 
 
+@pytest.mark.slow
 def test_processes_share_the_work_and_come_to_the_same(segal, config, tmp_path):
     raw = yaml.safe_load(config.read_text())
     raw["arms"], raw["primary"] = [raw["arms"][0], raw["arms"][3]], None

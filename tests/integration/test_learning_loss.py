@@ -73,7 +73,7 @@ def test_rounds_by_predicted_loss(segal, raw, tmp_path):
         assert any(not before[key].equal(after[key]) for key in before)
     resolved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert resolved["train"]["learning_loss"] == {
-        "weight": 1.0, "margin": 1.0, "stop_gradient_after": 0.6
+        "weight": 1.0, "margin": 1.0, "stop_gradient_after": 0.6, "ranking": "hinge"
     }  # fmt: skip
     # The resolved configuration is that of the run.
     again = ("run", "--config", tmp_path / "run" / "config.yaml")

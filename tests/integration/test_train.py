@@ -368,6 +368,7 @@ def test_strategies_for_people_and_programs(segal):
     assert found["random"]["signals"] == []
 
 
+@pytest.mark.slow
 def test_the_demo_at_a_small_size(tmp_path):
     size = DemoSize(frames=8, height=64, first_iterations=3, iterations=2)
     report = run_demo(tmp_path / "demo", seed=0, size=size)

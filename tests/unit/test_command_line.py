@@ -174,6 +174,7 @@ print(hashlib.sha256(weights.numpy().tobytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_waiting_threads_spin_shortly_unless_the_user_says_otherwise():
     """The OpenMP runtime that torch loads says itself what is in force; results are the same."""
     quiet, spinning = (

@@ -31,7 +31,7 @@ def pair_probabilities(x: Tensor, nearest: Tensor) -> dict[tuple[int, int], floa
     return out
 
 
-@pytest.mark.parametrize("pending", [1, 64])
+@pytest.mark.parametrize("pending", [1, pytest.param(64, marks=pytest.mark.slow)])
 def test_draws_follow_squared_distances(monkeypatch: pytest.MonkeyPatch, pending: int) -> None:
     """Both with every distance up to date and with rejection from old distances."""
     monkeypatch.setattr(kmeans_plusplus, "_PENDING", pending)
