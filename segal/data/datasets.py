@@ -25,6 +25,7 @@ from segal.data.layout import (
     LabelOptions,
     LayoutModule,
     Source,
+    known_layout,
     value_counts,
 )
 from segal.data.pool import (
@@ -78,15 +79,7 @@ def layout_name(text: str) -> str:
     Raises:
         SegalError: For any other text.
     """
-    names = ("auto", *_LAYOUTS)
-    if text not in names:
-        raise SegalError(
-            "layout: not valid",
-            expected=f"one of {', '.join(names)}",
-            got=repr(text),
-            remedy="leave it out to tell by the folders",
-        )
-    return text
+    return known_layout(text, _LAYOUTS)
 
 
 @dataclass(frozen=True, eq=False)

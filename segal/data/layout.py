@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segal.errors import SegalError
 from segal.functional.labels import IGNORE_INDEX
 
 MAX_CLASSES = 255
@@ -206,3 +207,24 @@ def distinct_colours(count: int) -> NDArray[np.uint8]:
         amount = 0.5 * ((turn + 1) // 2 * 0.618 % 1) + 0.25 * (turn > 0)
         colours.append([round(c + (target - c) * amount) for c in _HUES[hue]])
     return np.array(colours, np.uint8).reshape(-1, 3)
+
+
+def known_layout(text: str, names: Iterable[str]) -> str:
+    """The name of a layout, or auto.
+
+    Args:
+        text: It.
+        names: Those that there are, beside `auto`.
+
+    Raises:
+        SegalError: For any other text.
+    """
+    there = ("auto", *names)
+    if text not in there:
+        raise SegalError(
+            "layout: not valid",
+            expected=f"one of {', '.join(there)}",
+            got=repr(text),
+            remedy="leave it out to tell by what is there",
+        )
+    return text

@@ -8,6 +8,7 @@ running the network once. Any network gives logits; not every one has such a lay
 
 import copy
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,7 @@ def wrapper_of(task: str) -> type["Model"]:
     return WRAPPERS.get(task)
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """A network, wrapped so that one call gives the evidence of a batch.
 
     Nothing is run, and nothing is asked of the network, before it is needed.
@@ -162,13 +163,13 @@ class Model(nn.Module):
                 self._found = error.with_traceback(None)
         return self._found
 
+    @abstractmethod
     def _look_for_head(self) -> Head:
         """The last layer, by running the network.
 
         Raises:
             NoHeadError: If there is none.
         """
-        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -221,6 +222,7 @@ class Model(nn.Module):
         mean, std = self.get_buffer("mean") * scale, self.get_buffer("std") * scale
         return (channels_first.float() - mean).div_(std).contiguous()
 
+    @abstractmethod
     def forward(self, images: Tensor, catch: Collection[str] = ()) -> Evidence:
         """Runs the network.
 
@@ -236,7 +238,6 @@ class Model(nn.Module):
             NoHeadError: If the network gives no features and they are asked for.
             SegalError: If the network fails, or returns no logits.
         """
-        raise NotImplementedError
 
     def prepared(self, images: Tensor) -> Tensor:
         """What the network is given for normalised images."""

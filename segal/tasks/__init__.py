@@ -1,5 +1,6 @@
 """What networks are asked: one folder a task, and one line each in this registry."""
 
+from segal.data.layout import known_layout
 from segal.errors import SegalError
 from segal.models.spec import ModelSpec
 from segal.models.wrapped import WRAPPERS
@@ -57,12 +58,5 @@ def layout_name(text: str) -> str:
     Raises:
         SegalError: For any other text.
     """
-    names = ("auto", *dict.fromkeys(name for task in TASKS for name in find_task(task).layouts))
-    if text not in names:
-        raise SegalError(
-            "layout: not valid",
-            expected=f"one of {', '.join(names)}",
-            got=repr(text),
-            remedy="leave it out to tell by the files",
-        )
-    return text
+    layouts = dict.fromkeys(name for task in TASKS for name in find_task(task).layouts)
+    return known_layout(text, layouts)

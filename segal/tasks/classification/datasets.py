@@ -15,6 +15,7 @@ from segal.data.changes import count, listed
 from segal.data.folder import split_of
 from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelCounts, LabelledDataset
+from segal.data.layout import known_layout
 from segal.data.pool import Progress, check_path, real_path
 from segal.errors import SegalError
 from segal.system.files import is_there
@@ -154,15 +155,7 @@ def layout_name(text: str) -> str:
     Raises:
         SegalError: For any other text.
     """
-    names = ("auto", *_LAYOUTS)
-    if text not in names:
-        raise SegalError(
-            "layout: not valid",
-            expected=f"one of {', '.join(names)}",
-            got=repr(text),
-            remedy="leave it out to tell by the files",
-        )
-    return text
+    return known_layout(text, _LAYOUTS)
 
 
 def is_dataset(root: Path, *, multilabel: bool = False) -> bool:
