@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from segal.candidates.table import CandidateTable
-from segal.functional.ranking import top_k
 from segal.signals.directional import Directional
 from segal.signals.directions import Inverse
 from segal.strategies.base import PARAMETERS, Picks
@@ -80,5 +79,4 @@ def pick_by_change(
 ) -> Picks:
     """The candidates of the largest or smallest predicted change; scores are these."""
     scores = predicted_change(table, signal)
-    rows = top_k(scores, count, direction)
-    return Picks(rows.numpy(), scores[rows].numpy())
+    return Picks.best(scores, count, direction)

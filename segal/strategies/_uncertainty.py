@@ -8,7 +8,6 @@ from pydantic.dataclasses import dataclass
 
 from segal.candidates.evidence import Reduction
 from segal.candidates.table import CandidateTable
-from segal.functional.ranking import top_k
 from segal.signals import Signal, Value
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
 
@@ -46,5 +45,4 @@ class UncertaintyStrategy:
     ) -> Picks:
         """The `count` most uncertain candidates; scores are their uncertainties."""
         scores = torch.from_numpy(table.values[self._signal.column])
-        rows = top_k(scores, count, "higher")
-        return Picks(rows.numpy(), scores[rows].numpy())
+        return Picks.best(scores, count, "higher")

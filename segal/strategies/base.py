@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict
+from torch import Tensor
 
 from segal.candidates.budget import Allowance
 from segal.candidates.table import CandidateTable
 from segal.errors import SegalError
+from segal.functional.ranking import top_k
 from segal.signals import Signal
 
 Direction = Literal["higher", "lower"]
@@ -33,6 +35,18 @@ class Picks:
     rows: NDArray[np.int64]
     scores: NDArray[np.float64]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def best(cls, scores: Tensor, count: int, direction: Direction) -> "Picks":
+        """The candidates of the highest or lowest scores, lowest row first among equals.
+
+        Args:
+            scores: (n,) float64, one for each row.
+            count: How many.
+            direction: Which end.
+        """
+        rows = top_k(scores, count, direction)
+        return cls(rows.numpy(), scores[rows].numpy())
 
 
 @dataclass

@@ -8,7 +8,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from segal.candidates.table import CandidateTable
-from segal.functional.ranking import top_k
 from segal.signals import Signal
 from segal.signals.error_change import UpdatedEntropy
 from segal.signals.pixel_sample import SampleSize
@@ -58,5 +57,4 @@ class ErrorReduction:
     ) -> Picks:
         """The `count` candidates of the lowest entropy, which are the scores."""
         scores = torch.from_numpy(table.values[self._signal.column])
-        rows = top_k(scores, count, "lower")
-        return Picks(rows.numpy(), scores[rows].numpy())
+        return Picks.best(scores, count, "lower")

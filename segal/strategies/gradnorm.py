@@ -7,7 +7,6 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from segal.candidates.table import CandidateTable
-from segal.functional.ranking import top_k
 from segal.signals import GradientNorm, Signal
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
 
@@ -44,5 +43,4 @@ class GradNorm:
     ) -> Picks:
         """The `count` largest norms, lowest id first among equals; scores are the norms."""
         scores = torch.from_numpy(table.values[GradientNorm(self.layers).column])
-        rows = top_k(scores, count, "higher")
-        return Picks(rows.numpy(), scores[rows].numpy())
+        return Picks.best(scores, count, "higher")

@@ -7,7 +7,6 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from segal.candidates.table import CandidateTable
-from segal.functional.ranking import top_k
 from segal.signals import Signal
 from segal.signals.ta_vaal import RankedLooksLabelled
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
@@ -77,5 +76,4 @@ class TaskAwareVariationalAdversarial(VaalNetworks):
     ) -> Picks:
         """The `count` candidates that look least labelled; scores are their probabilities."""
         scores = torch.from_numpy(table.values[self._signal.column])
-        rows = top_k(scores, count, "lower")
-        return Picks(rows.numpy(), scores[rows].numpy())
+        return Picks.best(scores, count, "lower")

@@ -8,7 +8,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from segal.candidates.table import CandidateTable
-from segal.functional.ranking import top_k
 from segal.signals import Signal
 from segal.signals.vaal import LooksLabelled, VaalTraining
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
@@ -107,5 +106,4 @@ class VariationalAdversarial(VaalNetworks):
     ) -> Picks:
         """The `count` candidates that look least labelled; scores are their probabilities."""
         scores = torch.from_numpy(table.values[self._signal.column])
-        rows = top_k(scores, count, "lower")
-        return Picks(rows.numpy(), scores[rows].numpy())
+        return Picks.best(scores, count, "lower")
