@@ -129,9 +129,7 @@ class Task(ABC):
         valid = has_class(target)
         used = valid.flatten(1).any(1)
         with torch.no_grad():
-            losses = torch.stack(
-                [self._mean_loss(logits[i, None], target[i, None]) for i in range(len(target))]
-            )
+            losses = self._image_losses(logits, target)
         maps = [x.detach() if stop_gradient else x for x in evidence.maps]
         predicted = model.loss_prediction.of_pixels(maps, valid, evidence.upsampling)
         auxiliary = ranking.loss(predicted[used], losses[used])
@@ -143,6 +141,15 @@ class Task(ABC):
         valid = has_class(target)
         mass = valid.sum() if weights is None else weights[target[valid]].sum()
         return total / torch.where(mass > 0, mass, 1)
+
+    def _image_losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(B,) of each image what `_mean_loss` is of all."""
+        weights = None if self.class_weights is None else self.class_weights.to(logits)
+        each = F.cross_entropy(logits, target, weight=weights, ignore_index=VOID, reduction="none")
+        valid = has_class(target)
+        masses = valid if weights is None else weights[target.where(valid, 0)] * valid
+        mass = masses.flatten(1).sum(1)
+        return each.flatten(1).sum(1) / torch.where(mass > 0, mass, 1)
 
     @abstractmethod
     def is_dataset(self, root: Path) -> bool:
