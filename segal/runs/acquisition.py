@@ -65,9 +65,11 @@ class Offer:
             region: Size of the candidates.
             bought: Boxes by image.
         """
+        grids = {size: region.grid(*size).boxes() for size in set(sizes.values())}
+        whole = {size: remaining_pixels(boxes, []) for size, boxes in grids.items()}
         prices = np.concatenate(
             [
-                remaining_pixels(region.grid(*size).boxes(), bought.get(path, []))
+                remaining_pixels(grids[size], bought[path]) if bought.get(path) else whole[size]
                 for path, size in sizes.items()
             ]
         )
