@@ -357,11 +357,11 @@ def _scan(
             for image, box in rows:
                 cluster = clusters[rng.integers(4)]
                 writer.append(
-                    image,
+                    [image],
                     np.array([box], np.int32),
                     {
-                        "entropy": rng.gamma(2.0, 0.3, 1),
-                        "mean_feature": (cluster + rng.normal(size=FEATURES))[None],
+                        "entropy": rng.gamma(2.0, 0.3, (1, 1)),
+                        "mean_feature": (cluster + rng.normal(size=FEATURES))[None, None],
                     },
                 )
     return CandidateTable.open(folder / config.region)

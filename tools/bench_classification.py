@@ -334,8 +334,8 @@ def make_table(folder: Path, arguments: argparse.Namespace) -> None:
             features, probabilities = maker.rows(min(_ROWS, arguments.rows - first))
             measured = (features.numpy(), residual(probabilities).numpy())
             box = np.tile(np.array([[0, 0, 1, 1]], np.int32), (len(features), 1))
-            columns_of = {s.column: m for s, m in zip(columns, measured, strict=True)}
-            writer.append(image, box, columns_of)
+            columns_of = {s.column: m[None] for s, m in zip(columns, measured, strict=True)}
+            writer.append([image], box, columns_of)
     part.rename(folder)
 
 

@@ -212,32 +212,35 @@ class TableWriter:
 
     def append(
         self,
-        image: int,
+        images: Sequence[int],
         box: NDArray[np.int32],
         measured: Mapping[str, NDArray[np.floating]],
     ) -> None:
-        """Adds the candidates of one image.
+        """Adds the candidates of images that share them.
 
         Args:
-            image: Position in `images`.
-            box: (m, 4) boxes.
-            measured: By column, (m,) values or (m, d) embeddings; the same columns each time.
+            images: (B,) positions in `images`.
+            box: (m, 4) boxes, of each of them.
+            measured: By column, (B, m) values or (B, m, d) embeddings; the same columns each time.
         """
-        self._image.append(np.full(len(box), image, np.int32))
-        self._box.append(box)
+        self._image.append(np.repeat(np.asarray(images, np.int32), len(box)))
+        self._box.append(np.tile(box, (len(images), 1)))
         for name, rows in measured.items():
-            if rows.ndim == 1:
-                self._column(f"{_VALUES}-{name}", (), "<f8").append(rows)
-            else:
-                dtype = np.dtype(self.embedding_dtype).newbyteorder("<")
-                if np.abs(rows).max(initial=0.0) > np.finfo(dtype).max:
-                    raise SegalError(
-                        f"{self.images[image]}: {name} does not fit into {dtype.name}",
-                        expected=f"values up to {np.finfo(dtype).max:g}",
-                        got=f"{np.abs(rows).max():g}",
-                        remedy="leave embedding_dtype at float32",
-                    )
-                self._column(f"{_EMBEDDINGS}-{name}", rows.shape[1:], dtype.str).append(rows)
+            if rows.ndim == 2:
+                self._column(f"{_VALUES}-{name}", (), "<f8").append(rows.ravel())
+                continue
+            dtype = np.dtype(self.embedding_dtype).newbyteorder("<")
+            largest = np.abs(rows).max((1, 2), initial=0.0)
+            if largest.max(initial=0.0) > np.finfo(dtype).max:
+                image = int(largest.argmax())
+                raise SegalError(
+                    f"{self.images[images[image]]}: {name} does not fit into {dtype.name}",
+                    expected=f"values up to {np.finfo(dtype).max:g}",
+                    got=f"{largest[image]:g}",
+                    remedy="leave embedding_dtype at float32",
+                )
+            column = self._column(f"{_EMBEDDINGS}-{name}", rows.shape[2:], dtype.str)
+            column.append(rows.reshape(-1, rows.shape[2]))
 
     def __enter__(self) -> "TableWriter":
         return self

@@ -141,16 +141,22 @@ class Scan:
         for region in self.regions:
             grid = self.task.units(*self.pool.size(batch[0]), region)
             measured = _measure(evidence, grid, meters, names)
-            for row, image in enumerate(batch):
-                rows = {column: values[row] for column, values in measured.items()}
-                writers[str(region)].append(image, grid.boxes(), rows)
+            writers[str(region)].append(batch, grid.boxes(), measured)
         kept = {signal: meter for signal, meter in meters.items() if signal.of_labelled}
+        alike: dict[tuple[Box, ...], list[int]] = {}
         for row, image in enumerate(batch):
             if self.labelled.get(image):
-                boxes = Boxes(tuple(self.labelled[image]))
-                measured = _measure(evidence, boxes, kept, names)
-                rows = {column: values[row] for column, values in measured.items()}
-                writers[LABELLED_FOLDER].append(image, boxes.boxes(), rows)
+                alike.setdefault(tuple(self.labelled[image]), []).append(row)
+        found: dict[int, tuple[Boxes, dict[str, NDArray[np.float64]]]] = {}
+        for listed, rows in alike.items():  # a batch shares its units: once for all of a kind
+            boxes = Boxes(listed)
+            measured = _measure(evidence, boxes, kept, names)
+            for row in rows:
+                own = {column: values[row : row + 1].copy() for column, values in measured.items()}
+                found[row] = boxes, own
+        for row in sorted(found):
+            boxes, measured = found[row]
+            writers[LABELLED_FOLDER].append([batch[row]], boxes.boxes(), measured)
 
     def _forward(
         self, images: Tensor | None, meters: Mapping[Signal, Meter], names: Sequence[str]

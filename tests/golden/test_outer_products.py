@@ -164,7 +164,7 @@ def test_badge_takes_the_factors_where_features_are_shared(tmp_path, selector, i
         }
         for kind, measured in columns.items():
             with TableWriter(tmp_path / kind / name, ("a.png",), count) as writer:
-                writer.append(0, box, measured)
+                writer.append([0], box, {column: rows[None] for column, rows in measured.items()})
             tables[kind, name] = CandidateTable.open(tmp_path / kind / name)
     picks = [
         strategy.select(tables[kind, "pool"], tables[kind, "labelled"], 80, seeded(4))

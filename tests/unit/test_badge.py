@@ -21,7 +21,7 @@ def table_of(folder, seed, count=N, dtype="float32"):
     gradients = gradients.astype(dtype)
     box = np.array([(i, 0, i + 1, 1) for i in range(count)], np.int32)
     with TableWriter(folder, ("a.png",), count, dtype) as writer:
-        writer.append(0, box, {SIGNAL.column: gradients.astype(np.float64)})
+        writer.append([0], box, {SIGNAL.column: gradients.astype(np.float64)[None]})
     table = CandidateTable.open(folder)
     assert np.array_equal(table.pixels, box_pixels(box))
     return table, gradients.astype(np.float64)

@@ -250,7 +250,7 @@ def test_selection_reads_the_rows_of_a_view_from_disk(tmp_path):
     rows = rng.standard_normal((300, 20)).astype(np.float32)
     boxes = np.tile(np.array([[0, 0, 4, 4]], np.int32), (300, 1))
     with TableWriter(tmp_path / "table", ["a.png"], 300) as writer:
-        writer.append(0, boxes, {"g": rows})
+        writer.append([0], boxes, {"g": rows[None]})
     table = CandidateTable.open(tmp_path / "table")
     ids = np.arange(5, 300, 3)
     view = table.view(ids, np.ones(len(ids), np.int64))
