@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from segal.candidates.regions import Box
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
-from segal.functional.labels import has_class, void_of
+from segal.functional.labels import count_labelled, drop_regions, keep_regions
 
 SetName = Literal["val", "initial", "labelled", "pool"]
 """`val` the reference set; `initial` and `labelled` what was bought first and what is bought by
@@ -54,7 +54,7 @@ class ImageSet:
     def _has_pixel(self, index: int) -> bool:
         if self.dataset is None:
             return bool(self.mask(index).any())
-        return bool(has_class(self.label(index)).any())
+        return count_labelled(self.label(index)) > 0
 
     def mask(self, index: int) -> NDArray[np.bool_]:
         """(H, W), the pixels of an image that are in the set, void ones included."""
@@ -65,8 +65,8 @@ class ImageSet:
             mask[y0:y1, x0:x1] = False
         return mask
 
-    def label(self, index: int) -> NDArray[np.integer]:
-        """(H, W) classes of an image, of no class where it is void or not in the set.
+    def label(self, index: int) -> Any:
+        """The label of an image, of which nothing is known where it is not in the set.
 
         Raises:
             SegalError: If it cannot be read.
@@ -75,4 +75,6 @@ class ImageSet:
         if self.dataset is None:
             raise ValueError("the labels of this set are unknown")
         label = self.dataset.read_label(index)
-        return np.where(self.mask(index), label, label.dtype.type(void_of(label)))
+        if self.inside is not None:
+            label = keep_regions(label, self.inside.get(index, ()))
+        return drop_regions(label, self.outside.get(index, ()))

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.candidates.regions import Box
-from segal.functional.labels import void_of
 
 Image = NDArray[Any]  # (H, W, channels) uint8, or float32 in [0, 1]
 Label = NDArray[Any]  # (H, W) uint8
@@ -183,19 +182,6 @@ def _by_fours(image: Image, change: Callable[[Image], Image]) -> Image:
     parts = [change(image[..., i : i + 4]) for i in range(0, image.shape[2], 4)]
     parts = [part[..., None] if part.ndim == 2 else part for part in parts]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-
-
-def keep_regions(label: Label, regions: Sequence[Box]) -> Label:
-    """A copy of a label that has no class outside the regions.
-
-    Args:
-        label: (H, W), as `segal.functional.labels.has_class` takes it.
-        regions: Boxes (x0, y0, x1, y1) in elements; they may overlap.
-    """
-    kept = np.full_like(label, void_of(label))
-    for x0, y0, x1, y1 in regions:
-        kept[y0:y1, x0:x1] = label[y0:y1, x0:x1]
-    return kept
 
 
 def stack_images(images: Sequence[Image]) -> Tensor:

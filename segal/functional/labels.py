@@ -1,5 +1,11 @@
-"""Which elements of a label have a class, in files' arrays and in torch."""
+"""Which elements of a label have a class, in files' arrays and in torch.
 
+What is asked of labels of every kind is a function that dispatches on their type; a task whose
+labels are no arrays registers its own.
+"""
+
+from collections.abc import Sequence
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -36,6 +42,39 @@ def has_class(label: Any) -> Any:
 def void_of(label: NDArray[Any]) -> int:
     """What stands for no class in an array of that dtype: `IGNORE_INDEX`, or -1."""
     return IGNORE_INDEX if label.dtype == np.uint8 else -1
+
+
+@singledispatch
+def keep_regions(label: NDArray[Any], regions: Sequence[tuple[int, int, int, int]]) -> Any:
+    """A copy of a label in which nothing is known outside the regions.
+
+    Args:
+        label: (H, W), as `has_class` takes it.
+        regions: Boxes (x0, y0, x1, y1) in elements; they may overlap.
+    """
+    kept = np.full_like(label, void_of(label))
+    for x0, y0, x1, y1 in regions:
+        kept[y0:y1, x0:x1] = label[y0:y1, x0:x1]
+    return kept
+
+
+@singledispatch
+def drop_regions(label: NDArray[Any], regions: Sequence[tuple[int, int, int, int]]) -> Any:
+    """A copy of a label in which nothing is known inside the regions; see `keep_regions`."""
+    kept = label.copy()
+    for x0, y0, x1, y1 in regions:
+        kept[y0:y1, x0:x1] = void_of(label)
+    return kept
+
+
+@singledispatch
+def count_labelled(label: NDArray[Any]) -> int:
+    """How many elements of a label are known.
+
+    Args:
+        label: As `has_class` takes it.
+    """
+    return int(has_class(label).sum())
 
 
 def class_indices(label: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 
@@ -11,15 +11,12 @@ from segal.candidates.regions import Box
 from segal.candidates.selection import Selected
 from segal.candidates.table import CandidateTable
 from segal.functional.batch import batch_statistics
-from segal.functional.labels import has_class
 from segal.models.wrapped import Model, NoHeadError
 from segal.runs.ledger import Purchase
-from segal.runs.oracle import Oracle, RevealedDataset
+from segal.runs.oracle import Oracle
 from segal.signals import MeanFeature, Signal, Value
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar
-from segal.tasks import task_of
-from segal.tasks.options import PredictionOptions
 
 _ENTROPY, _FEATURE = Value("entropy"), MeanFeature()
 MEASURED: tuple[Signal, ...] = (_ENTROPY, _FEATURE)
@@ -55,31 +52,6 @@ def boxes_of(regions: Iterable[Selected | Purchase]) -> dict[str, list[Box]]:
     for region in regions:
         boxes.setdefault(region.image, []).append(region.box)
     return boxes
-
-
-def mistake_rate(
-    model: Model, picked: RevealedDataset, **options: Unpack[PredictionOptions]
-) -> dict[str, float]:
-    """How much of what was picked the network had wrong (the mistake-selection rate of IWPS).
-
-    Args:
-        model: The network that the picks were made with.
-        picked: The pool, its labels revealed in the picks alone.
-        **options: As `Task.predictions` takes them.
-
-    Returns:
-        The share of wrong pixels among the labelled ones; empty where all are void.
-
-    Raises:
-        SegalError: If a file cannot be read.
-    """
-    wrong = labelled = 0
-    images = picked.subset(sorted(picked.bought))
-    for _, predicted, target in task_of(model.spec).predictions(model, images, **options):
-        valid = has_class(target)
-        labelled += int(valid.sum())
-        wrong += int((valid & (predicted != target)).sum())
-    return {"mistakes": wrong / labelled} if labelled else {}
 
 
 def shown_value(strategy: Strategy) -> Value:

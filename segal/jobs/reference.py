@@ -11,7 +11,7 @@ from segal.data.image_sets import ImageSet, SetName
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
-from segal.functional.labels import has_class
+from segal.functional.labels import count_labelled
 from segal.jobs.inputs import check_channels, image_digests
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
@@ -235,7 +235,7 @@ def reference_cost(reference: LabelledDataset) -> dict[str, int]:
     pixels, images = 0, len(reference)
     with bar("Counting reference labels") as advance:
         for i in range(images):
-            pixels += int(has_class(reference.read_label(i)).sum())
+            pixels += count_labelled(reference.read_label(i))
             advance(i + 1, images)
     return {"images": images, "pixels": pixels}
 

@@ -12,7 +12,7 @@ from segal.models.wrapped import Model, NoHeadError
 from segal.signals import AsksOfNetwork, ReadsLossPrediction, Signal
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
-from segal.tasks import TASKS, find_task
+from segal.tasks import TASKS, find_task, task_of
 
 Config = TypeVar("Config", SelectConfig, RunConfig)
 
@@ -132,7 +132,8 @@ def check_signals(signals: Sequence[Signal], model: Model, asking: str) -> None:
         model: The network, in `eval()` mode.
         asking: Who asks for them, as the message says it.
     """
-    for signal in signals:
+    task = task_of(model.spec)
+    for signal in map(task.measured, signals):
         if not isinstance(signal, AsksOfNetwork):
             continue
         try:
@@ -149,7 +150,7 @@ def check_signals(signals: Sequence[Signal], model: Model, asking: str) -> None:
 
 def _would_do(strategy: Strategy, model: Model) -> bool:
     """Whether a network has what a strategy asks of it."""
-    for signal in _first_signals(strategy):
+    for signal in map(task_of(model.spec).measured, _first_signals(strategy)):
         if isinstance(signal, ReadsLossPrediction) and model.loss_prediction is None:
             return False
         if isinstance(signal, AsksOfNetwork):

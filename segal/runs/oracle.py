@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from segal.candidates.regions import Box
 from segal.data.labelled import LabelCounts, LabelledDataset, NamedClasses
 from segal.data.pool import ImagePool, Progress
-from segal.data.transforms import keep_regions
+from segal.functional.labels import keep_regions
 from segal.tasks import Task
 
 Boxes = Mapping[str, Sequence[Box]]

@@ -112,7 +112,8 @@ class Scan:
         bench = Bench(
             self.model, self.task, self.settings, self.sets, self.seed, tuple(self.regions)
         )
-        return {signal: signal.prepare(bench) for signal in self.signals}, bench.notes
+        ways = {signal: self.task.measured(signal) for signal in self.signals}
+        return {signal: way.prepare(bench) for signal, way in ways.items()}, bench.notes
 
     def _count(self, region: RegionSize) -> int:
         sizes = Counter(self.pool.size(i) for i in range(len(self.pool)))

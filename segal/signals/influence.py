@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence, Units
 from segal.errors import SegalError
-from segal.functional.labels import has_class
+from segal.functional.labels import count_labelled
 from segal.models.wrapped import Model
 from segal.signals.base import Direction, Meter, Need, Workbench
 from segal.signals.directional import Directional, DirectionalMeter
@@ -140,7 +139,7 @@ def labelled_pixels(bench: Workbench) -> int:
     images = bench.images("labelled")
     if images.dataset is None:
         return sum(int(images.mask(i).sum()) for i in images.indices())
-    return sum(int(np.sum(has_class(images.label(i)))) for i in images.indices())
+    return sum(count_labelled(images.label(i)) for i in images.indices())
 
 
 @dataclass(frozen=True, eq=False)

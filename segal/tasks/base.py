@@ -19,11 +19,12 @@ from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
-from segal.data.transforms import stack_images
+from segal.data.transforms import stack_images, stack_padded
 from segal.errors import SegalError
 from segal.functional.labels import VOID, class_indices, has_class
 from segal.models.loss_prediction import LearningLossSettings
 from segal.models.wrapped import FEATURE_MAPS, Model
+from segal.signals.base import Signal
 from segal.system.machine import Precision, autocast
 from segal.tasks.classes import check_classes
 from segal.tasks.drawing import Drawn, PictureWords
@@ -73,6 +74,17 @@ class Task(ABC):
     def units(self, height: int, width: int, region: RegionSize) -> Grid:
         """The regions of an image of (height, width) pixels that can be bought."""
         return region.grid(height, width)
+
+    def measured(self, signal: Signal) -> Signal:
+        """How the task measures what a strategy asks for: as it is, where nothing else is said.
+
+        Args:
+            signal: What a strategy names.
+
+        Returns:
+            A signal of the same column.
+        """
+        return signal
 
     def evidence(self, model: Model, images: Tensor, catch: Collection[str] = ()) -> Evidence:
         """A forward pass.
@@ -278,6 +290,17 @@ class Task(ABC):
             images: Those that are trained on.
         """
 
+    def stack(self, samples: Sequence[tuple[NDArray[Any], Any]]) -> tuple[Tensor, Any]:
+        """A batch of training samples.
+
+        Args:
+            samples: Images and labels, as `transform` makes them.
+
+        Returns:
+            Images (B, H, W, channels), and labels as `training_loss` takes them, which have `to`.
+        """
+        return stack_padded(samples)
+
     @abstractmethod
     def clicks(self, label: NDArray[Any], boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
         """What an annotator does to label boxes of an image, in order.
@@ -357,6 +380,29 @@ class Task(ABC):
         Raises:
             SegalError: If the network and the data set have different classes, or a file is bad.
         """
+
+    def mistakes(
+        self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
+    ) -> dict[str, float]:
+        """How much the network has wrong (of picks: the mistake-selection rate of IWPS).
+
+        Args:
+            model: The network.
+            dataset: Images with labels.
+            **options: As `predictions` takes them.
+
+        Returns:
+            The share of wrong elements among the labelled ones; empty where all are void.
+
+        Raises:
+            SegalError: If a file cannot be read.
+        """
+        wrong = labelled = 0
+        for _, predicted, target in self.predictions(model, dataset, **options):
+            valid = has_class(target)
+            labelled += int(valid.sum())
+            wrong += int((valid & (predicted != target)).sum())
+        return {"mistakes": wrong / labelled} if labelled else {}
 
     def predictions(
         self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,8 @@ from torch import Tensor, nn
 from segal.candidates.regions import Box
 from segal.data.labelled import LabelledDataset
 from segal.data.prefetch import prefetch
-from segal.data.transforms import stack_padded
 from segal.errors import SegalError
-from segal.functional.labels import has_class
+from segal.functional.labels import count_labelled, keep_regions
 from segal.models.checkpoint import weights_of
 from segal.models.wrapped import Model
 from segal.system.machine import autocast
@@ -129,10 +129,8 @@ def _samples(
 def _refuse_void(dataset: LabelledDataset, regions: LabelledRegions) -> None:
     """Raises a SegalError if no pixel of the regions has a class; few labels are read to see it."""
     for image in np.unique(regions.images).tolist():
-        label = dataset.read_label(image)
-        for x0, y0, x1, y1 in regions.of_image(image):
-            if has_class(label[y0:y1, x0:x1]).any():
-                return
+        if count_labelled(keep_regions(dataset.read_label(image), regions.of_image(image))):
+            return
     raise SegalError(
         "nothing is labelled, so there is nothing to train on",
         expected="a class for one pixel at least of what is labelled",
@@ -219,15 +217,15 @@ class _Run:
             seconds=time.perf_counter() - started,
         )
 
-    def _batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, step: int) -> Iterator[tuple[Tensor, Any]]:
         size = self.settings.batch_size
         numbers = range(step * size, self.settings.iterations * size)
         # The next batch is read while the network works on this one.
         pairs = prefetch(self.samples, numbers, self.settings.workers, depth=size)
         for _ in range(step, self.settings.iterations):
-            yield stack_padded([next(pairs) for _ in range(size)])
+            yield self.task.stack([next(pairs) for _ in range(size)])
 
-    def _step(self, images: Tensor, labels: Tensor) -> float:
+    def _step(self, images: Tensor, labels: Any) -> float:
         settings, step = self.settings, self.state.step
         self.model.train()
         for module in self.frozen:
@@ -251,7 +249,7 @@ class _Run:
         self.scaler.update()
         return value
 
-    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, inputs: Tensor, labels: Any) -> Tensor:
         ranking = self.settings.learning_loss
         if ranking is None:
             return self.task.training_loss(self.model, inputs, labels)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.data.labelled import LabelledDataset
-from segal.data.transforms import keep_regions
 from segal.errors import SegalError
+from segal.functional.labels import keep_regions
 from segal.tasks.options import Transform
 
 _ORDER, _SAMPLE = range(2)  # streams of random numbers

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from segal.data.transforms import (
     TrainingTransform,
     draw_window,
-    keep_regions,
     stack_images,
     stack_padded,
 )
+from segal.functional.labels import keep_regions
 
 
 def made_pair(height=60, width=90, dtype=np.uint8):

@@ -12,7 +12,7 @@ from segal.candidates.selection import Selected
 from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
 from segal.data.pool import ImagePool
-from segal.jobs.picks import boxes_of, describe_picks, mistake_rate, rows_of
+from segal.jobs.picks import boxes_of, describe_picks, rows_of
 from segal.models.wrapped import Model
 from segal.runs.history import OVERLAYS_FOLDER, PICKS_FILE
 from segal.runs.oracle import Oracle
@@ -84,10 +84,11 @@ class Inspection:
     def _mistakes(
         self, number: int, selected: Sequence[Selected], model: Model
     ) -> dict[str, float]:
+        picked = self.oracle.reveal(boxes_of(selected))
         with bar(f"Round {number}: comparing the picks with their labels") as advance:
-            return mistake_rate(
+            return task_of(model.spec).mistakes(
                 model,
-                self.oracle.reveal(boxes_of(selected)),
+                picked.subset(sorted(picked.bought)),
                 device=self.device,
                 batch_size=self.config.machine.batch_size,
                 workers=self.config.machine.workers,
