@@ -220,7 +220,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
     for what, (in_file, given) in said.items():
         if given is not None and given != in_file:
             if what == "encoder":
-                check_encoder(stored.architecture, given)
+                check_encoder(stored.architecture, options.encoder)
             raise SegalError(
                 f"{path}: a checkpoint of another {what}",
                 expected=str(given),
