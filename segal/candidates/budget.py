@@ -13,7 +13,7 @@ from segal.errors import SegalError
 
 Unit = Literal["regions", "share", "images"]
 _UNITS: dict[str | None, Unit] = {None: "regions", "%": "share", "img": "images"}
-_FORMS = "a number of regions such as 500, a share of the pool's pixels such as 2%, or 10img"
+_FORMS = "a number of regions such as 500, a share of the pool such as 2%, or 10img"
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,20 @@ class Budget:
         number = f"{Decimal(self.amount.numerator) / Decimal(self.amount.denominator):f}"
         return number + next(suffix or "" for suffix, unit in _UNITS.items() if unit == self.unit)
 
-    def allowance(self, image_pixels: NDArray[np.int64]) -> "Allowance":
+    def allowance(self, image_pixels: NDArray[np.int64], elements: str = "pixels") -> "Allowance":
         """What the budget comes to for a pool.
 
         Args:
             image_pixels: Pixels of every image of the pool, bought or not, so that a share means
                 the same in every round.
+            elements: What pixels are called, in messages.
         """
         total = int(image_pixels.sum())
         if self.unit == "regions":
-            return Allowance(int(self.amount), "regions")
+            return Allowance(int(self.amount), "regions", elements)
         if self.unit == "share":
-            return Allowance(int(self.amount * total / 100), "pixels")
-        return Allowance(int(self.amount * total / len(image_pixels)), "pixels")
+            return Allowance(int(self.amount * total / 100), "pixels", elements)
+        return Allowance(int(self.amount * total / len(image_pixels)), "pixels", elements)
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,15 @@ class Allowance:
     Attributes:
         limit: What may be spent.
         counts: Whether that is a number of regions or of pixels.
+        elements: What pixels are called, in messages: a task may count something else.
     """
 
     limit: int
     counts: Literal["regions", "pixels"]
+    elements: str = "pixels"
+
+    def __str__(self) -> str:
+        return f"{self.limit} {'regions' if self.counts == 'regions' else self.elements}"
 
     def fits(self, pixels: NDArray[np.int64]) -> int:
         """Length of the longest prefix that fits.

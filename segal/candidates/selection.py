@@ -165,12 +165,14 @@ class ImageNames:
         renamed: Names of images by names that they had before.
         skip_missing: Whether rows of images that are not there are left out, not refused.
         missing: Those that were left out, by name and box.
+        unit: What sizes are in.
     """
 
     sizes: Sizes
     renamed: dict[str, str] = field(default_factory=dict)
     skip_missing: bool = False
     missing: set[tuple[str, Box]] = field(default_factory=set)
+    unit: str = "pixels"
 
     def find(self, name: str) -> str | None:
         """The image that a name stands for; None where there is none."""
@@ -288,7 +290,8 @@ class _RowParser:
             rows, columns = self.names.sizes[image]
             if x + width > columns or y + height > rows:
                 raise _Mistake(
-                    f"a box within the {columns} x {rows} (width x height) pixels of {image!r}",
+                    f"a box within the {columns} x {rows} (width x height) {self.names.unit} of "
+                    f"{image!r}",
                     f"x {x} + width {width}, y {y} + height {height}",
                 )
         area = width * height

@@ -220,7 +220,7 @@ class _Describer:
             raise SegalError(
                 f"budget: at region {pool.region} it does not buy the first pick",
                 expected="at least the price of one region",
-                got=f"{pool.allowance.limit} pixels",
+                got=str(pool.allowance),
                 remedy="give a larger --budget",
             )
         values = self.values[picks]

@@ -20,7 +20,7 @@ from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
 from segal.data.image_file import Reading
 from segal.errors import SegalError
-from segal.models.build import MAX_FEATURES, MAX_SCALE, MAX_SIDE, MIN_SCALE
+from segal.models.build import MAX_FEATURES, MAX_SCALE, MAX_SIDE, MIN_SCALE, check_encoder
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import Axis
 from segal.system.sections import Aside, FileResult, Input, Result, Section, result_unless
@@ -64,6 +64,36 @@ TaskName = Annotated[str, BeforeValidator(_parsed(task_name)), result_unless(DEF
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
 
 
+def _refuse_encoder(architecture: str | None, encoder: str | None) -> None:
+    if architecture is None:
+        return
+    try:
+        check_encoder(architecture, encoder)
+    except SegalError as error:
+        raise ValueError(f"{error.expected}|{error.remedy}") from error
+
+
+class _NamedNetwork(Section):
+    """A section that may name a network."""
+
+    @field_validator("encoder", check_fields=False)
+    @classmethod
+    def _of_architecture(cls, encoder: str | None, info: ValidationInfo) -> str | None:
+        _refuse_encoder(info.data.get("architecture"), encoder)
+        return encoder
+
+
+class _Trained(Section):
+    """A section whose network, where neither its name nor a checkpoint is given, is its task's."""
+
+    @field_validator("model", check_fields=False)
+    @classmethod
+    def _of_task(cls, model: "NetworkConfig", info: ValidationInfo) -> "NetworkConfig":
+        if "task" in info.data and model.architecture is None and not info.data.get("checkpoint"):
+            _refuse_encoder(find_task(info.data["task"]).usual_network(None), model.encoder)
+        return model
+
+
 class _Regions(Section):
     """A section whose region size, where none is given, is what its task buys."""
 
@@ -95,7 +125,7 @@ class ImagesSection(Section):
         return Reading(self.value_range, self.bands, self.page)
 
 
-class ModelConfig(Section):
+class ModelConfig(_NamedNetwork):
     """What a checkpoint does not say of its network; None leaves it to the checkpoint."""
 
     architecture: Result[str | None] = None
@@ -266,7 +296,7 @@ class DataConfig(ImagesSection):
         return self
 
 
-class NetworkConfig(Section):
+class NetworkConfig(_NamedNetwork):
     """The network to train; by default what the task usually takes, or what a checkpoint says.
 
     Attributes:
@@ -289,7 +319,7 @@ class NetworkConfig(Section):
     input_side: Annotated[Side | None, result_unless(None)] = None
 
 
-class TrainConfig(Section):
+class TrainConfig(_Trained):
     """Configuration of `segal train`.
 
     Attributes:
@@ -321,7 +351,7 @@ class TrainConfig(Section):
     machine: Aside[MachineConfig] = MachineConfig()
 
 
-class RunConfig(_Regions):
+class RunConfig(_Regions, _Trained):
     """Configuration of `segal run`: rounds of train, evaluate, scan, select and buy.
 
     Attributes:

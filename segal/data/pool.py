@@ -32,6 +32,11 @@ Stat = tuple[int, int]
 Progress = Callable[[int, int], None]
 
 
+def one_of(unit: str) -> str:
+    """The word for one element, such as pixel for `pixels`."""
+    return unit.removesuffix("s")
+
+
 @dataclass(frozen=True)
 class ImagePool:
     """Images below one folder, inspected and in order.
@@ -58,6 +63,11 @@ class ImagePool:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def unit(self) -> str:
+        """What elements are called, in messages."""
+        return "pixels"
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image in elements, of what can be bought: here in pixels."""

@@ -193,7 +193,7 @@ class Labelled:
         """
         there = dict(image_digests(pool))
         by_digest = {digest: path for path, digest in reversed(there.items())}
-        names = ImageNames(image_sizes(pool), skip_missing=self.skip_missing)
+        names = ImageNames(image_sizes(pool), skip_missing=self.skip_missing, unit=pool.unit)
         errors: dict[str, SegalError] = {}
         for source in self.sources:
             for name, digest in (source.booked.digests if source.booked else {}).items():

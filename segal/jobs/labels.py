@@ -6,6 +6,7 @@ from pathlib import Path
 from segal.candidates.regions import Box
 from segal.candidates.selection import Selected
 from segal.data.labelled import LabelCounts, LabelledDataset
+from segal.data.pool import one_of
 from segal.errors import SegalError
 from segal.system.console import bar, tell
 
@@ -46,7 +47,7 @@ def refuse_unlabelled(dataset: LabelledDataset, split: str, counts: LabelCounts,
         return
     raise SegalError(
         f"{dataset.pool.root}: cannot be {use}: {split} has no labels",
-        expected="labels of some pixels at least",
+        expected=f"labels of some {dataset.pool.unit} at least",
         got=f"{len(dataset)} labels that are void everywhere" if len(dataset) else "no image",
         remedy="choose a split whose labels are public, such as val of Cityscapes; see "
         "segal validate for what its label files hold",
@@ -55,14 +56,15 @@ def refuse_unlabelled(dataset: LabelledDataset, split: str, counts: LabelCounts,
 
 def notes_of(dataset: LabelledDataset, split: str, counts: LabelCounts) -> list[str]:
     """What a user should know of labels that are used all the same."""
-    names = dataset.classes.names
+    names, unit = dataset.classes.names, dataset.pool.unit
     absent = [name for name, pixels in zip(names, counts.pixels, strict=True) if not pixels]
     notes = []
     if len(absent) == len(names):
-        notes.append(f"{split}: all pixels are void; nothing can be trained or evaluated on them")
+        notes.append(f"{split}: all {unit} are void; nothing can be trained or evaluated on them")
     elif absent:
         shown = ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
-        notes.append(f"{split}: {len(absent)} of {len(names)} classes have no pixel: {shown}")
+        none = f"{len(absent)} of {len(names)} classes have no {one_of(unit)}"
+        notes.append(f"{split}: {none}: {shown}")
     return notes
 
 
@@ -103,7 +105,7 @@ def owed_regions(dataset: LabelledDataset, empty: Mapping[int, Sequence[Box]]) -
     ]
 
 
-def refuse_owed(owed: Sequence[Selected], bought: int, root: Path, missing: str) -> None:
+def refuse_owed(owed: Sequence[Selected], bought: int, root: Path, missing: str, unit: str) -> None:
     """Raises a SegalError for labelled regions whose labels have not come.
 
     Args:
@@ -111,6 +113,7 @@ def refuse_owed(owed: Sequence[Selected], bought: int, root: Path, missing: str)
         bought: Regions that are said to be labelled.
         root: The data set.
         missing: `refuse`, or `skip` where it is enough that some have come.
+        unit: What has a class, such as pixels.
     """
     if not owed or (missing == "skip" and len(owed) < bought):
         return
@@ -118,7 +121,7 @@ def refuse_owed(owed: Sequence[Selected], bought: int, root: Path, missing: str)
     raise SegalError(
         f"{root}: no label has come for {len(owed)} of {bought} regions (no label file, or void "
         f"all over):{_named(owed)}",
-        expected="a class for some pixels of every region that is said to be labelled",
+        expected=f"a class for some {unit} of every region that is said to be labelled",
         got="none for any of them" if none else f"none for {len(owed)}",
         remedy="put the labels into the data set, or check that it is the one that was labelled"
         if none

@@ -164,10 +164,9 @@ def initial_model(config: TrainConfig | RunConfig, outline: Outline) -> Model:
         if are_numbers(model.spec.class_names):
             model.spec = replace(model.spec, class_names=class_names)
         return model
-    architecture, encoder = find_task(config.task).usual_network(outline.channels)
     spec = make_spec(
-        network.architecture or architecture,
-        network.encoder or encoder or "resnet18",
+        network.architecture or find_task(config.task).usual_network(outline.channels),
+        network.encoder or None,
         class_names,
         mean=network.mean,
         std=network.std,

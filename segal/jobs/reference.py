@@ -223,7 +223,8 @@ def _check_same(labelled: ImagePool, pool: ImagePool) -> None:
 def _refuse_none_arrived(dataset: LabelledDataset, labelled: Mapping[int, Sequence[Box]]) -> None:
     """Says which labelled regions are void all over; a SegalError if all of them are."""
     owed = owed_regions(dataset, dataset.check(within=labelled).empty)
-    refuse_owed(owed, sum(map(len, labelled.values())), dataset.pool.root, "skip")
+    bought = sum(map(len, labelled.values()))
+    refuse_owed(owed, bought, dataset.pool.root, "skip", dataset.pool.unit)
     if owed:
         named = ", ".join(f"{s.image} at x {s.box[0]}, y {s.box[1]}" for s in owed[:_SHOWN])
         more = f" and {len(owed) - _SHOWN} more" if len(owed) > _SHOWN else ""
@@ -240,12 +241,12 @@ def reference_cost(reference: LabelledDataset) -> dict[str, int]:
     return {"images": images, "pixels": pixels}
 
 
-def reference_note(strategy: str, cost: Mapping[str, int], pool_pixels: int) -> str:
+def reference_note(strategy: str, cost: Mapping[str, int], pool_pixels: int, unit: str) -> str:
     """The cost of a reference set in a line; it is beside what the budgets buy."""
     share = 100 * cost["pixels"] / pool_pixels
     return (
         f"{strategy} also measures on a reference set: the labels of {cost['images']} images, "
-        f"worth {share:.2f} % of the pool's pixels, which the budget does not include."
+        f"worth {share:.2f} % of the pool's {unit}, which the budget does not include."
     )
 
 

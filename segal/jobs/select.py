@@ -198,17 +198,17 @@ def make_offer(
     if not len(offer):
         raise SegalError(
             f"{config.images}: nothing is left to select",
-            expected="pixels that are not labelled yet",
+            expected=f"{pool.unit} that are not labelled yet",
             got="candidates that are all labelled",
             remedy="add images",
         )
     areas = np.array([h * w for h, w in sizes.values()], np.int64)
-    allowance = Budget.parse(config.budget).allowance(areas)
+    allowance = Budget.parse(config.budget).allowance(areas, pool.unit)
     if allowance.most(offer.prices) == 0:
         raise SegalError(
             f"budget: {config.budget} does not buy a single region",
-            expected=f"at least {offer.prices.min()} pixels, the cheapest region's price",
-            got=f"{allowance.limit} pixels",
+            expected=f"at least {offer.prices.min()} {pool.unit}, the cheapest region's price",
+            got=str(allowance),
             remedy="give a larger --budget, or a smaller --region",
         )
     return offer, allowance
@@ -285,7 +285,8 @@ class _Selection:
         if self.labels.reference is not None:
             self.reference_cost = cost = reference_cost(self.labels.reference)
             total = sum(h * w for h, w in image_sizes(pool).values())
-            self.notes.append(reference_note(str(self.config.strategy["name"]), cost, total))
+            name = str(self.config.strategy["name"])
+            self.notes.append(reference_note(name, cost, total, pool.unit))
         if len(selected) == len(offer):
             self.notes.append(
                 f"The budget {self.config.budget} covers all {len(selected)} candidates, "

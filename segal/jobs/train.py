@@ -162,7 +162,8 @@ def _arrived(
         refuse_unlabelled(dataset, config.data.train, counts, "trained on")
         return None, []
     owed = owed_regions(dataset, counts.empty)
-    refuse_owed(owed, sum(map(len, labelled.values())), config.data.root, config.missing_labels)
+    bought, missing = sum(map(len, labelled.values())), config.missing_labels
+    refuse_owed(owed, bought, config.data.root, missing, dataset.pool.unit)
     kept = {
         image: [box for box in boxes if box not in counts.empty.get(image, ())]
         for image, boxes in labelled.items()

@@ -173,7 +173,10 @@ def _about(pool: ImagePool, labelled: bool) -> list[str]:
 def _validate_images(task: Task, path: Path, workers: int, reading: Reading) -> list[str]:
     with bar("Checking images") as advance:
         pool = task.open_pool(path, workers=workers, progress=advance, reading=reading)
-    pixels = sum(height * width for height, width in map(pool.shape, range(len(pool))))
-    line = f"{path}: a folder of {len(pool)} images, {pixels} pixels, without mistakes"
+    counted = f"{len(pool)} images"
+    if pool.unit != "images":
+        elements = sum(height * width for height, width in map(pool.size, range(len(pool))))
+        counted += f", {elements} {pool.unit}"
+    line = f"{path}: a folder of {counted}, without mistakes"
     notes = [*_about(pool, labelled=False), *copies_notes(pool)]
     return [line, *(f"  {note}" for note in notes)]

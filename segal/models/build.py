@@ -12,7 +12,7 @@ from segal.errors import SegalError
 from segal.models.dropout import insert_dropout
 from segal.models.probing import check_sizes, find_multiple
 from segal.models.sources import source_of
-from segal.models.spec import DEFAULT_TASK, Channels, Framing, ModelSpec
+from segal.models.spec import DEFAULT_TASK, Channels, Framing, ModelSpec, answers_of
 from segal.models.weight_files import read_tensors
 from segal.models.wrapped import Model, wrapper_of
 
@@ -24,7 +24,7 @@ MAX_FEATURES = 1 << 20
 
 def make_spec(
     architecture: str = "DeepLabV3Plus",
-    encoder: str = "resnet18",
+    encoder: str | None = None,
     class_names: tuple[str, ...] = (),
     *,
     mean: Channels | None = None,
@@ -43,7 +43,7 @@ def make_spec(
     Args:
         architecture: A class of segmentation_models_pytorch, `torchvision:NAME`, `hf:FOLDER`,
             `timm:NAME`, `linear`, or an import path.
-        encoder: For segmentation_models_pytorch.
+        encoder: For segmentation_models_pytorch; None for its usual one.
         class_names: Of the logits; empty for the network's own, where it has some.
         mean: None for what the published weights of the encoder, or the folder, expect.
         std: Likewise.
@@ -63,9 +63,11 @@ def make_spec(
             the network does not take, or numbers that make no sense. What a checkpoint's metadata
             say comes through here too.
     """
-    named = source_of(architecture).resolve(architecture, encoder, options or {}, task)
+    source, answers = source_of(architecture), answers_of(task)
+    encoder = source.usual_encoder if encoder is None else encoder
+    named = source.resolve(architecture, encoder, options or {}, task)
     class_names = class_names or named.class_names
-    least = 1 if task == "multilabel" else 2
+    least = 1 if answers.each else 2
     if len(class_names) < least:
         raise SegalError(
             "the network's classes are not known",
@@ -86,10 +88,10 @@ def make_spec(
         (
             "input_scale",
             input_scale,
-            task == DEFAULT_TASK or input_scale == 1,
+            answers.of == "pixels" or input_scale == 1,
             "1, of whole images",
         ),
-        ("input_side", input_side, task != DEFAULT_TASK or framing is None, "none, of pixels"),
+        ("input_side", input_side, answers.of == "images" or framing is None, "none, of pixels"),
         ("input_side", framing, _can_be(framing), f"an image of 1 to {MAX_SIDE} pixels a side"),
         (
             "input_channels",
@@ -125,6 +127,26 @@ def make_spec(
         framing=framing,
         input_channels=input_channels,
     )
+
+
+def check_encoder(architecture: str, encoder: str | None) -> None:
+    """Refuses a user's encoder beside an architecture whose name says all of the network.
+
+    Args:
+        architecture: As `make_spec` takes it.
+        encoder: A name; None and no text stand for none.
+
+    Raises:
+        SegalError: If there is no encoder to choose.
+    """
+    if encoder and not source_of(architecture).usual_encoder:
+        raise SegalError(
+            f"model.encoder: {architecture} takes none",
+            expected=f"no encoder: {architecture} names the whole network",
+            got=repr(encoder)[:200],
+            remedy="leave --encoder out, or name that network with --arch; weights of all but the "
+            "last layer are given with --encoder-weights",
+        )
 
 
 def _framing(framing: Framing | None, side: int | None) -> Framing | None:
@@ -172,7 +194,7 @@ def wrap(network: nn.Module, spec: ModelSpec) -> Model:
 def canonical_name(architecture: str) -> str:
     """The name that a specification keeps of an architecture: of `hf:FOLDER` its model type."""
     if architecture.startswith("hf:") and Path(architecture.removeprefix("hf:")).is_dir():
-        return source_of(architecture).resolve(architecture, "", {}).architecture
+        return source_of(architecture).resolve(architecture, "", {}, DEFAULT_TASK).architecture
     return architecture
 
 

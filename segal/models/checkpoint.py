@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segal.errors import SegalError
-from segal.models.build import build_model, canonical_name, make_spec
+from segal.models.build import build_model, canonical_name, check_encoder, make_spec
 from segal.models.folders import load_folder, read_folder
 from segal.models.sources import source_of
 from segal.models.sources.smp import present_name
 from segal.models.spec import DEFAULT_TASK, Channels, ModelSpec
 from segal.models.weight_files import StoredTensors, read_tensors
 from segal.models.weights import load_weights
-from segal.models.wrapped import Model, wrapper_of
+from segal.models.wrapped import Model
 from segal.system.files import replacing
 
 _METADATA_KEY = "segal"
@@ -153,7 +153,6 @@ def read_spec(path: Path) -> ModelSpec | None:
     try:
         spec = TypeAdapter(ModelSpec).validate_python(json.loads(metadata)["spec"])
         # The file may come from anyone: names and numbers are checked as a user's are.
-        wrapper_of(spec.task)
         return make_spec(
             spec.architecture,
             spec.encoder,
@@ -194,9 +193,11 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
                 got="no --num-classes",
                 remedy="add for example --arch DeepLabV3Plus --encoder resnet18 --num-classes 19",
             )
+        architecture = options.architecture or "DeepLabV3Plus"
+        check_encoder(architecture, options.encoder)
         return make_spec(
-            options.architecture or "DeepLabV3Plus",
-            options.encoder or "resnet18",
+            architecture,
+            options.encoder or None,
             tuple(f"class {i}" for i in range(options.num_classes)),
             mean=options.mean,
             std=options.std,
@@ -218,6 +219,8 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
     }
     for what, (in_file, given) in said.items():
         if given is not None and given != in_file:
+            if what == "encoder":
+                check_encoder(stored.architecture, options.encoder)
             raise SegalError(
                 f"{path}: a checkpoint of another {what}",
                 expected=str(given),

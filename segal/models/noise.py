@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segal.candidates.evidence import Upsampling
 from segal.errors import SegalError
 from segal.models.outputs import EachClass, TwoClasses, logits_of, refuse_probabilities
-from segal.models.spec import DEFAULT_TASK, ModelSpec
+from segal.models.spec import ModelSpec
 from segal.models.tails import upsample
 
 _SIDES = (224, 256, 384, 512)  # pixels of the noise image; the first that the network takes
@@ -112,7 +112,7 @@ def on_noise(network: nn.Module, spec: ModelSpec) -> tuple[Tensor, int]:
 
 
 def _sides(spec: ModelSpec) -> list[int]:
-    if spec.task == DEFAULT_TASK:
+    if spec.answers.of == "pixels":
         sides = [-(-side // spec.stride) * spec.stride for side in _SIDES]
         return list(dict.fromkeys([*sides, spec.stride]))
     if spec.input_channels is not None:  # features, not images
@@ -129,7 +129,7 @@ def check_network(network: nn.Module, spec: ModelSpec) -> None:
     """
     with torch.enable_grad():
         logits, _ = on_noise(network, spec)
-    refuse_probabilities(logits, spec.architecture, each=spec.task == "multilabel")
+    refuse_probabilities(logits, spec.architecture, each=spec.answers.each)
 
 
 @contextmanager

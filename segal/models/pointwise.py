@@ -119,7 +119,7 @@ def present_head(network: nn.Module, spec: ModelSpec) -> Head:
                 head,
                 align_corners=True,
                 binary=outputs < spec.num_classes,
-                each=spec.task == "multilabel",
+                each=spec.answers.each,
             )
     got = ", ".join(f"{name} ({type(modules[name]).__name__})" for name, _ in ran)
     raise NoHeadError(

@@ -1,16 +1,68 @@
 """What it takes to build a network again and to feed it."""
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeVar
+
+from segal.errors import SegalError
+from segal.registry import Registry
+
+T = TypeVar("T")
 
 Channels = tuple[float, ...]
 """A number for each channel of a network's input."""
 
 DEFAULT_TASK = "segmentation"
-"""Of checkpoints and configurations that do not say theirs."""
+"""Of checkpoints and configurations that do not say theirs: there was no other task once."""
+
+Answered = Literal["pixels", "images"]
 
 _OPTIONAL = {"insert_dropout", "options", "framing", "input_channels"}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the networks of a task answer.
+
+    Attributes:
+        of: What has an answer: `pixels`, with logits (B, C, h, w), or `images`, with (B, C).
+        each: Whether each of the C classes is a question of its own, answered yes or no; else an
+            answer is one of them.
+    """
+
+    of: Answered
+    each: bool = False
+
+
+ANSWERS: Registry[Answers] = Registry("task")
+"""What every task's networks answer; tasks register their own."""
+
+
+def registered(registry: Registry[T], task: str) -> T:
+    """What a task has registered.
+
+    Raises:
+        SegalError: If there is no such task.
+    """
+    importlib.import_module("segal.tasks")  # which register theirs
+    if task not in registry:  # a file's metadata must not name what is imported
+        raise SegalError(
+            f"unknown task {task!r}",
+            expected=f"one of {', '.join(registry)}",
+            got=repr(task)[:100],
+            remedy="choose one of these, or a checkpoint of another version of segal",
+        )
+    return registry.get(task)
+
+
+def answers_of(task: str) -> Answers:
+    """What the networks of a task answer.
+
+    Raises:
+        SegalError: If there is no such task.
+    """
+    return registered(ANSWERS, task)
 
 
 @dataclass(frozen=True)
@@ -81,6 +133,11 @@ class ModelSpec:
     input_channels: int | None = None
 
     @property
+    def answers(self) -> Answers:
+        """What it answers."""
+        return answers_of(self.task)
+
+    @property
     def title(self) -> str:
         """Its names, for messages."""
         return f"{self.architecture} with {self.encoder}" if self.encoder else self.architecture
@@ -90,7 +147,7 @@ class ModelSpec:
         """What it expects of its input, for people: channels are (value - mean) / std."""
         mean, std = (", ".join(f"{x:.4g}" for x in values) for values in (self.mean, self.std))
         normalised = f"{self.title}: normalised with mean {mean} and std {std} (of 0 to 1), "
-        if self.task != DEFAULT_TASK:
+        if self.answers.of == "images":
             if self.framing is None:
                 return f"{normalised}images as they are"
             shape = "both sides" if self.framing.squash else "shorter side"
@@ -109,7 +166,7 @@ class ModelSpec:
     @property
     def logit_dims(self) -> int:
         """Dimensions of the network's logits: (B, C, h, w), or (B, C) of whole images."""
-        return 4 if self.task == DEFAULT_TASK else 2
+        return 4 if self.answers.of == "pixels" else 2
 
     @property
     def num_classes(self) -> int:
@@ -118,8 +175,8 @@ class ModelSpec:
 
     @property
     def element_classes(self) -> int:
-        """Number of classes of an element: two, no and yes, where there are several labels."""
-        return 2 if self.task == "multilabel" else self.num_classes
+        """Number of classes of an element: two, no and yes, where each class is a question."""
+        return 2 if self.answers.each else self.num_classes
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the network's input for an image's: scaled and padded, or framed."""

@@ -15,7 +15,7 @@ _CLASSIFIERS = (
     *("fc.", "classifier.", "head.", "last_linear.", "linear.", "conv_head.", "bn2.", "_fc."),
     *("norm.", "fc_norm.", "downsamp_modules.", "final_layer."),  # of transformers and HRNet
 )
-"""Layers of a classification network that come after the last map of its encoder."""
+"""Layers of a network of whole images that come after the last map of its encoder."""
 _SHOWN, _LONGEST = 3, 160
 
 

@@ -7,7 +7,6 @@ running the network once. Any network gives logits; not every one has such a lay
 """
 
 import copy
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from segal.models.noise import (
     floating,
     run_on_noise,
 )
-from segal.models.spec import ModelSpec
+from segal.models.spec import ModelSpec, registered
 from segal.models.tails import Tail
 from segal.models.tracing import TailFinder
 from segal.models.weight_files import StoredTensors
@@ -54,15 +53,7 @@ def wrapper_of(task: str) -> type["Model"]:
     Raises:
         SegalError: If there is no such task.
     """
-    importlib.import_module("segal.tasks")  # which register theirs
-    if task not in WRAPPERS:  # a file's metadata must not name what is imported
-        raise SegalError(
-            f"unknown task {task!r}",
-            expected=f"one of {', '.join(WRAPPERS)}",
-            got=repr(task)[:100],
-            remedy="choose one of these, or a checkpoint of another version of segal",
-        )
-    return WRAPPERS.get(task)
+    return registered(WRAPPERS, task)
 
 
 class Model(nn.Module, ABC):

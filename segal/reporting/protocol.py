@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segal.errors import SegalError
+from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import History
 from segal.runs.ledger import Ledger
 from segal.runs.run_folder import canonical, fingerprint
+from segal.tasks import find_task
 
 _COMPARED = {"strategy", "region", "extra_regions", "seed", "budgets"}
 _NOT_OF_THE_RESULT = {"overlays", "measure_picks"}
@@ -121,8 +123,10 @@ def shared_settings(history: History) -> dict[str, str]:
 
 def _protocol(history: History) -> dict[str, str]:
     protocol = shared_settings(history)
+    task = find_task(str(history.configuration.get("task", DEFAULT_TASK)))
+    elements = task.metric.elements
     protocol["the pool"] = (
-        f"{history.pool_images} images, {history.pool_pixels} pixels, "
+        f"{history.pool_images} images, {history.pool_pixels} {elements}, "
         f"contents {_pool_contents(history)[:12]}"
     )
     protocol["reported on"] = history.report_split

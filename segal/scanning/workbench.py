@@ -136,6 +136,11 @@ class Bench:
     _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @property
+    def unit(self) -> str:
+        """What elements are called."""
+        return self.task.metric.elements
+
+    @property
     def precision(self) -> Precision:
         """Of the network's forward passes."""
         return self.settings.precision

@@ -58,6 +58,11 @@ class Workbench(Protocol):
         ...
 
     @property
+    def unit(self) -> str:
+        """What elements of images are called, such as pixels, in messages."""
+        ...
+
+    @property
     def seed(self) -> int:
         """Of everything random in a pass; not negative."""
         ...

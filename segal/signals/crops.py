@@ -15,6 +15,7 @@ from torch import Tensor
 
 from segal.candidates.regions import Box, Interval, RegionSize
 from segal.data.image_sets import ImageSet
+from segal.data.pool import one_of
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
@@ -120,10 +121,13 @@ class _Source:
                     boxes.append((image, (x0, y0, x1, y1)))
                     pixels.append(area)
         if not boxes:
+            unit = images.pool.unit
+            one = one_of(unit)
+            article = "an" if one[0] in "aeiou" else "a"
             raise SegalError(
-                f"vaal: no pixel is {shown}",
-                expected="labelled and unlabelled pixels, to learn how they differ",
-                got=f"{len(images.pool)} images, none with a pixel that is {shown}",
+                f"vaal: no {one} is {shown}",
+                expected=f"labelled and unlabelled {unit}, to learn how they differ",
+                got=f"{len(images.pool)} images, none with {article} {one} that is {shown}",
                 remedy="choose another strategy, or check what --labelled names",
             )
         return cls(images, boxes, np.cumsum(pixels))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segal.data.image_sets import SetName
+from segal.data.pool import one_of
 from segal.errors import SegalError
 from segal.functional import inverse as inverses
 from segal.functional.labels import VOID, has_class
@@ -63,9 +64,9 @@ def _measure(bench: Workbench, of: SetName, layers: str) -> SetLoss:
         _check_finite(of, visit, gradient, losses)
     if pixels == 0:
         raise SegalError(
-            f"the {of} set: not one pixel to take a gradient on",
-            expected="pixels with a class, within what is labelled",
-            got="void pixels only",
+            f"the {of} set: not one {one_of(bench.unit)} to take a gradient on",
+            expected=f"{bench.unit} with a class, within what is labelled",
+            got=f"void {bench.unit} only",
             remedy="check the labels, and the list of ignored classes",
         )
     return SetLoss({name: part / pixels for name, part in total.items()}, loss / pixels, pixels)
@@ -203,7 +204,7 @@ class Inverse:
         """
         try:
             if self.method == "cholesky":
-                return inverses.cholesky(self._matrix(hessian, len(b)), b, self.damping)
+                return inverses.cholesky(self._matrix(hessian, len(b), bench.unit), b, self.damping)
             if self.method == "lissa":
                 return self._lissa(hessian, b, bench.seed)
             return self._conjugate_gradients(hessian, b, bench)
@@ -220,14 +221,15 @@ class Inverse:
                 f"{10 * self.damping if self.damping else 0.01:g}",
             ) from error
 
-    def _matrix(self, hessian: Curvature, parameters: int) -> Tensor:
+    def _matrix(self, hessian: Curvature, parameters: int, unit: str) -> Tensor:
         matrix = hessian.matrix() if parameters <= LARGEST_MATRIX else None
         if matrix is None:
-            sample = "every pixel" if self.pixels is None else "a sample of pixels"
+            every = f"every {one_of(unit)}"
+            sample = every if self.pixels is None else f"a sample of {unit}"
             raise SegalError(
                 "inverse: cholesky does not serve here",
                 expected=f"the last layer, a 1 x 1 convolution of at most {LARGEST_MATRIX} "
-                "parameters, on a sample of pixels (strategy.hessian_pixels)",
+                f"parameters, on a sample of {unit} (strategy.hessian_pixels)",
                 got=f"{parameters} parameters, on {sample}",
                 remedy="take strategy.inverse=cg",
             )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segal.data.image_sets import ImageSet, SetName
+from segal.data.pool import one_of
 from segal.errors import SegalError
 from segal.functional.labels import class_indices, has_class
 from segal.functional.updates import pixel_windows
@@ -91,10 +92,11 @@ def keep_pixels(bench: Workbench, of: SetName, layers: str, size: SampleSize) ->
         gather = _every_pixel if size.exact else _sampled
         kept = gather(bench, of, tail, size)
         if not kept:
+            unit = bench.unit
             raise SegalError(
-                f"the set of images {of!r}: not one pixel to measure on",
-                expected="pixels that are not bought" if of == "pool" else "pixels with a class",
-                got="none" if of == "pool" else "void pixels only",
+                f"the set of images {of!r}: not one {one_of(unit)} to measure on",
+                expected=f"{unit} that are not bought" if of == "pool" else f"{unit} with a class",
+                got="none" if of == "pool" else f"void {unit} only",
                 remedy="add images to the pool"
                 if of == "pool"
                 else "check the labels, and the list of ignored classes",
@@ -154,10 +156,10 @@ def _check_memory(
     free, fewer = free_bytes(inputs.device), _FEWER_PIXELS.get(of, "hessian_pixels")
     if needed > free:
         raise SegalError(
-            f"too little memory to keep pixels of the set of images {of!r}",
+            f"too little memory to keep {bench.unit} of the set of images {of!r}",
             expected=f"{needed / 2**20:.0f} MiB",
             got=f"{free / 2**20:.0f} MiB that are free",
-            remedy=f"give fewer pixels, such as strategy.{fewer}=1000, or fewer images",
+            remedy=f"give fewer {bench.unit}, such as strategy.{fewer}=1000, or fewer images",
         )
 
 

@@ -134,8 +134,8 @@ def choose(
     if fits == 0:
         raise SegalError(
             "budget: it does not buy the first pick",
-            expected=f"at least {table.pixels[picks.rows[0]]} pixels, its price",
-            got=f"{allowance.limit} pixels",
+            expected=f"at least {table.pixels[picks.rows[0]]} {allowance.elements}, its price",
+            got=str(allowance),
             remedy="give a larger --budget, or a smaller --region",
         )
     return Picks(picks.rows[:fits], picks.scores[:fits], picks.notes)

@@ -2,7 +2,7 @@
 
 from segal.data.layout import known_layout
 from segal.errors import SegalError
-from segal.models.spec import ModelSpec
+from segal.models.spec import ANSWERS, ModelSpec
 from segal.models.wrapped import WRAPPERS
 from segal.registry import Registry
 from segal.tasks.base import Task
@@ -16,6 +16,7 @@ TASKS: Registry[type[Task]] = Registry("task")
 for _task in (Segmentation, Classification, Multilabel):
     TASKS.register(_task.name)(_task)
     WRAPPERS.register(_task.name)(_task.wrapper)
+    ANSWERS.register(_task.name)(_task.answers)
 
 
 def find_task(name: str) -> Task:

@@ -23,6 +23,7 @@ from segal.data.transforms import stack_images, stack_padded
 from segal.errors import SegalError
 from segal.functional.labels import VOID, class_indices, has_class
 from segal.models.loss_prediction import LearningLossSettings
+from segal.models.spec import Answers
 from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.signals.base import Signal
 from segal.system.machine import Precision, autocast
@@ -50,6 +51,7 @@ class Task(ABC):
 
     Attributes:
         name: As `segal.tasks.TASKS` has it.
+        answers: What its networks answer.
         wrapper: What its networks are wrapped in.
         metric: What runs are judged by.
         default_region: The region size where none is given.
@@ -60,6 +62,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    answers: ClassVar[Answers]
     wrapper: ClassVar[type[Model]]
     metric: ClassVar[Metric]
     default_region: ClassVar[str]
@@ -246,8 +249,8 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def usual_network(self, channels: int | None) -> tuple[str, str]:
-        """Architecture and encoder of a network where none is named.
+    def usual_network(self, channels: int | None) -> str:
+        """The architecture where none is named.
 
         Args:
             channels: As in `Outline`.

@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from segal.data.pool import one_of
 from segal.errors import SegalError
 from segal.functional.metrics import largest_answer
 from segal.system.files import read_error
@@ -89,7 +90,7 @@ def shown_value(metrics: Mapping[str, Any]) -> str:
     metric = metric_of(metrics)
     score = metric.of(metrics)
     if score is None:
-        return f"no labelled {metric.elements.removesuffix('s')}"
+        return f"no labelled {one_of(metric.elements)}"
     classes, absent = len(metric.classes(metrics)), metrics["absent"]
     partial = metric.of_classes and absent
     over = f" over {classes - absent} of {classes} classes" if partial else ""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from segal.candidates.regions import Box
 from segal.data.labelled import LabelledDataset
+from segal.data.pool import one_of
 from segal.data.prefetch import prefetch
 from segal.errors import SegalError
 from segal.functional.labels import count_labelled, keep_regions
@@ -133,7 +134,7 @@ def _refuse_void(dataset: LabelledDataset, regions: LabelledRegions) -> None:
             return
     raise SegalError(
         "nothing is labelled, so there is nothing to train on",
-        expected="a class for one pixel at least of what is labelled",
+        expected=f"a class for one {one_of(dataset.pool.unit)} at least of what is labelled",
         got=f"{len(regions.images)} regions that are void all over",
         remedy="have other regions labelled, or check the labels with segal validate",
     )

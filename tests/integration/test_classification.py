@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from segal.config import TrainConfig
+from segal.config import DataConfig, TrainConfig
 from segal.errors import SegalError
 from segal.jobs.rounds.run import run_rounds
 from segal.jobs.strategies import configure_run, configure_selection
@@ -17,6 +17,7 @@ from segal.jobs.train import run_training
 from segal.runs.ledger import Ledger
 from segal.scenes.synthetic import make_scenes
 from segal.strategies import STRATEGIES
+from segal.tasks import find_task
 from tests import killed_run
 from tests.classified import (
     CLASSES,
@@ -453,3 +454,81 @@ def test_a_configuration_of_several_labels_refuses_what_has_no_meaning(made):
     raw = {"images": "x", "budget": "3", "out": "y", "task": "multilabel", "region": "64"}
     with pytest.raises(SegalError, match="region: 64"):
         configure_selection({**raw, "strategy": {"name": "entropy"}})
+
+
+@pytest.mark.parametrize(
+    "named", ["torchvision:resnet18", "timm:resnet18", "linear", TINY, None], ids=str
+)
+def test_an_encoder_beside_a_network_that_has_none_is_refused(segal, tmp_path, named):
+    given = (f"model.architecture={named}",) if named else ()
+    # Before anything else: there is no such data set.
+    data = ("--task", "classification", "--data", tmp_path / "none", "--out", tmp_path / "out")
+    for command in (
+        ("train", *data, *given),
+        ("run", *data, "--strategy", "random", "data.test=test", "seed_set=3", *given),
+    ):
+        message = refused(segal, *command, "model.encoder=resnet50")
+        assert "no encoder" in message and "resnet50" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["features", "several_features"])
+def test_a_checkpoint_that_has_no_encoder_refuses_one(segal, made, trained, tmp_path, name):
+    given = arguments(made, trained, name)
+    out = ("--budget", 3, "--strategy", "entropy", "--out", tmp_path / "out")
+    for command in (("select", *given, *out), ("plan", *given, *out[:4])):
+        assert "no encoder" in refused(segal, *command, "--encoder", "resnet50")
+    reference = f"{made / name}:val"
+    explain = ("explain", *given, "--reference", reference, "--out", tmp_path / "maps")
+    assert "no encoder" in refused(segal, *explain, "--encoder", "resnet50")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "price"), [("features", "images", 1), ("several_features", "labels", 3)]
+)
+def test_messages_count_in_the_words_of_the_task(segal, made, trained, tmp_path, name, unit, price):
+    given, out = arguments(made, trained, name), tmp_path / "out"
+    select = ("select", *given, "--strategy", "entropy", "--out", out)
+    least = f"expected: at least {price} {unit}, the cheapest region's price\n  got: 0 {unit}"
+    for command in (select, ("plan", *select[1:-2])):
+        message = refused(segal, *command, "--budget", "1%")
+        assert least in message and "pixel" not in message
+    config = quick_run(made, name, budgets=["1%"], out=str(tmp_path / "run"))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    message = refused(segal, "run", "--config", tmp_path / "run.yaml")
+    assert f"at least {price} {unit}, the dearest region's price" in message
+    assert "pixel" not in message
+    # What a reference set costs, and what a scan is tuned by.
+    reference = ("--reference", f"{made / name}:val")
+    again = ("select", *given, "--strategy", "error_change", "--budget", 3, *reference)
+    code, _, stderr = segal(*again, "--out", out)
+    assert code == 0 and "pixel" not in stderr
+    assert f"of the pool's {unit}, which the budget does not include" in " ".join(stderr.split())
+    uwe = tmp_path / "uwe"
+    assert segal("select", *given, "--strategy", "uwe", "--budget", 3, "--out", uwe)[0] == 0
+    tune = ("tune", "--scan", uwe, "--taus", "0,1", "--out", tmp_path / "tune")
+    assert f"got: 0 {unit}" in refused(segal, *tune, "--budget", "1%")
+    whole = refused(segal, *tune, "--budget", "100%")
+    assert f"{24 * price} {unit} in all" in whole and "pixel" not in whole
+    # A box that is not within an image.
+    table = tmp_path / "labelled.csv"
+    table.write_text(f"image,x,y,width,height\n{rows(uwe)[0]['image']},0,0,5,1\n")
+    other = ("--budget", 3, "--labelled", table, "--out", tmp_path / "other")
+    message = refused(segal, *select[:-2], *other)
+    assert f"(width x height) {unit} of" in message
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_pools_and_metrics_call_elements_the_same(made, name):
+    task = find_task("multilabel" if "several" in name else "classification")
+    source = DataConfig(root=made / name)
+    assert task.open_split(source, "train").pool.unit == task.metric.elements
+
+
+def test_notes_on_labels_speak_of_images(segal, tmp_path):
+    make_folders(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "val" / CLASSES[0])
+    code, stdout, stderr = segal("validate", tmp_path / "data")
+    assert code == 0, stderr
+    assert f"val: 1 of 3 classes have no image: {CLASSES[0]}" in stdout

@@ -268,7 +268,7 @@ def test_options_beside_a_checkpoint_count(segal, scenes, plain, tmp_path):
         return stderr
 
     assert "another architecture" in refused("--arch", "Unet")
-    assert "another encoder" in refused(*OWN, "--encoder", "resnet34")
+    assert "no encoder" in refused(*OWN, "--encoder", "resnet34")
     assert "given twice" in refused(*OWN, "--encoder-weights", path)
     code, _, stderr = segal(
         "train", "--data", scenes, "--checkpoint", path, *OWN, "--out", tmp_path / "other", *QUICK

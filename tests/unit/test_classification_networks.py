@@ -10,16 +10,18 @@ import timm
 import torch
 import torchvision
 from PIL import Image
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.transforms import v2
 
+from segal.config import ModelConfig, NetworkConfig
 from segal.errors import SegalError
-from segal.models.build import build_model, check_image_sizes, make_spec
+from segal.models.build import build_model, check_encoder, check_image_sizes, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
 from segal.models.noise import check_network
 from segal.models.pointwise import PointwiseHead
-from segal.models.spec import Framing, ModelSpec
+from segal.models.spec import ANSWERS, Answers, Framing, ModelSpec, answers_of
 from segal.models.weight_files import read_tensors
 from segal.models.wrapped import FEATURE_MAPS, FEATURES, NoHeadError
 from segal.tasks.classification.model import ClassificationModel
@@ -223,6 +225,62 @@ def test_what_cannot_be_built_is_refused(given, text):
     with pytest.raises(SegalError) as caught:
         spec_of(**given)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        *("torchvision:resnet18", "torchvision:fcn_resnet50", "timm:resnet18", "linear"),
+        *("tests.tiny_classifier:build", "hf:segformer"),
+    ],
+)
+@pytest.mark.parametrize("section", [ModelConfig, NetworkConfig])
+def test_an_encoder_is_named_where_there_is_one_to_choose(section, architecture):
+    with pytest.raises(ValidationError, match="no encoder"):
+        section(architecture=architecture, encoder="resnet50")
+    with pytest.raises(SegalError, match="no encoder"):
+        check_encoder(architecture, "resnet50")
+    # Run folders keep that there is none.
+    assert section(architecture=architecture, encoder="").encoder == ""
+    assert section(architecture="Unet", encoder="resnet50").encoder == "resnet50"
+
+
+def test_a_file_that_has_no_encoder_refuses_one(resnet, tmp_path):
+    save_checkpoint(resnet, tmp_path / "own.safetensors")
+    save_file(resnet.network.state_dict(), tmp_path / "plain.safetensors")
+    for name, given in (
+        ("own", {}),
+        ("plain", {"architecture": "torchvision:resnet18", "num_classes": 5}),
+    ):
+        options = CheckpointOptions(encoder="resnet50", task="classification", **given)
+        with pytest.raises(SegalError, match="no encoder"):
+            load_checkpoint(tmp_path / f"{name}.safetensors", options)
+
+
+@pytest.mark.parametrize(
+    ("task", "of", "each", "dims", "elements"),
+    [
+        ("segmentation", "pixels", False, 4, 3),
+        ("classification", "images", False, 2, 3),
+        ("multilabel", "images", True, 2, 2),
+    ],
+)
+def test_what_networks_answer_is_said_by_their_task(task, of, each, dims, elements):
+    spec = tiny_classifier.make_spec(task, class_names=("a", "b", "c"))
+    assert spec.answers == answers_of(task) == Answers(of, each)
+    assert (spec.logit_dims, spec.element_classes) == (dims, elements)
+
+
+def test_a_task_of_another_package_is_known_by_what_its_networks_answer(monkeypatch):
+    """A task that registers what its networks answer needs nothing else of any source."""
+    monkeypatch.setitem(ANSWERS._entries, "ordering", Answers("images", each=True))
+    for name in ("torchvision:resnet18", "timm:resnet18", "tests.tiny_classifier:build"):
+        spec = make_spec(name, None, ("one",), task="ordering")
+        assert (spec.encoder, spec.logit_dims, spec.element_classes) == ("", 2, 2)
+    with pytest.raises(SegalError, match="a network that classifies pixels"):
+        make_spec("Unet", None, NAMES, task="ordering")
+    with pytest.raises(SegalError, match="unknown task 'sorting'"):
+        make_spec("Unet", None, NAMES, task="sorting")
 
 
 def test_pixels_take_no_side():

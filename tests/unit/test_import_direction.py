@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import segal
+from segal.models.spec import DEFAULT_TASK
 from segal.tasks import TASKS
 
 ROOT = Path(segal.__file__).parent
@@ -120,12 +121,20 @@ def code_words(path):
     yield from imports(path)
 
 
-@pytest.mark.parametrize("room", sorted(TASKLESS))
+OF_LIBRARIES = re.compile(r"auxiliary classification|semantic segmentation")
+"""Heads and networks of other libraries by their own names, in messages."""
+
+
+@pytest.mark.parametrize("room", sorted(TASKLESS | {"models"}))
 def test_rooms_that_serve_every_task_name_none(room):
+    named = []
     for path in (ROOT / room).rglob("*.py"):
         for word in code_words(path):
-            named = [name for name in TASKS if re.search(rf"\b{name}\b", word, re.IGNORECASE)]
-            assert not named, f"{path.relative_to(ROOT)}: {word!r}"
+            said = OF_LIBRARIES.sub("", word)
+            if any(re.search(rf"\b{name}\b", said, re.IGNORECASE) for name in TASKS):
+                named.append((str(path.relative_to(ROOT)), word))
+    # Checkpoints from before there was a second task do not say theirs.
+    assert named == ([("models/spec.py", DEFAULT_TASK)] if room == "models" else [])
 
 
 def test_help_needs_no_torch():

@@ -73,13 +73,13 @@ def test_boxes_without_a_label_are_found(make):
         (3, "2.png", (0, 0, 30, 20), 600),
     ]
     with pytest.raises(SegalError) as caught:
-        refuse_owed(owed, 4, data.pool.root, "refuse")
+        refuse_owed(owed, 4, data.pool.root, "refuse", "pixels")
     for part in ("3 of 4 regions", "0.png: x 10, y 0, width 10, height 20", "--missing-labels"):
         assert part in str(caught.value)
-    refuse_owed(owed, 4, data.pool.root, "skip")
-    refuse_owed([], 4, data.pool.root, "refuse")
+    refuse_owed(owed, 4, data.pool.root, "skip", "pixels")
+    refuse_owed([], 4, data.pool.root, "refuse", "pixels")
     with pytest.raises(SegalError, match="none for any of them"):
-        refuse_owed(owed, 3, data.pool.root, "skip")
+        refuse_owed(owed, 3, data.pool.root, "skip", "pixels")
 
 
 def test_masks_of_0_and_255_are_refused(make):

@@ -133,6 +133,11 @@ class _Pool:
         size = RegionSize.parse(region)
         return budget.amount / sum(len(size.grid(*image)) for image in self._sizes)
 
+    @property
+    def unit(self) -> str:
+        """What shares are counted in."""
+        return find_task(self._config.task).metric.elements
+
     def pixels(self, share: Fraction) -> int:
         return round(share * sum(height * width for height, width in self._sizes))
 
@@ -172,7 +177,7 @@ def check_costs(arms: Sequence[Arm]) -> list[SegalError]:
                         f"{first.name!r} ({', '.join(first.config.budgets[:number])})",
                         got=f"{_amount(pool, mine - seed_set)} "
                         f"({', '.join(arm.config.budgets[:number])})",
-                        remedy="give budgets that come to the same number of pixels",
+                        remedy=f"give budgets that come to the same number of {pool.unit}",
                     )
                 )
                 break
@@ -208,4 +213,4 @@ def _region_of_budgets(config: RunConfig) -> str | None:
 
 
 def _amount(pool: _Pool, share: Fraction) -> str:
-    return f"{pool.pixels(share):,} pixels, {float(100 * share):.4g} % of the pool"
+    return f"{pool.pixels(share):,} {pool.unit}, {float(100 * share):.4g} % of the pool"

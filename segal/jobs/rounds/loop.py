@@ -8,7 +8,7 @@ made, and no finished training or scan is done again.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ class Rounds:
     def buy_seed_set(self) -> None:
         """Buys regions at random, before there is a network."""
         config = self.config
-        allowance = Budget.parse(config.seed_set).allowance(self.areas)
+        allowance = Budget.parse(config.seed_set).allowance(self.areas, self.pool.unit)
 
         def draw(folder: Path) -> Made:
             offer = Offer.of(self.sizes, RegionSize.parse(config.seed_region), {})
@@ -365,10 +365,10 @@ class Rounds:
 
     def allowance(self, number: int) -> Allowance:
         """What may be spent after a round: its budget, and the pixels left of earlier ones."""
-        allowance = Budget.parse(self.config.budgets[number]).allowance(self.areas)
+        allowance = Budget.parse(self.config.budgets[number]).allowance(self.areas, self.pool.unit)
         if allowance.counts == "regions":
             return allowance
-        return Allowance(allowance.limit + self.bought.unspent, "pixels")
+        return replace(allowance, limit=allowance.limit + self.bought.unspent)
 
     def is_good_enough(self, number: int) -> bool:
         """Whether a round reached the target."""
@@ -396,6 +396,7 @@ class Rounds:
         if "val" in {need.of for need in needs_of(self.strategy)}:
             reference = reference_cost(self.held_out["validation"])
             name = str(self.config.strategy["name"])
-            self.notes.append(reference_note(name, reference, int(self.areas.sum())))
+            total = int(self.areas.sum())
+            self.notes.append(reference_note(name, reference, total, self.pool.unit))
         found = summary(self.ledger, self.device, reference, self.notes)
         write_json(self.config.out / SUMMARY_FILE, found)

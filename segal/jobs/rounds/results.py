@@ -9,6 +9,7 @@ import torch
 from segal import __version__
 from segal.candidates.budget import Allowance
 from segal.candidates.regions import Box
+from segal.data.pool import one_of
 from segal.jobs.picks import boxes_of
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
@@ -52,6 +53,7 @@ class SeenClasses:
 
     def __init__(self, oracle: Oracle, names: Sequence[str]) -> None:
         self.oracle, self.names = oracle, names
+        self.unit = oracle.task.metric.elements
         self.since: dict[int, int] = {}
         self._looked_at: dict[str, int] = {}
 
@@ -82,8 +84,8 @@ class SeenClasses:
         if not late:
             return []
         return [
-            f"Classes without a labelled pixel: {', '.join(late)}. Nothing is learnt of a class "
-            "that is not shown."
+            f"Classes without a labelled {one_of(self.unit)}: {', '.join(late)}. Nothing is learnt "
+            "of a class that is not shown."
         ]
 
 

@@ -103,20 +103,21 @@ def _known_images(out: Path) -> dict[str, tuple[int, int, ImageInfo]]:
 
 def check_budgets(config: RunConfig, data: RunData) -> None:
     """Raises all budgets, before work starts, that may not buy whichever region comes first."""
-    sizes, areas = image_sizes(data.pool_set.pool), data.areas()
+    pool, areas = data.pool_set.pool, data.areas()
+    sizes = image_sizes(pool)
     keys = [("seed_set", config.seed_set, config.seed_region)]
     keys += [(f"budgets.{i}", budget, config.region) for i, budget in enumerate(config.budgets)]
     errors = []
     for key, budget, region in keys:
         prices = Offer.of(sizes, RegionSize.parse(region), {}).prices
         dearest = prices.max(keepdims=True)
-        allowance = Budget.parse(budget).allowance(areas)
+        allowance = Budget.parse(budget).allowance(areas, pool.unit)
         if allowance.fits(dearest) == 0:
             errors.append(
                 SegalError(
                     f"{key}: {budget} does not buy a single region, or not every one",
-                    expected=f"at least {dearest[0]} pixels, the dearest region's price",
-                    got=f"{allowance.limit} pixels",
+                    expected=f"at least {dearest[0]} {pool.unit}, the dearest region's price",
+                    got=str(allowance),
                     remedy=f"give a larger {key}, or smaller regions",
                 )
             )

@@ -11,10 +11,12 @@ from segal.candidates.budget import Allowance, Budget
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.table import MEAN_FEATURE, CandidateTable, box_pixels
 from segal.errors import SegalError
+from segal.models.spec import DEFAULT_TASK
 from segal.runs.acquisition import Offer
 from segal.runs.ledger import Ledger, Phase
 from segal.runs.run_folder import LEDGER_FILE, fingerprint
 from segal.scanning.scan import LABELLED_FOLDER, NOTES_FILE
+from segal.tasks import find_task
 
 _TABLES = "candidates"
 _CHUNK = 8192
@@ -30,12 +32,14 @@ class StoredScan:
         sizes: Region sizes that were scanned.
         fingerprint: Of the run's configuration, the pass and its inputs.
         labelled: What was bought before the pass, as it measured it.
+        unit: What candidates are counted in, such as pixels.
     """
 
     folder: Path
     sizes: tuple[RegionSize, ...]
     fingerprint: str
     labelled: CandidateTable
+    unit: str
 
     @classmethod
     def open(cls, path: Path) -> "StoredScan":
@@ -53,6 +57,7 @@ class StoredScan:
             phase = _phase_of(ledger, tables)
             if phase is None or not tables.is_dir():
                 raise _no_scan(path, root)
+            task = find_task(str(ledger.configuration.get("task", DEFAULT_TASK)))
             identity = [ledger.configuration, phase.name, phase.round, phase.fingerprint]
         sizes = [
             RegionSize.parse(p.name)
@@ -64,6 +69,7 @@ class StoredScan:
             sizes=tuple(sorted(sizes, key=_area)),
             fingerprint=fingerprint(identity),
             labelled=CandidateTable.open(tables / LABELLED_FOLDER),
+            unit=task.metric.elements,
         )
 
     def source(self, region: RegionSize) -> RegionSize:
@@ -113,26 +119,26 @@ class StoredScan:
         return Offer.of({path: (h, w) for path, (h, w) in sizes}, region, bought)
 
 
-def allowance_of(budget: Budget, table: CandidateTable, offer: Offer) -> Allowance:
+def allowance_of(budget: Budget, table: CandidateTable, offer: Offer, unit: str) -> Allowance:
     """What a budget comes to for what is on offer.
 
     Raises:
         SegalError: If it buys nothing, or everything: then there is nothing to tune.
     """
     region = f"among {len(offer)} regions on offer"
-    allowance = budget.allowance(_image_sizes(table).prod(1))
+    allowance = budget.allowance(_image_sizes(table).prod(1), unit)
     if not len(offer) or allowance.most(offer.prices) == 0:
         raise SegalError(
             f"budget: {budget} does not buy a single region {region}",
-            expected=f"at least {offer.prices.min(initial=0)} pixels, the cheapest region's price",
-            got=f"{allowance.limit} {allowance.counts}",
+            expected=f"at least {offer.prices.min(initial=0)} {unit}, the cheapest region's price",
+            got=str(allowance),
             remedy="give a larger --budget, or a smaller --region",
         )
     if allowance.fits(offer.prices) == len(offer):
         raise SegalError(
             f"budget: {budget} is not less than the pool, so that every tau buys all of it",
-            expected=f"less than {len(offer)} regions of {offer.prices.sum()} pixels in all",
-            got=f"{allowance.limit} {allowance.counts}",
+            expected=f"less than {len(offer)} regions of {offer.prices.sum()} {unit} in all",
+            got=str(allowance),
             remedy="give a smaller --budget",
         )
     return allowance

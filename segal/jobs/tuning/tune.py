@@ -130,7 +130,7 @@ def _open_pool(
         candidates=len(table),
         rows=offer.rows,
         offered=table.view(offer.rows, offer.prices),
-        allowance=allowance_of(budget, table, offer),
+        allowance=allowance_of(budget, table, offer, scan.unit),
     )
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from segal.errors import SegalError, raise_all
 from segal.models.normalisation import Constants
-from segal.models.spec import DEFAULT_TASK, Framing, ModelSpec
+from segal.models.spec import ANSWERS, Answered, Framing, ModelSpec, answers_of
 from segal.registry import nearest
 
 Options = Mapping[str, Any]
@@ -65,9 +65,12 @@ class Source(Protocol):
         """Whether a file's metadata may name its networks: their code is not the user's own."""
         ...
 
-    def resolve(
-        self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
-    ) -> Named:
+    @property
+    def usual_encoder(self) -> str:
+        """The encoder where none is named; empty where a network's name says all of it."""
+        ...
+
+    def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Checks names and options, and that the network is for the task; nothing is built.
 
         Raises:
@@ -84,24 +87,35 @@ class Source(Protocol):
         ...
 
 
-OF_IMAGES = (
-    "torchvision:NAME such as torchvision:resnet18, timm:NAME, linear, or package.module:name"
-)
-OF_PIXELS = (
-    "a name of segmentation_models_pytorch such as DeepLabV3Plus, torchvision:NAME such as "
-    "torchvision:deeplabv3_resnet50, hf:FOLDER, or package.module:name"
-)
+_NETWORKS: Mapping[Answered, str] = {
+    "images": "torchvision:NAME such as torchvision:resnet18, timm:NAME, linear, or "
+    "package.module:name",
+    "pixels": "a name of segmentation_models_pytorch such as DeepLabV3Plus, torchvision:NAME such "
+    "as torchvision:deeplabv3_resnet50, hf:FOLDER, or package.module:name",
+}
+"""Names of networks, by what they answer."""
 
 
-def other_task(architecture: str, task: str) -> SegalError:
-    """What to raise for a network that is for pixels where it should be for images, or turned."""
-    dense = task == DEFAULT_TASK
-    return SegalError(
-        f"{architecture}: a network that classifies {'images' if dense else 'pixels'}",
-        expected=f"for {task}: {OF_PIXELS if dense else OF_IMAGES}",
-        got=architecture,
-        remedy=f"give another --arch, or task: {'classification' if dense else DEFAULT_TASK}",
-    )
+def check_answers(architecture: str, task: str, of: Answered) -> None:
+    """Refuses a network that answers for something else than the networks of a task.
+
+    Args:
+        architecture: Its name.
+        task: The task.
+        of: What it answers.
+
+    Raises:
+        SegalError: With what would do, and the first task that the network would do for.
+    """
+    asked = answers_of(task).of
+    if of != asked:
+        fitting = next(name for name in ANSWERS if ANSWERS.get(name).of == of)
+        raise SegalError(
+            f"{architecture}: a network that classifies {of}",
+            expected=f"for {task}: {_NETWORKS[asked]}",
+            got=architecture,
+            remedy=f"give another --arch, or task: {fitting}",
+        )
 
 
 def without_one_output(refused: Mapping[str, str], name: str, options: Options) -> dict[str, str]:

@@ -17,8 +17,8 @@ from segal.models.sources.base import (
     Named,
     Options,
     Sides,
+    check_answers,
     check_options,
-    other_task,
 )
 from segal.models.sources.huggingface_files import (
     PREFIX,
@@ -27,7 +27,7 @@ from segal.models.sources.huggingface_files import (
     input_constants,
     read_json,
 )
-from segal.models.spec import DEFAULT_TASK, ModelSpec
+from segal.models.spec import ModelSpec
 from segal.system.files import read_error
 
 SEMANTIC = {
@@ -120,13 +120,11 @@ class _HuggingFace:
     """`hf:FOLDER` or a name that is in the local cache; `hf:MODEL_TYPE` with a configuration."""
 
     trusted = True
+    usual_encoder = ""
 
-    def resolve(
-        self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
-    ) -> Named:
+    def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Reads and checks the configuration; nothing is downloaded."""
-        if task != DEFAULT_TASK:
-            raise other_task(architecture, task)
+        check_answers(architecture, task, "pixels")
         require()
         given = dict(options)
         if "config" in given:

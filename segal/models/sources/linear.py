@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from segal.models.sources.base import Named, Options, Sides, check_options, other_task
-from segal.models.spec import DEFAULT_TASK, ModelSpec
+from segal.models.sources.base import Named, Options, Sides, check_answers, check_options
+from segal.models.spec import ModelSpec
 
 
 class LinearClassifier(nn.Module):
@@ -28,13 +28,11 @@ class _Linear:
     """`linear`."""
 
     trusted = True
+    usual_encoder = ""
 
-    def resolve(
-        self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
-    ) -> Named:
+    def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Checks that nothing else is asked for; features are taken as they are."""
-        if task == DEFAULT_TASK:
-            raise other_task(architecture, task)
+        check_answers(architecture, task, "images")
         check_options(options, (), {}, architecture)
         return Named(architecture, "", ((0.0,), (1.0,)), 1)
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from segal.models.normalisation import IMAGENET
 from segal.models.sources.base import USUAL_MULTIPLE, Named, Options, Sides
-from segal.models.spec import DEFAULT_TASK, ModelSpec
+from segal.models.spec import ModelSpec
 from segal.registry import import_object
 
 
@@ -12,10 +12,9 @@ class _Own:
     """`package.module:name` of a function that takes `num_classes` and returns a network."""
 
     trusted = False
+    usual_encoder = ""
 
-    def resolve(
-        self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
-    ) -> Named:
+    def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Takes any name: only building it imports it."""
         return Named(architecture, "", IMAGENET, options=dict(options))
 
@@ -28,7 +27,7 @@ class _Own:
 
     def sides(self, network: nn.Module, spec: ModelSpec) -> Sides:
         """What the network itself says as `size_divisibility`, or the usual; of images, any."""
-        if spec.task != DEFAULT_TASK:
+        if spec.answers.of == "images":
             return Sides([1])
         said = getattr(network, "size_divisibility", None)
         return Sides([said if isinstance(said, int) and said > 0 else USUAL_MULTIPLE])

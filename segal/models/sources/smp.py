@@ -14,12 +14,12 @@ from segal.models.sources.base import (
     Named,
     Options,
     Sides,
+    check_answers,
     check_options,
-    other_task,
     without_one_output,
 )
 from segal.models.sources.timm import is_of_timm
-from segal.models.spec import DEFAULT_TASK, ModelSpec
+from segal.models.spec import ModelSpec
 from segal.registry import nearest
 
 _OURS = {
@@ -46,13 +46,11 @@ class _Smp:
     """A class name of segmentation_models_pytorch."""
 
     trusted = True
+    usual_encoder = "resnet18"
 
-    def resolve(
-        self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
-    ) -> Named:
+    def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Checks names and options."""
-        if task != DEFAULT_TASK:
-            raise other_task(architecture, task)
+        check_answers(architecture, task, "pixels")
         encoder = present_name(encoder)
         mistakes: list[SegalError] = []
         classes = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}

@@ -7,8 +7,8 @@ from torch import nn
 
 from segal.errors import SegalError
 from segal.models.normalisation import of_timm
-from segal.models.sources.base import Named, Options, Sides, check_options, other_task
-from segal.models.spec import DEFAULT_TASK, Framing, ModelSpec
+from segal.models.sources.base import Named, Options, Sides, check_answers, check_options
+from segal.models.spec import Framing, ModelSpec
 from segal.registry import nearest
 
 _PREFIX = "timm:"
@@ -31,13 +31,11 @@ class _Timm:
     """`timm:NAME`, or `timm:NAME.TAG` for the constants of certain published weights."""
 
     trusted = True
+    usual_encoder = ""
 
-    def resolve(
-        self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
-    ) -> Named:
+    def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Checks the name, and that it is for the task."""
-        if task == DEFAULT_TASK:
-            raise other_task(architecture, task)
+        check_answers(architecture, task, "images")
         name = architecture.removeprefix(_PREFIX)
         if not is_of_timm(name):
             near = nearest(name, timm.list_models())

@@ -1,8 +1,12 @@
 """Networks of torchvision: `torchvision:deeplabv3_resnet50`, `torchvision:resnet18`."""
 
+from collections.abc import Mapping
+from types import ModuleType
+
 from torch import nn
 from torchvision import models
-from torchvision.models import get_model_builder, get_model_weights, list_models, segmentation
+from torchvision.models import get_model_builder, get_model_weights, list_models
+from torchvision.models import segmentation as of_pixels
 from torchvision.transforms import InterpolationMode
 
 from segal.errors import SegalError
@@ -11,14 +15,15 @@ from segal.models.sources.base import (
     Named,
     Options,
     Sides,
+    check_answers,
     check_options,
-    other_task,
     without_one_output,
 )
-from segal.models.spec import DEFAULT_TASK, Framing, ModelSpec
+from segal.models.spec import Answered, Framing, ModelSpec, answers_of
 from segal.registry import nearest
 
 _PREFIX = "torchvision:"
+_MODULES: Mapping[Answered, ModuleType] = {"pixels": of_pixels, "images": models}
 _REFUSED = {
     "weights": "give a file with --checkpoint: nothing is downloaded",
     "weights_backbone": "give a file with --checkpoint: nothing is downloaded",
@@ -44,17 +49,17 @@ class _Torchvision:
     """`torchvision:NAME`."""
 
     trusted = True
+    usual_encoder = ""
 
-    def resolve(
-        self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
-    ) -> Named:
+    def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Checks the name, and that it is for the task."""
         name = architecture.removeprefix(_PREFIX)
-        dense, of_images = list_models(module=segmentation), list_models(module=models)
-        names, others = (dense, of_images) if task == DEFAULT_TASK else (of_images, dense)
+        for of, module in _MODULES.items():
+            if name in list_models(module=module):
+                check_answers(architecture, task, of)
+        asked = answers_of(task).of
+        names = list_models(module=_MODULES[asked])
         if name not in names:
-            if name in others:
-                raise other_task(architecture, task)
             near = nearest(name, names)
             raise SegalError(
                 f"unknown architecture {architecture!r}",
@@ -64,7 +69,7 @@ class _Torchvision:
             )
         refused = without_one_output(_REFUSED, "num_classes", options)
         takes = set(_REFUSED) - set(refused)
-        if task == DEFAULT_TASK:
+        if asked == "pixels":
             check_options(options, takes, refused, name)
             return Named(architecture, "", IMAGENET, _multiple(architecture), dict(options))
         check_options(options, takes | _OF_IMAGES | _stems(name), refused, name)
@@ -84,7 +89,7 @@ class _Torchvision:
         """Builds it without weights."""
         name = spec.architecture.removeprefix(_PREFIX)
         options = {"num_classes": spec.num_classes, **spec.options}
-        if spec.task == DEFAULT_TASK:
+        if spec.answers.of == "pixels":
             options["weights_backbone"] = None
         elif name in _INCEPTIONS:  # as their published weights are run
             options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
@@ -97,7 +102,7 @@ class _Torchvision:
 
     def sides(self, network: nn.Module, spec: ModelSpec) -> Sides:
         """They take any; padding to their own stride keeps their maps in step with the image."""
-        return Sides([_multiple(spec.architecture) if spec.task == DEFAULT_TASK else 1])
+        return Sides([_multiple(spec.architecture) if spec.answers.of == "pixels" else 1])
 
 
 def _multiple(architecture: str) -> int:

@@ -35,8 +35,8 @@ class ClassificationModel(Model):
         network: Maps (B, channels, h, w) to logits (B, C), in any form that
             `segal.models.outputs.logits_of` takes; of two classes it may have one output. It is
             changed: a linear layer that makes the logits becomes a `PointwiseHead`.
-        spec: How it was built and how it is fed. For the task `multilabel` each of the C outputs
-            is the logit of one class against its absence.
+        spec: How it was built and how it is fed. Where each class is a question of its own
+            (`Answers.each`), an output is the logit of one class against its absence.
     """
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
@@ -106,7 +106,7 @@ class ClassificationModel(Model):
     def _by_element(self, output: object) -> Tensor:
         spec = self.spec
         logits = logits_of(output, spec.num_classes, spec.architecture, spec.logit_dims)
-        if spec.task == "multilabel":
+        if spec.answers.each:
             return EachClass()(logits)  # type: ignore[no-any-return]
         return as_classes(logits, spec.num_classes)[:, :, None, None]
 

@@ -39,6 +39,11 @@ class WholeImagePool(ImagePool):
 
     elements: tuple[int, int] = (1, 1)
 
+    @property
+    def unit(self) -> str:
+        """What elements are called, in messages."""
+        return "images" if self.elements == (1, 1) else "labels"
+
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image in elements."""
         return self.elements

@@ -16,6 +16,7 @@ from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
+from segal.models.spec import Answers
 from segal.models.wrapped import Model
 from segal.tasks.base import Task
 from segal.tasks.classification.datasets import LAYOUTS, is_dataset, layout_name, open_split, splits
@@ -50,6 +51,7 @@ class Classification(Task):
     """An image has one class, and is one element."""
 
     name: ClassVar[str] = "classification"
+    answers: ClassVar[Answers] = Answers("images")
     wrapper: ClassVar[type[Model]] = ClassificationModel
     metric: ClassVar[Metric] = ACCURACY
     default_region: ClassVar[str] = "image"
@@ -69,9 +71,9 @@ class Classification(Task):
                 remedy="leave it out",
             )
 
-    def usual_network(self, channels: int | None) -> tuple[str, str]:
+    def usual_network(self, channels: int | None) -> str:
         """A ResNet-18, or of features a linear layer."""
-        return ("torchvision:resnet18" if channels is None else "linear"), ""
+        return "torchvision:resnet18" if channels is None else "linear"
 
     def is_dataset(self, root: Path) -> bool:
         """Whether a path looks like a data set of images that are classified."""
@@ -218,6 +220,7 @@ class Multilabel(Classification):
     """An image has any number of classes: each is an element, of two classes, no and yes."""
 
     name: ClassVar[str] = "multilabel"
+    answers: ClassVar[Answers] = Answers("images", each=True)
     metric: ClassVar[Metric] = MEAN_AVERAGE_PRECISION
     multilabel: ClassVar[bool] = True
 

@@ -27,6 +27,7 @@ from segal.data.transforms import TrainingTransform
 from segal.errors import SegalError
 from segal.functional.clicks import polygon_clicks
 from segal.functional.metrics import confusion_matrix
+from segal.models.spec import Answers
 from segal.models.wrapped import Model
 from segal.tasks.base import Task
 from segal.tasks.drawing import Drawn, PictureWords
@@ -55,6 +56,7 @@ class Segmentation(Task):
     """Every pixel is an element."""
 
     name: ClassVar[str] = "segmentation"
+    answers: ClassVar[Answers] = Answers("pixels")
     wrapper: ClassVar[type[Model]] = SegmentationModel
     metric: ClassVar[Metric] = MIOU
     default_region: ClassVar[str] = "512"
@@ -70,9 +72,9 @@ class Segmentation(Task):
         """As `Task.splits`."""
         return splits(root, layout_name(layout))
 
-    def usual_network(self, channels: int | None) -> tuple[str, str]:
-        """DeepLabV3+ with a ResNet-18."""
-        return "DeepLabV3Plus", "resnet18"
+    def usual_network(self, channels: int | None) -> str:
+        """DeepLabV3+."""
+        return "DeepLabV3Plus"
 
     def outline(self, source: SplitSource, split: str) -> Outline:
         """As `Task.outline`; no image is opened."""
