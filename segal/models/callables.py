@@ -117,11 +117,11 @@ _LIKE_PROBABILITIES = (
 )
 
 
-class _Sigmoids(TorchDispatchMode):
+class _Sigmoids(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps what sigmoids give while it lasts, also where there are no gradients to tell by."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.given: list[Tensor] = []
 
     def __torch_dispatch__(

@@ -1,9 +1,14 @@
 """`segal.select` of images that are classified, by any function: as from the command line."""
 
+import re
+import shutil
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch import nn
 
 import segal as package
@@ -123,6 +128,24 @@ def test_the_picks_of_the_command_line(segal, made, trained, tmp_path, name, str
         found
     )
     assert len(shapes) == done + 1, "one look, to know it by"
+
+
+def test_the_example_of_the_documents(made, tmp_path, monkeypatch, capsys):
+    """Its picks, against distances between all pairs in float64."""
+    text = (Path(__file__).parents[2] / "docs" / "classification_data.md").read_text()
+    shutil.copytree(made / "features", tmp_path / "features")
+    monkeypatch.chdir(tmp_path / "features")
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
+    values = np.load("train/features.npy").astype(np.float64)
+    spread = softmax(names["probe"].decision_function(values), axis=1)
+    embeddings = values * -(spread * np.log(spread)).sum(1, keepdims=True)
+    rows = [int(pick.image.removeprefix("features/")) for pick in names["result"].picks]
+    assert len(rows) == 4
+    for i, row in enumerate(rows[1:], start=1):
+        nearest = np.linalg.norm(embeddings[:, None] - embeddings[rows[:i]], axis=2).min(1)
+        assert nearest[row] == pytest.approx(nearest.max(), rel=1e-5)
+    assert capsys.readouterr().out.count("features/0000") == 4
 
 
 def bright(batch):
@@ -263,6 +286,16 @@ def test_features_are_given_as_they_are(made, tmp_path, name):
         package.select(**given, predict=lambda x: x, mean=(0.5,), std=(1.0,))
     with pytest.raises(SegalError, match=f"it failed on the {DIMENSIONS} features of an image"):
         package.select(**given, predict=fails)
+
+
+def test_what_holds_no_images_is_said_before_the_function_is_called(made, tmp_path):
+    for images, message in (
+        (f"{made / 'archive.npz'}:y_train", r"archive\.npz/y_train: neither pictures nor features"),
+        (made / "nowhere", "nowhere: no such folder"),
+        (made / "features" / "classes.txt", "no pool of images"),
+    ):
+        with pytest.raises(SegalError, match=message):
+            package.select(**options(made, tmp_path, images=images), predict=fails)
 
 
 def squashed(batch):

@@ -57,7 +57,9 @@ def first_shape(source: Path, reading: Reading = RGB) -> InputShape | None:
     if isinstance(found, _Files):
         shape = first_file_shape(found.root, found.paths, reading)
         return None if shape is None else InputShape(*shape)
-    array = as_rows(found.file, open_array(found.file, found.member, values=False))
+    file, member = found
+    place = file if member is None else file / member
+    array = as_rows(place, open_array(file, member, values=False))
     if array.ndim == 2:
         return InputShape(1, 1, array.shape[1])
     return InputShape(*array.shape[1:3])
