@@ -225,6 +225,27 @@ def open_pool(
     )
 
 
+def first_shape(
+    root: Path, paths: Sequence[str] | None = None, reading: Reading = RGB
+) -> tuple[int, int] | None:
+    """(height, width) of the first image that can be read; None where none can.
+
+    Args:
+        root: The folder.
+        paths: As `open_pool` takes them.
+        reading: Likewise.
+
+    Raises:
+        SegalError: As `find_images` does.
+    """
+    for path in find_images(root) if paths is None else paths:
+        try:
+            return open_pool(root, [path], reading=reading).shape(0)
+        except SegalError:
+            continue  # opening the pool says so, or skips it
+    return None
+
+
 def _inspect(
     path: Path, known: tuple[int, int, ImageInfo] | None, reading: Reading
 ) -> tuple[Stat, ImageInfo]:

@@ -1,21 +1,21 @@
 """A selection from Python, by a checkpoint or by any function from images to logits."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from os import PathLike
 from typing import Any
 
 import torch
 
 from segal.config import SelectConfig, read_config
-from segal.data.pool import find_images, open_pool
 from segal.errors import SegalError
 from segal.jobs.select import GivenNetwork, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
 from segal.models.callables import CallableNetwork, Predict
-from segal.models.spec import ModelSpec
-from segal.models.wrapped import wrapper_of
+from segal.models.spec import Framing, ModelSpec
+from segal.models.wrapped import Model, wrapper_of
 from segal.system.machine import find_device
+from segal.tasks import find_task
 
 _FLAGS = {
     "arch": "model.architecture",
@@ -31,9 +31,7 @@ _FLAGS = {
     "threads": "machine.threads",
 }
 """Keys that have a name of their own on the command line; here they have the same."""
-_OF_FUNCTIONS = {"mean", "std", "input_scale"}
-"""What of `model` is left to say where a function is given."""
-_NOISE = (224, 224)  # where there is no image to take the size from; the selection says why
+_NOISE = (224, 224, None)  # where there is no image to take the size from; the selection says why
 
 
 def select(
@@ -43,14 +41,14 @@ def select(
     budget: str | int,
     predict: Predict | None = None,
     checkpoint: str | PathLike[str] | None = None,
-    region: str | int = "512",
+    region: str | int | None = None,
     strategy: str | Mapping[str, Any] = "uwe",
     class_names: Sequence[str] = (),
     stride: int = 1,
     name: str = "",
     **keys: Any,
 ) -> SelectionResult:
-    """Picks the regions of a folder of images that are worth annotating next.
+    """Picks the regions, or the images, of a pool that are worth annotating next.
 
     The same work, run folder and files as of `segal select`: a call with the same arguments goes on
     where one that was stopped ended, and does nothing again that is done.
@@ -60,7 +58,8 @@ def select(
     with a function, and say so before work starts; `uwe` and `coreset` ask for features.
 
     Args:
-        images: Folder of images.
+        images: Folder of images; for the task `classification` or `multilabel` also a CSV, or an
+            `.npy` or `.npz` file of pictures or of features, as `segal select` takes it.
         out: The run's folder.
         budget: How much to buy, such as `5%` of the pixels, `10img` or `200` regions.
         predict: The network as a function. It is given a batch (B, 3, h, w), float32, RGB from 0 to
@@ -68,13 +67,16 @@ def select(
             given), without gradients, and returns logits (B, C, h', w') of any resolution as a
             tensor or array; or (logits, features), features (B, D, h'', w'') at any resolution; or
             a dictionary or object with `logits` or `out`. One output, C = 1, is the logit of the
-            second of two classes.
+            second of two classes. For the tasks `classification` and `multilabel` logits are
+            (B, C) and features (B, D); of a table of features it is given rows (B, D).
         checkpoint: The network as a file, instead.
-        region: Region size: a side in pixels, `HxW`, or `image`.
+        region: Region size: a side in pixels, `HxW`, or `image`; None for what the task usually
+            buys, 512 pixels in segmentation.
         strategy: Its name, or a mapping of its `name` and parameters.
         class_names: Of the function's classes.
         stride: The function is given images whose sides are multiples of it, padded right and
-            below.
+            below; in segmentation only. Images that are classified are given as they are, or
+            resized and cut to the square of `model={"input_side": 224}`.
         name: Tells functions apart that give the same for noise.
         **keys: Any other key of the configuration, a section as a mapping
             (`machine={"batch_size": 4}`), or an option's name on the command line (`batch_size=4`,
@@ -102,6 +104,14 @@ def select(
         [('1.png', (0, 0, 32, 32)), ('1.png', (32, 0, 64, 32))]
         >>> found.selection.name
         'selection.csv'
+        >>> def classify(batch):  # the same, of whole images
+        ...     return predict(batch).mean((2, 3))
+        >>> found = segal.select(
+        ...     folder, predict=classify, task="classification", out=f"{folder}-whole",
+        ...     budget="1img", strategy="entropy", overlays=0,
+        ... )
+        >>> [pick.image for pick in found.picks]
+        ['1.png']
     """
     if predict is not None and checkpoint is not None:
         raise SegalError(
@@ -115,7 +125,7 @@ def select(
         "out": out,
         "budget": budget,
         "checkpoint": checkpoint,
-        "region": region,
+        **({} if region is None else {"region": region}),
         "strategy": strategy,
         **{_FLAGS.get(key, key): value for key, value in keys.items()},
     }
@@ -151,44 +161,35 @@ def _network(
     Raises:
         SegalError: If it fails, or does not give logits.
     """
-    said = {key for key, value in config.model.model_dump().items() if value is not None}
-    if said - _OF_FUNCTIONS:
-        raise SegalError(
-            f"model.{min(said - _OF_FUNCTIONS)}: not with predict",
-            expected=f"of model only {', '.join(sorted(_OF_FUNCTIONS))}",
-            got=", ".join(sorted(said)),
-            remedy="leave it out: the function is the network",
-        )
-    if stride < 1:
-        raise SegalError(
-            "stride: not valid",
-            expected="a whole number of at least 1",
-            got=str(stride),
-            remedy="give the number that the sides of images must be multiples of",
-        )
-    mean = config.model.mean or (0.0,) * len(config.model.std or (0.0, 0.0, 0.0))
-    std = config.model.std or (1.0,) * len(mean)
-    spec = ModelSpec(
-        *("predict", "", ("?", "?"), mean, std, stride, config.model.input_scale or 1.0),
-        task=config.task,
-    )
-    network = CallableNetwork(predict)
-    height, width = _size_of_first(config)
-    noise = torch.randint(
-        256, (1, height, width, spec.channels), generator=torch.Generator().manual_seed(0)
-    )
-    model = wrapper_of(config.task)(network, spec).to(find_device(config.machine.device))
-    images = model.prepared(model.normalise(noise.to(model.device, torch.uint8)))
+    wrapper = wrapper_of(config.task)
+    first = find_task(config.task).first_shape(config.images, config.reading)
+    height, width, features = _NOISE if first is None else astuple(first)
+    spec = _spec(config, wrapper, features, stride)
+    network = CallableNetwork(predict, spec)
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, height, width, spec.channels)
+    noise = torch.randint(256, shape, generator=generator).to(torch.uint8)
+    if features is not None:
+        noise = torch.randn(shape, generator=generator)
+    model = wrapper(network, spec).to(find_device(config.machine.device))
+    images = model.prepared(model.normalise(noise.to(model.device)))
+    pixels = features is None
     try:
         classes, digest = network.look(images)
     except SegalError:
         raise
     except Exception as error:  # whatever the function raises
         raise SegalError(
-            f"predict: it failed on an image of {height} x {width} pixels",
-            expected=f"a function of float32 tensors (B, {spec.channels}, h, w)",
+            f"predict: it failed on an image of {height} x {width} pixels"
+            if pixels
+            else f"predict: it failed on the {features} features of an image",
+            expected=f"a function of float32 tensors (B, {spec.channels}{', h, w' * pixels})",
             got=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300],
-            remedy="try it on torch.rand(1, 3, h, w); give stride where sides must be multiples",
+            remedy=f"try it on torch.rand(1, {spec.channels}{', h, w' * pixels})"
+            + (pixels and "stride" in wrapper.fed_by)
+            * "; give stride where sides must be multiples"
+            + (pixels and "input_side" in wrapper.fed_by)
+            * "; give model.input_side where it takes one size",
         ) from error
     names = tuple(class_names) or tuple(f"class {i}" for i in range(classes))
     if len(names) != classes:
@@ -198,15 +199,47 @@ def _network(
             got=f"{len(names)}: {', '.join(names)}"[:200],
             remedy="give one per output, in their order, or none",
         )
-    model = wrapper_of(config.task)(network, replace(spec, class_names=names)).eval()
+    model = wrapper(network, replace(spec, class_names=names)).eval()
+    model.notes += network.notes
     return GivenNetwork(model, {"predict": digest, "name": name, "stride": stride})
 
 
-def _size_of_first(config: SelectConfig) -> tuple[int, int]:
-    """(height, width) of the first image that can be read."""
-    for path in find_images(config.images):
-        try:
-            return open_pool(config.images, [path]).shape(0)
-        except SegalError:
-            continue  # the selection says so, or skips it
-    return _NOISE
+def _spec(
+    config: SelectConfig, wrapper: type[Model], features: int | None, stride: int
+) -> ModelSpec:
+    """How the function is fed, of classes that are not known yet.
+
+    Raises:
+        SegalError: For what does not go with a function, or with the task.
+    """
+    model = config.model
+    said = {key for key, value in model.model_dump().items() if value is not None}
+    said |= {"stride"} if stride != 1 else set()
+    fed_by = set(wrapper.fed_by) if features is None else set()
+    if said - fed_by:
+        key = min(said - fed_by)
+        of_model = ", ".join(sorted(fed_by - {"stride"}))
+        raise SegalError(
+            f"{'' if key == 'stride' else 'model.'}{key}: not with predict",
+            expected=f"of model only {of_model}" if of_model else "features as they are",
+            got=", ".join(sorted(said)),
+            remedy="leave it out: the function is the network"
+            if features is None
+            else "leave it out: the function is given the features",
+        )
+    if stride < 1:
+        raise SegalError(
+            "stride: not valid",
+            expected="a whole number of at least 1",
+            got=str(stride),
+            remedy="give the number that the sides of images must be multiples of",
+        )
+    mean = model.mean or (0.0,) * (1 if features else len(model.std or (0.0, 0.0, 0.0)))
+    std = model.std or (1.0,) * len(mean)
+    side = model.input_side
+    return ModelSpec(
+        *("predict", "", ("?", "?"), mean, std, stride, model.input_scale or 1.0),
+        task=config.task,
+        framing=Framing(side, side) if side else None,
+        input_channels=features,
+    )

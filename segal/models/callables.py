@@ -1,15 +1,18 @@
 """A function from a batch of images to logits as a network: for what segal cannot look into."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segal.errors import SegalError
 from segal.models.noise import NoHeadError
 from segal.models.outputs import Predicted, named_logits, refuse_probabilities, shown
+from segal.models.spec import ModelSpec
 
 Predict = Callable[[Tensor], object]
 """From a batch of images to logits, or to logits and features: see `CallableNetwork`."""
@@ -20,29 +23,35 @@ class CallableNetwork(nn.Module):
 
     Args:
         predict: Takes (B, 3, h, w) float32. Returns logits (B, K, h', w') as a tensor or array, in
-            a tuple with features (B, D, h'', w''), or as `logits` or `out` of what has names.
+            a tuple with features (B, D, h'', w''), or as `logits` or `out` of what has names. Of
+            whole images logits are (B, K) and features (B, D); where features stand for images, it
+            takes them as (B, D).
+        spec: How it is fed, and for which task.
     """
 
-    def __init__(self, predict: Predict) -> None:
+    def __init__(self, predict: Predict, spec: ModelSpec) -> None:
         super().__init__()
         self._predict = predict
+        self._dims, self._rows = spec.logit_dims, spec.input_channels is not None
+        self._each = spec.task == "multilabel"
+        self.notes: list[str] = []
         self.gives_features = False
         # Which tells where the images are to be.
         self.register_buffer("place", torch.zeros(()), persistent=False)
 
     def forward(self, images: Tensor) -> Predicted:
         """Logits, and features where there are any, float32 at least, where the images are."""
-        output = self._predict(images)
+        output = self._predict(images.flatten(1) if self._rows else images)
         features: object = None
         if isinstance(output, list | tuple) and not hasattr(output, "_fields"):
             if len(output) != 2:
-                raise _other(output)
+                raise self._other(output)
             found, features = output
         else:
             array = isinstance(output, Tensor | np.ndarray)
             found = output if array else named_logits(output)
-        logits = _map(found, images, output)
-        return Predicted(logits, None if features is None else _map(features, images, output))
+        logits = self._map(found, images, output)
+        return Predicted(logits, None if features is None else self._map(features, images, output))
 
     def look(self, images: Tensor) -> tuple[int, str]:
         """Sees what the function gives.
@@ -56,16 +65,19 @@ class CallableNetwork(nn.Module):
         Raises:
             SegalError: If it is not what is wanted, or probabilities.
         """
-        with torch.no_grad():
+        with torch.no_grad(), _Sigmoids() as sigmoids:
             given = self(images)
-        refuse_probabilities(given.logits, "predict")
+        logits = given.logits
+        refuse_probabilities(logits, "predict", each=self._each, sigmoids=sigmoids.given)
+        if (self._each or logits.shape[1] == 1) and 0 <= logits.min() <= logits.max() <= 1:
+            self.notes = [_LIKE_PROBABILITIES]
         self.gives_features = given.features is not None
         digest = hashlib.sha256()
         for values in (given.logits, given.features):
             if values is not None:
                 digest.update(repr(tuple(values.shape)).encode())
                 digest.update(values.cpu().numpy().tobytes())
-        return max(2, given.logits.shape[1]), digest.hexdigest()
+        return max(1 if self._each else 2, logits.shape[1]), digest.hexdigest()
 
     def no_head(self) -> NoHeadError:
         """Why signals of its last layer cannot be measured."""
@@ -79,22 +91,47 @@ class CallableNetwork(nn.Module):
             "model.architecture package.module:function",
         )
 
+    def _map(self, value: object, images: Tensor, output: object) -> Tensor:
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            value = torch.from_numpy(np.ascontiguousarray(value))
+        good = isinstance(value, Tensor) and value.ndim == self._dims and value.is_floating_point()
+        if not isinstance(value, Tensor) or not good or len(value) != len(images):
+            raise self._other(output)
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        return value.detach().to(images.device, dtype).contiguous()
 
-def _map(value: object, images: Tensor, output: object) -> Tensor:
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        value = torch.from_numpy(np.ascontiguousarray(value))
-    good = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
-    if not isinstance(value, Tensor) or not good or len(value) != len(images):
-        raise _other(output)
-    dtype = torch.promote_types(value.dtype, torch.float32)
-    return value.detach().to(images.device, dtype).contiguous()
+    def _other(self, output: object) -> SegalError:
+        sides = ", h, w" if self._dims == 4 else ""
+        return SegalError(
+            "predict: no logits in what it returns",
+            expected=f"logits (B, C{sides}), a floating tensor or array for the B images that it "
+            f"was given, or (logits, features) with features (B, D{sides})",
+            got=shown(output),
+            remedy="see docs/networks.md for functions around other packages' networks",
+        )
 
 
-def _other(output: object) -> SegalError:
-    return SegalError(
-        "predict: no logits in what it returns",
-        expected="logits (B, C, h, w), a floating tensor or array for the B images that it was "
-        "given, or (logits, features) with features (B, D, h, w)",
-        got=shown(output),
-        remedy="see docs/networks.md for functions around other packages' networks",
-    )
+_LIKE_PROBABILITIES = (
+    "predict: of an image of noise all that it gives lies between 0 and 1. It must give logits: if "
+    "these are probabilities p, every score is wrong; return log p - log(1 - p)."
+)
+
+
+class _Sigmoids(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps what sigmoids give while it lasts, also where there are no gradients to tell by."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.given: list[Tensor] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in {torch.ops.aten.sigmoid.default, torch.ops.aten.sigmoid_.default}:
+            self.given.append(output)
+        return output

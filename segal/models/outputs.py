@@ -5,7 +5,7 @@ others are such as the logits of auxiliary heads, or features); and a dictionary
 tuple with `logits` (as those of transformers have) or `out` (torchvision).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from segal.errors import SegalError
 
 NAMES = ("logits", "out")
 """Of the logits, in what has names; the first that is there counts."""
+_ROUNDING = 4e-3  # of numbers from 0 to 1 in bfloat16
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ class EachClass(nn.Module):
         return torch.stack([torch.zeros_like(yes), yes], 1)[..., None]
 
 
-def refuse_probabilities(logits: Tensor, architecture: str, *, each: bool = False) -> None:
+def refuse_probabilities(
+    logits: Tensor, architecture: str, *, each: bool = False, sigmoids: Sequence[Tensor] = ()
+) -> None:
     """Raises a SegalError if what should be logits are probabilities.
 
     A softmax of probabilities is nearly uniform: every score would be wrong, and no number would
@@ -119,6 +122,7 @@ def refuse_probabilities(logits: Tensor, architecture: str, *, each: bool = Fals
         logits: (B, K, ...), as the network made them; of one output, or `each`, with its graph.
         architecture: For messages.
         each: Whether every output is asked by itself, as one is.
+        sigmoids: What sigmoids gave on the way, where there is no graph.
     """
     inside = bool((logits >= 0).all() and (logits <= 1).all())
     together = logits.shape[1] > 1 and not each
@@ -126,7 +130,7 @@ def refuse_probabilities(logits: Tensor, architecture: str, *, each: bool = Fals
         sums = logits.detach().double().sum(1)
         made = inside and bool(((sums - 1).abs() < 1e-3).all())
     else:
-        made = inside and _ends_in_sigmoid(logits)
+        made = inside and (_ends_in_sigmoid(logits) or any(_same(x, logits) for x in sigmoids))
     if made:
         raise SegalError(
             f"{architecture}: its outputs are probabilities",
@@ -136,6 +140,12 @@ def refuse_probabilities(logits: Tensor, architecture: str, *, each: bool = Fals
             remedy="leave the last softmax or sigmoid out, or return the logarithm of its "
             "probabilities (of one output p, log p - log(1 - p))",
         )
+
+
+def _same(values: Tensor, logits: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, whatever their shapes and precision."""
+    one, other = values.flatten(), logits.flatten()
+    return one.shape == other.shape and torch.allclose(one.to(other), other, rtol=0, atol=_ROUNDING)
 
 
 def _ends_in_sigmoid(logits: Tensor) -> bool:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,9 +68,12 @@ class Model(nn.Module, ABC):
     Attributes:
         loss_prediction: The module that predicts losses; None for a network that has none.
         notes: What the user should be told about where its weights come from.
+        fed_by: What can be said of how a function, which is known by nothing else, is fed: keys of
+            a configuration's `model`, and the stride.
     """
 
     loss_prediction: LossPrediction | None
+    fed_by: ClassVar[Collection[str]] = ("mean", "std", "input_scale", "stride")
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()

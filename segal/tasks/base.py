@@ -17,7 +17,7 @@ from segal.candidates.selection import Selected
 from segal.data.datasets import Chooser
 from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelledDataset
-from segal.data.pool import ImagePool
+from segal.data.pool import ImagePool, first_shape
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images, stack_padded
 from segal.errors import SegalError
@@ -33,6 +33,7 @@ from segal.tasks.evaluation import Evaluation, Metric, Metrics
 from segal.tasks.explaining import Explainer, Explaining
 from segal.tasks.options import (
     Augmentation,
+    InputShape,
     OpenOptions,
     Outline,
     PredictionOptions,
@@ -280,6 +281,22 @@ class Task(ABC):
         Raises:
             SegalError: If there is none, or one cannot be read.
         """
+
+    def first_shape(self, source: Path, reading: Reading = RGB) -> InputShape | None:
+        """Of the first image of a pool that can be read; no other is looked at.
+
+        Args:
+            source: As `open_pool` takes it.
+            reading: Likewise.
+
+        Returns:
+            The shape; None where no image can be read.
+
+        Raises:
+            SegalError: If there is no image.
+        """
+        shape = first_shape(source, reading=reading)
+        return None if shape is None else InputShape(*shape)
 
     @abstractmethod
     def transform(

@@ -77,6 +77,21 @@ class Outline:
     channels: int | None = None
 
 
+@dataclass(frozen=True)
+class InputShape:
+    """What a network is given for an image.
+
+    Attributes:
+        height: Of the image, in pixels.
+        width: Likewise.
+        features: How many stand for the image; None where it is a picture.
+    """
+
+    height: int
+    width: int
+    features: int | None = None
+
+
 class OpenOptions(TypedDict, total=False):
     """How images are looked at when they are opened.
 

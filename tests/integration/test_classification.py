@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
 from segal.config import DataConfig, TrainConfig
 from segal.errors import SegalError
@@ -226,6 +227,25 @@ def test_compare(segal, made, tmp_path):
     code, _, stderr = segal("compare", "--config", tmp_path / "compare.yaml")
     assert code == 0, stderr
     assert "share of the pool's images" in stderr
+    # The share of picks that each round's network had wrong, from its weights in float64.
+    values = np.load(made / "features" / "train" / "features.npy").astype(np.float64)
+    labels = np.load(made / "features" / "train" / "labels.npy")
+    out, rates = tmp_path / "comparison", {}
+    for arm in ("random", "entropy"):
+        for number in (0, 1):
+            wrong = []
+            for seed in (0, 1):
+                folder = out / "runs" / arm / f"seed-{seed}" / "rounds" / f"{number:03d}"
+                weights = load_file(folder / "model.safetensors")
+                picked = [int(p["image"].removeprefix("features/")) for p in rows(folder)]
+                said = (values @ weights["fc.weight"].T + weights["fc.bias"]).argmax(1)
+                wrong.append((said != labels)[picked].mean())
+            rates[arm, str(number)] = np.mean(wrong)
+    (table,) = (out / "tables").glob("*-picks.csv")
+    with table.open(newline="") as file:
+        found = {(r["arm"], r["after round"]): float(r["mistakes"]) for r in csv.DictReader(file)}
+    assert found == pytest.approx(rates)
+    assert "mistake-selection rate" in (out / "report.html").read_text()
 
 
 # The same bytes

@@ -178,6 +178,7 @@ def fails(batch):
         ({"predict": lambda x: bright(x)[0]}, "no logits in what it returns"),
         ({"predict": lambda x: (bright(x), x, x)}, "no logits in what it returns"),
         ({"predict": lambda x: bright(x).softmax(1)}, "its outputs are probabilities"),
+        ({"predict": lambda x: bright(x)[:, :1].sigmoid()}, "values from 0 to 1 from a sigmoid"),
         ({"predict": bright, "checkpoint": "model.pth"}, "the network is given twice"),
         ({"predict": bright, "encoder": "resnet18"}, "model.encoder: not with predict"),
         ({"predict": bright, "class_names": ("a", "b")}, "3 names"),

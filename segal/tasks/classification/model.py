@@ -7,7 +7,7 @@ tails and closed forms are those of any other task (see `segal.models.pointwise`
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from segal.candidates.evidence import Evidence, Upsampling
 from segal.errors import SegalError
+from segal.models.callables import CallableNetwork
 from segal.models.noise import Head, NoHeadError, run_on_noise
-from segal.models.outputs import EachClass, as_classes, logits_of
+from segal.models.outputs import EachClass, Predicted, as_classes, logits_of
 from segal.models.pointwise import linear_name, present_head
 from segal.models.spec import Framing, ModelSpec
 from segal.models.stages import find_stages
@@ -38,6 +39,8 @@ class ClassificationModel(Model):
         spec: How it was built and how it is fed. Where each class is a question of its own
             (`Answers.each`), an output is the logit of one class against its absence.
     """
+
+    fed_by: ClassVar[Collection[str]] = ("mean", "std", "input_side")
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__(network, spec)
@@ -93,6 +96,8 @@ class ClassificationModel(Model):
         logits = self._by_element(output)
         elements = (logits.shape[2], logits.shape[3])
         features = caught.get("head_input")
+        if isinstance(output, Predicted) and output.features is not None and catch:
+            features = output.features[:, :, None, None]
         if features is not None and FEATURE_MAPS in catch:
             maps.append(features)
         return Evidence(
@@ -149,6 +154,8 @@ class ClassificationModel(Model):
         Raises:
             SegalError: If there are none.
         """
+        if isinstance(self.network, CallableNetwork):
+            raise self.network.no_head()
         caught: dict[str, Tensor] = {}
         maps: list[Tensor] = []
         with self._catching(caught, maps, [], self.has_head, True):

@@ -31,12 +31,13 @@ from segal.tasks.classification.explaining import SheetsExplainer
 from segal.tasks.classification.model import ClassificationModel
 from segal.tasks.classification.pools import ArrayPool, refuse_shared
 from segal.tasks.classification.transforms import Kind, WholeImageTransform
-from segal.tasks.classification.unlabelled import open_pool
+from segal.tasks.classification.unlabelled import first_shape, open_pool
 from segal.tasks.drawing import Drawn, PictureWords
 from segal.tasks.evaluation import Evaluation, Metric
 from segal.tasks.explaining import Explainer, Explaining
 from segal.tasks.options import (
     Augmentation,
+    InputShape,
     OpenOptions,
     Outline,
     PredictionOptions,
@@ -117,6 +118,10 @@ class Classification(Task):
         """As `Task.open_pool`, of files or of rows of an array."""
         pool = open_pool(source, reading=reading, **options)
         return replace(pool, elements=(classes or 1, 1)) if self.multilabel else pool
+
+    def first_shape(self, source: Path, reading: Reading = RGB) -> InputShape | None:
+        """As `Task.first_shape`, of files or of rows of an array."""
+        return first_shape(source, reading)
 
     def outline_of(self, dataset: LabelledDataset) -> Outline:
         """The classes, and how many features there are where they stand for images."""

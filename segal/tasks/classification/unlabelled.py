@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from segal.data.image_file import RGB, Reading
 from segal.data.pool import Progress
+from segal.data.pool import first_shape as first_file_shape
 from segal.errors import SegalError
 from segal.system.files import is_there
 from segal.tasks.classification import tables
 from segal.tasks.classification.arrays import member_names, open_array
 from segal.tasks.classification.pools import Known, WholeImagePool, as_rows, open_files, open_rows
+from segal.tasks.options import InputShape
 
 
 def open_pool(
@@ -43,19 +45,59 @@ def open_pool(
         "workers": workers,
         "progress": progress,
     }
+    found = _found(source)
+    if isinstance(found, _Rows):
+        return open_rows(found.file, found.member, **options)
+    return open_files(found.root, found.paths, **options)
+
+
+def first_shape(source: Path, reading: Reading = RGB) -> InputShape | None:
+    """As `Task.first_shape`, of what `open_pool` opens."""
+    found = _found(source)
+    if isinstance(found, _Files):
+        shape = first_file_shape(found.root, found.paths, reading)
+        return None if shape is None else InputShape(*shape)
+    file, member = found
+    place = file if member is None else file / member
+    array = as_rows(place, open_array(file, member, values=False))
+    if array.ndim == 2:
+        return InputShape(1, 1, array.shape[1])
+    return InputShape(*array.shape[1:3])
+
+
+class _Rows(NamedTuple):
+    """Rows of an array; the member is that of an archive."""
+
+    file: Path
+    member: str | None
+
+
+class _Files(NamedTuple):
+    """Image files: these paths, or all below the root."""
+
+    root: Path
+    paths: Sequence[str] | None
+
+
+def _found(source: Path) -> _Rows | _Files:
+    """Where the images are.
+
+    Raises:
+        SegalError: If it is neither, or which part of a file is meant cannot be told.
+    """
     file, part = _parted(source)
     suffix = file.suffix.lower() if file.is_file() else ""
     if suffix == ".npy":
-        return open_rows(file, **options)
+        return _Rows(file, None)
     if suffix == ".npz":
-        return open_rows(file, part or _only_array(file), **options)
+        return _Rows(file, part or _only_array(file))
     if suffix == ".csv":
         table = tables.read_table(file, None)
         if part:
             if part not in (table.splits or ()):
                 raise _no_part(file, part, sorted(set(table.splits or ())), "split")
             table = table.part(part)
-        return open_files(file.parent, table.paths, **options)
+        return _Files(file.parent, table.paths)
     if suffix:
         raise SegalError(
             f"{source}: no pool of images",
@@ -63,7 +105,7 @@ def open_pool(
             got=f"a {suffix} file",
             remedy="give the folder that the images are in",
         )
-    return open_files(file, **options)
+    return _Files(file, None)
 
 
 def _parted(source: Path) -> tuple[Path, str]:
