@@ -46,7 +46,8 @@ class RevealedDataset(LabelledDataset):
         Raises:
             SegalError: As `LabelledDataset.read_label` does.
         """
-        return keep_regions(self.dataset.read_label(index), self.bought.get(index, ()))
+        label = self.dataset.read_label(index)
+        return keep_regions(label, self.bought.get(index, ()))  # type: ignore[no-any-return]
 
     def check(
         self,
@@ -102,7 +103,8 @@ class Oracle:
         Raises:
             SegalError: As `LabelledDataset.read_label` does.
         """
-        return keep_regions(self._dataset.read_label(self._positions[image]), boxes)
+        label = self._dataset.read_label(self._positions[image])
+        return keep_regions(label, boxes)  # type: ignore[no-any-return]
 
     def clicks(self, image: str, boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
         """Clicks that boxes of an image take (see `Task.clicks`), in order.
