@@ -33,7 +33,7 @@ class CallableNetwork(nn.Module):
         super().__init__()
         self._predict = predict
         self._dims, self._rows = spec.logit_dims, spec.input_channels is not None
-        self._each = spec.task == "multilabel"
+        self._each = spec.answers.each
         self.notes: list[str] = []
         self.gives_features = False
         # Which tells where the images are to be.

@@ -44,6 +44,8 @@ def make_model(seed=0, norm=True):
 class Pool:
     """Images in memory that notes which of them were read."""
 
+    unit = "pixels"
+
     def __init__(self, images):
         self.images, self.seen = images, set()
         self.root = "memory"
