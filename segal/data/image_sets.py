@@ -74,5 +74,5 @@ class ImageSet:
         """
         if self.dataset is None:
             raise ValueError("the labels of this set are unknown")
-        label = self.dataset.read_label(index)
+        label: NDArray[np.integer] = self.dataset.read_label(index)
         return np.where(self.mask(index), label, label.dtype.type(void_of(label)))
