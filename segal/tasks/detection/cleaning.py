@@ -12,6 +12,9 @@ from segal.tasks.detection.objects import Objects
 _ROUNDING = 0.5
 """Pixels beyond an edge that no one is told of: tools round."""
 
+_SLIVER = 1e-6
+"""Pixels that rounding leaves of a side of nothing."""
+
 
 def cleaned(
     place: str,
@@ -55,9 +58,8 @@ def cleaned(
     inner = np.clip(boxes, 0, np.array([width, height, width, height], np.float64))
     beyond = np.abs(boxes - inner).max(1, initial=0)
     turned = (boxes[:, 0] > boxes[:, 2]) | (boxes[:, 1] > boxes[:, 3])
-    flat = ~turned & ((boxes[:, 0] == boxes[:, 2]) | (boxes[:, 1] == boxes[:, 3]))
-    emptied = (inner[:, 0] >= inner[:, 2]) | (inner[:, 1] >= inner[:, 3])
-    outside = ~turned & ~flat & emptied
+    flat = ~turned & _is_flat(boxes)
+    outside = ~turned & ~flat & _is_flat(inner)
     kept = ~(turned | flat | outside)
     clipped = kept & (beyond > _ROUNDING)
     twice = _repeated(np.column_stack([inner, written.classes, written.crowd]), kept)
@@ -91,6 +93,11 @@ def _size_findings(place: str, path: str, written: Written, size: tuple[int, int
         got=f"{said[1]} x {said[0]}",
         remedy="use the images that were annotated, or scale the boxes with them",
     )
+
+
+def _is_flat(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    flat: NDArray[np.bool_] = (boxes[:, 2:] - boxes[:, :2] <= _SLIVER).any(1)
+    return flat
 
 
 def _repeated(rows: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:

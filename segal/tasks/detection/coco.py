@@ -170,7 +170,7 @@ def _listing(file: Path, _size: int, _mtime: int) -> _Listing:
     if total and crowds == total:
         text = f"all {total} boxes; some tools mark every mask so"
         findings.append(Finding("files of crowd regions only", "nothing to train on", None, text))
-    written = {e["file_name"]: Written.of(rows.get(e["id"], ()), _size(e)) for e in images}
+    written = {e["file_name"]: Written.of(rows.get(e["id"], ()), _said_size(e)) for e in images}
     return _Listing(written, classes, tuple(findings))
 
 
@@ -229,7 +229,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53
 
 
-def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+def _said_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     height, width = entry.get("height"), entry.get("width")
     if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
         return height, width

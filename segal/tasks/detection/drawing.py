@@ -264,7 +264,7 @@ def _rectangle(axes: Axes, box: NDArray[Any], colour: str, wide: float, style: s
 
 def _label(axes: Axes, box: NDArray[Any], text: str, colour: str, scale: float) -> None:
     """Writes a number into the near corner of a box; above it where it would hide most of it."""
-    above = _ROOM < box[1] * scale and (box[3] - box[1]) * scale < 2 * _ROOM
+    above = box[1] * scale > _ROOM and (box[3] - box[1]) * scale < 2 * _ROOM
     axes.annotate(
         text,
         (float(box[0]), float(box[1])),

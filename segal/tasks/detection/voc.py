@@ -93,6 +93,9 @@ def _split_folders(root: Path) -> list[str]:
 
 def _lists_class(file: Path) -> bool:
     """Whether a list says of each image if it shows one class, as `cat_train.txt` does."""
+    whole = file.with_name(f"{file.stem.rpartition('_')[2]}.txt")
+    if whole == file or not whole.is_file():
+        return False
     with file.open("rb") as opened:
         fields = opened.read(2**12).split(b"\n", 1)[0].split()
     return len(fields) == 2 and fields[1] in {b"-1", b"0", b"1"}
