@@ -585,6 +585,21 @@ def test_images_without_a_file_show_nothing(tmp_path):
     assert "3 of 3 without" in refused(root)
 
 
+@pytest.mark.parametrize("place", ["images/train", "train/images"])
+def test_folders_without_a_configuration(tmp_path, place):
+    root = write_set(tmp_path, "yolo")
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("\n".join(NAMES))
+    if place == "train/images":
+        (root / "train").mkdir()
+        for kind in ("images", "labels"):
+            (root / kind / "train").rename(root / "train" / kind)
+            (root / kind).rmdir()
+    assert is_dataset(root)
+    assert splits(root) == ["train"]
+    assert open_split(root, "train").check().pixels.tolist() == [2, 1, 2]
+
+
 def config(root, **entries):
     file = root / "data.yaml"
     content = {**yaml.safe_load(file.read_text()), **entries}
@@ -602,6 +617,7 @@ def config(root, **entries):
         {"train": "train.txt"},
         {"names": list(NAMES)},
         {"nc": None},
+        {"train": None},
     ],
 )
 def test_ways_to_say_where_images_are(tmp_path, entries):

@@ -96,8 +96,7 @@ def _size_findings(place: str, path: str, written: Written, size: tuple[int, int
 
 
 def _is_flat(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    flat: NDArray[np.bool_] = (boxes[:, 2:] - boxes[:, :2] <= _SLIVER).any(1)
-    return flat
+    return np.asarray((boxes[:, 2:] - boxes[:, :2] <= _SLIVER).any(1))
 
 
 def _repeated(rows: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:

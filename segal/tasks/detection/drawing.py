@@ -161,7 +161,7 @@ def draw_scene(scene: Scene, classes: NamedClasses) -> NDArray[np.uint8]:
     left = (wide - across * columns - (across - 1) * _GAP) // 2
     canvas = Canvas(wide, HEADER + down * (rows + CAPTION) + _LEGEND + MARGIN, left)
     way = cv2.INTER_AREA if rows < height else cv2.INTER_LINEAR
-    small = cv2.resize(scene.image, (columns, rows), interpolation=way)
+    small = cv2.resize(scene.image, (columns, rows), interpolation=way).astype(np.uint8, copy=False)
     with steady_style():
         place = 0
         for draw, is_shown in (

@@ -128,7 +128,7 @@ def _write_voc(
 def _write_coco(
     root: Path, split: str, images: Sequence[LabelledImage], classes: Sequence[str]
 ) -> list[Path]:
-    annotations = []
+    annotations: list[dict[str, object]] = []
     for number, image in enumerate(images, 1):
         for (x0, y0, x1, y1), name, crowd in _rows(image):
             width, height = _side(x0, x1), _side(y0, y1)

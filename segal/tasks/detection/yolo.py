@@ -49,17 +49,27 @@ def found(root: Path) -> bool:
         return root.suffix in {".yaml", ".yml"}
     if _yaml_file(root) is not None:
         return True
-    labels = root / "labels"
-    return (root / "images").is_dir() and next(labels.rglob("*.txt"), None) is not None
+    labels = [root / "labels", *(root / split / "labels" for split in SPLIT_FOLDERS)]
+    return any(
+        folder.with_name("images").is_dir() and next(folder.rglob("*.txt"), None) is not None
+        for folder in labels
+    )
 
 
 def splits(root: Path) -> list[str]:
     """The splits that there are, sorted; none where the images are not split."""
-    folder, config = _config(root)
-    if config is not None:
-        return sorted(name for name in SPLIT_FOLDERS if config.get(name))
-    images = folder / "images"
-    return sorted(name for name in SPLIT_FOLDERS if (images / name).is_dir())
+    return sorted(_split_places(*_config(root)))
+
+
+def _split_places(folder: Path, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Where the images of each split are, as `data.yaml` says or folders show."""
+    named = {name: config[name] for name in SPLIT_FOLDERS if config and config.get(name)}
+    return named or {
+        name: place
+        for name in SPLIT_FOLDERS
+        for place in (f"{name}/images", f"images/{name}")
+        if (folder / place).is_dir()
+    }
 
 
 def source(root: Path, split: str | None) -> Source:
@@ -136,14 +146,13 @@ def _images(
     root: Path, folder: Path, config: Mapping[str, Any] | None, split: str | None
 ) -> tuple[Path, Sequence[str]]:
     """The folder that paths are relative to, and the paths of a split's images below it."""
-    if config is None or split is None:
-        images = folder / "images" / (split or "")
-        return images, find_images(images)
-    given = config[split]
+    if split is None:
+        return folder / "images", find_images(folder / "images")
+    given = _split_places(folder, config)[split]
     entries = given if isinstance(given, list) else [given]
     if not all(isinstance(entry, str) for entry in entries):
         raise _wrong_yaml(f"{root}: {split}", "a folder, or a list of them", repr(given)[:100])
-    base = config.get("path")
+    base = (config or {}).get("path")
     places = [_inside(root, folder, base if isinstance(base, str) else "", e) for e in entries]
     if len(places) == 1 and (folder / places[0]).is_dir():
         return folder / places[0], find_images(folder / places[0])
