@@ -719,6 +719,11 @@ def test_bad_tables_are_refused(tmp_path, rows, message):
     assert message in refused(tmp_path)
 
 
+def test_a_row_that_is_no_text_is_told_by_its_line(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b"path,x0,y0,x1,y1,class\na.png,1,2,11,22,c\xe9ll\n")
+    assert "line 2 cannot be read" in refused(tmp_path)
+
+
 def test_an_image_in_two_splits_is_refused(tmp_path):
     write_image(tmp_path / "a.png", HEIGHT, WIDTH, 0)
     for split in ("train", "val"):

@@ -98,6 +98,7 @@ class _Reader:
         self._text: list[str] = []
         self._length = 0
         parser = expat.ParserCreate()
+        parser.buffer_text = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._characters

@@ -101,8 +101,9 @@ def _is_flat(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def _repeated(rows: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which of the kept rows have occurred before."""
-    repeated = kept.copy()
-    places = np.flatnonzero(kept)
-    _, first = np.unique(rows[places], axis=0, return_index=True)
-    repeated[places[first]] = False
-    return repeated
+    first: dict[tuple[float, ...], int] = {}
+    repeated = [
+        is_kept and first.setdefault(tuple(row), i) != i
+        for i, (row, is_kept) in enumerate(zip(rows.tolist(), kept.tolist(), strict=True))
+    ]
+    return np.array(repeated, np.bool_)

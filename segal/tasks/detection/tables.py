@@ -158,11 +158,18 @@ def _lists_boxes(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
             head = opened.read(_HEAD)
-        first = next(read_sheet(head.rpartition(b"\n")[0] or head, _COLUMNS).rows, (1, []))[1]
-        _columns(file, first)
-    except (OSError, NotATable, SegalError):
+    except OSError:
         return False
-    return True
+    # Where a later row is no text, the first one tells, and reading says what is wrong.
+    for part in (head.rpartition(b"\n")[0] or head, head.partition(b"\n")[0]):
+        try:
+            _columns(file, next(read_sheet(part, _COLUMNS).rows, (1, []))[1])
+        except NotATable:
+            continue
+        except SegalError:
+            return False
+        return True
+    return False
 
 
 def _tables(root: Path) -> dict[str, list[tuple[Path, _Row]]]:
