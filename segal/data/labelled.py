@@ -63,11 +63,12 @@ class LabelledDataset(ABC):
         return len(self.pool)
 
     @abstractmethod
-    def read_label(self, index: int) -> NDArray[Any]:
+    def read_label(self, index: int) -> Any:
         """The label of an image: a class for each of its elements, of `pool.size(index)`.
 
         Returns:
-            uint8 or another integer dtype; see `segal.functional.labels.has_class`.
+            uint8 or another integer dtype, see `segal.functional.labels.has_class`; of a task
+            whose labels are no arrays, what it trains on.
 
         Raises:
             SegalError: If it cannot be read, or is wrong.

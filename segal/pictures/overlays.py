@@ -150,7 +150,7 @@ def write_overlays(
         maps = [panels.values for _, panels in held if panels.values is not None]
         value_range = _shared_range(maps) if maps else None
     digits = max([4, *(len(str(_best(picture))) for picture, _ in held)])
-    names = [f"{_best(picture):0{digits}d}_{_plain(picture.image)}.png" for picture, _ in held]
+    names = [f"{_best(picture):0{digits}d}_{plain_name(picture.image)}.png" for picture, _ in held]
     with replacing(folder) as temporary:
         temporary.mkdir()
         for (picture, panels), name in zip(held, names, strict=True):
@@ -166,7 +166,7 @@ def _best(picture: Picture) -> int:
     return min(pick.rank for pick in picture.picks)
 
 
-def _plain(image: str) -> str:
+def plain_name(image: str) -> str:
     """An image's name without its folder and suffix, of characters that any system takes."""
     return re.sub(r"[^\w-]+", "_", PurePosixPath(image).stem, flags=re.ASCII)[:80]
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.data.changes import count, listed
-from segal.data.folder import split_of
 from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.data.layout import known_layout
@@ -23,9 +22,14 @@ from segal.tasks.classification import archives, features, folders, tables
 from segal.tasks.classification.labels import UNKNOWN, ClassNames
 from segal.tasks.classification.layout import LayoutModule, Source, indented
 from segal.tasks.classification.pools import Known, WholeImagePool
-
-Chooser = Callable[[Path, Sequence[str]], Collection[str]]
-"""Chooses among all images of a split, which are given by their paths below what it is given."""
+from segal.tasks.splitting import (
+    Chooser,
+    check_split,
+    chosen_rows,
+    read_from,
+    split_names,
+    split_rows,
+)
 
 _LAYOUTS: dict[str, LayoutModule] = {
     "csv": tables,
@@ -33,7 +37,6 @@ _LAYOUTS: dict[str, LayoutModule] = {
     "folders": folders,
     "npz": archives,
 }
-_SEEDED = ("test", "train", "val")
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,10 +192,7 @@ def splits(root: Path, layout: str = "auto", *, validation_share: float = 0.0) -
     Raises:
         SegalError: If there is no known layout.
     """
-    official = _LAYOUTS[_detect(root, layout)].splits(root)
-    if not official:
-        return list(_SEEDED)
-    return sorted({*official, "val"}) if _cuts(official, validation_share) else official
+    return split_names(_LAYOUTS[_detect(root, layout)].splits(root), validation_share)
 
 
 def open_split(
@@ -236,23 +236,13 @@ def open_split(
     """
     module = _LAYOUTS[_detect(root, layout)]
     official = module.splits(root)
-    there = splits(root, layout, validation_share=validation_share)
-    if split not in there:
-        raise SegalError(
-            f"{root}: there is no split {split!r}",
-            expected=f"one of {', '.join(there)}"
-            + ("" if "val" in there else "; validation_share cuts val off train"),
-            got=split,
-            remedy="choose one that is there, or check the path",
-        )
-    source = module.source(
-        root, None if not official else split if split in official else "train", multilabel
-    )
+    check_split(root, split, official, validation_share)
+    source = module.source(root, read_from(split, official), multilabel)
     if root.is_dir():
         check_path(root, source.images.relative_to(root).as_posix(), real_path(root))
-    rows = _rows(source, split, official, validation_share)
+    rows = split_rows(source.images, source.paths, split, official, validation_share)
     if only is not None:
-        rows = _chosen(source, rows, root, split, only)
+        rows = chosen_rows(source.images, source.paths, rows, (root, split), only)
     if not missing_labels:
         _refuse_unknown(source, rows, root, split)
     pool = source.open(
@@ -270,70 +260,6 @@ def open_split(
     elements = (labels.shape[1], 1) if multilabel else (1, 1)
     pool = replace(pool, elements=elements, other=source.other)
     return ClassifiedImages(pool, labels, source.classes)
-
-
-def _cuts(official: Sequence[str], validation_share: float) -> bool:
-    if not 0 <= validation_share < 1:
-        raise SegalError(
-            "validation_share: not a share",
-            expected="0 to below 1",
-            got=str(validation_share),
-            remedy="such as 0.1",
-        )
-    return bool(validation_share) and "train" in official and "val" not in official
-
-
-def _rows(
-    source: Source, split: str, official: Sequence[str], validation_share: float
-) -> NDArray[np.int64]:
-    """Positions of a split's images."""
-    if not official:
-        names = np.array([split_of(path) for path in source.paths])
-        rows = np.flatnonzero(names == split)
-        if not len(rows):
-            raise SegalError(
-                f"{source.images}: the split {split!r} holds no image",
-                expected="enough images for 70 % train, 15 % val, 15 % test",
-                got=f"{len(source.paths)} images, of which none falls to {split}",
-                remedy="split them yourself, or add images",
-            )
-        return rows
-    every = np.arange(len(source.paths))
-    if not _cuts(official, validation_share) or split not in ("train", "val"):
-        return every
-    hashes = [hashlib.sha256(path.encode()).digest() for path in source.paths]
-    taken = round(validation_share * len(every))
-    if not 0 < taken < len(every):
-        raise SegalError(
-            f"validation_share: {validation_share} of {len(every)} images leaves nothing of one",
-            expected="at least one image in train and in val",
-            got=f"{taken} for val",
-            remedy="give another share",
-        )
-    validation = np.zeros(len(every), np.bool_)
-    validation[sorted(range(len(every)), key=hashes.__getitem__)[:taken]] = True
-    return np.flatnonzero(validation == (split == "val"))
-
-
-def _chosen(
-    source: Source,
-    rows: NDArray[np.int64],
-    root: Path,
-    split: str,
-    only: Collection[str] | Chooser,
-) -> NDArray[np.int64]:
-    there = {source.paths[i]: i for i in rows.tolist()}
-    chosen = set(only(source.images, list(there)) if callable(only) else only)
-    foreign = sorted(chosen - there.keys())
-    if foreign:
-        raise SegalError(
-            f"{root}: images that are not of split {split!r}",
-            expected=f"paths relative to {source.images}",
-            got=listed(foreign),
-            remedy="choose the split that they were selected from, and select with that folder "
-            "or file as --images",
-        )
-    return np.array(sorted(there[path] for path in chosen), np.int64)
 
 
 def _refuse_unknown(source: Source, rows: NDArray[np.int64], root: Path, split: str) -> None:

@@ -1,0 +1,82 @@
+"""The label of an image in which objects are found: boxes with classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segal.candidates.regions import Box
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """What is known of the objects of an image.
+
+    Coordinates are pixels of the original image after EXIF orientation, x right, y down; edges are
+    continuous: an image of width W reaches from 0 to W.
+
+    Attributes:
+        boxes: (n, 4) float64, x0, y0, x1, y1, with x0 < x1 and y0 < y1.
+        classes: (n,) int64, 0 to C - 1.
+        crowd: (n,) bool: COCO's regions that stand for many objects, and VOC's difficult ones.
+            They are not trained on, and neither right nor wrong where they are found.
+        known: Half-open rectangles whose objects are all listed: the whole of a labelled image,
+            tiles of one that was bought in part, none of one without a label.
+    """
+
+    boxes: NDArray[np.float64]
+    classes: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    known: tuple[Box, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.classes)
+        shapes = (self.boxes.shape, self.classes.shape, self.crowd.shape)
+        if shapes != ((count, 4), (count,), (count,)):
+            raise ValueError(f"expected (n, 4), (n,) and (n,), got {shapes}")
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @classmethod
+    def none(cls, known: Sequence[Box] = ()) -> Self:
+        """No object: of an image without a label, or one that is known to show none."""
+        return cls(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.bool_), tuple(known))
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """(n, 2), x and y: the middle of each box, always below its far edges."""
+        near, far = self.boxes[:, :2], self.boxes[:, 2:]
+        # The mean of two neighbouring floats may be the larger, which may be the image's edge.
+        centres: NDArray[np.float64] = np.minimum(near + (far - near) / 2, np.nextafter(far, near))
+        return centres
+
+    def inside(self, regions: Sequence[Box]) -> NDArray[np.bool_]:
+        """(n,) whether the centre of an object lies in a region.
+
+        An object lies in exactly one tile of a partition of its image.
+        """
+        x, y = self.centres.T[..., None]
+        x0, y0, x1, y1 = np.array(regions, np.float64).reshape(-1, 4).T
+        held: NDArray[np.bool_] = ((x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)).any(1)
+        return held
+
+    def keep(self, regions: Sequence[Box]) -> Self:
+        """What is known of some regions: objects whose centre lies in one, as far as it is known.
+
+        Args:
+            regions: Half-open rectangles.
+
+        Returns:
+            Objects, in the order that they had; `known` are the intersections.
+        """
+        meets = [
+            (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+            for a in self.known
+            for b in regions
+        ]
+        known = [box for box in dict.fromkeys(meets) if box[0] < box[2] and box[1] < box[3]]
+        kept = self.inside(known)
+        return type(self)(self.boxes[kept], self.classes[kept], self.crowd[kept], tuple(known))
