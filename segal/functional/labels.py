@@ -45,7 +45,7 @@ def void_of(label: NDArray[Any]) -> int:
 
 
 @singledispatch
-def keep_regions(label: NDArray[Any], regions: Sequence[tuple[int, int, int, int]]) -> Any:
+def keep_regions(label: Any, regions: Sequence[tuple[int, int, int, int]]) -> Any:
     """A copy of a label in which nothing is known outside the regions.
 
     Args:
@@ -59,7 +59,7 @@ def keep_regions(label: NDArray[Any], regions: Sequence[tuple[int, int, int, int
 
 
 @singledispatch
-def drop_regions(label: NDArray[Any], regions: Sequence[tuple[int, int, int, int]]) -> Any:
+def drop_regions(label: Any, regions: Sequence[tuple[int, int, int, int]]) -> Any:
     """A copy of a label in which nothing is known inside the regions; see `keep_regions`."""
     kept = label.copy()
     for x0, y0, x1, y1 in regions:
@@ -68,7 +68,7 @@ def drop_regions(label: NDArray[Any], regions: Sequence[tuple[int, int, int, int
 
 
 @singledispatch
-def count_labelled(label: NDArray[Any]) -> int:
+def count_labelled(label: Any) -> int:
     """How many elements of a label are known.
 
     Args:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segal.candidates.regions import RegionSize
+from segal.functional.labels import count_labelled, drop_regions, keep_regions
 from segal.tasks.detection.costs import bought, box_clicks, cumulative, per_boxes
 from segal.tasks.detection.objects import Objects
 
@@ -101,3 +102,30 @@ def test_what_a_metric_is_worth_by_its_boxes():
     worth = per_boxes([0.0, 0.4, 0.5], boxes)
     assert np.isnan(worth[0])
     assert worth[1:].tolist() == [2.0, 1.0]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_what_is_kept_and_dropped_is_what_a_mask_of_pixels_says(seed):
+    rng = np.random.default_rng(seed)
+
+    def rectangles(count):
+        near = rng.integers(0, [90, 70], (count, 2))
+        far = np.minimum(near + rng.integers(1, 60, (count, 2)), [100, 80])
+        return [tuple(map(int, box)) for box in np.hstack([near, far])]
+
+    def painted(boxes, value=True, onto=None):
+        mask = np.zeros((80, 100), bool) if onto is None else onto.copy()
+        for x0, y0, x1, y1 in boxes:
+            mask[y0:y1, x0:x1] = value
+        return mask
+
+    near = rng.integers(0, [90, 70], (30, 2)).astype(float)
+    one = objects(np.hstack([near, near + rng.integers(1, 10, (30, 2))]), tuple(rectangles(2)))
+    kept, dropped = rectangles(3), rectangles(2)
+    known = painted(one.known) & painted(kept)
+    left = painted(dropped, False, known)
+    label = drop_regions(keep_regions(one, kept), dropped)
+    assert np.array_equal(painted(label.known), left)
+    assert count_labelled(label) == left.sum()
+    x, y = one.centres.T.astype(int)
+    assert np.array_equal(label.boxes, one.boxes[left[y, x]])

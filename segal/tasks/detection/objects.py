@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
+from segal.functional.labels import count_labelled, drop_regions, keep_regions
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,3 +81,55 @@ class Objects:
         known = [box for box in dict.fromkeys(meets) if box[0] < box[2] and box[1] < box[3]]
         kept = self.inside(known)
         return type(self)(self.boxes[kept], self.classes[kept], self.crowd[kept], tuple(known))
+
+    def drop(self, regions: Sequence[Box]) -> Self:
+        """What is known outside of some regions.
+
+        Args:
+            regions: Half-open rectangles.
+
+        Returns:
+            Objects, in the order that they had; `known` are rectangles that cover what is left.
+        """
+        known = list(self.known)
+        for region in regions:
+            known = [part for box in known for part in _outside(box, region)]
+        return self.keep(known)
+
+
+def _outside(box: Box, region: Box) -> list[Box]:
+    """The parts of a box outside of a region: above, below, left and right of it."""
+    x0, y0, x1, y1 = box
+    left, top = max(x0, region[0]), max(y0, region[1])
+    right, bottom = min(x1, region[2]), min(y1, region[3])
+    if left >= right or top >= bottom:
+        return [box]
+    parts = [
+        (x0, y0, x1, top),
+        (x0, bottom, x1, y1),
+        (x0, top, left, bottom),
+        (right, top, x1, bottom),
+    ]
+    return [part for part in parts if part[0] < part[2] and part[1] < part[3]]
+
+
+@keep_regions.register
+def _(label: Objects, regions: Sequence[Box]) -> Objects:
+    return label.keep(regions)
+
+
+@drop_regions.register
+def _(label: Objects, regions: Sequence[Box]) -> Objects:
+    return label.drop(regions)
+
+
+@count_labelled.register
+def _(label: Objects) -> int:
+    """Pixels whose objects are all listed."""
+    apart: list[Box] = []
+    for box in label.known:
+        rest = [box]
+        for other in apart:
+            rest = [part for piece in rest for part in _outside(piece, other)]
+        apart += rest
+    return sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in apart)
