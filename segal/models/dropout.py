@@ -4,18 +4,28 @@ import copy
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segal.errors import SegalError
 from segal.models.noise import run_on_noise
 from segal.models.wrapped import Model, NoHeadError
 
-Drawn = Callable[[str], np.random.Generator]
-"""The generator of a dropout's mask, by the module's name and the number of its call, `name:0`."""
+
+class Draws(Protocol):
+    """What masks are drawn from, such as a numpy generator."""
+
+    def random(self, size: tuple[int, ...], dtype: type[np.float32]) -> NDArray[np.float32]:
+        """Numbers of [0, 1)."""
+        ...
+
+
+Drawn = Callable[[str], Draws]
+"""What masks are drawn from, by the name of the dropout and the number of its call, `name:0`."""
 
 _KINDS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -103,16 +113,16 @@ def dropout_passes(model: Model) -> Iterator[Callable[[Tensor, Drawn], Tensor]]:
     """Switches dropout on, and nothing else: BatchNorm and the modes of modules stay as they are.
 
     What does not come after a dropout is run in the first pass only, and its outputs are kept
-    until the end: usually the encoder's. They are of one image, so that one has to be given to
-    every pass. Exact, as long as the network does the same each time but for dropout.
+    until the end: usually the encoder's. They are of one image, or of one batch, which has to be
+    given to every pass. Exact, as long as the network does the same each time but for dropout.
 
     Args:
         model: The network, in `eval()` mode.
 
     Yields:
-        A function that takes an image (1, 3, H, W), normalised, always the same one, and the
-        generators of the masks, and returns logits (1, C, H, W). A mask is drawn on the CPU, on
-        any device.
+        A function that takes a batch (B, 3, H, W), normalised, always the same one, and what the
+        masks are drawn from, and returns logits (B, C, H, W). A mask is drawn on the CPU, on any
+        device, for the whole batch at once.
     """
     with _Passes(model, active_dropouts(model.network)).switched_on() as passes:
         yield passes.run
@@ -146,7 +156,7 @@ class _Kept:
 
 @dataclass
 class _Passes:
-    """Passes over one image; each module's `forward` is replaced while they last.
+    """Passes over one batch; each module's `forward` is replaced while they last.
 
     Attributes:
         model: The network.
@@ -194,12 +204,12 @@ class _Passes:
                 else:
                     module.__dict__["forward"] = own
 
-    def run(self, image: Tensor, drawn: Drawn) -> Tensor:
-        """One pass: logits (1, C, H, W)."""
+    def run(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """One pass: logits (B, C, H, W)."""
         self.calls, self.dropped, self.inside = {}, False, False
         self._drawn = drawn
         with torch.no_grad():
-            logits: Tensor = self.model(image).logits
+            logits: Tensor = self.model(images).logits
         self.first = False
         return logits
 
@@ -216,7 +226,7 @@ class _Passes:
             self.dropped = True
             shape = x.shape[:2] + (1,) * (x.ndim - 2) if channels else x.shape
             rng = self._drawn(f"{name}:{self._count(module)}")
-            mask = torch.from_numpy(rng.random(tuple(shape), dtype=np.float32) < keep)
+            mask = torch.from_numpy(rng.random(tuple(shape), np.float32) < keep)
             return x * (mask.to(x) / max(keep, torch.finfo(x.dtype).tiny))
 
         return forward

@@ -1,11 +1,14 @@
 """Signals of passes with dropout switched on: how uncertain and how divided they are."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence, Reduction, Units
@@ -25,7 +28,8 @@ class DropoutValue:
 
     Masks are drawn for each image on its own, from a generator seeded by the pass's seed, the
     image's path, the module and the number of the pass, and images go through the network one by
-    one: neither batch size nor workers nor the order of files changes a byte.
+    one: neither batch size nor workers nor the order of files changes a byte. Rows of a table of
+    features go together, as they do in the pass itself.
 
     Attributes:
         name: `mc_dropout`, the entropy of the mean H(mean_t p_t), or `bald`, that less the mean
@@ -84,17 +88,40 @@ class _Meter:
         """(B, 2, H, W): entropy of the mean, and that less the mean entropy."""
         if evidence.inputs is None:
             raise ValueError("evidence: expected the network's inputs, got none")
-        images = zip(evidence.images, torch.split(evidence.inputs, 1), strict=True)
-        with autocast(evidence.inputs.device, self.precision):
-            return torch.stack([self._map(path, image) for path, image in images])
+        inputs, paths = evidence.inputs, evidence.images
+        count = len(inputs) if inputs.shape[2:] == (1, 1) else 1
+        with autocast(inputs.device, self.precision):
+            parts = [
+                self._map(paths[i : i + count], inputs[i : i + count])
+                for i in range(0, len(inputs), count)
+            ]
+        return torch.cat(parts)
 
-    def _map(self, path: str, image: Tensor) -> Tensor:
-        """(2, H, W), of one image."""
+    def _map(self, paths: Sequence[str], images: Tensor) -> Tensor:
+        """(B, 2, H, W), of images that go together."""
         total = DisagreementSum()
         with dropout_passes(self.model) as forward:
             for number in range(self.signal.samples):
-                total.add(forward(image, drawn(self.seed, path, number))[0])
-        return torch.stack(total.entropies())
+                each = [drawn(self.seed, path, number) for path in paths]
+                total.add(forward(images, partial(_Together, each)).transpose(0, 1))
+        return torch.stack(total.entropies(), 1)
+
+
+class _Together:
+    """Draws for every image of a batch what is drawn for it alone.
+
+    Args:
+        each: Of the images, as of `drawn`.
+        call: Module and call.
+    """
+
+    def __init__(self, each: Sequence[Drawn], call: str) -> None:
+        self._draws = [of_image(call) for of_image in each]
+
+    def random(self, size: tuple[int, ...], dtype: type[np.float32]) -> NDArray[np.float32]:
+        """Numbers of [0, 1), (B, ...)."""
+        one = (1, *size[1:])
+        return np.concatenate([draws.random(one, dtype) for draws in self._draws])
 
 
 def drawn(seed: int, path: str, number: int) -> Drawn:

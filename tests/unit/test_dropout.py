@@ -1,6 +1,7 @@
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from segal.candidates.regions import RegionSize
 from segal.config import TrainConfig
 from segal.config.sections import ModelConfig
 from segal.errors import SegalError
 from segal.jobs.network import initial_model, resolved
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, read_spec, save_checkpoint
-from segal.models.dropout import active_dropouts, add_dropout, check_dropout, dropout_passes
-from segal.signals.dropout import drawn
-from segal.tasks import Outline
+from segal.models.dropout import (
+    active_dropouts,
+    add_dropout,
+    check_dropout,
+    dropout_passes,
+    insert_dropout,
+)
+from segal.scanning.workbench import Bench, ScanSettings
+from segal.signals.dropout import DropoutValue, drawn
+from segal.tasks import Outline, find_task
 
 CLASSES = ("road", "car", "sky", "tree")
 
@@ -379,3 +388,25 @@ def test_a_configuration_asks_for_it(tmp_path):
     assert load_checkpoint(path, CheckpointOptions(**select.model_dump())).head.dropout.p == 0.1
     with pytest.raises(ValidationError, match="insert_dropout"):
         config(insert_dropout=1.0)
+
+
+@pytest.mark.parametrize("name", ["mc_dropout", "bald"])
+def test_rows_of_features_draw_together_what_they_draw_alone(name):
+    spec = make_spec("linear", "", CLASSES, task="classification", input_channels=9)
+    model = build_model(replace(spec, insert_dropout=0.4))
+    model = insert_dropout(model).eval()
+    inputs = torch.randn(6, 9, 1, 1, generator=torch.Generator().manual_seed(0))
+    paths = tuple(f"x/{i}" for i in range(6))
+    bench = Bench(model, find_task("classification"), ScanSettings(torch.device("cpu")), seed=5)
+    meter, units = DropoutValue(name, 7).prepare(bench), RegionSize().grid(1, 1)
+
+    def measured(rows):
+        with torch.no_grad():
+            evidence = model(inputs[rows])
+        evidence.inputs, evidence.images = inputs[rows], paths[rows]
+        return meter.measure(evidence, units)
+
+    together = measured(slice(None))
+    alone = torch.cat([measured(slice(i, i + 1)) for i in range(6)])
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-7)
+    assert len(together.unique()) == 6
