@@ -65,7 +65,7 @@ def make_spec(
     """
     named = source_of(architecture).resolve(architecture, encoder, options or {}, task)
     class_names = class_names or named.class_names
-    least = 1 if task == "multilabel" else 2
+    least = 1 if task in {"multilabel", "detection"} else 2
     if len(class_names) < least:
         raise SegalError(
             "the network's classes are not known",
@@ -169,10 +169,10 @@ def wrap(network: nn.Module, spec: ModelSpec) -> Model:
     return insert_dropout(wrapper_of(spec.task)(network, replace(spec, stride=stride)))
 
 
-def canonical_name(architecture: str) -> str:
+def canonical_name(architecture: str, task: str = DEFAULT_TASK) -> str:
     """The name that a specification keeps of an architecture: of `hf:FOLDER` its model type."""
     if architecture.startswith("hf:") and Path(architecture.removeprefix("hf:")).is_dir():
-        return source_of(architecture).resolve(architecture, "", {}).architecture
+        return source_of(architecture).resolve(architecture, "", {}, task).architecture
     return architecture
 
 

@@ -70,8 +70,21 @@ def load_encoder(
             got=spec.architecture,
             remedy="leave --encoder-weights out, and load the weights in your own function",
         )
-    found = matches(encoder, stored, state, lambda name: name.startswith(_CLASSIFIERS))
-    return _load(encoder, stored, source, found, state)
+    return load_backbone(encoder, stored, source, state)
+
+
+def load_backbone(
+    encoder: nn.Module, stored: StoredTensors, source: Path, state: str | None = None
+) -> list[str]:
+    """As `load_encoder`, for the encoder itself.
+
+    A BatchNorm whose statistics are frozen has no counter of batches, which is left out.
+    """
+
+    def spare(name: str) -> bool:
+        return name.startswith(_CLASSIFIERS) or name.endswith("num_batches_tracked")
+
+    return _load(encoder, stored, source, matches(encoder, stored, state, spare), state)
 
 
 def load_all_but(

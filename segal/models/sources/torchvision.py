@@ -7,6 +7,7 @@ from torchvision.transforms import InterpolationMode
 
 from segal.errors import SegalError
 from segal.models.normalisation import IMAGENET
+from segal.models.sources import torchvision_detection
 from segal.models.sources.base import (
     Named,
     Options,
@@ -49,6 +50,8 @@ class _Torchvision:
         self, architecture: str, encoder: str, options: Options, task: str = DEFAULT_TASK
     ) -> Named:
         """Checks the name, and that it is for the task."""
+        if task == torchvision_detection.TASK:
+            return torchvision_detection.resolve(architecture, encoder, options)
         name = architecture.removeprefix(_PREFIX)
         dense, of_images = list_models(module=segmentation), list_models(module=models)
         names, others = (dense, of_images) if task == DEFAULT_TASK else (of_images, dense)
@@ -82,6 +85,8 @@ class _Torchvision:
 
     def build(self, spec: ModelSpec) -> nn.Module:
         """Builds it without weights."""
+        if spec.task == torchvision_detection.TASK:
+            return torchvision_detection.build(spec)
         name = spec.architecture.removeprefix(_PREFIX)
         options = {"num_classes": spec.num_classes, **spec.options}
         if spec.task == DEFAULT_TASK:
