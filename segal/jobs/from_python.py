@@ -12,7 +12,7 @@ from segal.data.pool import find_images, open_pool
 from segal.errors import SegalError
 from segal.jobs.select import GivenNetwork, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
-from segal.models.callables import CallableNetwork, Predict
+from segal.models.callables import Predict
 from segal.models.spec import ModelSpec
 from segal.models.wrapped import wrapper_of
 from segal.system.machine import find_device
@@ -172,7 +172,7 @@ def _network(
         *("predict", "", ("?", "?"), mean, std, stride, config.model.input_scale or 1.0),
         task=config.task,
     )
-    network = CallableNetwork(predict)
+    network = wrapper_of(config.task).network_of(predict)
     height, width = _size_of_first(config)
     noise = torch.randint(
         256, (1, height, width, spec.channels), generator=torch.Generator().manual_seed(0)

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
-
 from segal.errors import SegalError
 from segal.models.build import build_network, make_spec, wrap
 from segal.models.sources.huggingface import load_pretrained

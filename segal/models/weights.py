@@ -244,7 +244,8 @@ def _classes(match: Match, own: Mapping[str, Tensor], classes: int | None) -> in
 
 def _notes(stored: StoredTensors, source: Path, match: Match) -> list[str]:
     """A line for what was not plainly the network's state_dict; none for a file of that alone."""
-    left_out = _groups(match.left_out, match.prefix)
+    counters = "num_batches_tracked"  # of which a frozen BatchNorm has none
+    left_out = _groups((n for n in match.left_out if not n.endswith(counters)), match.prefix)
     wrappers = {segment for name in stored.tensors for segment in name.split(".")} & WRAPPERS
     told = []
     if match.prefix:

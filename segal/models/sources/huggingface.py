@@ -140,9 +140,10 @@ class _HuggingFace:
         given = dict(options)
         if "config" in given:
             kind = architecture.removeprefix(PREFIX)
-            config, flip = check_config(
-                given.pop("config"), _OF_TASK[task], "its configuration"
-            ), False
+            config, flip = (
+                check_config(given.pop("config"), _OF_TASK[task], "its configuration"),
+                False,
+            )
             names: tuple[str, ...] = ()
             constants = input_constants({}, config["model_type"])[0]
             if config["model_type"] != kind:

@@ -122,6 +122,7 @@ def build(spec: ModelSpec) -> nn.Module:
     if sizes is not None or ratios is not None:
         anchors = "rpn_anchor_generator" if name.startswith("fasterrcnn") else "anchor_generator"
         options[anchors] = _anchors(name, sizes, ratios)
+    network: Any
     if name in HEADS:
         network = HEADS[name](_backbone(name, spec.encoder), classes, **options)
     else:
@@ -130,6 +131,7 @@ def build(spec: ModelSpec) -> nn.Module:
     network.transform.image_mean, network.transform.image_std = [0.0] * 3, [1.0] * 3
     if frozen:
         _freeze(network.get_submodule("backbone.body"))
+    assert isinstance(network, nn.Module)
     return network
 
 
@@ -143,26 +145,22 @@ def encoder_of(network: nn.Module) -> nn.Module:
     body = getattr(backbone, "body", None)
     if isinstance(body, nn.Module):
         return body
-    if isinstance(network, detection.ssd.SSD) and not _is_lite(backbone):
+    if isinstance(backbone, detection.ssd.SSDFeatureExtractorVGG):
         first, second = backbone.get_submodule("features"), backbone.get_submodule("extra.0")
         return nn.Sequential(*first.children(), *list(second.children())[:-1])
     raise SegalError(
         f"{type(network).__name__}: weights of a backbone alone do not fit it",
         expected="a detector with a pyramid, or SSD300 with VGG-16",
         got="torchvision's SSDlite, whose MobileNetV3 has fewer channels in its last layers"
-        if isinstance(network, detection.ssd.SSD)
+        if isinstance(backbone, detection.ssdlite.SSDLiteFeatureExtractorMobileNet)
         else f"a {type(backbone).__name__}",
         remedy="give weights of the whole detector with --checkpoint",
     )
 
 
-def _is_lite(backbone: nn.Module) -> bool:
-    return isinstance(backbone, detection.ssdlite.SSDLiteFeatureExtractorMobileNet)
-
-
 def _backbones() -> list[str]:
     kinds = ("resnet*", "resnext*", "wide_resnet*", "mobilenet_v*")
-    return list_models(module=models, include=kinds)
+    return list(list_models(module=models, include=kinds))
 
 
 def _takes(name: str) -> set[str]:
@@ -207,13 +205,14 @@ def _backbone(head: str, encoder: str) -> nn.Module:
     strided = [i for i, layer in enumerate(layers) if getattr(layer, "_is_cn", False)]
     last = [i - 1 for i in strided[-3:]] + [len(layers) - 1]  # of strides 4 to 32
     kept = [last[stage - 1] for stage in stages]
-    return BackboneWithFPN(
+    pyramid: nn.Module = BackboneWithFPN(
         layers,
         {str(index): str(level) for level, index in enumerate(kept)},
         [layers[index].out_channels for index in kept],
         _WIDTH,
         extra,
     )
+    return pyramid
 
 
 def _freeze(body: nn.Module) -> None:

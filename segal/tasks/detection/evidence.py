@@ -20,14 +20,14 @@ class Detections:
 
     Attributes:
         boxes: (N, 4) float32, x0, y0, x1, y1 in pixels of the image, x right, y down, continuous
-            edges. The detector's own resize is undone and boxes are clipped to the image; torchvision
-            clips before it undoes its resize, so an edge may lie a rounding error outside.
+            edges. The detector's own resize is undone and boxes are clipped to the image;
+            torchvision clips first, so an edge may lie a rounding error outside.
         probabilities: (N, C) float32 of all C classes, background left out, also of those below the
             score threshold. Of a softmax the C + 1 numbers without the background's (they sum to at
             most 1); of sigmoids (RetinaNet, FCOS, DETR kinds) each class by itself, in [0, 1].
         classes: (N,) int64, the class that each box was found for.
-        scores: (N,) float32, what the detector ranks by: that class's probability, for FCOS the root
-            of its product with the centerness.
+        scores: (N,) float32, what the detector ranks by: that class's probability, for FCOS the
+            root of its product with the centerness.
         features: (N, D) float32, the input of the class branch's last layer at the box; None where
             nobody asked, or a function gives none.
         source: (N,) int64, the proposal, anchor, cell or query that a box comes from: an index into
@@ -47,9 +47,14 @@ class Detections:
 
     def keep(self, which: Tensor) -> "Detections":
         """Some of the boxes, by a mask or by indices (k,)."""
-        features = None if self.features is None else self.features[which]
-        parts = (self.boxes, self.probabilities, self.classes, self.scores)
-        return Detections(*(part[which] for part in parts), features, self.source[which])
+        return Detections(
+            self.boxes[which],
+            self.probabilities[which],
+            self.classes[which],
+            self.scores[which],
+            None if self.features is None else self.features[which],
+            self.source[which],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +68,10 @@ class RawOutputs:
             are no levels.
         outputs: The head's own outputs (A, ...), as its library names them: `bbox_regression`, and
             for FCOS `bbox_ctrness`; for Faster R-CNN those of its proposals (A, 4 (C + 1)), and of
-            its anchors `objectness` (K, 1) and `rpn_regression` (K, 4).
-        anchors: (A, 4) what boxes are predicted from, in pixels of the detector's own resized input:
-            proposals, anchors or cells; None for DETR kinds.
+            its anchors `objectness` (K, 1), `rpn_regression` and `rpn_anchors` (K, 4); where the
+            class branch has no tower also `features` (A, D).
+        anchors: (A, 4) what boxes are predicted from, in pixels of the detector's own resized
+            input: proposals, anchors or cells; None for DETR kinds.
         towers: By branch (`class`, `box`) the maps (D, h, w) of each level that the branch's last
             layer takes; of Faster R-CNN `rpn`; none for DETR kinds.
         decode: Makes `boxes`.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from segal.candidates.evidence import Upsampling
 from segal.errors import SegalError
+from segal.models.callables import FunctionNetwork, Predict
 from segal.models.noise import Head, NoHeadError, evaluating, failed
 from segal.models.spec import ModelSpec
 from segal.models.weight_files import StoredTensors
@@ -16,7 +17,7 @@ from segal.models.weights import load_backbone
 from segal.models.wrapped import FEATURE_MAPS, FEATURES, Model
 from segal.tasks.detection.detectors.base import RAW, Detector, Found, Target, maps_in
 from segal.tasks.detection.detectors.families import detector_of
-from segal.tasks.detection.detectors.functions import FunctionDetector
+from segal.tasks.detection.detectors.functions import CallableDetector, FunctionDetector
 from segal.tasks.detection.evidence import DetectionEvidence
 
 __all__ = ["FEATURES", "FEATURE_MAPS", "RAW", "DetectionModel"]
@@ -151,6 +152,32 @@ class DetectionModel(Model):
         """
         return load_backbone(self.detector.encoder(), stored, source, state)
 
+    def last_layers(self) -> list[nn.Module]:
+        """The last layers of the class branch.
+
+        Raises:
+            NoHeadError: If the network is not looked into.
+        """
+        layers = self.detector.class_layers()
+        if not layers:
+            raise self._without_head()
+        return layers
+
+    def logits_of_noise(self) -> Tensor:
+        """Class logits (A, C or C + 1) of all that boxes of an image of noise are chosen from.
+
+        Raises:
+            SegalError: If the network fails on it, or is not looked into.
+        """
+        raw = self._on_noise((RAW,)).raw
+        assert raw is not None
+        return raw.logits
+
+    @classmethod
+    def network_of(cls, predict: Predict) -> FunctionNetwork:
+        """See `Model.network_of`."""
+        return CallableDetector(predict)
+
     def check_features(self) -> None:
         """Raises a NoHeadError if the network gives no features."""
         if isinstance(self.detector, FunctionDetector):
@@ -173,7 +200,10 @@ class DetectionModel(Model):
         return list(maps)
 
     def _look_for_head(self) -> Head:
-        raise NoHeadError(
+        raise self._without_head()
+
+    def _without_head(self) -> NoHeadError:
+        return NoHeadError(
             f"{self.spec.architecture}: a detector's last layers are not one",
             expected="a network with one last layer, for derivatives by it",
             got="a detector",

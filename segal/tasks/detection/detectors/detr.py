@@ -39,7 +39,9 @@ class Detr(Detector):
         logits, relative = output.logits[0].float(), output.pred_boxes[0].float()
         height, width = image.shape[-2:]
         scale = relative.new_tensor([width, height, width, height])
-        boxes = clip_boxes_to_image(box_convert(relative, "cxcywh", "xyxy") * scale, (height, width))
+        boxes = clip_boxes_to_image(
+            box_convert(relative, "cxcywh", "xyxy") * scale, (height, width)
+        )
         every = logits.sigmoid()
         scores, index = every.flatten().topk(len(every))
         index = index[scores > self.network.score_thresh]

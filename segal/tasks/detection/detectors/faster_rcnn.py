@@ -55,9 +55,7 @@ class FasterRCNN(TorchvisionDetector):
                 },
                 "anchors": proposals[0],
                 "towers": {"rpn": tuple(tower[0] for tower in towers["rpn"])},
-                "decode": lambda: _likeliest(
-                    logits, heads.box_coder.decode(regression, proposals)
-                ),
+                "decode": lambda: _likeliest(logits, heads.box_coder.decode(regression, proposals)),
             }
         return chosen, parts, hidden[chosen[3]] if features else None
 
@@ -67,7 +65,11 @@ class FasterRCNN(TorchvisionDetector):
 
 
 def _choose(
-    heads: Any, logits: Tensor, regression: Tensor, proposals: list[Tensor], resized: tuple[int, int]
+    heads: Any,
+    logits: Tensor,
+    regression: Tensor,
+    proposals: list[Tensor],
+    resized: tuple[int, int],
 ) -> Chosen:
     """As `RoIHeads.postprocess_detections` of one image."""
     boxes = clip_boxes_to_image(heads.box_coder.decode(regression, proposals), resized)

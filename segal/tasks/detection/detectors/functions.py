@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segal.errors import SegalError, raise_all
+from segal.models.callables import FunctionNetwork
 from segal.models.noise import NoHeadError
 from segal.models.outputs import shown
 from segal.models.wrapped import FEATURES
@@ -36,7 +37,7 @@ _OUTSIDE = 1.0  # pixels: what rounding in a resize may come to
 _WHERE = "see docs/networks.md for functions around other packages' detectors"
 
 
-class CallableDetector(nn.Module):
+class CallableDetector(FunctionNetwork):
     """A function as a detector without parameters.
 
     Args:
@@ -55,26 +56,14 @@ class CallableDetector(nn.Module):
         with torch.no_grad():
             return self._detect(images)
 
-    def look(self, image: Tensor) -> tuple[int | None, bool, str]:
-        """Sees what the function gives.
-
-        Args:
-            image: (3, H, W), normalised.
-
-        Returns:
-            The number of classes, whether it gives features, and a digest of the numbers, by which
-            functions are told apart. Of an image without boxes the classes are still known by the
-            second side of `probabilities`.
-
-        Raises:
-            SegalError: If it is not what is wanted.
-        """
-        found = checked(self(image[None]), image, None)
+    def look(self, images: Tensor) -> tuple[int, str]:
+        """See `FunctionNetwork.look`; the second side of `probabilities` tells the classes."""
+        found = checked(self(images[:1]), images[0], None)
         digest = hashlib.sha256()
         for values in (found.boxes, found.probabilities, found.classes, found.scores):
             digest.update(repr(tuple(values.shape)).encode())
             digest.update(values.cpu().numpy().tobytes())
-        return found.probabilities.shape[1], found.features is not None, digest.hexdigest()
+        return found.probabilities.shape[1], digest.hexdigest()
 
 
 class FunctionDetector(Detector):
@@ -128,9 +117,7 @@ class FunctionDetector(Detector):
         return "detect" if function else type(self.network).__name__
 
 
-def checked(
-    output: object, image: Tensor, classes: int | None, name: str = "detect"
-) -> Detections:
+def checked(output: object, image: Tensor, classes: int | None, name: str = "detect") -> Detections:
     """The detections in what a function returns for one image.
 
     Args:
@@ -174,8 +161,8 @@ def checked(
         ]
     )
     found = _filled(values)
-    raise_all(list(_mistakes(found, image.shape[-2], image.shape[-1], name)))
     height, width = image.shape[-2:]
+    raise_all(_mistakes(found, set(values), height, width, name))
     limits = found.boxes.new_tensor([width, height, width, height])
     return Detections(
         found.boxes.clamp(min=0).minimum(limits),
@@ -223,13 +210,13 @@ def _filled(values: Mapping[str, Tensor]) -> Detections:
     return Detections(boxes, probabilities, classes, scores, values.get("features"), source)
 
 
-def _mistakes(found: Detections, height: int, width: int, name: str) -> list[SegalError]:
-    """What is wrong with the numbers of boxes."""
+def _mistakes(
+    found: Detections, given: set[str], height: int, width: int, name: str
+) -> list[SegalError]:
+    """What is wrong with the numbers of boxes; what was filled in is not wrong by itself."""
     boxes, probabilities = found.boxes, found.probabilities
     limits = boxes.new_tensor([width, height, width, height])
-    finite = {"boxes": boxes, "probabilities": probabilities, "scores": found.scores}
-    if found.features is not None:
-        finite["features"] = found.features
+    numbers = {key: getattr(found, key) for key in _KEYS if key in given - {"classes"}}
     mistakes = [
         SegalError(
             f"{name}: {key} that are not finite",
@@ -237,7 +224,7 @@ def _mistakes(found: Detections, height: int, width: int, name: str) -> list[Seg
             got=f"{int((~values.isfinite()).sum())} NaN or infinite values",
             remedy="look for a division by zero or a diverged training",
         )
-        for key, values in finite.items()
+        for key, values in numbers.items()
         if not bool(values.isfinite().all())
     ]
     if mistakes:
@@ -251,7 +238,9 @@ def _mistakes(found: Detections, height: int, width: int, name: str) -> list[Seg
     count = probabilities.shape[1]
     outside = (probabilities < 0) | (probabilities > 1)
     later = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    later[1:] = found.scores[1:] > found.scores[:-1]
+    wrong_class = (found.classes < 0) | (found.classes >= count)
+    if "scores" in given or not bool(outside.any() | wrong_class.any()):
+        later[1:] = found.scores[1:] > found.scores[:-1]
     rules = (
         (
             outside.any(1),
@@ -269,14 +258,14 @@ def _mistakes(found: Detections, height: int, width: int, name: str) -> list[Seg
             "return the probabilities of all classes, also of those below a threshold",
         ),
         (
-            (found.classes < 0) | (found.classes >= count),
+            wrong_class,
             found.classes,
             "classes that there are not",
             f"numbers from 0 to {count - 1}",
             "leave a background out, and number the classes from 0",
         ),
         (
-            (found.scores < 0) | (found.scores > 1),
+            ((found.scores < 0) | (found.scores > 1)) & ("scores" in given),
             found.scores,
             "scores outside 0 to 1",
             "numbers in [0, 1]",

@@ -35,7 +35,7 @@ class TorchvisionDetector(Detector):
             if isinstance(maps, Tensor):
                 maps = {"0": maps}
             resized = inputs.image_sizes[0]
-            chosen, raw, features = self.answer(inputs, maps, FEATURES in catch, RAW in catch)
+            chosen, parts, features = self.answer(inputs, maps, FEATURES in catch, RAW in catch)
         boxes, scores, classes, source, logits = chosen
         found = Detections(
             boxes=resize_boxes(boxes, resized, size).float(),
@@ -47,8 +47,8 @@ class TorchvisionDetector(Detector):
         )
         padded = inputs.tensors.shape[-2:]
         down, right = (round(p * s / r) for p, s, r in zip(padded, size, resized, strict=True))
-        if raw is not None:
-            parts = raw.copy()
+        raw = None
+        if parts is not None:
             decode = parts.pop("decode")
             raw = RawOutputs(
                 softmax=self.softmax,
@@ -104,7 +104,7 @@ class TorchvisionDetector(Detector):
 
 
 Chosen = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Boxes (N, 4) in the resized image, scores (N,), classes (N,) from 0, sources (N,), logits (N, .)"""
+"""Boxes (N, 4) of the resized image, scores, classes from 0, sources (N,), and logits (N, .)."""
 
 
 @contextmanager
