@@ -12,9 +12,9 @@ from segal.models.build import build_model, make_spec
 from segal.models.wrapped import WRAPPERS, NoHeadError
 from segal.tasks.detection.detectors.functions import CallableDetector
 from segal.tasks.detection.model import FEATURE_MAPS, FEATURES, RAW, DetectionModel
-from tests.unit.detectors import images
+from tests.tiny_detectors import images
 
-SPEC = make_spec("tests.unit.detectors:none", "", ("a", "b", "c"), task="detection")
+SPEC = make_spec("tests.tiny_detectors:none", "", ("a", "b", "c"), task="detection")
 BOXES = [[10.0, 5.0, 60.0, 40.0], [0.0, 0.0, 20.0, 20.0]]
 PROBABILITIES = [[0.1, 0.7, 0.2], [0.5, 0.3, 0.1]]
 

@@ -20,7 +20,7 @@ from segal.models.sources.torchvision_detection import encoder_of, names
 from segal.models.wrapped import WRAPPERS, NoHeadError
 from segal.tasks.detection.evidence import DetectionEvidence, Detections
 from segal.tasks.detection.model import FEATURE_MAPS, FEATURES, RAW, DetectionModel
-from tests.unit.detectors import CLASSES, FAMILIES, SIZES, SMALL, build, images
+from tests.tiny_detectors import CLASSES, FAMILIES, SIZES, SMALL, build, images
 
 ALL = (FEATURES, RAW, FEATURE_MAPS)
 TARGETS = [
@@ -407,7 +407,7 @@ def test_the_wrapper_normalises_and_not_the_network():
     pixels = torch.randint(256, (1, 70, 110, 3), dtype=torch.uint8)
     with torch.no_grad():
         own = network([pixels[0].permute(2, 0, 1) / 255])[0]
-    spec = make("tests.unit.detectors:none")
+    spec = make("tests.tiny_detectors:none")
     model = DetectionModel(network, spec)
     found = run(model, model.normalise(pixels)).detections[0]
     assert len(found) == len(own["scores"]) > 5
@@ -474,7 +474,7 @@ def test_a_checkpoint_gives_the_same_boxes(tmp_path, registered, models):
     assert torch.equal(ours.probabilities, theirs.probabilities)
 
 
-@pytest.mark.parametrize("name", ["torchvision:fasterrcnn", "tests.unit.detectors:small_ssd"])
+@pytest.mark.parametrize("name", ["torchvision:fasterrcnn", "tests.tiny_detectors:small_ssd"])
 def test_dropout_is_inserted_before_the_class_layer(registered, name):
     options = SMALL if name.startswith("torchvision") else {}
     spec = make_spec(

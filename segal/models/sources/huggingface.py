@@ -57,7 +57,10 @@ UNIVERSAL = {
 """Classes whose outputs are masks of queries, with the classes of each."""
 
 _CLASSES = SEMANTIC | UNIVERSAL | DETECTION
-_OF_TASK = {DEFAULT_TASK: SEMANTIC | UNIVERSAL, "detection": DETECTION}
+_OF_TASK = {
+    DEFAULT_TASK: (SEMANTIC | UNIVERSAL, "semantic segmentation"),
+    "detection": (DETECTION, "detection"),
+}
 _FLIP = "flip_channels"
 _TINY = 1e-30  # below the probability that any class has
 
@@ -140,10 +143,8 @@ class _HuggingFace:
         given = dict(options)
         if "config" in given:
             kind = architecture.removeprefix(PREFIX)
-            config, flip = (
-                check_config(given.pop("config"), _OF_TASK[task], "its configuration"),
-                False,
-            )
+            config = check_config(given.pop("config"), *_OF_TASK[task], "its configuration")
+            flip = False
             names: tuple[str, ...] = ()
             constants = input_constants({}, config["model_type"])[0]
             if config["model_type"] != kind:
@@ -156,7 +157,7 @@ class _HuggingFace:
         else:
             folder = find_folder(architecture)
             raw = read_json(folder / "config.json")
-            config = check_config(raw, _OF_TASK[task], str(folder / "config.json"))
+            config = check_config(raw, *_OF_TASK[task], str(folder / "config.json"))
             names, processor = label_names(raw), processor_of(folder)
             constants, flip = input_constants(processor, config["model_type"])
         flip = bool(given.pop(_FLIP, flip))

@@ -88,8 +88,14 @@ def read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def check_config(raw: object, allowed: Collection[str], where: str) -> dict[str, Any]:
+def check_config(raw: object, allowed: Collection[str], asked: str, where: str) -> dict[str, Any]:
     """A configuration that may be built: of an allowed type, without code, classes or downloads.
+
+    Args:
+        raw: It.
+        allowed: Types of networks.
+        asked: What they are for, for messages.
+        where: Likewise, where it comes from.
 
     Raises:
         SegalError: If it is not.
@@ -97,7 +103,7 @@ def check_config(raw: object, allowed: Collection[str], where: str) -> dict[str,
     kind = raw.get("model_type") if isinstance(raw, Mapping) else None
     if not isinstance(raw, Mapping) or not isinstance(kind, str) or kind not in allowed:
         raise SegalError(
-            f"{where}: not a network for the task that segal knows",
+            f"{where}: not a network for {asked} that segal knows",
             expected=f"model_type {', '.join(sorted(allowed))}",
             got=repr(kind)[:100],
             remedy="give a network of these, or one of your own as package.module:name",

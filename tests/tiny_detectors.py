@@ -26,7 +26,7 @@ FAMILIES = {
 def spec_of(name, classes=CLASSES):
     encoder, options = FAMILIES[name]
     if name == "ssd":  # 300 pixels and VGG-16 are slow: a network of the user's own
-        return make_spec("tests.unit.detectors:small_ssd", "", classes, task="detection")
+        return make_spec("tests.tiny_detectors:small_ssd", "", classes, task="detection")
     return make_spec(f"torchvision:{name}", encoder, classes, options=options, task="detection")
 
 
