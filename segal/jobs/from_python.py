@@ -11,7 +11,7 @@ from segal.config import SelectConfig, read_config
 from segal.errors import SegalError
 from segal.jobs.select import GivenNetwork, SelectionResult, run_selection
 from segal.jobs.strategies import configure_selection
-from segal.models.callables import CallableNetwork, Predict
+from segal.models.callables import Predict
 from segal.models.spec import Framing, ModelSpec
 from segal.models.wrapped import Model, wrapper_of
 from segal.system.machine import find_device
@@ -165,7 +165,7 @@ def _network(
     first = find_task(config.task).first_shape(config.images, config.reading)
     height, width, features = _NOISE if first is None else astuple(first)
     spec = _spec(config, wrapper, features, stride)
-    network = CallableNetwork(predict, spec)
+    network = wrapper.network_of(predict, spec)
     generator = torch.Generator().manual_seed(0)
     shape = (1, height, width, spec.channels)
     noise = torch.randint(256, shape, generator=generator).to(torch.uint8)

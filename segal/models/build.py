@@ -67,7 +67,7 @@ def make_spec(
     encoder = source.usual_encoder if encoder is None else encoder
     named = source.resolve(architecture, encoder, options or {}, task)
     class_names = class_names or named.class_names
-    least = 1 if answers.each else 2
+    least = 1 if answers.each or answers.of == "objects" else 2
     if len(class_names) < least:
         raise SegalError(
             "the network's classes are not known",
@@ -191,10 +191,10 @@ def wrap(network: nn.Module, spec: ModelSpec) -> Model:
     return insert_dropout(wrapper_of(spec.task)(network, replace(spec, stride=stride)))
 
 
-def canonical_name(architecture: str) -> str:
+def canonical_name(architecture: str, task: str = DEFAULT_TASK) -> str:
     """The name that a specification keeps of an architecture: of `hf:FOLDER` its model type."""
     if architecture.startswith("hf:") and Path(architecture.removeprefix("hf:")).is_dir():
-        return source_of(architecture).resolve(architecture, "", {}, DEFAULT_TASK).architecture
+        return source_of(architecture).resolve(architecture, "", {}, task).architecture
     return architecture
 
 

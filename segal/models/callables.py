@@ -1,6 +1,7 @@
 """A function from a batch of images to logits as a network: for what segal cannot look into."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,23 @@ Predict = Callable[[Tensor], object]
 """From a batch of images to logits, or to logits and features: see `CallableNetwork`."""
 
 
-class CallableNetwork(nn.Module):
-    """A function as a network without parameters.
+class FunctionNetwork(nn.Module, ABC):
+    """A function as a network without parameters, of any task."""
+
+    @abstractmethod
+    def look(self, images: Tensor) -> tuple[int, str]:
+        """Sees what the function gives for images (B, 3, h, w), normalised.
+
+        Returns:
+            The number of classes, and a digest of the numbers, by which functions are told apart.
+
+        Raises:
+            SegalError: If it is not what is wanted.
+        """
+
+
+class CallableNetwork(FunctionNetwork):
+    """A function of pixels, or of whole images.
 
     Args:
         predict: Takes (B, 3, h, w) float32. Returns logits (B, K, h', w') as a tensor or array, in

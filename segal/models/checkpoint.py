@@ -134,7 +134,8 @@ def load_from_folder(
     Raises:
         SegalError: If there is no network, or it does not fit.
     """
-    spec = _resolve(folder, read_folder(folder, class_names), options)
+    read = read_folder(folder, class_names, options.task or DEFAULT_TASK)
+    spec = _resolve(folder, read, options)
     return load_folder(folder, spec, new_head=bool(class_names))
 
 
@@ -212,7 +213,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
         "task": (stored.task, options.task),
         "architecture": (
             stored.architecture,
-            options.architecture and canonical_name(options.architecture),
+            options.architecture and canonical_name(options.architecture, stored.task),
         ),
         "encoder": (stored.encoder, options.encoder and present_name(options.encoder)),
         "number of classes": (stored.num_classes, options.num_classes),

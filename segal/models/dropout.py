@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segal.errors import SegalError
-from segal.models.noise import run_on_noise
 from segal.models.wrapped import Model, NoHeadError
 
 
@@ -39,17 +38,18 @@ def insert_dropout(model: Model) -> Model:
     if not model.spec.insert_dropout > 0:
         return model
     try:
-        head = model.head
+        layers = model.last_layers()
     except NoHeadError as error:
         raise error.renamed(
             f"model.insert_dropout: {model.spec.architecture} has no last layer to put it before"
         ) from error
-    add_dropout(head, model.spec.insert_dropout)
-    return type(model)(model.network, model.spec)  # its tails are those of the changed head
+    for layer in layers:
+        add_dropout(layer, model.spec.insert_dropout)
+    return type(model)(model.network, model.spec)  # its tails are those of the changed layer
 
 
 def add_dropout(head: nn.Module, p: float) -> None:
-    """Puts a channelwise dropout before a layer; the names of its parameters stay as they are.
+    """Puts a dropout of channels before a layer; the names of its parameters stay as they are.
 
     Whole channels are dropped, as neighbouring cells of a feature map say nearly the same.
 
@@ -57,7 +57,8 @@ def add_dropout(head: nn.Module, p: float) -> None:
         head: The layer. It gets a child `dropout`, which follows its mode.
         p: Share of the channels of its input that is dropped, in [0, 1].
     """
-    head.add_module("dropout", nn.Dropout2d(p))
+    maps = isinstance(head, nn.Conv2d)
+    head.add_module("dropout", nn.Dropout2d(p) if maps else nn.Dropout(p))
     head.register_forward_pre_hook(_through_dropout)
 
 
@@ -95,7 +96,7 @@ def check_dropout(model: Model) -> None:
         for module in dropouts.values()
     ]
     try:
-        if dropouts and run_on_noise(model.network, model.spec).isnan().any():
+        if dropouts and model.logits_of_noise().isnan().any():
             return
     finally:
         for hook in hooks:

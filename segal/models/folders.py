@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
-
 from segal.errors import SegalError
 from segal.models.build import build_network, make_spec, wrap
 from segal.models.sources.huggingface import load_pretrained
 from segal.models.sources.huggingface_files import PREFIX, find_folder, read_json
-from segal.models.spec import ModelSpec
+from segal.models.spec import DEFAULT_TASK, ModelSpec
 from segal.models.weight_files import read_tensors
 from segal.models.weights import load_weights
 from segal.models.wrapped import Model
@@ -39,12 +37,15 @@ def folder_of(architecture: str | None) -> Path | None:
     return folder if weight_files(folder) else None
 
 
-def read_folder(folder: Path, class_names: Sequence[str] = ()) -> ModelSpec:
+def read_folder(
+    folder: Path, class_names: Sequence[str] = (), task: str = DEFAULT_TASK
+) -> ModelSpec:
     """The specification of a folder's network.
 
     Args:
         folder: It.
         class_names: Other names for its classes, or other classes.
+        task: What the network is to be asked.
 
     Raises:
         SegalError: If it holds no network that can be built.
@@ -58,7 +59,7 @@ def read_folder(folder: Path, class_names: Sequence[str] = ()) -> ModelSpec:
         )
     config = read_json(folder / "config.json")
     if _CLASS not in config:
-        return make_spec(f"{PREFIX}{folder}", class_names=tuple(class_names))
+        return make_spec(f"{PREFIX}{folder}", class_names=tuple(class_names), task=task)
     if config.get("activation") not in (None, "identity"):
         raise SegalError(
             f"{folder}: its network ends in an activation",
@@ -121,7 +122,6 @@ def load_folder(folder: Path, spec: ModelSpec, *, new_head: bool = False) -> Mod
             remedy="give it to segal train as --arch hf:FOLDER, which starts at random",
         )
     if spec.architecture.startswith(PREFIX):
-        network: nn.Module
         network, notes = load_pretrained(spec, folder, new_head=new_head)
     else:
         network = build_network(spec)

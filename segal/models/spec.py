@@ -16,7 +16,7 @@ Channels = tuple[float, ...]
 DEFAULT_TASK = "segmentation"
 """Of checkpoints and configurations that do not say theirs: there was no other task once."""
 
-Answered = Literal["pixels", "images"]
+Answered = Literal["pixels", "images", "objects"]
 
 _OPTIONAL = {"insert_dropout", "options", "framing", "input_channels"}
 
@@ -26,7 +26,8 @@ class Answers:
     """What the networks of a task answer.
 
     Attributes:
-        of: What has an answer: `pixels`, with logits (B, C, h, w), or `images`, with (B, C).
+        of: What has an answer: `pixels`, with logits (B, C, h, w); `images`, with (B, C); or
+            `objects`, in boxes of which each image has its own number.
         each: Whether each of the C classes is a question of its own, answered yes or no; else an
             answer is one of them.
     """

@@ -70,8 +70,21 @@ def load_encoder(
             got=spec.architecture,
             remedy="leave --encoder-weights out, and load the weights in your own function",
         )
-    found = matches(encoder, stored, state, lambda name: name.startswith(_CLASSIFIERS))
-    return _load(encoder, stored, source, found, state)
+    return load_backbone(encoder, stored, source, state)
+
+
+def load_backbone(
+    encoder: nn.Module, stored: StoredTensors, source: Path, state: str | None = None
+) -> list[str]:
+    """As `load_encoder`, for the encoder itself.
+
+    A BatchNorm whose statistics are frozen has no counter of batches, which is left out.
+    """
+
+    def spare(name: str) -> bool:
+        return name.startswith(_CLASSIFIERS) or name.endswith("num_batches_tracked")
+
+    return _load(encoder, stored, source, matches(encoder, stored, state, spare), state)
 
 
 def load_all_but(
@@ -231,7 +244,8 @@ def _classes(match: Match, own: Mapping[str, Tensor], classes: int | None) -> in
 
 def _notes(stored: StoredTensors, source: Path, match: Match) -> list[str]:
     """A line for what was not plainly the network's state_dict; none for a file of that alone."""
-    left_out = _groups(match.left_out, match.prefix)
+    counters = "num_batches_tracked"  # of which a frozen BatchNorm has none
+    left_out = _groups((n for n in match.left_out if not n.endswith(counters)), match.prefix)
     wrappers = {segment for name in stored.tensors for segment in name.split(".")} & WRAPPERS
     told = []
     if match.prefix:

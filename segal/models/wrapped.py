@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from segal.candidates.evidence import Evidence
 from segal.errors import SegalError
-from segal.models.callables import CallableNetwork
+from segal.models.callables import CallableNetwork, FunctionNetwork, Predict
 from segal.models.loss_prediction import LossPrediction
 from segal.models.noise import (
     Head,
@@ -105,6 +105,27 @@ class Model(nn.Module, ABC):
         head = self.network.get_submodule(self._head().name)
         assert isinstance(head, nn.Conv2d)
         return head
+
+    def last_layers(self) -> list[nn.Module]:
+        """The layers that logits come out of, which an inserted dropout is put before.
+
+        Raises:
+            NoHeadError: As `head`.
+        """
+        return [self.head]
+
+    def logits_of_noise(self) -> Tensor:
+        """Logits of an image of noise, in `eval()` mode but for what hooks do.
+
+        Raises:
+            SegalError: If the network fails on it.
+        """
+        return run_on_noise(self.network, self.spec)
+
+    @classmethod
+    def network_of(cls, predict: Predict, spec: ModelSpec) -> "FunctionNetwork":
+        """A function as a network, which `look` tells of."""
+        return CallableNetwork(predict, spec)
 
     def after_head(self) -> nn.Module:
         """What makes logits of all classes of the last layer's output.

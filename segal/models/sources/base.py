@@ -92,6 +92,7 @@ _NETWORKS: Mapping[Answered, str] = {
     "package.module:name",
     "pixels": "a name of segmentation_models_pytorch such as DeepLabV3Plus, torchvision:NAME such "
     "as torchvision:deeplabv3_resnet50, hf:FOLDER, or package.module:name",
+    "objects": "torchvision:NAME such as torchvision:fasterrcnn, hf:FOLDER, or package.module:name",
 }
 """Names of networks, by what they answer."""
 

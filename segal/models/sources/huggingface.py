@@ -1,4 +1,4 @@
-"""Semantic segmentation of Hugging Face's transformers, from local files, as `hf:FOLDER`."""
+"""Networks of Hugging Face's transformers, from local files, as `hf:FOLDER`."""
 
 import importlib
 import inspect
@@ -19,6 +19,13 @@ from segal.models.sources.base import (
     Sides,
     check_answers,
     check_options,
+)
+from segal.models.sources.huggingface_detection import (
+    DETECTION,
+    SIZE,
+    THRESHOLD,
+    DetrNetwork,
+    take_options,
 )
 from segal.models.sources.huggingface_files import (
     PREFIX,
@@ -49,7 +56,11 @@ UNIVERSAL = {
 }
 """Classes whose outputs are masks of queries, with the classes of each."""
 
-_CLASSES = SEMANTIC | UNIVERSAL
+_CLASSES = SEMANTIC | UNIVERSAL | DETECTION
+_ANSWERING: Mapping[Answered, tuple[Mapping[str, str], str]] = {
+    "pixels": (SEMANTIC | UNIVERSAL, "semantic segmentation"),
+    "objects": (DETECTION, "object detection"),
+}
 _FLIP = "flip_channels"
 _TINY = 1e-30  # below the probability that any class has
 
@@ -124,12 +135,16 @@ class _HuggingFace:
 
     def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Reads and checks the configuration; nothing is downloaded."""
-        check_answers(architecture, task, "pixels")
+        asked = answers_of(task).of
+        if asked not in _ANSWERING:
+            check_answers(architecture, task, "pixels")
         require()
+        processor: Mapping[str, Any] = {}
         given = dict(options)
         if "config" in given:
             kind = architecture.removeprefix(PREFIX)
-            config, flip = check_config(given.pop("config"), _CLASSES, "its configuration"), False
+            config = check_config(given.pop("config"), *_ANSWERING[asked], "its configuration")
+            flip = False
             names: tuple[str, ...] = ()
             constants = input_constants({}, config["model_type"])[0]
             if config["model_type"] != kind:
@@ -142,13 +157,14 @@ class _HuggingFace:
         else:
             folder = find_folder(architecture)
             raw = read_json(folder / "config.json")
-            config = check_config(raw, _CLASSES, str(folder / "config.json"))
-            names = label_names(raw)
-            constants, flip = input_constants(processor_of(folder), config["model_type"])
+            config = check_config(raw, *_ANSWERING[asked], str(folder / "config.json"))
+            names, processor = label_names(raw), processor_of(folder)
+            constants, flip = input_constants(processor, config["model_type"])
         flip = bool(given.pop(_FLIP, flip))
+        own = take_options(given, config, processor) if asked == "objects" else {}
         known = set(_configuration(config, 2).to_dict())
         check_options(given, known, {}, f"{PREFIX}{config['model_type']}")
-        stored: dict[str, Any] = {"config": config | given}
+        stored: dict[str, Any] = {"config": config | given, **own}
         if flip:
             stored[_FLIP] = True
         return Named(
@@ -159,10 +175,12 @@ class _HuggingFace:
         """Builds it from its configuration, with random weights."""
         with offline():
             model = model_class(spec)(configuration(spec))
-        return HuggingFaceNetwork(model, flip_channels=bool(spec.options.get(_FLIP)))
+        return _network(model, spec)
 
     def sides(self, network: nn.Module, spec: ModelSpec) -> Sides:
-        """Some of them are bound to the size that they were trained at."""
+        """Some of them are bound to the size that they were trained at; detectors resize."""
+        if spec.answers.of == "objects":
+            return Sides([1])
         config = configuration(spec)
         side, patch = _side(config), getattr(config, "patch_size", None)
         further = [patch * factor for factor in (1, 2, 4)] if isinstance(patch, int) else []
@@ -272,7 +290,7 @@ def processor_of(folder: Path) -> Mapping[str, Any]:
 
 def load_pretrained(
     spec: ModelSpec, folder: Path, *, new_head: bool
-) -> tuple[HuggingFaceNetwork, list[str]]:
+) -> tuple[nn.Module, list[str]]:
     """The network with the weights of a folder, as its own library loads them.
 
     Args:
@@ -323,7 +341,13 @@ def load_pretrained(
             f"{folder}: {len(random)} tensors have no fitting weights there and start at random: "
             f"{', '.join(random[:4])}{', ...' if len(random) > 4 else ''}."
         )
-    return HuggingFaceNetwork(model, flip_channels=bool(spec.options.get(_FLIP))), notes
+    return _network(model, spec), notes
+
+
+def _network(model: nn.Module, spec: ModelSpec) -> nn.Module:
+    if spec.answers.of == "pixels":
+        return HuggingFaceNetwork(model, flip_channels=bool(spec.options.get(_FLIP)))
+    return DetrNetwork(model, spec.options[SIZE], spec.options[THRESHOLD])
 
 
 def _side(config: Any) -> int | None:

@@ -31,6 +31,7 @@ _DEFAULTS = {
     **dict.fromkeys(("mobilevit", "mobilevitv2"), _UNIT),
 }
 _FLIPPED = {"mobilevit", "mobilevitv2"}
+_NOT_NORMALISED = {"d_fine", "rt_detr", "rt_detr_v2"}
 
 
 def find_folder(architecture: str) -> Path:
@@ -87,8 +88,14 @@ def read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def check_config(raw: object, allowed: Collection[str], where: str) -> dict[str, Any]:
+def check_config(raw: object, allowed: Collection[str], asked: str, where: str) -> dict[str, Any]:
     """A configuration that may be built: of an allowed type, without code, classes or downloads.
+
+    Args:
+        raw: It.
+        allowed: Types of networks.
+        asked: What they are for, for messages.
+        where: Likewise, where it comes from.
 
     Raises:
         SegalError: If it is not.
@@ -96,7 +103,7 @@ def check_config(raw: object, allowed: Collection[str], where: str) -> dict[str,
     kind = raw.get("model_type") if isinstance(raw, Mapping) else None
     if not isinstance(raw, Mapping) or not isinstance(kind, str) or kind not in allowed:
         raise SegalError(
-            f"{where}: not a network for semantic segmentation that segal knows",
+            f"{where}: not a network for {asked} that segal knows",
             expected=f"model_type {', '.join(sorted(allowed))}",
             got=repr(kind)[:100],
             remedy="give a network of these, or one of your own as package.module:name",
@@ -166,7 +173,7 @@ def input_constants(processor: Mapping[str, Any], model_type: str) -> tuple[Cons
     mean, std = _DEFAULTS.get(model_type, IMAGENET)
     flip = bool(processor.get("do_flip_channel_order", model_type in _FLIPPED))
     try:
-        if processor.get("do_normalize", True):
+        if processor.get("do_normalize", model_type not in _NOT_NORMALISED):
             mean = tuple(map(float, processor.get("image_mean") or mean))
             std = tuple(map(float, processor.get("image_std") or std))
         else:

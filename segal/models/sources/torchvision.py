@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode
 
 from segal.errors import SegalError
 from segal.models.normalisation import IMAGENET
+from segal.models.sources import torchvision_detection
 from segal.models.sources.base import (
     Named,
     Options,
@@ -53,6 +54,8 @@ class _Torchvision:
 
     def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Checks the name, and that it is for the task."""
+        if answers_of(task).of == "objects":
+            return torchvision_detection.resolve(architecture, encoder, options)
         name = architecture.removeprefix(_PREFIX)
         for of, module in _MODULES.items():
             if name in list_models(module=module):
@@ -87,6 +90,8 @@ class _Torchvision:
 
     def build(self, spec: ModelSpec) -> nn.Module:
         """Builds it without weights."""
+        if spec.answers.of == "objects":
+            return torchvision_detection.build(spec)
         name = spec.architecture.removeprefix(_PREFIX)
         options = {"num_classes": spec.num_classes, **spec.options}
         if spec.answers.of == "pixels":

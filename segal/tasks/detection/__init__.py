@@ -1,1 +1,1 @@
-"""Detection: objects in boxes."""
+"""Boxes of objects: detectors of several libraries, and what they leave behind for scores."""
