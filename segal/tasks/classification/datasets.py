@@ -17,15 +17,15 @@ from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.data.layout import known_layout
 from segal.data.pool import Progress, check_path, real_path
 from segal.errors import SegalError
-from segal.system.files import is_there
 from segal.tasks.classification import archives, features, folders, tables
 from segal.tasks.classification.labels import UNKNOWN, ClassNames
-from segal.tasks.classification.layout import LayoutModule, Source, indented
+from segal.tasks.classification.layout import LayoutModule, Source
 from segal.tasks.classification.pools import Known, WholeImagePool
 from segal.tasks.splitting import (
     Chooser,
     check_split,
     chosen_rows,
+    no_single_layout,
     read_from,
     split_names,
     split_rows,
@@ -289,21 +289,5 @@ def _detect(root: Path, layout: str) -> str:
     names = _found(root, candidates)
     if len(names) == 1:
         return names[0]
-    shown = "\n".join(
-        f"    {name}:\n{indented(_LAYOUTS[name].LAYOUT)}" for name in names or candidates
-    )
-    if names:
-        raise SegalError(
-            f"{root}: this folder has more than one layout",
-            expected=f"one of\n{shown}",
-            got=" and ".join(names),
-            remedy=f"choose it with layout: {names[0]} (or {names[1]})",
-        )
-    entries = sorted(p.name for p in root.glob("*"))[:10] if root.is_dir() else []
-    raise SegalError(
-        f"{root}: no data set of a known layout",
-        expected=f"\n{shown}",
-        got=", ".join(entries)
-        or ("an empty folder" if root.is_dir() else "a file" if is_there(root) else "nothing"),
-        remedy="check the path, or arrange the files as shown",
-    )
+    drawings = {name: _LAYOUTS[name].LAYOUT for name in names or candidates}
+    raise no_single_layout(root, names, drawings, "data set")

@@ -54,8 +54,3 @@ class LayoutModule(Protocol):
     def source(self, root: Path, split: str | None, multilabel: bool) -> Source:
         """A split, or all images where they are not split."""
         ...
-
-
-def indented(text: str) -> str:
-    """A picture of a layout, as messages show it."""
-    return "      " + text.replace("\n", "\n      ")

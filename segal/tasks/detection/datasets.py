@@ -17,9 +17,7 @@ from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.data.layout import known_layout
 from segal.data.pool import ImagePool, Progress, check_path, open_pool, real_path, shortened
 from segal.errors import SegalError, raise_all
-from segal.system.files import is_there
 from segal.tasks.classification.labels import ClassNames
-from segal.tasks.classification.layout import indented
 from segal.tasks.detection import coco, tables, voc, yolo
 from segal.tasks.detection.cleaning import cleaned
 from segal.tasks.detection.layout import Finding, Labels, LayoutModule, Source, told
@@ -28,6 +26,7 @@ from segal.tasks.splitting import (
     Chooser,
     check_split,
     chosen_rows,
+    no_single_layout,
     read_from,
     split_names,
     split_rows,
@@ -287,21 +286,5 @@ def _detect(root: Path, layout: str) -> str:
     names = [name for name in candidates if _LAYOUTS[name].found(root)]
     if len(names) == 1:
         return names[0]
-    shown = "\n".join(
-        f"    {name}:\n{indented(_LAYOUTS[name].LAYOUT)}" for name in names or candidates
-    )
-    if names:
-        raise SegalError(
-            f"{root}: this folder has more than one layout",
-            expected=f"one of\n{shown}",
-            got=" and ".join(names),
-            remedy=f"choose it with layout: {names[0]} (or {names[1]})",
-        )
-    entries = sorted(p.name for p in root.glob("*"))[:10] if root.is_dir() else []
-    raise SegalError(
-        f"{root}: no data set of detection of a known layout",
-        expected=f"\n{shown}",
-        got=", ".join(entries)
-        or ("an empty folder" if root.is_dir() else "a file" if is_there(root) else "nothing"),
-        remedy="check the path, or arrange the files as shown",
-    )
+    drawings = {name: _LAYOUTS[name].LAYOUT for name in names or candidates}
+    raise no_single_layout(root, names, drawings, "data set of detection")
