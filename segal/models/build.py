@@ -64,7 +64,7 @@ def make_spec(
             say comes through here too.
     """
     source, answers = source_of(architecture), answers_of(task)
-    encoder = source.usual_encoder if encoder is None else encoder
+    encoder = source.usual_encoder(architecture) if encoder is None else encoder
     named = source.resolve(architecture, encoder, options or {}, task)
     class_names = class_names or named.class_names
     least = 1 if answers.each or answers.of == "objects" else 2
@@ -139,7 +139,7 @@ def check_encoder(architecture: str, encoder: str | None) -> None:
     Raises:
         SegalError: If there is no encoder to choose.
     """
-    if encoder and not source_of(architecture).usual_encoder:
+    if encoder and not source_of(architecture).usual_encoder(architecture):
         raise SegalError(
             f"model.encoder: {architecture} takes none",
             expected=f"no encoder: {architecture} names the whole network",

@@ -20,7 +20,13 @@ Predict = Callable[[Tensor], object]
 
 
 class FunctionNetwork(nn.Module, ABC):
-    """A function as a network without parameters, of any task."""
+    """A function as a network without parameters, of any task.
+
+    Attributes:
+        notes: What the user should be told of it.
+    """
+
+    notes: list[str]
 
     @abstractmethod
     def look(self, images: Tensor) -> tuple[int, str]:

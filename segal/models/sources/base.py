@@ -65,8 +65,7 @@ class Source(Protocol):
         """Whether a file's metadata may name its networks: their code is not the user's own."""
         ...
 
-    @property
-    def usual_encoder(self) -> str:
+    def usual_encoder(self, architecture: str) -> str:
         """The encoder where none is named; empty where a network's name says all of it."""
         ...
 

@@ -34,7 +34,7 @@ from segal.models.sources.huggingface_files import (
     input_constants,
     read_json,
 )
-from segal.models.spec import ModelSpec
+from segal.models.spec import Answered, ModelSpec, answers_of
 from segal.system.files import read_error
 
 SEMANTIC = {
@@ -131,7 +131,10 @@ class _HuggingFace:
     """`hf:FOLDER` or a name that is in the local cache; `hf:MODEL_TYPE` with a configuration."""
 
     trusted = True
-    usual_encoder = ""
+
+    def usual_encoder(self, architecture: str) -> str:
+        """None: the name says all of the network."""
+        return ""
 
     def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Reads and checks the configuration; nothing is downloaded."""

@@ -28,7 +28,10 @@ class _Linear:
     """`linear`."""
 
     trusted = True
-    usual_encoder = ""
+
+    def usual_encoder(self, architecture: str) -> str:
+        """None: the name says all of the network."""
+        return ""
 
     def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Checks that nothing else is asked for; features are taken as they are."""

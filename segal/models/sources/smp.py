@@ -46,7 +46,10 @@ class _Smp:
     """A class name of segmentation_models_pytorch."""
 
     trusted = True
-    usual_encoder = "resnet18"
+
+    def usual_encoder(self, architecture: str) -> str:
+        """A ResNet-18."""
+        return "resnet18"
 
     def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Checks names and options."""

@@ -31,7 +31,10 @@ class _Timm:
     """`timm:NAME`, or `timm:NAME.TAG` for the constants of certain published weights."""
 
     trusted = True
-    usual_encoder = ""
+
+    def usual_encoder(self, architecture: str) -> str:
+        """None: the name says all of the network."""
+        return ""
 
     def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Checks the name, and that it is for the task."""

@@ -50,7 +50,10 @@ class _Torchvision:
     """`torchvision:NAME`."""
 
     trusted = True
-    usual_encoder = ""
+
+    def usual_encoder(self, architecture: str) -> str:
+        """A ResNet-18 for detectors whose backbone is of choice."""
+        return torchvision_detection.usual_backbone(architecture)
 
     def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:
         """Checks the name, and that it is for the task."""

@@ -59,6 +59,11 @@ def names() -> list[str]:
     return [*HEADS, *built]
 
 
+def usual_backbone(architecture: str) -> str:
+    """The backbone where none is named; empty where the name says all of the network."""
+    return "resnet18" if architecture.removeprefix(_PREFIX) in HEADS else ""
+
+
 def resolve(architecture: str, encoder: str, options: Options) -> Named:
     """Checks names and options.
 
