@@ -122,6 +122,11 @@ def test_batches_and_workers_do_not_change_what_is_picked(segal, made, trained, 
     assert len(found) == 1
 
 
+def metrics_of(out, number):
+    path = out / "rounds" / f"{number:03d}" / "metrics.json"
+    return json.loads(path.read_text())["test"]["map_50"]
+
+
 def quick_run(made, **changes):
     return {
         "task": "detection", "data": {"root": str(made / "voc"), "validation": "val",
@@ -131,7 +136,7 @@ def quick_run(made, **changes):
     } | changes  # fmt: skip
 
 
-def test_a_run_counts_clicks_by_boxes_and_is_reported(segal, made, tmp_path):
+def test_a_run_is_paid_by_the_box_and_reported(segal, made, tmp_path):
     out = tmp_path / "run"
     config, strategy = configure_run({**quick_run(made), "out": out})
     history = run_rounds(config, strategy).history
@@ -140,16 +145,15 @@ def test_a_run_counts_clicks_by_boxes_and_is_reported(segal, made, tmp_path):
     boxes = {path: len(o) for path, o in zip(every.pool.paths, every.objects, strict=True)}
     with Ledger.read(out) as ledger:
         bought = [purchase.image for purchase in ledger.purchases()]
-    clicks = [
-        sum(max(1, 3 * boxes[path]) for path in bought[: round.cost.regions])
-        for round in history.rounds
-    ]
+    clicks = [sum(boxes[path] for path in bought[: round.cost.regions]) for round in history.rounds]
     assert [round.cost.clicks for round in history.rounds] == clicks
     metrics = json.loads((out / "rounds" / "001" / "metrics.json").read_text())
     assert set(metrics["test"]["ap"]) == set(CLASSES)
-    for extra in ((), ("--axis", "clicks")):
-        code, _, stderr = segal("report", out, *extra, "--out", tmp_path / "page.html")
-        assert code == 0, stderr
+    code, _, stderr = segal("report", out, "--axis", "clicks", "--out", tmp_path / "page.html")
+    assert code == 0, stderr
+    worth = 1e4 * 100 * metrics_of(out, 2) / clicks[-1]
+    page = (tmp_path / "page.html").read_text()
+    assert "10,000 · mAP / boxes" in page and f"{worth:,.2f}" in page
     assert segal("validate", out)[0] == 0
 
 

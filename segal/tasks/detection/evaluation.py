@@ -45,13 +45,14 @@ BOX_PRECISION = Metric(
     absent="no object",
     elements="pixels",
     regions="regions",
-    clicks="clicks",
+    clicks="boxes",
     score=share,
     by_image="The test over images is of the mean average precision of an image, over the classes "
     "that it shows: mAP is no sum over images. Its difference is in points of that.",
     labelled=lambda metrics: [metrics["objects"], metrics["crowds"], metrics["images"]],
     answered=None,
     mean_key=None,
+    per_clicks=10_000,
 )
 
 
