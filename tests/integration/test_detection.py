@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ QUICK = {
 def made(tmp_path_factory):
     """Data of two layouts; only read."""
     root = tmp_path_factory.mktemp("boxed")
-    for layout in ("voc", "yolo"):
+    for layout in ("voc", "yolo", "coco"):
         make_set(root / layout, layout)
     return root
 
@@ -192,6 +193,22 @@ def test_label_files_by_pixel_have_no_meaning(segal, made, tmp_path):
     )  # fmt: skip
     assert code == 2
     assert "where labels are boxes" in stderr
+
+
+def test_a_data_set_of_coco_is_judged_as_coco_is(segal, made, trained, tmp_path):
+    scores = {}
+    for layout in ("coco", "voc"):
+        code, _, stderr = segal(
+            "train", "--task", "detection", "--data", made / layout, "--checkpoint", trained,
+            "--arch", TINY, "--test", "test", "--out", tmp_path / layout,
+            *(f"train.{key}={value}" for key, value in QUICK.items()),
+        )  # fmt: skip
+        assert code == 0, stderr
+        metrics = json.loads((tmp_path / layout / "metrics.json").read_text())["test"]
+        scores[layout] = metrics["map_50"], metrics["map_50_95"], metrics["metric"]
+        assert bool(re.search(r"\bAP on test", stderr)) == (layout == "coco")
+    assert scores["coco"] == (*scores["voc"][:2], "map_50_95")
+    assert scores["voc"][2] == "map_50"
 
 
 def test_a_checkpoint_of_another_task_is_refused(segal, made, checkpoint, tmp_path):

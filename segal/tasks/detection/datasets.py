@@ -49,12 +49,14 @@ class DetectionDataset(LabelledDataset):
         objects: Of each image.
         classes: The classes.
         findings: What is not as a user may think it, in labels that can be used.
+        layout: How its files are laid out.
     """
 
     pool: ImagePool
     objects: tuple[Objects, ...]
     classes: ClassNames
     findings: tuple[Finding, ...] = ()
+    layout: str = ""
 
     def read_label(self, index: int) -> Objects:
         """The objects of an image."""
@@ -205,7 +207,8 @@ def open_split(
         SegalError: If layout or split is not there, an image or a label is not as it should be, or
             a link leads out of the root.
     """
-    module = _LAYOUTS[_detect(root, layout)]
+    name = _detect(root, layout)
+    module = _LAYOUTS[name]
     official = module.splits(root)
     check_split(root, split, official, validation_share)
     source = module.source(root, read_from(split, official))
@@ -233,7 +236,8 @@ def open_split(
     objects = _objects(source, pool, labels, missing_labels)
     kept = {None, *pool.paths}
     findings = [finding for finding in labels.findings if finding.path in kept]
-    return DetectionDataset(pool, objects, source.classes, (*source.findings, *findings))
+    findings = [*source.findings, *findings]
+    return DetectionDataset(pool, objects, source.classes, tuple(findings), name)
 
 
 def _objects(

@@ -10,7 +10,7 @@ Source: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -56,6 +56,10 @@ BOX_PRECISION = Metric(
 )
 
 
+COCO_PRECISION = replace(BOX_PRECISION, key="map_50_95", title="AP", class_key="ap_50_95")
+"""The same over IoUs of .5, .55 to .95, which COCO calls AP; an image's own stays that at .5."""
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """What a detector found in an image.
@@ -87,6 +91,7 @@ class DetectionMetrics:
         crowds: Crowd regions and difficult objects.
         found: (C,) detections of each class.
         images: How many were looked at.
+        judged_by: `map_50`, or `map_50_95`.
     """
 
     map_50: float
@@ -99,11 +104,12 @@ class DetectionMetrics:
     crowds: int
     found: tuple[int, ...]
     images: int
+    judged_by: str = BOX_PRECISION.key
 
     @property
     def score(self) -> float:
-        """The mAP at an IoU of .5."""
-        return self.map_50
+        """The one that runs are judged by."""
+        return self.map_50_95 if self.judged_by == COCO_PRECISION.key else self.map_50
 
     def as_dict(self) -> dict[str, object]:
         """As plain values, for JSON; NaN becomes None.
@@ -112,7 +118,7 @@ class DetectionMetrics:
         """
         images = max(self.images, 1)
         return {
-            "metric": BOX_PRECISION.key,
+            "metric": self.judged_by,
             "map_50": number_or_none(self.map_50),
             "map_50_95": number_or_none(self.map_50_95),
             "ap": {name: number_or_none(ap) for name, ap in self.ap.items()},
@@ -242,6 +248,7 @@ class DetectionEvaluation(Evaluation):
             crowds=int(self.object_crowd.sum()),
             found=tuple(np.bincount(self.found_classes, minlength=size).tolist()),
             images=len(self.images),
+            judged_by=self.metric.key,
         )
 
     @property
@@ -337,6 +344,14 @@ class DetectionEvaluation(Evaluation):
             object_crowd=stored["object_crowd"],
             image_ap=stored["image_ap"],
         )
+
+
+@dataclass(frozen=True)
+class CocoEvaluation(DetectionEvaluation):
+    """The same of a data set that is judged as COCO is."""
+
+    metric: ClassVar[Metric] = COCO_PRECISION
+    kind: ClassVar[str] = "detection by COCO"
 
 
 def _joined(parts: Sequence[NDArray[Any]], empty: tuple[int, ...], kind: Any) -> NDArray[Any]:

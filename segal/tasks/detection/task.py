@@ -27,6 +27,7 @@ from segal.tasks.classes import ClassNames
 from segal.tasks.detection.costs import bought
 from segal.tasks.detection.datasets import (
     LAYOUTS,
+    DetectionDataset,
     class_names,
     is_dataset,
     layout_name,
@@ -34,7 +35,11 @@ from segal.tasks.detection.datasets import (
     splits,
 )
 from segal.tasks.detection.drawing import BOX_WORDS, Seen, draw_picked_boxes
-from segal.tasks.detection.evaluation import BOX_PRECISION, DetectionEvaluation
+from segal.tasks.detection.evaluation import (
+    BOX_PRECISION,
+    CocoEvaluation,
+    DetectionEvaluation,
+)
 from segal.tasks.detection.evidence import DetectionEvidence
 from segal.tasks.detection.model import DetectionModel
 from segal.tasks.detection.objects import Objects
@@ -245,9 +250,11 @@ class Detection(Task):
     def evaluation(
         self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
     ) -> Evaluation:
-        """As `Task.evaluation`."""
+        """As `Task.evaluation`; a data set in COCO's layout is judged as COCO is."""
+        assert isinstance(dataset, DetectionDataset)
+        kind = CocoEvaluation if dataset.layout == "coco" else DetectionEvaluation
         every = [(found, objects) for _, found, objects in detections_of(model, dataset, **options)]
-        return DetectionEvaluation.of(
+        return kind.of(
             dataset.classes.names,
             tuple(dataset.pool.paths),
             [found for found, _ in every],
