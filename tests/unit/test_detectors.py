@@ -504,3 +504,22 @@ def test_detections_are_of_equal_length(model):
     assert isinstance(found, Detections)
     parts = (found.boxes, found.probabilities, found.classes, found.scores, found.features)
     assert {len(part) for part in parts} == {len(found)} == {len(found.source)}
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn", "retinanet", "fcos"])
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2"])
+def test_pyramids_may_be_narrow(name, encoder):
+    given = {"width": 32, "min_size": 64, "max_size": 96}
+    spec = make_spec(f"torchvision:{name}", encoder, CLASSES, options=given, task="detection")
+    model = DetectionModel(build_network(spec), spec).eval()
+    (maps,) = {x.shape[1] for x in model.check_feature_maps()}
+    assert maps == 32
+
+
+def test_a_width_is_checked():
+    for width in (0, 5000, "64"):
+        with pytest.raises(SegalError, match="not a width"):
+            make_spec("torchvision:fcos", "resnet18", CLASSES, options={"width": width},
+                      task="detection")  # fmt: skip
+    with pytest.raises(SegalError, match="no such option"):
+        make_spec("torchvision:ssd300_vgg16", "", CLASSES, options={"width": 64}, task="detection")

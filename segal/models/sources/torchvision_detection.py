@@ -9,7 +9,7 @@ from torchvision import models
 from torchvision.models import detection as of_objects
 from torchvision.models import get_model_builder, list_models
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_fpn_backbone
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -27,9 +27,11 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
 """What can be put on a backbone of the user's choice."""
 
 _PREFIX = "torchvision:"
-_WIDTH = 256  # channels of the pyramid
+_USUAL_WIDTH = 256  # channels of the pyramid
+_WIDEST = 4096
 _LOWEST = {"fasterrcnn": 1}  # stage that the pyramid begins with, of stride 2 ** (stage + 1)
-_NORM, _BACKGROUND, _SIZES, _RATIOS = "norm", "background", "anchor_sizes", "aspect_ratios"
+_NORM, _WIDTH, _BACKGROUND = "norm", "width", "background"
+_SIZES, _RATIOS = "anchor_sizes", "aspect_ratios"
 _OF_US = {
     *("backbone", "num_classes", "image_mean", "image_std", "kwargs", "size", "head"),
     *("anchor_generator", "rpn_anchor_generator", "rpn_head", "proposal_matcher"),
@@ -103,6 +105,16 @@ def resolve(architecture: str, encoder: str, options: Options) -> Named:
                 remedy="leave it out for batch; frozen is usual with --encoder-weights",
             )
         )
+    width = options.get(_WIDTH, _USUAL_WIDTH)
+    if not isinstance(width, int) or not 1 <= width <= _WIDEST:
+        mistakes.append(
+            SegalError(
+                "model.options.width: not a width",
+                expected=f"channels of the pyramid's maps, from 1 to {_WIDEST}",
+                got=repr(width)[:100],
+                remedy=f"leave it out for {_USUAL_WIDTH}; less is faster",
+            )
+        )
     raise_all(mistakes)
     constants = _CONSTANTS.get(name, IMAGENET)
     return Named(architecture, encoder if of_choice else "", constants, 1, dict(options))
@@ -127,7 +139,8 @@ def build(spec: ModelSpec) -> nn.Module:
         options[anchors] = _anchors(name, sizes, ratios)
     network: Any
     if name in HEADS:
-        network = HEADS[name](_backbone(name, spec.encoder), classes, **options)
+        backbone = _backbone(name, spec.encoder, options.pop(_WIDTH, _USUAL_WIDTH))
+        network = HEADS[name](backbone, classes, **options)
     else:
         builder = get_model_builder(name)
         network = builder(weights=None, weights_backbone=None, num_classes=classes, **options)
@@ -173,7 +186,8 @@ def _takes(name: str) -> set[str]:
     if family is of_objects.ssd.SSD:
         return takes
     each = not name.startswith("fasterrcnn")
-    return takes | {_NORM, _SIZES, _RATIOS, *([_BACKGROUND] if each else []), "min_size"}
+    own = {_NORM, _SIZES, _RATIOS, "min_size", *([_BACKGROUND] if each else [])}
+    return takes | own | ({_WIDTH} if name in HEADS else set())
 
 
 def _anchors(name: str, sizes: Any, ratios: Any) -> AnchorGenerator:
@@ -190,30 +204,25 @@ def _anchors(name: str, sizes: Any, ratios: Any) -> AnchorGenerator:
     )
 
 
-def _backbone(head: str, encoder: str) -> nn.Module:
+def _backbone(head: str, encoder: str, width: int) -> nn.Module:
     lowest = _LOWEST.get(head, 2)
-    extra = None if head == "fasterrcnn" else LastLevelP6P7(_WIDTH, _WIDTH)
     stages = list(range(lowest, 5))
-    if not encoder.startswith("mobilenet"):
-        found: nn.Module = resnet_fpn_backbone(
-            backbone_name=encoder,
-            weights=None,
-            norm_layer=nn.BatchNorm2d,
-            trainable_layers=5,
-            returned_layers=stages,
-            extra_blocks=extra,
-        )
-        return found
-    layers: Any = get_model_builder(encoder)(weights=None).get_submodule("features")
-    strided = [i for i, layer in enumerate(layers) if getattr(layer, "_is_cn", False)]
-    last = [i - 1 for i in strided[-3:]] + [len(layers) - 1]  # of strides 4 to 32
-    kept = [last[stage - 1] for stage in stages]
+    body: Any = get_model_builder(encoder)(weights=None)
+    if encoder.startswith("mobilenet"):
+        body = body.get_submodule("features")
+        strided = [i for i, layer in enumerate(body) if getattr(layer, "_is_cn", False)]
+        last = [i - 1 for i in strided[-3:]] + [len(body) - 1]  # of strides 4 to 32
+        names = [str(last[stage - 1]) for stage in stages]
+        channels = [body[int(name)].out_channels for name in names]
+    else:
+        names = [f"layer{stage}" for stage in stages]
+        channels = [body.inplanes // 2 ** (4 - stage) for stage in stages]
     pyramid: nn.Module = BackboneWithFPN(
-        layers,
-        {str(index): str(level) for level, index in enumerate(kept)},
-        [layers[index].out_channels for index in kept],
-        _WIDTH,
-        extra,
+        body,
+        {name: str(level) for level, name in enumerate(names)},
+        channels,
+        width,
+        None if head == "fasterrcnn" else LastLevelP6P7(width, width),
     )
     return pyramid
 
