@@ -186,6 +186,17 @@ def test_explain_is_refused_before_work_starts(segal, made, trained, tmp_path):
     assert "a detector's last layers are not one" in stderr
 
 
+def test_a_pool_may_be_a_split_of_a_data_set(segal, made, tmp_path):
+    given = ("select", "--task", "detection", "--strategy", "random", "--budget", "100%")
+    for layout in ("voc", "coco", "yolo"):
+        source, out = f"{made / layout}:train", tmp_path / layout
+        code, _, stderr = segal(*given, "--images", source, "--out", out)
+        assert code == 0, stderr
+        assert sorted(p["image"] for p in rows(out)) == [f"{i:02d}.png" for i in range(12)]
+    code, _, stderr = segal(*given, "--images", f"{made / 'voc'}:no", "--out", tmp_path / "no")
+    assert code == 2 and "test, train, val" in stderr
+
+
 def test_label_files_by_pixel_have_no_meaning(segal, made, tmp_path):
     code, _, stderr = segal(
         "train", "--task", "detection", "--data", made / "voc", "--arch", TINY,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.data.changes import listed
@@ -170,6 +171,24 @@ def class_names(root: Path, split: str, layout: str = "auto") -> ClassNames:
     return module.source(root, read_from(split, official)).classes
 
 
+def images_of(root: Path, split: str, layout: str = "auto") -> tuple[Path, tuple[str, ...]]:
+    """The images of a split; none is opened, no label is read.
+
+    Args:
+        root: As in `open_split`, and so are the rest.
+        split: Such as train.
+        layout: How files are laid out, or auto.
+
+    Returns:
+        Their folder, and their paths below it.
+
+    Raises:
+        SegalError: If layout or split is not there, or a link leads out of the root.
+    """
+    _, source, rows = _source(root, split, layout, 0.0)
+    return source.images, tuple(source.paths[i] for i in rows.tolist())
+
+
 def open_split(
     root: Path,
     split: str,
@@ -207,14 +226,7 @@ def open_split(
         SegalError: If layout or split is not there, an image or a label is not as it should be, or
             a link leads out of the root.
     """
-    name = _detect(root, layout)
-    module = _LAYOUTS[name]
-    official = module.splits(root)
-    check_split(root, split, official, validation_share)
-    source = module.source(root, read_from(split, official))
-    folder = root if root.is_dir() else root.parent
-    check_path(folder, source.images.relative_to(folder).as_posix(), real_path(folder))
-    rows = split_rows(source.images, source.paths, split, official, validation_share)
+    name, source, rows = _source(root, split, layout, validation_share)
     if only is not None:
         rows = chosen_rows(source.images, source.paths, rows, (root, split), only)
     chosen = [source.paths[i] for i in rows.tolist()]
@@ -238,6 +250,21 @@ def open_split(
     findings = [finding for finding in labels.findings if finding.path in kept]
     findings = [*source.findings, *findings]
     return DetectionDataset(pool, objects, source.classes, tuple(findings), name)
+
+
+def _source(
+    root: Path, split: str, layout: str, validation_share: float
+) -> tuple[str, Source, NDArray[np.int64]]:
+    """The layout, where its files are, and which of its images are of a split."""
+    name = _detect(root, layout)
+    module = _LAYOUTS[name]
+    official = module.splits(root)
+    check_split(root, split, official, validation_share)
+    source = module.source(root, read_from(split, official))
+    folder = root if root.is_dir() else root.parent
+    check_path(folder, source.images.relative_to(folder).as_posix(), real_path(folder))
+    rows = split_rows(source.images, source.paths, split, official, validation_share)
+    return name, source, rows
 
 
 def _objects(

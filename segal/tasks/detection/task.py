@@ -14,13 +14,14 @@ from segal.candidates.selection import Selected
 from segal.data.datasets import Chooser
 from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelledDataset
-from segal.data.pool import ImagePool, open_pool
+from segal.data.pool import ImagePool, first_shape, open_pool
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.models.loss_prediction import LearningLossSettings
 from segal.models.spec import Answers
 from segal.models.wrapped import Model
 from segal.signals.base import Signal
+from segal.system.files import is_there
 from segal.system.machine import autocast
 from segal.tasks.base import Task
 from segal.tasks.classes import ClassNames
@@ -29,6 +30,7 @@ from segal.tasks.detection.datasets import (
     LAYOUTS,
     DetectionDataset,
     class_names,
+    images_of,
     is_dataset,
     layout_name,
     open_split,
@@ -52,6 +54,7 @@ from segal.tasks.evaluation import Evaluation, Metric
 from segal.tasks.explaining import Explainer, Explaining
 from segal.tasks.options import (
     Augmentation,
+    InputShape,
     OpenOptions,
     Outline,
     PredictionOptions,
@@ -119,8 +122,15 @@ class Detection(Task):
         classes: int | None = None,
         **options: Unpack[OpenOptions],
     ) -> ImagePool:
-        """As `Task.open_pool`, of the images in a folder."""
-        return open_pool(source, reading=reading, **options)
+        """As `Task.open_pool`, of a folder, or of a split of a data set as `ROOT:SPLIT`."""
+        folder, paths = _images(source)
+        return open_pool(folder, paths, reading=reading, **options)
+
+    def first_shape(self, source: Path, reading: Reading = RGB) -> InputShape | None:
+        """As `Task.first_shape`, of what `open_pool` opens."""
+        folder, paths = _images(source)
+        shape = first_shape(folder, paths, reading)
+        return None if shape is None else InputShape(*shape)
 
     def measured(self, signal: Signal) -> Signal:
         """As `segal.tasks.detection.signals` has it."""
@@ -270,6 +280,14 @@ class Detection(Task):
         ]
         wrong, every = (sum(numbers) for numbers in zip(*counts, strict=True))
         return {"mistakes": wrong / every} if every else {}
+
+
+def _images(source: Path) -> tuple[Path, tuple[str, ...] | None]:
+    """A folder, and the images of it that are meant; None for all."""
+    root, colon, split = str(source).rpartition(":")
+    if not colon or is_there(source) or not is_there(Path(root)):
+        return source, None
+    return images_of(Path(root), split)
 
 
 @torch.inference_mode()
