@@ -25,7 +25,9 @@ from segal.data.layout import (
     LabelOptions,
     LayoutModule,
     Source,
+    indented,
     known_layout,
+    no_single_layout,
     value_counts,
 )
 from segal.data.pool import (
@@ -307,7 +309,7 @@ def find_source(root: Path, split: str, layout: str, options: LabelOptions) -> S
             f"{root}: there is no split {split!r}",
             expected=f"one of {', '.join(there)}"
             if there
-            else "splits, as in\n" + _indented(_LAYOUTS[name].LAYOUT),
+            else "splits, as in\n" + indented(_LAYOUTS[name].LAYOUT),
             got=split,
             remedy="choose one that is there, or check the path",
         )
@@ -363,10 +365,6 @@ def _count(values: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.int64]
     return value_counts(values[inside])
 
 
-def _indented(layout: str) -> str:
-    return "      " + layout.replace("\n", "\n      ")
-
-
 def _detect(root: Path, layout: str) -> str:
     candidates = list(_LAYOUTS) if layout == "auto" else [layout]
     names = [name for name in candidates if _LAYOUTS[name].found(root)]
@@ -374,24 +372,5 @@ def _detect(root: Path, layout: str) -> str:
         names = [name for name in names if name != "folder"]
     if len(names) == 1:
         return names[0]
-    shown = "\n".join(
-        f"    {name}:\n" + _indented(_LAYOUTS[name].LAYOUT) for name in names or candidates
-    )
-    if not names:
-        entries = sorted(p.name for p in root.glob("*"))[:10] if root.is_dir() else []
-        raise SegalError(
-            f"{root}: no data set of a known layout",
-            expected=f"\n{shown}",
-            got=", ".join(entries)
-            if entries
-            else "an empty folder"
-            if root.is_dir()
-            else "nothing",
-            remedy="check the path, or arrange the files as shown",
-        )
-    raise SegalError(
-        f"{root}: this folder has more than one layout",
-        expected=f"one of\n{shown}",
-        got=" and ".join(names),
-        remedy=f"choose it with layout: {names[0]} (or {names[1]})",
-    )
+    drawings = {name: _LAYOUTS[name].LAYOUT for name in names or candidates}
+    raise no_single_layout(root, names, drawings, "data set")

@@ -1,6 +1,6 @@
 """What the layouts of data sets on disk have in common: classes, and where a split's files are."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segal.errors import SegalError
 from segal.functional.labels import IGNORE_INDEX
+from segal.system.files import is_there
 
 MAX_CLASSES = 255
 """Classes are 0 to 254 in labels of 8 bits, of which 255 is void."""
@@ -228,3 +229,37 @@ def known_layout(text: str, names: Iterable[str]) -> str:
             remedy="leave it out to tell by what is there",
         )
     return text
+
+
+def indented(text: str) -> str:
+    """A picture of a layout, as messages show it."""
+    return "      " + text.replace("\n", "\n      ")
+
+
+def no_single_layout(
+    root: Path, found: Sequence[str], drawings: Mapping[str, str], what: str
+) -> SegalError:
+    """The error for a folder that has no layout that is known, or more than one.
+
+    Args:
+        root: The folder.
+        found: Names of the layouts that it has.
+        drawings: Those to show, by name.
+        what: What is looked for.
+    """
+    shown = "\n".join(f"    {name}:\n{indented(drawing)}" for name, drawing in drawings.items())
+    if found:
+        return SegalError(
+            f"{root}: this folder has more than one layout",
+            expected=f"one of\n{shown}",
+            got=" and ".join(found),
+            remedy=f"choose it with layout: {found[0]} (or {found[1]})",
+        )
+    entries = sorted(p.name for p in root.glob("*"))[:10] if root.is_dir() else []
+    return SegalError(
+        f"{root}: no {what} of a known layout",
+        expected=f"\n{shown}",
+        got=", ".join(entries)
+        or ("an empty folder" if root.is_dir() else "a file" if is_there(root) else "nothing"),
+        remedy="check the path, or arrange the files as shown",
+    )

@@ -1,10 +1,7 @@
-"""Which images a split holds, where a data set says so and where a hash of paths does.
-
-Also what is said of a folder whose layout cannot be told.
-"""
+"""Which images a split holds, where a data set says so and where a hash of paths does."""
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,6 @@ from numpy.typing import NDArray
 from segal.data.changes import listed
 from segal.data.folder import split_of
 from segal.errors import SegalError
-from segal.system.files import is_there
 
 Chooser = Callable[[Path, Sequence[str]], Collection[str]]
 """Chooses among all images of a split, which are given by their paths below what it is given."""
@@ -145,37 +141,3 @@ def _cuts(official: Sequence[str], validation_share: float) -> bool:
             remedy="such as 0.1",
         )
     return bool(validation_share) and "train" in official and "val" not in official
-
-
-def indented(text: str) -> str:
-    """A picture of a layout, as messages show it."""
-    return "      " + text.replace("\n", "\n      ")
-
-
-def no_single_layout(
-    root: Path, found: Sequence[str], drawings: Mapping[str, str], what: str
-) -> SegalError:
-    """The error for a folder that has no layout that is known, or more than one.
-
-    Args:
-        root: The folder.
-        found: Names of the layouts that it has.
-        drawings: Those to show, by name.
-        what: What is looked for.
-    """
-    shown = "\n".join(f"    {name}:\n{indented(drawing)}" for name, drawing in drawings.items())
-    if found:
-        return SegalError(
-            f"{root}: this folder has more than one layout",
-            expected=f"one of\n{shown}",
-            got=" and ".join(found),
-            remedy=f"choose it with layout: {found[0]} (or {found[1]})",
-        )
-    entries = sorted(p.name for p in root.glob("*"))[:10] if root.is_dir() else []
-    return SegalError(
-        f"{root}: no {what} of a known layout",
-        expected=f"\n{shown}",
-        got=", ".join(entries)
-        or ("an empty folder" if root.is_dir() else "a file" if is_there(root) else "nothing"),
-        remedy="check the path, or arrange the files as shown",
-    )

@@ -14,7 +14,7 @@ from segal.candidates.regions import Box
 from segal.data.changes import count, listed
 from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelCounts, LabelledDataset
-from segal.data.layout import known_layout
+from segal.data.layout import known_layout, no_single_layout
 from segal.data.pool import Progress, check_path, real_path
 from segal.errors import SegalError
 from segal.tasks.classes import ClassNames
@@ -26,7 +26,6 @@ from segal.tasks.splitting import (
     Chooser,
     check_split,
     chosen_rows,
-    no_single_layout,
     read_from,
     split_names,
     split_rows,

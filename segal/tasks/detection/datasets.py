@@ -15,7 +15,7 @@ from segal.data.changes import listed
 from segal.data.image_file import RGB, Reading
 from segal.data.images import ImageInfo
 from segal.data.labelled import LabelCounts, LabelledDataset
-from segal.data.layout import known_layout
+from segal.data.layout import known_layout, no_single_layout
 from segal.data.pool import ImagePool, Progress, check_path, open_pool, real_path, shortened
 from segal.errors import SegalError, raise_all
 from segal.tasks.classes import ClassNames
@@ -27,7 +27,6 @@ from segal.tasks.splitting import (
     Chooser,
     check_split,
     chosen_rows,
-    no_single_layout,
     read_from,
     split_names,
     split_rows,
