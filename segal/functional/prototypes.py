@@ -19,7 +19,7 @@ def binary_entropy(p: Tensor) -> Tensor:
         tensor([0.0000, 0.6931, 0.0000], dtype=torch.float64)
     """
     p = p.double().clamp(0, 1)
-    return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))
+    return torch.special.entr(p) + torch.special.entr(1 - p)
 
 
 def entropy_nms(entropy: Tensor, classes: Tensor, features: Tensor, threshold: float) -> Tensor:

@@ -1,6 +1,7 @@
 """Localization stability on boxes made by hand, and against loops on a real detector."""
 
 import doctest
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from segal.signals.localization_stability import LocalizationStability
 from segal.strategies.localization_stability import LeastLocalizationStability
 from segal.tasks.detection.detectors.functions import CallableDetector
 from segal.tasks.detection.model import DetectionModel
+from segal.tasks.detection.signals import measured
 from tests.tiny_detectors import build
 from tests.tiny_detectors import images as noise_images
-from tests.unit.test_detection_signals import measure
 
 SPEC = make_spec("tests.tiny_detectors:none", "", ("a", "b"), task="detection")
 HEIGHT, WIDTH = 40, 60
@@ -32,6 +33,13 @@ def iou(a, b):
     areas = sum((x[2] - x[0]) * (x[3] - x[1]) for x in (a, b))
     shared = wide * high
     return shared / (areas - shared) if areas > shared else 0.0
+
+
+def measure(signal, evidence, units, model, seed=0):
+    bench = SimpleNamespace(
+        model=model, seed=seed, precision="fp32", once=lambda _, compute: compute()
+    )
+    return measured(signal).prepare(bench).measure(evidence, units)
 
 
 def evidence_of(model, images, paths=("a.png",)):
@@ -141,7 +149,7 @@ def test_an_image_without_a_box_is_stable_and_takes_no_pass():
 
 @torch.no_grad()
 def test_against_loops_on_a_detector_and_whatever_the_batch():
-    model = build("retinanet")
+    model = build("ssd")
     images = noise_images(2, (64, 80))
     units = RegionSize.parse("image").grid(64, 80)
     signal = LocalizationStability(levels=2)
