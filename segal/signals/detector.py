@@ -3,12 +3,13 @@
 from typing import ClassVar, NoReturn
 
 from segal.models.noise import NoHeadError
+from segal.models.spec import ANSWERS
 from segal.models.wrapped import Model
 from segal.signals.base import Need, Workbench
 
 
 class AsksForBoxes:
-    """A signal of the boxes that a detector finds: the task of detection has the way to measure it.
+    """A signal of the boxes that a detector finds: a task of boxes has its way to measure it.
 
     Elsewhere it is refused before work starts.
     """
@@ -18,11 +19,12 @@ class AsksForBoxes:
 
     def check(self, model: Model) -> None:
         """Raises a NoHeadError: what is asked is no detector."""
+        task = next(name for name in ANSWERS if ANSWERS.get(name).of == "objects")
         raise NoHeadError(
             "it measures boxes",
-            expected="a detector, as the task detection has them",
+            expected="a network that finds boxes",
             got=f"a network for {model.spec.task}",
-            remedy="give --task detection and a detector, or choose another strategy",
+            remedy=f"give a detector and --task {task}, or choose another strategy",
         )
 
     def prepare(self, bench: Workbench) -> NoReturn:
