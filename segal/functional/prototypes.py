@@ -19,7 +19,8 @@ def binary_entropy(p: Tensor) -> Tensor:
         tensor([0.0000, 0.6931, 0.0000], dtype=torch.float64)
     """
     p = p.double().clamp(0, 1)
-    return torch.special.entr(p) + torch.special.entr(1 - p)
+    entropy: Tensor = torch.special.entr(p) + torch.special.entr(1 - p)
+    return entropy
 
 
 def entropy_nms(entropy: Tensor, classes: Tensor, features: Tensor, threshold: float) -> Tensor:
