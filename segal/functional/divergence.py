@@ -81,6 +81,29 @@ def symmetric_kl(p: Tensor, q: Tensor) -> Tensor:
     return ((p - q) * (p.log() - q.log())).sum(-1)
 
 
+def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p, m) / 2 + KL(q, m) / 2 with m = (p + q) / 2, in nats.
+
+    Args:
+        p: (..., C) at least 0, floating, divided by its sum.
+        q: Likewise; either broadcasts to the other.
+
+    Returns:
+        (...) float64, in [0, log 2].
+
+    Example:
+        >>> jensen_shannon(torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+        tensor([0.0000, 0.6931], dtype=torch.float64)
+    """
+    p, q = (x.double() / x.double().sum(-1, keepdim=True) for x in (p, q))
+    apart = _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2
+    return apart.clamp_(0, math.log(2))
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -torch.xlogy(p, p).sum(-1)
+
+
 def _floored(p: Tensor) -> Tensor:
     p = p.double().clamp(min=FLOOR)
     return p / p.sum(-1, keepdim=True)

@@ -5,8 +5,10 @@ from segal.strategies.badge import Badge
 from segal.strategies.bald import BALD
 from segal.strategies.base import Strategy
 from segal.strategies.bvsb import BestVersusSecondBest
+from segal.strategies.cald import ConsistencyBased
 from segal.strategies.cdal import CDAL
 from segal.strategies.coreset import CoreSet
+from segal.strategies.enms_divproto import DiversePrototypes
 from segal.strategies.entropy import Entropy
 from segal.strategies.err_reduction import ErrorReduction
 from segal.strategies.error_change import ErrorChange
@@ -16,6 +18,7 @@ from segal.strategies.gradnorm import GradNorm
 from segal.strategies.isal import InfluenceSelection
 from segal.strategies.learning_loss import LearningLoss
 from segal.strategies.least_confidence import LeastConfidence
+from segal.strategies.localization_stability import LeastLocalizationStability
 from segal.strategies.margin import Margin
 from segal.strategies.mc_dropout import MCDropout
 from segal.strategies.ralif import ReliableInfluence
@@ -47,6 +50,9 @@ _BUILT_IN: tuple[type[Strategy], ...] = (
     ReliableInfluence,
     ErrorChange,
     ErrorReduction,
+    LeastLocalizationStability,
+    ConsistencyBased,
+    DiversePrototypes,
 )
 for _kind in _BUILT_IN:
     STRATEGIES.register(_kind.name)(_kind)

@@ -104,7 +104,8 @@ class Strategy(Protocol):
             generator: The only source of randomness.
 
         Returns:
-            Distinct candidates in pick order; the first m of them are the picks for a count of m.
+            Distinct candidates in pick order; the first m of them are the picks for a count of m,
+            unless the strategy says that it plans for the whole count.
         """
         ...
 

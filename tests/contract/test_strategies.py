@@ -47,12 +47,25 @@ CASES = [
     ("error_change", {"reduce": "all", "holdout_pixels": 0}),
     ("error_change", {"layers": "all", "holdout_pixels": 20}),
     ("error_change", {"holdout_per_class": 3, "prefilter": 0.25}),
+    ("localization_stability", {"levels": 2, "step": 4.5}),
+    ("cald", {"base": 1.0, "delta": 3.0}),
+    ("enms_divproto", {"enms": 0.3, "intra": -0.2, "inter": 0.5, "alpha": 1.0, "beta": 1.0}),
 ]
 every_case = pytest.mark.parametrize(("name", "parameters"), CASES)
 
 
 # Columns that hold an embedding, by how they begin, and its size in the tables made here.
-EMBEDDINGS = {"mean_feature": 8, "gradient-": 12, "class_profiles": 9}
+EMBEDDINGS = {
+    "mean_feature": 8,
+    "gradient-": 12,
+    "class_profiles": 9,
+    "view_classes": 3,
+    "labelled_objects": 3,
+    "class_scores": 3,
+    "box_prototypes": 12,
+}
+PLAN_AHEAD = {"cald", "enms_divproto"}
+"""What these pick first depends on how many they pick."""
 
 
 def embedding_size(column):
@@ -132,7 +145,8 @@ def test_fewer_picks_are_a_prefix_and_all_can_be_had(name, parameters):
     table, labelled = made_table(strategy), made_table(strategy, images=1, seed=1)
     whole = pick(strategy, table, labelled, len(table))
     assert sorted(whole.rows.tolist()) == list(range(len(table)))
-    assert np.array_equal(pick(strategy, table, labelled, 7).rows, whole.rows[:7])
+    if name not in PLAN_AHEAD:
+        assert np.array_equal(pick(strategy, table, labelled, 7).rows, whole.rows[:7])
 
 
 @every_case
@@ -158,6 +172,8 @@ def test_what_is_not_on_offer_is_never_picked(name, parameters):
     spent = np.cumsum(offered.pixels[picks.rows])
     assert len(picks.rows) > 0
     assert spent[-1] <= 3000
+    if name in PLAN_AHEAD:
+        return
     more = pick(strategy, offered, labelled, len(picks.rows) + 1)
     assert offered.pixels[more.rows].sum() > 3000
 
@@ -179,7 +195,10 @@ def test_declares_itself_and_refuses_what_it_does_not_know(name, parameters):
     [
         *(("higher", name) for name in ("entropy", "least_confidence", "margin", "bvsb")),
         *(("higher", name) for name in ("mc_dropout", "bald", "gradnorm", "learning_loss")),
-        *(("lower", name) for name in ("vaal", "ta_vaal", "err_reduction")),
+        *(
+            ("lower", name)
+            for name in ("vaal", "ta_vaal", "err_reduction", "localization_stability")
+        ),
     ],
 )
 def test_values_are_picked_from_their_end_lowest_id_first_among_equals(direction, name):

@@ -303,9 +303,10 @@ FURTHER = {
     "ralif": {"strategy": {"tau": 0.5}},
 }
 OF_PICTURES = {name for name in STRATEGIES if "vaal" in name}
+OF_BOXES = {"localization_stability", "cald", "enms_divproto"}
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in OF_PICTURES])
+@pytest.mark.parametrize("name", [n for n in STRATEGIES if n not in OF_PICTURES | OF_BOXES])
 def test_every_strategy_selects_from_features(made, tmp_path, name):
     raw = quick_run(made, budgets=["3img"], overlays=0)
     further = FURTHER.get(name, {})

@@ -3,8 +3,16 @@
 from collections.abc import Callable
 
 from segal.signals import MeanFeature, Signal, Value
+from segal.signals.box_prototypes import BoxPrototypes, ClassScores, EntropyAfterNMS
 from segal.signals.class_profiles import ClassProfiles
+from segal.signals.labelled_objects import LabelledObjects
+from segal.signals.localization_stability import LocalizationStability
+from segal.signals.view_consistency import ViewClasses, ViewConsistency
+from segal.tasks.detection.signals.box_prototypes import ScoresOfClasses, WithoutRepetitions
 from segal.tasks.detection.signals.elements import OfBoxes
+from segal.tasks.detection.signals.labelled_objects import CountsOfObjects
+from segal.tasks.detection.signals.localization_stability import BoxesUnderNoise
+from segal.tasks.detection.signals.view_consistency import ClassesInViews, ConsistencyOfBoxes
 
 __all__ = ["MEASURED", "measured"]
 
@@ -12,6 +20,13 @@ MEASURED: dict[type, Callable[..., Signal]] = {
     Value: OfBoxes,
     MeanFeature: OfBoxes,
     ClassProfiles: OfBoxes,
+    LocalizationStability: BoxesUnderNoise,
+    ViewConsistency: ConsistencyOfBoxes,
+    ViewClasses: ClassesInViews,
+    EntropyAfterNMS: WithoutRepetitions,
+    BoxPrototypes: WithoutRepetitions,
+    ClassScores: ScoresOfClasses,
+    LabelledObjects: CountsOfObjects,
 }
 """By the type of a signal what makes detection's way to measure it of the signal."""
 
