@@ -1,17 +1,29 @@
 """How detection measures what strategies ask for; a signal that is not listed is measured as is."""
 
 from collections.abc import Callable
+from typing import Any
 
-from segal.signals import MeanFeature, Signal, Value
+from segal.signals import MeanFeature, PredictedLoss, RegionGradient, Signal, Value
 from segal.signals.class_profiles import ClassProfiles
+from segal.signals.class_wise import ClassWiseEmbedding
+from segal.signals.dropout import DropoutValue
+from segal.tasks.detection.signals.class_wise import ClassWise
+from segal.tasks.detection.signals.dropout import DropoutOfBoxes
 from segal.tasks.detection.signals.elements import OfBoxes
+from segal.tasks.detection.signals.gradients import ClassGradient
+from segal.tasks.detection.signals.learning_loss import LossOfMaps
+from segal.tasks.detection.signals.towers import TowerFeature
 
 __all__ = ["MEASURED", "measured"]
 
-MEASURED: dict[type, Callable[..., Signal]] = {
-    Value: OfBoxes,
-    MeanFeature: OfBoxes,
+MEASURED: dict[type[Any], Callable[[Any], Signal]] = {
     ClassProfiles: OfBoxes,
+    ClassWiseEmbedding: ClassWise,
+    DropoutValue: DropoutOfBoxes,
+    MeanFeature: TowerFeature,
+    PredictedLoss: LossOfMaps,
+    RegionGradient: ClassGradient,
+    Value: OfBoxes,
 }
 """By the type of a signal what makes detection's way to measure it of the signal."""
 
