@@ -1,5 +1,6 @@
 """Detection's signals: boxes are elements, and tiles hold the boxes whose centre they hold."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,6 +59,7 @@ def bench_of(model=None, seed=0):
     )
 
 
+@torch.no_grad()
 def measure(signal, evidence, units, model=None, seed=0):
     return measured(signal).prepare(bench_of(model, seed)).measure(evidence, units)
 
@@ -253,22 +255,27 @@ def test_uwe_picks_by_class_wise_embeddings():
         UncertaintyWeightedEmbeddings(class_wise="mean", normalize="minmax")
 
 
-def pooled(maps, covers, tile):
-    """Means over a tile of levels (D, h, w), after torch's own upsampling."""
-    x0, y0, x1, y1 = tile
-    spread = [
-        F.interpolate(x[None].double(), covers, mode="bilinear", align_corners=False) for x in maps
+def spread_out(maps, covers):
+    """Levels (D, h, w), after torch's own upsampling."""
+    return [
+        F.interpolate(x[None].double(), covers, mode="bilinear", align_corners=False)[0]
+        for x in maps
     ]
-    return [x[0, :, y0:y1, x0:x1].mean((1, 2)) for x in spread]
+
+
+def means_of(levels, tile):
+    x0, y0, x1, y1 = tile
+    return [x[:, y0:y1, x0:x1].mean((1, 2)) for x in levels]
 
 
 @pytest.mark.parametrize("name", ["retinanet", "ssd", "ssdlite320_mobilenet_v3_large"])
 def test_mean_feature_of_dense_detectors_is_of_their_towers(detectors, name):
     evidence = run(detectors[name], images(), (RAW, FEATURE_MAPS))
     measured_ = measure(MeanFeature(), evidence, GRID, detectors[name])[0]
-    covers, towers = evidence.upsampling.size, evidence.raw[0].towers
+    towers = evidence.raw[0].towers
+    wide = [spread_out(towers[b], evidence.upsampling.size) for b in ("class", "box")]
     for tile, row in zip(GRID.boxes().tolist(), measured_, strict=True):
-        branches = [pooled(towers[branch], covers, tile) for branch in ("class", "box")]
+        branches = [means_of(levels, tile) for levels in wide]
         if name == "retinanet":
             expected = torch.cat([torch.stack(levels).mean(0) for levels in branches])
         elif name == "ssd":  # both take the pyramid's maps
@@ -344,7 +351,7 @@ def test_badges_gradient_against_autograd(detectors, name):
 
 def with_dropout(name):
     model = build(name)
-    model.spec = model.spec.model_copy(update={"insert_dropout": 0.4})
+    model.spec = replace(model.spec, insert_dropout=0.4)
     return insert_dropout(model).eval()
 
 
@@ -379,11 +386,14 @@ def test_passes_with_dropout_against_loops(name):
     mean = sum(samples) / 3
     entropy = -torch.xlogy(mean, mean).sum(1)
     each = sum(-torch.xlogy(p, p).sum(1) for p in samples) / 3
-    for signal, expected in [("mc_dropout", entropy), ("bald", entropy - each)]:
+    own = holding(found, FULL.boxes()[0].tolist())  # no box without area on the far edges
+    assert len(own) >= 0.8 * len(found)
+    for signal, of_boxes in [("mc_dropout", entropy), ("bald", entropy - each)]:
+        expected = of_boxes[own].detach()
         value = measure(DropoutValue(signal, 3), evidence, FULL, model, seed=5).item()
-        assert value == pytest.approx(float(expected.detach().mean()), rel=1e-3, abs=1e-5)
+        assert value == pytest.approx(float(expected.mean()), rel=1e-3, abs=1e-5)
         highest = measure(DropoutValue(signal, 3, "max"), evidence, GRID, model, seed=5)
-        assert float(highest.max()) == pytest.approx(float(expected.max()), rel=1e-3, abs=1e-5)
+        assert highest.max().item() == pytest.approx(expected.max().item(), rel=1e-3, abs=1e-5)
     again = measure(DropoutValue("bald", 3), run(model, images(), (RAW,)), GRID, model, seed=6)
     other = measure(DropoutValue("bald", 3), run(model, images(), (RAW,)), GRID, model, seed=5)
     assert not torch.equal(again, other)
@@ -395,6 +405,7 @@ def test_dropout_has_to_be_there(detectors):
         measured(DropoutValue("bald")).check(detectors["retinanet"])
 
 
+@torch.no_grad()
 def test_predicted_losses_are_of_the_pyramids_maps():
     model = build("ssd")
     with pytest.raises(SegalError, match="predicts no losses"):
@@ -402,10 +413,10 @@ def test_predicted_losses_are_of_the_pyramids_maps():
     module = model.add_loss_prediction(0)
     evidence = run(model, images(), (FEATURE_MAPS,))
     values = measure(PredictedLoss(), evidence, GRID, model)[0]
-    maps = [x[0] for x in evidence.maps]
+    maps = spread_out([x[0] for x in evidence.maps], evidence.upsampling.size)
     for tile, value in zip(GRID.boxes().tolist(), values, strict=True):
-        means = pooled(maps, evidence.upsampling.size, tile)
-        assert float(value) == pytest.approx(float(module(means)), rel=1e-4, abs=1e-6)
+        expected = module(means_of(maps, tile)).item()
+        assert float(value) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 SIGNALS = [
@@ -421,11 +432,15 @@ SIGNALS = [
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn", "retinanet"])
+@torch.no_grad()
 def test_no_signal_depends_on_the_batch(name):
     model = with_dropout(name)
     model.add_loss_prediction(0)
     batch = torch.cat([images(2), 0 * images(1)])
     together = run(model, batch)
+    alone = [run(model, image[None]) for image in batch]
+    for evidence, path in zip(alone, together.images, strict=True):
+        evidence.images = (path,)
     assert {type(signal) for signal in SIGNALS} == set(MEASURED)
     for signal in SIGNALS:
         way = measured(signal)
@@ -433,13 +448,11 @@ def test_no_signal_depends_on_the_batch(name):
         assert (way.needs, way.of_labelled) == (signal.needs, signal.of_labelled)
         way.check(model)
         meter = way.prepare(bench_of(model))
-        for units in (FULL, GRID):
+        for units in (FULL, RegionSize.parse("64").grid(*SIZES[0])):
             of_batch = meter.measure(together, units)
             assert of_batch.isfinite().all()
-            for i, path in enumerate(together.images):
-                alone = run(model, batch[i, None], meter.catch)
-                alone.images = (path,)
-                assert torch.equal(of_batch[i, None], meter.measure(alone, units)), way
+            of_each = torch.cat([meter.measure(evidence, units) for evidence in alone])
+            assert torch.equal(of_batch, of_each), way
 
 
 def test_functions_have_what_needs_no_look_inside():
@@ -450,7 +463,7 @@ def test_functions_have_what_needs_no_look_inside():
     def detect(_):
         return [{name: values[order] for name, values in parts.items()}]
 
-    spec = make_spec("callable", "", CLASSES, task="detection")
+    spec = make_spec("tests.tiny_detectors:none", "", CLASSES, task="detection")
     model = DetectionModel(CallableDetector(detect), spec).eval()
     for signal in (MeanFeature(), ClassWiseEmbedding("bvsb", 1.0, "max"), RegionGradient()):
         with pytest.raises(NoHeadError):

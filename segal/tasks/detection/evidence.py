@@ -99,20 +99,6 @@ class RawOutputs:
         return class_probabilities(self.logits, self.softmax)
 
 
-def log_probabilities(probabilities: Tensor) -> Tensor:
-    """Logits whose softmax is a box's distribution over classes.
-
-    Args:
-        probabilities: (N, C), as those of `Detections`.
-
-    Returns:
-        (N, C) finite; of one class (N, 2), object and not.
-    """
-    if probabilities.shape[1] == 1:
-        probabilities = torch.cat([probabilities, 1 - probabilities], 1)
-    return probabilities.clamp_min(_TINY).log()
-
-
 def class_probabilities(logits: Tensor, softmax: bool) -> Tensor:
     """(..., C) float32 from logits (..., C + 1) of a softmax or (..., C) of sigmoids."""
     logits = logits.float()
@@ -149,8 +135,10 @@ class DetectionEvidence(Evidence):
     ) -> None:
         like = detections[0].probabilities if detections else torch.empty(0, classes)
         found = torch.cat([like[:0], *(one.probabilities for one in detections)])
+        if found.shape[1] == 1:
+            found = torch.cat([found, 1 - found], 1)
         super().__init__(
-            logits=log_probabilities(found).T[None, :, None],
+            logits=found.clamp_min(_TINY).log().T[None, :, None],
             features=None,
             upsampling=upsampling or Upsampling((1, max(1, len(found))), align_corners=False),
             maps=maps,

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segal.candidates.evidence import Evidence, Units
@@ -17,12 +18,7 @@ from segal.models.wrapped import Model
 from segal.signals.base import Workbench
 from segal.signals.dropout import DropoutValue, drawn
 from segal.tasks.detection.detectors.base import RAW
-from segal.tasks.detection.evidence import (
-    Detections,
-    RawOutputs,
-    class_probabilities,
-    log_probabilities,
-)
+from segal.tasks.detection.evidence import Detections, RawOutputs
 from segal.tasks.detection.signals.class_layer import LayerAtBoxes, at_boxes, class_layers
 from segal.tasks.detection.signals.elements import Measured, lay_out, of_detections
 
@@ -101,6 +97,7 @@ class _Meter:
             values.append(sums[..., 0] if self.signal.reduction == "sum" else sums[..., 0] / counts)
         return torch.cat(values)
 
+    @torch.no_grad()
     def _of_image(self, found: Detections, raw: RawOutputs, path: str) -> Tensor:
         """(2, N): entropy of the mean, and that less the mean entropy."""
         calls = [one for one in at_boxes(self.layers, raw, found.source) if len(one.boxes)]
@@ -111,8 +108,7 @@ class _Meter:
             for one in calls:
                 kept = one.inputs * self._mask(one, path, number)
                 logits[one.boxes] = one.logits(kept, width).float()
-            probabilities = class_probabilities(logits, raw.softmax)
-            total.add(log_probabilities(probabilities).T)
+            total.add(_log_probabilities(logits, raw.softmax).T)
         return torch.stack(total.entropies())
 
     def _mask(self, one: LayerAtBoxes, path: str, number: int) -> Tensor:
@@ -124,3 +120,11 @@ class _Meter:
         mask = torch.from_numpy(rng.random(size, np.float32) < 1.0 - p)
         mask = mask.reshape(*size, *(1,) * (one.inputs.ndim - 2))
         return mask.to(one.inputs) / max(1.0 - p, torch.finfo(one.inputs.dtype).tiny)
+
+
+def _log_probabilities(logits: Tensor, softmax: bool) -> Tensor:
+    """(N, C) as the logits of `DetectionEvidence`, of one class (N, 2), however small they are."""
+    if softmax:
+        every = logits.log_softmax(1)
+        return every if every.shape[1] == 2 else every[:, 1:]
+    return F.logsigmoid(torch.cat([logits, -logits], 1) if logits.shape[1] == 1 else logits)
