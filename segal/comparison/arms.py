@@ -25,7 +25,7 @@ def axis_titles(metric: Metric) -> dict[Axis, str]:
         "regions": metric.regions,
         "pixels": metric.elements,
         "images": "images",
-        "clicks": "clicks",
+        "clicks": metric.clicks,
     }
     first = {title: axis for axis, title in reversed(titles.items())}
     return {axis: title for axis, title in titles.items() if first[title] == axis}

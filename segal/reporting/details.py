@@ -212,7 +212,7 @@ def cost_table(arms: Sequence[Arm]) -> Table:
     metric = arms[0].metric
     named: tuple[tuple[Axis, str], ...] = (
         *(("regions", metric.regions), ("pixels", metric.elements), ("share", "share (%)")),
-        *(("images", "images"), ("clicks", "clicks")),
+        *(("images", "images"), ("clicks", metric.clicks)),
     )
     # An image that is bought as a whole is region, element and image alike.
     titles = [title for _, title in named]

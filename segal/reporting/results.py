@@ -183,7 +183,8 @@ def standing_table(arms: Sequence[Arm], axis: Axis) -> Table | None:
     if at is None:
         return None
     full = next((float(arm.scores()[:, -1].mean()) for arm in arms if arm.full), None)
-    title = arms[0].metric.title
+    metric = arms[0].metric
+    title = metric.title
     rows = []
     for arm in sorted(selecting(arms), key=lambda a: -at.scores[a.name].mean()):
         scores = at.scores[arm.name]
@@ -201,14 +202,16 @@ def standing_table(arms: Sequence[Arm], axis: Axis) -> Table | None:
                 number(ratio, 3),
                 number(None if saving is None else 100 * saving, 0, signed=True),
                 number(None if not full else 100 * float(scores.mean()) / full),
+                number(_worth(at.cost, float(scores.mean()), axis, metric), 2),
             )
         )
     columns = (
         *("arm", "seeds", f"{title} (%) ± sd", "over random (points)"),
         *("area ratio", "saving (%)", "of full (%)"),
+        f"{metric.per_clicks:,} · {title} / {metric.clicks}" if metric.per_clicks else "",
     )
     notes = [
-        f"At {amount(at.cost, axis, arms[0].metric)}, the highest cost that all runs reach; "
+        f"At {amount(at.cost, axis, metric)}, the highest cost that all runs reach; "
         "straight lines between budgets."
     ]
     if any(arm.strategy == "random" for arm in selecting(arms)):
@@ -230,6 +233,13 @@ def standing_table(arms: Sequence[Arm], axis: Axis) -> Table | None:
         tuple(tuple(row[i] for i in kept) for row in rows),
         tuple(notes),
     )
+
+
+def _worth(clicks: float, score: float, axis: Axis, metric: Metric) -> float | None:
+    """The metric in per cent by so many clicks, such as 10,000 · mAP / boxes, on their own axis."""
+    if axis != "clicks" or metric.per_clicks is None or not clicks:
+        return None
+    return metric.per_clicks * score / clicks
 
 
 def _sd(scores: Floats) -> float | None:
@@ -277,7 +287,8 @@ def budget_table(arms: Sequence[Arm], axis: Axis) -> Table:
         rows.append(tuple(cells))
     columns = ["arm", "seeds"]
     first = next(iter(selecting(arms)), arms[0])
-    unit = {"regions": metric.regions, "pixels": metric.elements}.get(axis, axis)
+    named = {"regions": metric.regions, "pixels": metric.elements, "clicks": metric.clicks}
+    unit = named.get(axis, axis)
     for budget in range(rounds):
         name = "seed set" if budget == 0 else f"budget {budget}"
         if budget < first.rounds:

@@ -30,7 +30,7 @@ class Metric:
         absent: What it is of a class to be absent, after `absent:`.
         elements: What is bought, labelled and counted, such as pixels.
         regions: What a region is called; `elements` where each is one.
-        clicks: What clicks are called.
+        clicks: What annotators do, and clicks are counted by, is called.
         score: From `Evaluation.statistics`, summed over images, to the metric in [0, 1].
         by_image: What of the test over images must be known; no text where its statistic is the
             metric itself.
@@ -39,6 +39,7 @@ class Metric:
         answered: (C,) how many elements were answered with each class, from the metrics of a split;
             None where an answer is no class.
         mean_key: Name there of the mean of the quantity over classes, where it is not the metric.
+        per_clicks: So many clicks that the metric is also told by; None where that is not usual.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Metric:
     labelled: Callable[[Mapping[str, Any]], list[Any]]
     answered: Callable[[Mapping[str, Any]], Counts] | None
     mean_key: str | None
+    per_clicks: int | None = None
 
     @property
     def a_title(self) -> str:

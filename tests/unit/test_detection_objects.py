@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from segal.candidates.regions import RegionSize
 from segal.functional.labels import count_labelled, drop_regions, keep_regions
-from segal.tasks.detection.costs import bought, box_clicks, cumulative, per_boxes
+from segal.tasks.detection.costs import bought
 from segal.tasks.detection.objects import Objects
 
 WHOLE = ((0, 0, 100, 80),)
@@ -69,13 +69,12 @@ def test_arrays_of_other_lengths_are_refused():
         Objects(np.zeros((2, 4)), np.zeros(1, int), np.zeros(1, bool), ())
 
 
-def test_clicks_are_three_a_box_and_one_for_none():
+def test_a_box_is_paid_for_where_its_centre_lies():
     one = objects([(0, 0, 10, 10), (60, 0, 70, 10), (61, 0, 71, 10)])
     halves = [(0, 0, 50, 80), (50, 0, 100, 80)]
     assert bought(one, halves, []) == [1, 2]
-    assert box_clicks(one, halves, []) == [3, 6]
-    assert box_clicks(one, [(0, 40, 50, 80)], []) == [1]
-    assert box_clicks(Objects.none(WHOLE), list(WHOLE), []) == [1]
+    assert bought(one, [(0, 40, 50, 80)], []) == [0]
+    assert bought(Objects.none(WHOLE), list(WHOLE), []) == [0]
 
 
 def test_what_was_bought_costs_nothing_again():
@@ -94,14 +93,6 @@ def test_tiles_cost_together_what_the_image_costs(seed):
     before = [tile for tile in parts if rng.random() < 0.3]
     assert sum(bought(one, parts, [])) == 30
     assert sum(bought(one, parts, before)) == sum(bought(one, list(WHOLE), before))
-
-
-def test_what_a_metric_is_worth_by_its_boxes():
-    boxes = cumulative([0, 2000, 3000])
-    assert boxes.tolist() == [0, 2000, 5000]
-    worth = per_boxes([0.0, 0.4, 0.5], boxes)
-    assert np.isnan(worth[0])
-    assert worth[1:].tolist() == [2.0, 1.0]
 
 
 @given(st.integers(0, 2**32 - 1))

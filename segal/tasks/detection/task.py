@@ -24,7 +24,7 @@ from segal.signals.base import Signal
 from segal.system.machine import autocast
 from segal.tasks.base import Task
 from segal.tasks.classes import ClassNames
-from segal.tasks.detection.costs import box_clicks
+from segal.tasks.detection.costs import bought
 from segal.tasks.detection.datasets import (
     LAYOUTS,
     class_names,
@@ -205,9 +205,9 @@ class Detection(Task):
         return mask, Targets.of(labels, [size] * len(labels))
 
     def clicks(self, label: Any, boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
-        """Three for each box, one where there is none; see `box_clicks`."""
+        """The boxes that are drawn; see `bought`."""
         assert isinstance(label, Objects)
-        return box_clicks(label, boxes, before)
+        return bought(label, boxes, before)
 
     def draw(
         self,
