@@ -27,6 +27,8 @@ CASES = [
     ("uwe", {"tau": 0.1}),
     ("uwe", {"uncertainty": "bvsb", "normalize": "minmax", "init": "max_norm"}),
     ("uwe", {"selector": "k_means_plusplus"}),
+    ("uwe", {"class_wise": "max"}),
+    ("uwe", {"class_wise": "mean", "tau": 0.1, "init": "max_norm"}),
     ("learning_loss", {"subset": "30%"}),
     ("learning_loss", {"subset": 10}),
     ("vaal", {"steps": 200, "latent": 8, "adversary": 10.0}),
@@ -52,7 +54,7 @@ every_case = pytest.mark.parametrize(("name", "parameters"), CASES)
 
 
 # Columns that hold an embedding, by how they begin, and its size in the tables made here.
-EMBEDDINGS = {"mean_feature": 8, "gradient-": 12, "class_profiles": 9}
+EMBEDDINGS = {"mean_feature": 8, "gradient-": 12, "class_profiles": 9, "class_wise-": 6}
 
 
 def embedding_size(column):
