@@ -6,12 +6,13 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from segal.candidates.table import CandidateTable, StoredRows
 from segal.errors import SegalError
 from segal.signals import MeanFeature, Signal, UncertaintyName, Value
+from segal.signals.class_wise import ClassWiseEmbedding
 from segal.strategies._distance import Init, Selector, select_by_distance
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks, Presets
 
@@ -43,6 +44,12 @@ class UncertaintyWeightedEmbeddings:
         init: `labelled` (default; Algorithm 1, line 6) or `max_norm`.
         normalize: `none`, or `minmax` to bring u to [0, 1] over the candidates on offer; where all
             are equal it is 1.
+        class_wise: Of detectors, whose boxes have an uncertainty and a feature each. `max` (their
+            default; eq. 9) describes a candidate by the most uncertain box of each class, `mean`
+            (appendix A.2) by the mean of u^tau * f over the class's boxes; both have C * D numbers,
+            zeros for a class without a box, and go without `minmax`, as the bounds of all boxes'
+            u are not known while they are measured. `none` multiplies the means of the candidate,
+            as everywhere else.
     """
 
     uncertainty: UncertaintyName = "entropy"
@@ -50,6 +57,7 @@ class UncertaintyWeightedEmbeddings:
     selector: Selector = "k_center"
     init: Init = "labelled"
     normalize: Literal["none", "minmax"] = "none"
+    class_wise: Literal["none", "max", "mean"] = "none"
     name: ClassVar[str] = "uwe"
     presets: ClassVar[Presets] = {
         "paper": {"init": "labelled", "normalize": "none"},
@@ -59,9 +67,25 @@ class UncertaintyWeightedEmbeddings:
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "UWE (TMLR 2024), eqs. 4-7 and Algorithm 1"
 
+    @model_validator(mode="after")
+    def _bounds_are_known(self) -> "UncertaintyWeightedEmbeddings":
+        if self.class_wise != "none" and self.normalize != "none":
+            raise ValueError(
+                "normalize none with class_wise: boxes are weighted before the bounds of all are "
+                "known|give strategy.normalize=none, or strategy.class_wise=none"
+            )
+        return self
+
+    @property
+    def _class_wise(self) -> ClassWiseEmbedding | None:
+        if self.class_wise == "none":
+            return None
+        return ClassWiseEmbedding(self.uncertainty, self.tau, self.class_wise)
+
     def passes(self, context: PassContext) -> Iterator[list[Signal]]:
-        """One pass, for the uncertainty and the mean features."""
-        yield [Value(self.uncertainty), _FEATURE]
+        """One pass, for the uncertainty and the mean features, or for both class by class."""
+        by_class = self._class_wise
+        yield [Value(self.uncertainty), _FEATURE] if by_class is None else [by_class]
 
     def select(
         self,
@@ -71,6 +95,11 @@ class UncertaintyWeightedEmbeddings:
         generator: torch.Generator,
     ) -> Picks:
         """Picks by distance between embeddings; scores are distances at pick."""
+        by_class = self._class_wise
+        if by_class is not None:
+            embedding = table.stored(by_class.column)
+            known = labelled.stored(by_class.column) if len(labelled) else None
+            return self._pick(embedding, known, count, generator)
         column = Value(self.uncertainty).column
         offered = table.values[column]
         low, span = (float(offered.min()), float(np.ptp(offered)))
@@ -80,6 +109,15 @@ class UncertaintyWeightedEmbeddings:
             centres = self._embed(
                 labelled.values[column], labelled.stored(_FEATURE.column), low, span
             )
+        return self._pick(embedding, centres, count, generator)
+
+    def _pick(
+        self,
+        embedding: StoredRows,
+        centres: StoredRows | None,
+        count: int,
+        generator: torch.Generator,
+    ) -> Picks:
         return select_by_distance(
             embedding, centres, count, generator, selector=self.selector, init=self.init
         )

@@ -66,7 +66,7 @@ class Objects:
 
         An object lies in exactly one tile of a partition of its image.
         """
-        held: NDArray[np.bool_] = self.held(regions).any(0)
+        held: NDArray[np.bool_] = np.logical_or.reduce(self.held(regions))
         return held
 
     def keep(self, regions: Sequence[Box]) -> Self:

@@ -73,7 +73,11 @@ class Detection(Task):
     metric: ClassVar[Metric] = BOX_PRECISION
     default_region: ClassVar[str] = "image"
     layouts: ClassVar[tuple[str, ...]] = LAYOUTS
-    strategy_defaults: ClassVar[Mapping[str, Any]] = {"layers": "last"}
+    strategy_defaults: ClassVar[Mapping[str, Any]] = {
+        "layers": "last",
+        "class_wise": "max",  # UWE, eqs. 8 and 9
+        "uncertainty": "bvsb",
+    }
     picture_words: ClassVar[PictureWords] = BOX_WORDS
 
     def is_dataset(self, root: Path) -> bool:

@@ -1,15 +1,17 @@
 """What every family of detectors does, and what the families share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from segal.errors import SegalError
 from segal.tasks.detection.evidence import Detections, RawOutputs
+
+Key = TypeVar("Key", bound=Hashable)
 
 RAW = "raw_outputs"
 """What a pass catches beside boxes: what the detector says before NMS (see `RawOutputs`)."""
@@ -96,11 +98,11 @@ class Detector(ABC):
 
 
 @contextmanager
-def inputs_of(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
+def inputs_of(layers: Mapping[Key, nn.Module]) -> Iterator[dict[Key, list[Tensor]]]:
     """Collects the first input of every call of some modules, by the names given."""
-    caught: dict[str, list[Tensor]] = {name: [] for name in layers}
+    caught: dict[Key, list[Tensor]] = {name: [] for name in layers}
 
-    def catch(name: str) -> Any:
+    def catch(name: Key) -> Any:
         return lambda _, inputs: caught[name].append(inputs[0])
 
     hooks = [layer.register_forward_pre_hook(catch(name)) for name, layer in layers.items()]

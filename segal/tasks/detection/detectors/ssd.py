@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from segal.tasks.detection.detectors.base import inputs_of
 from segal.tasks.detection.detectors.torchvision import Chosen, TorchvisionDetector, features_at
 
 
@@ -26,7 +27,10 @@ class SSD(TorchvisionDetector):
     ) -> tuple[Chosen, dict[str, Any] | None, Tensor | None]:
         """See `TorchvisionDetector.answer`."""
         network, pyramid = self.network, list(maps.values())
-        outputs = {name: values[0] for name, values in network.head(pyramid).items()}
+        last = {"class": self.class_layers(), "box": _last_layers(network.head.regression_head)}
+        named = {(b, i): layer for b, layers in last.items() for i, layer in enumerate(layers)}
+        with inputs_of(named) as caught:
+            outputs = {name: values[0] for name, values in network.head(pyramid).items()}
         anchors = network.anchor_generator(inputs, pyramid)[0]
         logits, regression = outputs.pop("cls_logits"), outputs["bbox_regression"]
         decoded = network.box_coder.decode_single(regression, anchors)
@@ -36,13 +40,15 @@ class SSD(TorchvisionDetector):
         levels = tuple(x.shape[2] * x.shape[3] * n for x, n in zip(pyramid, counts, strict=True))
         parts = None
         if raw:
-            inside = tuple(x[0] for x in pyramid)
             parts = {
                 "logits": logits,
                 "levels": levels,
                 "outputs": outputs,
                 "anchors": anchors,
-                "towers": {"class": inside, "box": inside},
+                "towers": {
+                    branch: tuple(caught[branch, i][0][0] for i in range(len(layers)))
+                    for branch, layers in last.items()
+                },
                 "decode": lambda: boxes,
             }
         return chosen, parts, features_at(pyramid, levels, chosen[3]) if features else None
@@ -65,5 +71,9 @@ class SSD(TorchvisionDetector):
 
     def class_layers(self) -> list[nn.Module]:
         """See `Detector.class_layers`."""
-        layers = list(self.network.head.classification_head.module_list)
-        return [layer if isinstance(layer, nn.Conv2d) else layer[-1] for layer in layers]
+        return _last_layers(self.network.head.classification_head)
+
+
+def _last_layers(branch: Any) -> list[nn.Module]:
+    """Of each level; SSDlite has a depthwise convolution before it."""
+    return [layer if isinstance(layer, nn.Conv2d) else layer[-1] for layer in branch.module_list]

@@ -1,24 +1,30 @@
 """How detection measures what strategies ask for; a signal that is not listed is measured as is."""
 
 from collections.abc import Callable
+from typing import Any
 
-from segal.signals import MeanFeature, Signal, Value
+from segal.signals import MeanFeature, PredictedLoss, RegionGradient, Signal, Value
 from segal.signals.box_prototypes import BoxPrototypes, ClassScores, EntropyAfterNMS
 from segal.signals.class_profiles import ClassProfiles
+from segal.signals.class_wise import ClassWiseEmbedding
+from segal.signals.dropout import DropoutValue
 from segal.signals.labelled_objects import LabelledObjects
 from segal.signals.localization_stability import LocalizationStability
 from segal.signals.view_consistency import ViewClasses, ViewConsistency
 from segal.tasks.detection.signals.box_prototypes import ScoresOfClasses, WithoutRepetitions
+from segal.tasks.detection.signals.class_wise import ClassWise
+from segal.tasks.detection.signals.dropout import DropoutOfBoxes
 from segal.tasks.detection.signals.elements import OfBoxes
+from segal.tasks.detection.signals.gradients import ClassGradient
 from segal.tasks.detection.signals.labelled_objects import CountsOfObjects
+from segal.tasks.detection.signals.learning_loss import LossOfMaps
 from segal.tasks.detection.signals.localization_stability import BoxesUnderNoise
+from segal.tasks.detection.signals.towers import TowerFeature
 from segal.tasks.detection.signals.view_consistency import ClassesInViews, ConsistencyOfBoxes
 
 __all__ = ["MEASURED", "measured"]
 
-MEASURED: dict[type, Callable[..., Signal]] = {
-    Value: OfBoxes,
-    MeanFeature: OfBoxes,
+MEASURED: dict[type[Any], Callable[[Any], Signal]] = {
     ClassProfiles: OfBoxes,
     LocalizationStability: BoxesUnderNoise,
     ViewConsistency: ConsistencyOfBoxes,
@@ -27,6 +33,12 @@ MEASURED: dict[type, Callable[..., Signal]] = {
     BoxPrototypes: WithoutRepetitions,
     ClassScores: ScoresOfClasses,
     LabelledObjects: CountsOfObjects,
+    ClassWiseEmbedding: ClassWise,
+    DropoutValue: DropoutOfBoxes,
+    MeanFeature: TowerFeature,
+    PredictedLoss: LossOfMaps,
+    RegionGradient: ClassGradient,
+    Value: OfBoxes,
 }
 """By the type of a signal what makes detection's way to measure it of the signal."""
 

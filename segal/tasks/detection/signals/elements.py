@@ -63,10 +63,14 @@ class Slices:
         ]
         return torch.stack(largest, 1)
 
+    def units(self) -> Tensor:
+        """(N,) int64, the unit of every element."""
+        return torch.arange(len(self)).repeat_interleave(torch.tensor(self.lengths))
+
     def _parts(self, element_map: Tensor) -> list[Tensor]:
         """(B, D, k) of each unit."""
         inside = element_map[:, :, 0, : sum(self.lengths)]
-        return list(inside.split(list(self.lengths), -1))
+        return list(torch.split(inside, list(self.lengths), -1))
 
 
 def lay_out(found: Detections, units: Units) -> tuple[Tensor, Slices]:
