@@ -187,7 +187,17 @@ def test_explain_is_refused_before_work_starts(segal, made, trained, tmp_path):
 
 
 def test_a_pool_may_be_a_split_of_a_data_set(segal, made, tmp_path):
-    given = ("select", "--task", "detection", "--strategy", "random", "--budget", "100%")
+    given = (
+        "select",
+        "--task",
+        "detection",
+        "--strategy",
+        "random",
+        "--budget",
+        "100%",
+        "--overlays",
+        0,
+    )
     for layout in ("voc", "coco", "yolo"):
         source, out = f"{made / layout}:train", tmp_path / layout
         code, _, stderr = segal(*given, "--images", source, "--out", out)

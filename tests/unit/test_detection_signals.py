@@ -441,7 +441,7 @@ def test_no_signal_depends_on_the_batch(name):
     alone = [run(model, image[None]) for image in batch]
     for evidence, path in zip(alone, together.images, strict=True):
         evidence.images = (path,)
-    assert {type(signal) for signal in SIGNALS} == set(MEASURED)
+    assert {type(signal) for signal in SIGNALS} <= set(MEASURED)
     for signal in SIGNALS:
         way = measured(signal)
         assert way.column == signal.column
