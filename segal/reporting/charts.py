@@ -26,6 +26,9 @@ _GREY, _GREY_MARKERS, _INK, _GRID = "#6b7280", ("x", "+", "1"), "#1f2933", "#e3e
 _PNG_DPI, _SVG_DPI = 160, 72
 _FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 
+MOST_BANDS = 8
+"""Lines of a chart up to which bands are drawn: those of more would hide the lines."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -152,9 +155,11 @@ def _draw(chart: Chart, width: int, height: int, *, legend: bool) -> Figure:
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
-    alpha = 0.18 if len(chart.lines) <= 4 else 0.1  # bands over bands hide the lines
+    # Bands over bands hide the lines, and each other.
+    alpha = 0.18 if len(chart.lines) <= 4 else 0.1
+    banded = len(chart.lines) <= MOST_BANDS
     for line in chart.lines:
-        if len(line.x) > 1:
+        if banded and len(line.x) > 1:
             axes.fill_between(
                 line.x, line.low, line.high, color=line.look.colour, alpha=alpha, lw=0
             )

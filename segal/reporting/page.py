@@ -193,6 +193,7 @@ def _result_sections(drawing: _Drawing, tables: Sequence[Table]) -> dict[str, ob
     return {
         "curves": drawing.chart(curves, _WIDE, _NARROW),
         "has_band": any(len(arm.runs) > 1 for arm in arms),
+        "most_bands": charts.MOST_BANDS,
         "equal": equal,
         "budgets": drawing.keep(results.budget_table(arms, axis)),
         "comparison": [drawing.keep(table) for table in tables],
