@@ -54,14 +54,19 @@ class Objects:
         centres: NDArray[np.float64] = np.minimum(near + (far - near) / 2, np.nextafter(far, near))
         return centres
 
+    def held(self, regions: Sequence[Box] | NDArray[np.int32]) -> NDArray[np.bool_]:
+        """(r, n) whether each of r regions holds the centre of an object."""
+        x, y = self.centres.T
+        x0, y0, x1, y1 = np.array(regions, np.float64).reshape(-1, 4).T[..., None]
+        held: NDArray[np.bool_] = (x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)
+        return held
+
     def inside(self, regions: Sequence[Box]) -> NDArray[np.bool_]:
         """(n,) whether the centre of an object lies in a region.
 
         An object lies in exactly one tile of a partition of its image.
         """
-        x, y = self.centres.T[..., None]
-        x0, y0, x1, y1 = np.array(regions, np.float64).reshape(-1, 4).T
-        held: NDArray[np.bool_] = ((x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)).any(1)
+        held: NDArray[np.bool_] = self.held(regions).any(0)
         return held
 
     def keep(self, regions: Sequence[Box]) -> Self:
