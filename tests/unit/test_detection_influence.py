@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from segal.candidates.regions import Boxes
 from segal.errors import SegalError
+from segal.functional.forward_mode import jvp
 from segal.models.build import build_network, make_spec
 from segal.signals import Directional, TopK
 from segal.signals.base import Visit
@@ -25,12 +25,11 @@ from segal.tasks.detection.signals.influence import (
     PSEUDO_SCORE,
     BoxDirectional,
     inside,
-    measured_directional,
     measured_estimated_loss,
     vector_of,
 )
 from segal.tasks.detection.signals.last_layers import Stage, last_layers
-from tests.tiny_detectors import CLASSES, SIZES, SMALL, build, images
+from tests.tiny_detectors import CLASSES, SIZES, SMALL, build, enliven, images
 
 NAMES = ("fcos", "retinanet", "retinanet with background", "fasterrcnn")
 WHOLE = {size: Boxes(((0, 0, size[1], size[0]),)) for size in SIZES}
@@ -55,9 +54,9 @@ def make(name):
             "torchvision:retinanet", "resnet18", CLASSES, options=options, task="detection"
         )
         torch.manual_seed(0)
-        model = DetectionModel(build_network(spec), spec).eval()
-        nn.init.normal_(model.network.head.classification_head.cls_logits.weight, std=0.2)
-        return model
+        model = DetectionModel(build_network(spec), spec)
+        enliven(model)
+        return model.eval()
     model = build(name)
     if name == "fasterrcnn":
         network = model.network
@@ -79,7 +78,8 @@ def models():
 
 @pytest.fixture(scope="module")
 def doubles(models):
-    return {name: copy.deepcopy(models[name]).double() for name in NAMES}
+    names = ("fcos", "retinanet", "fasterrcnn")
+    return {name: copy.deepcopy(models[name]).double() for name in names}
 
 
 @pytest.fixture(params=NAMES)
@@ -87,24 +87,27 @@ def model(request, models):
     return models[request.param]
 
 
+SEEN = {}  # evidence of the images of a bench
+
+
 class Bench:
     """The network, and images of unequal sizes with their boxes."""
 
-    def __init__(self, model, targets=TARGETS, batch=1, seed=0):
+    def __init__(self, model, targets=TARGETS[::2], batch=1, seed=0):
         self.model, self.seed, self.unit, self.batch = model, seed, "boxes", batch
         self.targets, self.notes, self.memo = targets, [], {}
         like = model.like
-        self.pictures = [
-            images(1, SIZES[k % 2], seed=k)[0].to(like) for k in range(len(targets))
-        ]
+        self.pictures = [images(1, SIZES[k % 2], seed=k)[0].to(like) for k in range(len(targets))]
 
     def visit(self, of, catch=(), only=None):
         assert RAW in catch
         for start in range(0, len(self.pictures), self.batch):
             part = slice(start, start + self.batch)
-            with torch.no_grad():
-                evidence = self.model(self.pictures[part], catch)
-            yield Visit(evidence, torch.ones(()), self.targets[part])
+            key = (id(self.model), start, len(self.pictures[part]))
+            if key not in SEEN:
+                with torch.no_grad():
+                    SEEN[key] = self.model(self.pictures[part], (RAW,))
+            yield Visit(SEEN[key], torch.ones(()), self.targets[part])
 
     def once(self, key, compute):
         if key not in self.memo:
@@ -136,8 +139,9 @@ def backward(model, image, target):
 def pseudo(model, image):
     with torch.no_grad():
         (found,) = model([image]).detections
-    kept = found.scores > PSEUDO_SCORE
-    assert 0 < kept.sum()
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
+    kept = (found.scores > PSEUDO_SCORE) & (sides > 0).all(1)  # others cannot be trained on
+    assert kept.any()
     return {"boxes": found.boxes[kept], "labels": found.classes[kept]}
 
 
@@ -157,13 +161,13 @@ def measure(model, signal, bench, image, units=None):
 
 def test_the_derivative_is_that_of_a_backward_pass_for_each_image(model):
     bench = Bench(model)
-    for direction in (ReferenceGradient(), Influence(inverse=Inverse(pixels=300, damping=0.1))):
-        vector = flat(vector_of(direction, bench))
-        for seed, size in ((11, SIZES[0]), (12, SIZES[1])):
-            image = images(1, size, seed)[0]
-            gradient = backward(model, image, pseudo(model, image))
-            (found,) = measure(model, Directional(direction), bench, image).flatten().tolist()
-            assert found == pytest.approx(float(gradient @ vector), rel=1e-5)
+    directions = (ReferenceGradient(), Influence(inverse=Inverse(pixels=100, damping=1.0)))
+    image = images(1, SIZES[1], seed=12)[0]
+    gradient = backward(model, image, pseudo(model, image))
+    for direction in directions:
+        expected = float(gradient @ flat(vector_of(direction, bench)))
+        (found,) = measure(model, Directional(direction), bench, image).flatten().tolist()
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_gradient_of_a_set_is_the_mean_of_backward_passes(model):
@@ -182,7 +186,7 @@ def test_what_training_draws_at_random_counts_by_its_probability(labels):
     sampler = BalancedPositiveNegativeSampler(32, 0.25)
     torch.manual_seed(0)
     total = torch.zeros(len(kinds), dtype=torch.float64)
-    draws = 2000
+    draws = 500
     for _ in range(draws):
         (positive,), (negative,) = sampler([kinds])
         drawn = (positive | negative).double()
@@ -197,13 +201,13 @@ def test_what_training_draws_at_random_counts_by_its_probability(labels):
 
 def test_an_image_is_scored_as_alone(model):
     bench = Bench(model)
-    meter = measured_directional(Directional(ReferenceGradient())).prepare(bench)
+    meter = BoxDirectional(Directional(ReferenceGradient())).prepare(bench)
     size = SIZES[0]
-    batch = images(3, size, seed=20)
+    batch = images(2, size, seed=20)
     with torch.no_grad():
         together = meter.measure(model(batch, meter.catch), WHOLE[size])
         alone = [meter.measure(model(one[None], meter.catch), WHOLE[size]) for one in batch]
-    assert together.shape == (3, 1)
+    assert together.shape == (2, 1)
     assert torch.equal(together, torch.cat(alone))
 
 
@@ -248,25 +252,6 @@ def test_the_centre_of_a_box_is_in_one_tile():
 # The Hessian
 
 
-def focal_curvature(z, y):
-    """Second derivative of torchvision's focal loss, written out."""
-    a = torch.where(y > 0, 0.25, 0.75)
-    s = torch.where(y > 0, z, -z)
-    p = s.sigmoid()
-    return a * p * (1 - p) ** 2 * ((1 - p) * (2 * p.log() + 5) - 2 * p * (2 * p.log() + 1 - 1 / p + 0))
-
-
-def outputs_of(model, image, theta):
-    """The detector's own forward pass with other parameters in the last layers."""
-    layers, names = last_layers(model), {id(p): n for n, p in model.network.named_parameters()}
-    own, start = {}, 0
-    for branch in layers.branches:
-        for p in branch.layer.parameters():
-            own[names[id(p)]] = theta[start : start + p.numel()].view_as(p)
-            start += p.numel()
-    return own
-
-
 def exact_product(model, image, target, vector):
     """H v of one image by two backward passes through the whole of it."""
     own = parameters(model)
@@ -276,8 +261,8 @@ def exact_product(model, image, target, vector):
     return torch.cat([g.flatten() for g in found])
 
 
-def by_outputs(model, bench, vector, blocks):
-    """J^T S J v with S's blocks of every anchor given, of all images by autograd of the layers."""
+def by_outputs(model, bench, vector):
+    """J^T S J v of all images, J by autograd, S's blocks of every anchor by the dense Hessian."""
     layers, total = last_layers(model), torch.zeros_like(vector)
     for image, target in zip(bench.pictures, bench.targets, strict=True):
         with torch.no_grad():
@@ -288,40 +273,31 @@ def by_outputs(model, bench, vector, blocks):
         def outputs(theta, raw=raw, shapes=shapes):
             parts = theta.split([s.numel() for s in shapes.values()])
             named = {n: x.view(s) for (n, s), x in zip(shapes.items(), parts, strict=True)}
-            said = []
-            for branch in layers.branches:
-                out = branch.outputs(raw, named)
-                said.append(out.relu() if branch.rectified else out)
-            return torch.cat(said, 1)
+            return torch.cat([branch.outputs(raw, named) for branch in layers.branches], 1)
 
         at = flat(layers.parameters)
-        value, change = torch.func.jvp(outputs, (at,), (vector,))
-        curved = torch.einsum("aij,aj->ai", blocks(stage, value), change)
+        value, change = jvp(outputs, at, vector)
+        curved = torch.einsum("aij,aj->ai", upward_blocks(layers, stage, value), change)
         total += torch.func.vjp(outputs, at)[1](curved)[0]
     return total / len(bench.pictures)
 
 
-def upward(blocks):
-    values, vectors = torch.linalg.eigh(blocks)
-    return vectors @ torch.diag_embed(values.clamp_min(0)) @ vectors.mT
-
-
-def fcos_blocks(stage, value):
-    """By the dense Hessian of the library's loss, row by row."""
+def upward_blocks(layers, stage, value):
+    """(A, K, K) second derivatives of the library's loss by the K outputs before a ReLU, upwards."""
     widths = [x.shape[1] for x in stage.outputs.values()]
     positives = max(1, int(stage.positive.sum()))
-
-    def loss(z):
-        named = dict(zip(stage.outputs, z.split(widths, 1), strict=True))
-        return stage.loss(named) / positives
-
     z = value.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(z), z, create_graph=True)
+    named = dict(zip(stage.outputs, z.split(widths, 1), strict=True))
+    for branch in layers.branches:
+        if branch.rectified:
+            named[branch.name] = named[branch.name].relu()
+    (gradient,) = torch.autograd.grad(stage.loss(named) / positives, z, create_graph=True)
     rows = [
         torch.autograd.grad(gradient[:, k].sum(), z, retain_graph=True)[0]
         for k in range(z.shape[1])
     ]
-    return upward(torch.stack(rows, 1))
+    values, vectors = torch.linalg.eigh(torch.stack(rows, 1))
+    return vectors @ torch.diag_embed(values.clamp_min(0)) @ vectors.mT
 
 
 def test_the_hessian_of_fasterrcnn_is_the_exact_one(doubles):
@@ -356,12 +332,9 @@ def test_the_hessian_of_a_dense_detector_is_the_part_that_curves_upwards(doubles
     vector = torch.randn(
         sum(p.numel() for p in parameters(model)), generator=seed, dtype=torch.float64
     )
-    expected = by_outputs(model, bench, vector, fcos_blocks)
+    expected = by_outputs(model, bench, vector)
     found = hessian.product(vector)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9 * float(expected.norm()))
-    solved = Inverse("cg", 0.01, pixels=None).solve(hessian, expected, bench)
-    left = by_outputs(model, bench, solved, fcos_blocks) + 0.01 * solved - expected
-    assert float(left.norm() / expected.norm()) < 2e-5
 
 
 def test_a_sample_of_terms_has_the_hessian_as_its_mean(models):
@@ -370,7 +343,7 @@ def test_a_sample_of_terms_has_the_hessian_as_its_mean(models):
     vector = torch.randn(sum(p.numel() for p in parameters(model)), dtype=torch.float64)
     wanted = float(vector @ every.product(vector))
     found = []
-    for seed in range(60):
+    for seed in range(40):
         sample = curvature(Bench(model, TARGETS[:1], seed=seed), "labelled", 40)
         assert sample.pixels == 40
         found.append(float(vector @ sample.product(vector)))
@@ -382,18 +355,21 @@ def test_the_sample_does_not_depend_on_the_batch(models):
     model = models["fcos"]
     vector = torch.randn(sum(p.numel() for p in parameters(model)), dtype=torch.float64)
     products = [
-        curvature(Bench(model, batch=batch), "labelled", 64).product(vector) for batch in (1, 3)
+        curvature(Bench(model, batch=batch), "labelled", 64).product(vector) for batch in (1, 2)
     ]
     assert torch.equal(*products)
 
 
 def test_lissa_of_all_terms_tends_to_conjugate_gradients(models):
     bench = Bench(models["fasterrcnn"])
-    exact = flat(vector_of(Influence(inverse=Inverse("cg", 100.0, 1e-8, pixels=2000)), bench))
-    chain = Inverse("lissa", 0.01, samples=1500, batch=64, scale=1e4, corrected=True, pixels=2000)
+    exact = flat(vector_of(Influence(inverse=Inverse("cg", 50.0, 1e-8, pixels=500)), bench))
+    chain = Inverse(
+        "lissa", 0.05, samples=100, repeats=2, batch=200, scale=1e3, corrected=True, pixels=500
+    )
     found = flat(vector_of(Influence(inverse=chain), bench))
-    assert float(torch.cosine_similarity(exact, found, dim=0)) > 0.99
+    gradient = flat(vector_of(ReferenceGradient(), bench))
     assert float((exact - found).norm() / exact.norm()) < 0.1
+    assert float((gradient / 50 - exact).norm() / exact.norm()) > 0.2
 
 
 # What is not there
@@ -416,7 +392,6 @@ def test_an_image_without_boxes_ranks_last_at_either_end(models):
         assert np.isfinite(picks.scores).all()
         assert np.abs(picks.scores).max() < 4
         assert "2 of 5 candidates" in picks.notes[0]
-    assert not pick_by_change(table, signal, 1, "lower").notes == ()
     table.values[signal.column] = values[[0, 2]]
     assert pick_by_change(table, signal, 2, "lower").notes == ()
 
@@ -443,13 +418,13 @@ def test_a_tile_without_boxes_is_not_scored(models):
 )
 def test_what_a_detector_has_not_is_refused(models, signal, said):
     with pytest.raises(SegalError) as refused:
-        measured_directional(signal).check(models["fcos"])
+        BoxDirectional(signal).check(models["fcos"])
     assert said in str(refused.value)
 
 
 def test_detectors_of_other_kinds_are_refused():
     with pytest.raises(SegalError, match="RetinaNet or FCOS"):
-        measured_directional(Directional(ReferenceGradient())).check(build("ssd"))
+        BoxDirectional(Directional(ReferenceGradient())).check(build("ssd"))
 
 
 def test_ralif_is_refused(models):
@@ -463,7 +438,7 @@ def test_ralif_is_refused(models):
 
 def test_sets_need_labels_and_images(models):
     model = models["fcos"]
-    needs = measured_directional(Directional(Influence())).needs
+    needs = BoxDirectional(Directional(Influence())).needs
     assert {(need.of, need.labels) for need in needs} == {("val", True), ("labelled", True)}
     with pytest.raises(SegalError, match="not one image"):
         vector_of(ReferenceGradient(), Bench(model, []))

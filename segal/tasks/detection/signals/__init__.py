@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
-from segal.signals import MeanFeature, Signal, Value
+from segal.signals import Directional, MeanFeature, Signal, Value
 from segal.signals.class_profiles import ClassProfiles
+from segal.signals.influence import EstimatedLoss, TopKDirectional
 from segal.tasks.detection.signals.elements import OfBoxes
+from segal.tasks.detection.signals.influence import BoxDirectional, measured_estimated_loss
 
 __all__ = ["MEASURED", "measured"]
 
@@ -12,6 +14,9 @@ MEASURED: dict[type, Callable[..., Signal]] = {
     Value: OfBoxes,
     MeanFeature: OfBoxes,
     ClassProfiles: OfBoxes,
+    Directional: BoxDirectional,
+    TopKDirectional: BoxDirectional,
+    EstimatedLoss: measured_estimated_loss,
 }
 """By the type of a signal what makes detection's way to measure it of the signal."""
 

@@ -50,7 +50,7 @@ class Terms:
     keys: Tensor
 
     def __len__(self) -> int:
-        """n."""
+        """How many they are."""
         return len(self.keys)
 
     def keep(self, which: Tensor) -> "Terms":
@@ -87,8 +87,8 @@ def curvature(bench: Workbench, of: SetName, terms: int | None) -> Curvature:
 
     With fewer terms than there are, they are sampled by priority (Duffield, Lund and Thorup, JACM
     2007): those of the largest trace over a number drawn from 0 to 1 are kept, and any that is
-    smaller than the first to be left out counts as much as that. The mean over draws is the Hessian.
-    What is drawn depends on the seed and the images alone.
+    smaller than the first to be left out counts as much as that. The mean over draws is the
+    Hessian. What is drawn depends on the seed and the images alone.
 
     Args:
         bench: The workbench.
@@ -107,7 +107,9 @@ def curvature(bench: Workbench, of: SetName, terms: int | None) -> Curvature:
 class _TermCurvature(Curvature):
     def __init__(self, branches: Sequence[Branch], terms: Sequence[Terms]) -> None:
         self._branches, self._terms = branches, terms
-        self._shapes = {name: p.shape for branch in branches for name, p in branch.parameters.items()}
+        self._shapes = {
+            name: p.shape for branch in branches for name, p in branch.parameters.items()
+        }
         self.pixels = sum(map(len, terms))
 
     @classmethod
@@ -225,9 +227,8 @@ class _Sample:
     def terms(self, images: int) -> list[Terms]:
         """What is kept, as terms of the mean over so many images."""
         found = []
-        for branch, terms in zip(self._layers.branches, self._kept, strict=True):
-            if terms is None:
-                terms = _nothing(branch)
+        for branch, kept in zip(self._layers.branches, self._kept, strict=True):
+            terms = _nothing(branch) if kept is None else kept
             larger = terms.traces.clamp_min(self._threshold) / terms.traces / images
             found.append(replace(terms, strengths=terms.strengths * larger.to(terms.strengths)))
         return found
@@ -247,7 +248,9 @@ class _Sample:
     def _check_memory(self, branch: Branch, count: int) -> None:
         weight = branch.layer.weight
         wanted = 2 * count * weight[0].numel() * weight.element_size()
-        wanted += sum(t.inputs.numel() * t.inputs.element_size() for t in self._kept if t is not None)
+        wanted += sum(
+            t.inputs.numel() * t.inputs.element_size() for t in self._kept if t is not None
+        )
         free = free_bytes(weight.device)
         if wanted > free:
             raise SegalError(

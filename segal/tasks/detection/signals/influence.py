@@ -16,7 +16,7 @@ classification.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NoReturn, cast
 
 import torch
@@ -31,13 +31,23 @@ from segal.signals.directional import UNSCORED, Directional
 from segal.signals.directions import Influence, ReferenceGradient
 from segal.signals.influence import EstimatedLoss
 from segal.signals.labels import Pseudo
-from segal.tasks.detection.detectors.base import RAW, Target
+from segal.tasks.detection.detectors.base import RAW
 from segal.tasks.detection.evidence import DetectionEvidence, Detections, RawOutputs
 from segal.tasks.detection.signals.curvature import curvature, labelled
 from segal.tasks.detection.signals.last_layers import LastLayers, Stage, last_layers
 
 PSEUDO_SCORE = 0.1
 """Detections of a higher score are taken for the boxes of an image."""
+
+
+def pseudo_boxes(found: Detections) -> Detections:
+    """Detections that are taken for the boxes of an image.
+
+    Those without area, such as of FCOS and of what is clipped to the image, are no boxes: a
+    detector cannot be trained on them.
+    """
+    x0, y0, x1, y1 = found.boxes.unbind(1)
+    return found.keep((found.scores > PSEUDO_SCORE) & (x0 < x1) & (y0 < y1))
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class BoxDirectionalMeter:
         return torch.stack([self._of_image(found, raw, places) for found, raw in pairs])
 
     def _of_image(self, found: Detections, raw: RawOutputs, places: Tensor) -> Tensor:
-        found = found.keep(found.scores > PSEUDO_SCORE)
+        found = pseudo_boxes(found)
         assert raw.sizes is not None
         size, resized = raw.sizes
         places = places.to(found.boxes.device)
@@ -275,11 +285,6 @@ def _refuse_ralif() -> NoReturn:
     )
 
 
-def measured_directional(signal: Directional) -> BoxDirectional:
-    """How detection measures a `Directional`."""
-    return BoxDirectional(signal)
-
-
 def measured_estimated_loss(signal: EstimatedLoss) -> RefusedLoss:
     """How detection refuses an `EstimatedLoss`."""
-    return RefusedLoss(**{name: getattr(signal, name) for name in signal.__dataclass_fields__})
+    return RefusedLoss(**{field.name: getattr(signal, field.name) for field in fields(signal)})
