@@ -16,6 +16,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -52,7 +53,7 @@ class Timer:
         return {name: median(found) for name, found in self.seconds.items()}
 
 
-def build(arguments: argparse.Namespace) -> DetectionModel:
+def build(arguments: argparse.Namespace) -> Any:
     """A detector that finds about so many boxes in noise."""
     options = {"min_size": arguments.side, "max_size": 2 * arguments.side}
     spec = make_spec(
@@ -63,21 +64,23 @@ def build(arguments: argparse.Namespace) -> DetectionModel:
         task="detection",
     )
     torch.manual_seed(0)
-    model = DetectionModel(build_network(spec), spec).eval()
-    for module in model.network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
+    model: Any = DetectionModel(build_network(spec), spec).eval()
+    norms: list[Any] = [m for m in model.network.modules() if isinstance(m, nn.BatchNorm2d)]
     (layer,) = model.last_layers()
     image = picture(arguments, 0)
     with torch.no_grad():
+        for norm in norms:  # of which the numbers stay of one size through many layers
+            norm.train().momentum = 1.0
+        model([image])
+        model.eval()
         nn.init.normal_(layer.weight, std=0.1)
         nn.init.zeros_(layer.bias)
         for part in (layer.weight, layer.bias):
             logits = model([image], (RAW,)).raw[0].logits
             if part is layer.weight:
                 part.mul_(2 / logits.std())
-            elif model.detector.network.__class__.__name__ != "FasterRCNN":
-                part.sub_(logits.flatten().topk(arguments.boxes).values[-1] + 1)
+            elif arguments.detector != "fasterrcnn":
+                part.sub_(logits.flatten().topk(arguments.boxes).values[-1] + 2.2)
     return model
 
 
@@ -92,7 +95,7 @@ class Bench:
 
     seed, unit = 0, "boxes"
 
-    def __init__(self, model: DetectionModel, arguments: argparse.Namespace) -> None:
+    def __init__(self, model: Any, arguments: argparse.Namespace) -> None:
         self.model, self.arguments = model, arguments
 
     def visit(self, of: str, catch: tuple[str, ...] = ()) -> Iterator[Visit]:
@@ -111,7 +114,7 @@ class Bench:
 def bench_influence(arguments: argparse.Namespace) -> Measured:
     """Influence from what a scan has at hand, beside a backward pass for each image."""
     torch.set_num_threads(1)
-    model = build(arguments)
+    model: Any = build(arguments)
     bench: Any = Bench(model, arguments)
     signal = BoxDirectional(Directional(ReferenceGradient()))
     meter = signal.prepare(bench)
@@ -124,16 +127,16 @@ def bench_influence(arguments: argparse.Namespace) -> Measured:
         turn = timer if seed >= 0 else Timer()  # the first warms up
         image = picture(arguments, 10 + seed)
         with torch.no_grad():
-            evidence = turn("inference", lambda image=image: model([image]))
-            evidence = turn("inference, with raw outputs", lambda i=image: model([i], (RAW,)))
-            found = turn("influence", lambda e=evidence: meter.measure(e, units))
+            turn("inference", partial(model, [image]))
+            evidence = turn("inference, with raw outputs", partial(model, [image], (RAW,)))
+            found = turn("influence", partial(meter.measure, evidence, units))
         kept = pseudo_boxes(evidence.detections[0])
         target = {"boxes": kept.boxes, "labels": kept.classes}
         boxes.append(len(kept))
         model.network.zero_grad()
-        losses = turn("forward, with a graph", lambda i=image, t=target: model.losses([i], [t]))
-        loss = torch.stack(list(losses.values())).sum()
-        turn("backward", lambda loss=loss: loss.backward())
+        losses = turn("forward, with a graph", partial(model.losses, [image], [target]))
+        loss: Any = torch.stack(list(losses.values())).sum()
+        turn("backward", loss.backward)
         gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).double()
         expected = float(gradient @ vector)
         apart.append(abs(float(found) - expected) / abs(expected))

@@ -283,7 +283,7 @@ def by_outputs(model, bench, vector):
 
 
 def upward_blocks(layers, stage, value):
-    """(A, K, K) second derivatives of the library's loss by the K outputs before a ReLU, upwards."""
+    """(A, K, K) second derivatives of the library's loss by outputs before a ReLU, upwards."""
     widths = [x.shape[1] for x in stage.outputs.values()]
     positives = max(1, int(stage.positive.sum()))
     z = value.detach().requires_grad_()

@@ -127,7 +127,7 @@ class _TermCurvature(Curvature):
         return torch.cat([parameters[name].double().flatten() for name in self._shapes])
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        parts = vector.split([shape.numel() for shape in self._shapes.values()])
+        parts = torch.split(vector, [shape.numel() for shape in self._shapes.values()])
         return {
             name: part.view(shape)
             for (name, shape), part in zip(self._shapes.items(), parts, strict=True)

@@ -19,7 +19,7 @@ box is decided by its own functions, and it is divided by what that image alone 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -93,7 +93,7 @@ class Branch:
         for tower in inputs:
             layer = self.layer
             said = F.conv2d(tower[None], weight, bias, layer.stride, layer.padding, layer.dilation)
-            by_anchor = said[0].unflatten(0, (-1, self.width)).permute(2, 3, 0, 1)
+            by_anchor = said[0].view(-1, self.width, *said.shape[2:]).permute(2, 3, 0, 1)
             parts.append(by_anchor.reshape(-1, self.width))
         return torch.cat(parts)
 
@@ -284,7 +284,8 @@ class _Dense(LastLayers):
         def loss(at: Outputs) -> Tensor:
             batch = {name: value[None] for name, value in at.items()}
             parts = self.network.head.compute_loss(targets, batch, [anchors], [matched])
-            return torch.stack(list(parts.values())).sum() * divisor
+            total: Tensor = torch.stack(list(parts.values())).sum() * divisor
+            return total
 
         return [Stage(outputs, loss, positive, matched == -1, anchors)]
 
@@ -386,7 +387,8 @@ class FasterRCNNLayers(LastLayers):
         counted = positive | negative
 
         def loss(at: Outputs) -> Tensor:
-            deltas = at["bbox_regression"].unflatten(1, (-1, 4))[positive, labels[positive]]
+            deltas = at["bbox_regression"].reshape(len(proposals), -1, 4)
+            deltas = deltas[positive, labels[positive]]
             return F.smooth_l1_loss(deltas, wanted, beta=_BETA, reduction="sum") + (
                 F.cross_entropy(at["logits"][counted], labels[counted], reduction="sum")
             )
@@ -456,8 +458,3 @@ def _refused(model: Model, got: str) -> NoHeadError:
         got=got,
         remedy="use one of these, or a strategy that measures boxes, such as uwe or entropy",
     )
-
-
-def names_of(branches: Sequence[Branch]) -> tuple[str, ...]:
-    """Names of all their parameters, in order."""
-    return tuple(name for branch in branches for name in branch.parameters)
