@@ -16,6 +16,9 @@ from segal.signals.base import Direction, Need, Parameters, Workbench
 from segal.signals.labels import LabelRule, Pseudo, residual
 from segal.signals.pulled_back import PulledBack, TileGradients, is_closed, note_general_route
 
+UNSCORED = float(torch.finfo(torch.float64).max)
+"""The value of a candidate that shows nothing to take a loss on: it ranks last, at either end."""
+
 _FEW = 2
 """Directions of the same layers and labels up to which each takes its own tangent."""
 

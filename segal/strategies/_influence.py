@@ -1,5 +1,6 @@
 """What the strategies that score by a directional derivative share."""
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -8,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from segal.candidates.table import CandidateTable
-from segal.signals.directional import Directional
+from segal.signals.directional import UNSCORED, Directional
 from segal.signals.directions import Inverse
 from segal.strategies.base import PARAMETERS, Picks
 
@@ -77,6 +78,22 @@ def predicted_change(table: CandidateTable, signal: Directional) -> torch.Tensor
 def pick_by_change(
     table: CandidateTable, signal: Directional, count: int, direction: Literal["higher", "lower"]
 ) -> Picks:
-    """The candidates of the largest or smallest predicted change; scores are these."""
+    """The candidates of the largest or smallest predicted change; scores are these.
+
+    Those that are `UNSCORED` come last, a rounding error beyond the last of the others.
+    """
     scores = predicted_change(table, signal)
-    return Picks.best(scores, count, direction)
+    unscored = scores == -UNSCORED
+    count_unscored = int(unscored.sum())
+    notes: tuple[str, ...] = ()
+    if count_unscored:
+        worst = {"lower": (torch.amax, torch.inf), "higher": (torch.amin, -torch.inf)}
+        last, beyond = worst[direction]
+        scored = scores[~unscored]
+        least = last(scored) if len(scored) else scores.new_zeros(())
+        scores[unscored] = torch.nextafter(least, scores.new_tensor(beyond))
+        notes = (
+            f"{count_unscored} of {len(scores)} candidates show nothing that the network is sure "
+            "enough of to take a loss on: they rank last.",
+        )
+    return replace(Picks.best(scores, count, direction), notes=notes)

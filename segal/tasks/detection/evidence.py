@@ -67,14 +67,17 @@ class RawOutputs:
         levels: How many of the A are of each level of the pyramid, in order; one number where there
             are no levels.
         outputs: The head's own outputs (A, ...), as its library names them: `bbox_regression`, and
-            for FCOS `bbox_ctrness`; for Faster R-CNN those of its proposals (A, 4 (C + 1)), and of
-            its anchors `objectness` (K, 1), `rpn_regression` and `rpn_anchors` (K, 4); where the
-            class branch has no tower also `features` (A, D).
+            for FCOS `bbox_ctrness`; for RetinaNet and FCOS `cls_logits`, those of `logits` with a
+            background's where the network has one; for Faster R-CNN those of its proposals
+            (A, 4 (C + 1)), and of its anchors `objectness` (K, 1), `rpn_regression` and
+            `rpn_anchors` (K, 4); where the class branch has no tower also `features` (A, D).
         anchors: (A, 4) what boxes are predicted from, in pixels of the detector's own resized
             input: proposals, anchors or cells; None for DETR kinds.
         towers: By branch (`class`, `box`) the maps (D, h, w) of each level that the branch's last
             layer takes; of Faster R-CNN `rpn`; none for DETR kinds.
         decode: Makes `boxes`.
+        sizes: (height, width) of the image and of its resized copy that `anchors` lie in; None
+            where there are no anchors.
     """
 
     logits: Tensor
@@ -84,6 +87,7 @@ class RawOutputs:
     anchors: Tensor | None
     towers: Mapping[str, tuple[Tensor, ...]]
     decode: Callable[[], Tensor] = field(repr=False)
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
 
     @cached_property
     def boxes(self) -> Tensor:

@@ -45,7 +45,7 @@ class DenseDetector(TorchvisionDetector):
         with inputs_of(layers) as towers:
             outputs = {name: values[0] for name, values in network.head(pyramid).items()}
         anchors = network.anchor_generator(inputs, pyramid)[0]
-        logits = outputs.pop("cls_logits")[:, self.first :]
+        logits = outputs["cls_logits"][:, self.first :]
         cells = [x.shape[2] * x.shape[3] for x in pyramid]
         levels = tuple(count * (len(anchors) // sum(cells)) for count in cells)
         chosen = self._choose(logits, outputs, anchors, levels, inputs.image_sizes[0])

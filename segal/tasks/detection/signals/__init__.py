@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from segal.signals import MeanFeature, PredictedLoss, RegionGradient, Signal, Value
+from segal.signals import Directional, MeanFeature, PredictedLoss, RegionGradient, Signal, Value
 from segal.signals.box_prototypes import BoxPrototypes, ClassScores, EntropyAfterNMS
 from segal.signals.class_profiles import ClassProfiles
 from segal.signals.class_wise import ClassWiseEmbedding
 from segal.signals.dropout import DropoutValue
+from segal.signals.influence import EstimatedLoss, TopKDirectional
 from segal.signals.labelled_objects import LabelledObjects
 from segal.signals.localization_stability import LocalizationStability
 from segal.signals.view_consistency import ViewClasses, ViewConsistency
@@ -16,6 +17,7 @@ from segal.tasks.detection.signals.class_wise import ClassWise
 from segal.tasks.detection.signals.dropout import DropoutOfBoxes
 from segal.tasks.detection.signals.elements import OfBoxes
 from segal.tasks.detection.signals.gradients import ClassGradient
+from segal.tasks.detection.signals.influence import BoxDirectional, measured_estimated_loss
 from segal.tasks.detection.signals.labelled_objects import CountsOfObjects
 from segal.tasks.detection.signals.learning_loss import LossOfMaps
 from segal.tasks.detection.signals.localization_stability import BoxesUnderNoise
@@ -39,6 +41,9 @@ MEASURED: dict[type[Any], Callable[[Any], Signal]] = {
     PredictedLoss: LossOfMaps,
     RegionGradient: ClassGradient,
     Value: OfBoxes,
+    Directional: BoxDirectional,
+    TopKDirectional: BoxDirectional,
+    EstimatedLoss: measured_estimated_loss,
 }
 """By the type of a signal what makes detection's way to measure it of the signal."""
 
