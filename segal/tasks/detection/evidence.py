@@ -75,6 +75,7 @@ class RawOutputs:
         towers: By branch (`class`, `box`) the maps (D, h, w) of each level that the branch's last
             layer takes; of Faster R-CNN `rpn`; none for DETR kinds.
         decode: Makes `boxes`.
+        scale: (x, y) factors from pixels of `anchors` to pixels of the image.
     """
 
     logits: Tensor
@@ -84,6 +85,7 @@ class RawOutputs:
     anchors: Tensor | None
     towers: Mapping[str, tuple[Tensor, ...]]
     decode: Callable[[], Tensor] = field(repr=False)
+    scale: tuple[float, float] = (1.0, 1.0)
 
     @cached_property
     def boxes(self) -> Tensor:

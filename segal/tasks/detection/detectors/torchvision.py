@@ -55,6 +55,7 @@ class TorchvisionDetector(Detector):
                 decode=lambda: resize_boxes(
                     clip_boxes_to_image(decode(), resized), resized, size
                 ).float(),
+                scale=(size[1] / resized[1], size[0] / resized[0]),
                 **parts,
             )
         return Found(found, raw, tuple(maps.values()), (max(down, size[0]), max(right, size[1])))
