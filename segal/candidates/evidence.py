@@ -116,6 +116,10 @@ class Evidence:
             done += part.shape[1]
         return mapped
 
+    def finite(self) -> list[bool]:
+        """Whether the logits of each of the B images are all finite."""
+        return self.logits.flatten(1).isfinite().all(1).tolist()
+
     @property
     def caught(self) -> Tensor:
         """The features, for signals that asked for them.

@@ -88,7 +88,9 @@ class MialSettings(Section):
         if min(self.ratio) < 1 or max(self.ratio) > 1000:
             raise ValueError(f"ratio: expected two numbers from 1 to 1000, got {self.ratio}")
         if not self.iur and (self.weight, self.iur_set) != ("one", "none"):
-            raise ValueError("iur: false leaves nothing to weight and iur_set to say|leave them out")
+            raise ValueError(
+                "iur: false leaves nothing to weight and iur_set to say|leave them out"
+            )
         if self.weight == "mil" and self.iur_set == "none":
             raise ValueError(
                 "iur_set: expected labelled or all for weight mil, whose MIL head would not be "

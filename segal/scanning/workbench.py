@@ -6,7 +6,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence
@@ -16,7 +15,6 @@ from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
-from segal.functional.labels import class_indices, has_class
 from segal.models.noise import failed
 from segal.models.wrapped import Model
 from segal.signals import Visit
@@ -179,12 +177,13 @@ class Bench:
         chosen = [i for i in images.indices() if only is None or i in only]
         grouped = batches(images.pool, chosen, settings.batch_size)
 
-        def read(batch: list[int]) -> tuple[list[int], Tensor, Tensor, Tensor | None]:
+        def read(batch: list[int]) -> tuple[list[int], Tensor, Tensor, Any]:
             pixels = stack_images([images.pool.read(i) for i in batch])
             if images.dataset is None:
-                return batch, pixels, _stacked([images.mask(i) for i in batch]), None
-            labels = class_indices(_stacked([images.label(i) for i in batch]))
-            return batch, pixels, has_class(labels), labels
+                masks = np.stack([images.mask(i) for i in batch])
+                return batch, pixels, torch.from_numpy(masks), None
+            labels = [images.label(i) for i in batch]
+            return batch, pixels, *self.task.known(labels, images.pool.size(batch[0]))
 
         done = 0
         with bar(f"Measuring the {_SHOWN[of]}") as advance:
@@ -211,8 +210,8 @@ class Bench:
 
 
 def _check_finite(of: SetName, evidence: Evidence) -> None:
-    finite = evidence.logits.flatten(1).isfinite().all(1).tolist()
-    broken = [name for name, good in zip(evidence.images, finite, strict=True) if not good]
+    every = zip(evidence.images, evidence.finite(), strict=True)
+    broken = [name for name, good in every if not good]
     if broken:
         raise SegalError(
             f"the {_SHOWN[of]}: the network's logits are not finite",
@@ -220,7 +219,3 @@ def _check_finite(of: SetName, evidence: Evidence) -> None:
             got="NaN or infinity at " + ", ".join(broken),
             remedy=NOT_FINITE,
         )
-
-
-def _stacked(arrays: Sequence[NDArray[Any]]) -> Tensor:
-    return torch.from_numpy(np.stack(arrays))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -41,12 +41,13 @@ class Visit:
         evidence: Of a forward pass over them.
         mask: (B, H, W) bool, the pixels that are of the set; void pixels are not where labels are
             known.
-        labels: (B, H, W) int64 classes where `mask` is true, `VOID` elsewhere; None if unknown.
+        labels: (B, H, W) int64 classes where `mask` is true, `VOID` elsewhere; None if unknown. Of
+            a task whose labels are no arrays, as `Task.known` has them.
     """
 
     evidence: Evidence
     mask: Tensor
-    labels: Tensor | None
+    labels: Any
 
 
 class Workbench(Protocol):

@@ -83,7 +83,8 @@ def _labels(visit: Visit, of: SetName) -> Tensor:
             got=f"images alone, such as {visit.evidence.images[0]}",
             remedy="give a labelled set of images",
         )
-    return visit.labels
+    labels: Tensor = visit.labels
+    return labels
 
 
 def _batch_loss(tail: Tail, visit: Visit, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -7,13 +7,14 @@ from segal.models.wrapped import WRAPPERS
 from segal.registry import Registry
 from segal.tasks.base import Task
 from segal.tasks.classification.task import Classification, Multilabel
+from segal.tasks.detection.task import Detection
 from segal.tasks.options import Outline
 from segal.tasks.segmentation.task import Segmentation
 
 __all__ = ["TASKS", "Outline", "Task", "find_task", "layout_name", "task_name", "task_of"]
 
 TASKS: Registry[type[Task]] = Registry("task")
-for _task in (Segmentation, Classification, Multilabel):
+for _task in (Segmentation, Classification, Multilabel, Detection):
     TASKS.register(_task.name)(_task)
     WRAPPERS.register(_task.name)(_task.wrapper)
     ANSWERS.register(_task.name)(_task.answers)

@@ -342,6 +342,20 @@ class Task(ABC):
         """
         return stack_padded(samples)
 
+    def known(self, labels: Sequence[Any], size: tuple[int, int]) -> tuple[Tensor, Any]:
+        """The labels of a batch of images of one size, as signals take them.
+
+        Args:
+            labels: As `LabelledDataset.read_label` gives them.
+            size: (H, W) of the images in elements.
+
+        Returns:
+            (B, H, W) bool, which elements are labelled; and (B, H, W) int64 classes, `VOID`
+            elsewhere. The latter have `to`.
+        """
+        classes = class_indices(torch.from_numpy(np.stack(labels)))
+        return has_class(classes), classes
+
     @abstractmethod
     def clicks(self, label: NDArray[Any], boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
         """What an annotator does to label boxes of an image, in order.

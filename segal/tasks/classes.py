@@ -1,11 +1,38 @@
-"""Whether a network and a data set are of the same classes."""
+"""The classes of a task, and whether a network and a data set have the same."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segal.data.labelled import LabelledDataset
+from segal.data.layout import distinct_colours
 from segal.errors import SegalError
 from segal.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, eq=False)
+class ClassNames:
+    """The classes that a network learns, in the order of its outputs.
+
+    Attributes:
+        names: Name of each of the C classes.
+        notes: What a user should know of how labels are read.
+    """
+
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8]:
+        """(C, 3) RGB, to draw them in."""
+        return distinct_colours(len(self.names))
 
 
 def check_classes(spec: ModelSpec, dataset: LabelledDataset) -> None:

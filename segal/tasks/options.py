@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segal.candidates.regions import Box
 from segal.data.image_file import Reading
 from segal.data.images import ImageInfo
+from segal.errors import SegalError, raise_all
 from segal.system.machine import Precision
 
 
@@ -114,10 +115,10 @@ class Transform(Protocol):
     def __call__(
         self,
         image: NDArray[Any],
-        label: NDArray[Any],
+        label: Any,
         region: Box,
         generator: np.random.Generator,
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
+    ) -> tuple[NDArray[Any], Any]:
         """See `segal.data.transforms.TrainingTransform`."""
         ...
 
@@ -149,3 +150,29 @@ class Augmentation(Protocol):
     def colour_jitter(self) -> float:
         """Strength, from 0 to 1."""
         ...
+
+
+def refuse_label_files(source: SplitSource, where: str) -> None:
+    """Raises a SegalError for what only label files have.
+
+    Args:
+        source: What a configuration says.
+        where: What the task has instead, in words.
+    """
+    said = {
+        "ignore_index": source.ignore_index is not None,
+        "reduce_zero_label": source.reduce_zero_label,
+        "label_suffix": source.label_suffix is not None,
+    }
+    raise_all(
+        [
+            SegalError(
+                f"{key}: of files that give every pixel a label",
+                expected=f"nothing here, {where}",
+                got=str(getattr(source, key)),
+                remedy="leave it out",
+            )
+            for key, given in said.items()
+            if given
+        ]
+    )

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from segal.candidates.regions import Box
 from segal.data.labelled import LabelledDataset

@@ -113,7 +113,7 @@ class Samples:
     def _draw_order(self, lap: int) -> NDArray[np.int64]:
         return self.regions.order(np.random.default_rng([self._seed, _ORDER, lap]))
 
-    def __call__(self, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def __call__(self, number: int) -> tuple[NDArray[Any], Any]:
         """Sample `number`: image (H, W, channels) and label, see `Task.transform`."""
         lap, position = divmod(number, len(self.regions.images))
         region = int(self._order(lap)[position])

@@ -17,6 +17,7 @@ from segal.pictures import contact_sheet as sheets
 from segal.pictures.contact_sheet import MOST, THUMBNAIL, Line, Tile, contact_sheet, thumbnail
 from segal.reporting import pictures
 from segal.signals import Value
+from segal.tasks.classes import ClassNames
 from segal.tasks.classification import drawing, explaining
 from segal.tasks.classification.drawing import PICKED_FILE, SHEET_WORDS, draw_contact_sheets
 from segal.tasks.classification.explaining import (
@@ -25,7 +26,6 @@ from segal.tasks.classification.explaining import (
     SCORES_FILE,
     SheetsExplainer,
 )
-from segal.tasks.classification.labels import ClassNames
 from segal.tasks.classification.pools import open_files, open_rows
 from segal.tasks.classification.predicted import predictions
 from segal.tasks.drawing import Drawn

@@ -9,7 +9,7 @@ import pytest
 from segal.candidates.selection import Selected
 from segal.data.pool import open_pool
 from segal.pictures.overlays import Pick
-from segal.tasks.classification.labels import ClassNames
+from segal.tasks.classes import ClassNames
 from segal.tasks.detection.drawing import Scene, Seen, draw_picked_boxes, draw_scene
 from segal.tasks.detection.evaluation import Found
 from segal.tasks.detection.objects import Objects

@@ -9,14 +9,11 @@ import torch
 from segal.candidates.regions import Boxes, RegionSize
 from segal.functional import uncertainty
 from segal.functional.divergence import class_profile
-from segal.models.wrapped import FEATURE_MAPS, FEATURES
 from segal.signals import MeanFeature, Value
 from segal.signals.class_profiles import ClassProfiles
 from segal.tasks.detection.evidence import DetectionEvidence, Detections
-from segal.tasks.detection.model import RAW
 from segal.tasks.detection.signals import measured
 from segal.tasks.detection.signals.elements import OfBoxes, Slices
-from tests.tiny_detectors import SIZES, build, images
 
 HEIGHT, WIDTH = 40, 60
 WHOLE = RegionSize.parse("image").grid(HEIGHT, WIDTH)

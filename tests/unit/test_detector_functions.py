@@ -9,7 +9,7 @@ from torch import nn
 
 from segal.errors import SegalError
 from segal.models.build import build_model, make_spec
-from segal.models.wrapped import WRAPPERS, NoHeadError
+from segal.models.wrapped import NoHeadError
 from segal.tasks.detection.detectors.functions import CallableDetector
 from segal.tasks.detection.model import FEATURE_MAPS, FEATURES, RAW, DetectionModel
 from tests.tiny_detectors import images
@@ -154,11 +154,13 @@ def test_what_a_function_cannot_give_is_refused():
 
 
 def test_functions_are_told_apart_by_what_they_give():
-    network = DetectionModel.network_of(lambda batch: [answer()])
+    network = DetectionModel.network_of(lambda batch: [answer()], None)
     classes, digest = network.look(images())
     assert classes == 3
-    assert DetectionModel.network_of(lambda batch: [answer()]).look(images()) == (3, digest)
-    other = DetectionModel.network_of(lambda batch: [answer(classes=[2, 0], scores=[0.7, 0.5])])
+    assert DetectionModel.network_of(lambda batch: [answer()], None).look(images()) == (3, digest)
+    other = DetectionModel.network_of(
+        lambda batch: [answer(classes=[2, 0], scores=[0.7, 0.5])], None
+    )
     assert other.look(images())[1] != digest
 
 
@@ -179,7 +181,6 @@ class Own(nn.Module):
 
 
 def test_a_network_of_ones_own_answers_as_a_function_does_and_can_be_trained(monkeypatch):
-    monkeypatch.setitem(WRAPPERS._entries, "detection", DetectionModel)
     spec = make_spec("tests.unit.test_detector_functions:Own", "", ("a", "b"), task="detection")
     model = build_model(spec)
     model.check()

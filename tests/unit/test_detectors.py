@@ -17,7 +17,7 @@ from segal.models.build import build_model, build_network, make_spec
 from segal.models.checkpoint import load_checkpoint, save_checkpoint
 from segal.models.dropout import check_dropout
 from segal.models.sources.torchvision_detection import encoder_of, names
-from segal.models.wrapped import WRAPPERS, NoHeadError
+from segal.models.wrapped import NoHeadError
 from segal.tasks.detection.evidence import DetectionEvidence, Detections
 from segal.tasks.detection.model import FEATURE_MAPS, FEATURES, RAW, DetectionModel
 from tests.tiny_detectors import CLASSES, FAMILIES, SIZES, SMALL, build, images
@@ -40,11 +40,6 @@ def models():
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request, models):
     return models[request.param]
-
-
-@pytest.fixture
-def registered(monkeypatch):
-    monkeypatch.setitem(WRAPPERS._entries, "detection", DetectionModel)
 
 
 def run(model, batch, catch=()):
@@ -425,7 +420,7 @@ def test_the_wrapper_normalises_and_not_the_network():
     [("resnet18", resnet18, "frozen"), ("mobilenet_v2", mobilenet_v2, "batch")],
 )
 def test_weights_of_a_backbone_are_loaded_without_its_classifier(
-    tmp_path, registered, encoder, published, norm
+    tmp_path, encoder, published, norm
 ):
     torch.manual_seed(1)
     file, source = tmp_path / "backbone.safetensors", published(weights=None)
@@ -464,7 +459,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path, models):
         models["ssd"].detector.encoder()
 
 
-def test_a_checkpoint_gives_the_same_boxes(tmp_path, registered, models):
+def test_a_checkpoint_gives_the_same_boxes(tmp_path, models):
     model = models["retinanet"]
     save_checkpoint(model, tmp_path / "model.safetensors")
     again = load_checkpoint(tmp_path / "model.safetensors")
@@ -475,7 +470,7 @@ def test_a_checkpoint_gives_the_same_boxes(tmp_path, registered, models):
 
 
 @pytest.mark.parametrize("name", ["torchvision:fasterrcnn", "tests.tiny_detectors:small_ssd"])
-def test_dropout_is_inserted_before_the_class_layer(registered, name):
+def test_dropout_is_inserted_before_the_class_layer(name):
     options = SMALL if name.startswith("torchvision") else {}
     spec = make_spec(
         name, "resnet18", CLASSES, options=options, task="detection", insert_dropout=0.5

@@ -14,7 +14,6 @@ from segal.models.checkpoint import (
     save_checkpoint,
 )
 from segal.models.sources.huggingface import configuration
-from segal.models.wrapped import WRAPPERS
 from segal.tasks.detection.model import FEATURE_MAPS, FEATURES, RAW, DetectionModel
 from tests.tiny_detectors import CLASSES, SIZES, images
 
@@ -88,11 +87,6 @@ def model(request):
     return model
 
 
-@pytest.fixture
-def registered(monkeypatch):
-    monkeypatch.setitem(WRAPPERS._entries, "detection", DetectionModel)
-
-
 def run(model, batch, catch=()):
     with torch.no_grad():
         return model(batch, catch)
@@ -154,7 +148,7 @@ def test_maps_and_losses_are_the_librarys(model):
     assert found["loss"].requires_grad and maps
 
 
-def test_a_folder_and_a_checkpoint_give_the_same_boxes(tmp_path, registered):
+def test_a_folder_and_a_checkpoint_give_the_same_boxes(tmp_path):
     torch.manual_seed(0)
     spec = spec_of("rt_detr", score_thresh=0.0)
     model = DetectionModel(build_network(spec), spec).eval()

@@ -121,7 +121,7 @@ def code_words(path):
     yield from imports(path)
 
 
-OF_LIBRARIES = re.compile(r"auxiliary classification|semantic segmentation")
+OF_LIBRARIES = re.compile(r"auxiliary classification|semantic segmentation|object detection")
 """Heads and networks of other libraries by their own names, in messages."""
 
 

@@ -21,7 +21,7 @@ from segal.models.sources.base import (
     check_options,
 )
 from segal.models.sources.huggingface_detection import (
-    DETECTION,
+    DETR,
     SIZE,
     THRESHOLD,
     DetrNetwork,
@@ -56,10 +56,10 @@ UNIVERSAL = {
 }
 """Classes whose outputs are masks of queries, with the classes of each."""
 
-_CLASSES = SEMANTIC | UNIVERSAL | DETECTION
+_CLASSES = SEMANTIC | UNIVERSAL | DETR
 _ANSWERING: Mapping[Answered, tuple[Mapping[str, str], str]] = {
     "pixels": (SEMANTIC | UNIVERSAL, "semantic segmentation"),
-    "objects": (DETECTION, "object detection"),
+    "objects": (DETR, "object detection"),
 }
 _FLIP = "flip_channels"
 _TINY = 1e-30  # below the probability that any class has

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segal.errors import SegalError
 
-DETECTION = {
+DETR = {
     "d_fine": "DFineForObjectDetection",
     "rf_detr": "RfDetrForObjectDetection",
     "rt_detr": "RTDetrForObjectDetection",

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 from torchvision import models
-from torchvision.models import detection, get_model_builder, list_models
+from torchvision.models import detection as of_objects
+from torchvision.models import get_model_builder, list_models
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
@@ -19,13 +20,10 @@ from segal.models.spec import ModelSpec
 from segal.models.two_heads import TwoHeadRetinaNet, TwoHeadSSD
 from segal.registry import nearest
 
-TASK = "detection"
-"""What networks of this file are asked."""
-
 HEADS: dict[str, Callable[..., nn.Module]] = {
-    "fasterrcnn": detection.FasterRCNN,
-    "retinanet": detection.RetinaNet,
-    "fcos": detection.FCOS,
+    "fasterrcnn": of_objects.FasterRCNN,
+    "retinanet": of_objects.RetinaNet,
+    "fcos": of_objects.FCOS,
     "mial_retinanet": TwoHeadRetinaNet,
 }
 """What can be put on a backbone of the user's choice."""
@@ -59,7 +57,7 @@ _CONSTANTS: dict[str, Constants] = {
 
 def names() -> list[str]:
     """All names, without the prefix: detectors whose answer is boxes alone."""
-    built = [n for n in list_models(module=detection) if n.startswith((*HEADS, "ssd"))]
+    built = [n for n in list_models(module=of_objects) if n.startswith((*HEADS, "ssd"))]
     return [*HEADS, *built, _MIAL + _SSD]
 
 
@@ -167,14 +165,14 @@ def encoder_of(network: nn.Module) -> nn.Module:
     body = getattr(backbone, "body", None)
     if isinstance(body, nn.Module):
         return body
-    if isinstance(backbone, detection.ssd.SSDFeatureExtractorVGG):
+    if isinstance(backbone, of_objects.ssd.SSDFeatureExtractorVGG):
         first, second = backbone.get_submodule("features"), backbone.get_submodule("extra.0")
         return nn.Sequential(*first.children(), *list(second.children())[:-1])
     raise SegalError(
         f"{type(network).__name__}: weights of a backbone alone do not fit it",
         expected="a detector with a pyramid, or SSD300 with VGG-16",
         got="torchvision's SSDlite, whose MobileNetV3 has fewer channels in its last layers"
-        if isinstance(backbone, detection.ssdlite.SSDLiteFeatureExtractorMobileNet)
+        if isinstance(backbone, of_objects.ssdlite.SSDLiteFeatureExtractorMobileNet)
         else f"a {type(backbone).__name__}",
         remedy="give weights of the whole detector with --checkpoint",
     )
@@ -188,9 +186,9 @@ def _backbones() -> list[str]:
 def _takes(name: str) -> set[str]:
     """Options of a detector: the plain ones of its class, and our own."""
     plain = name.removeprefix(_MIAL)
-    family = next((HEADS[head] for head in HEADS if plain.startswith(head)), detection.ssd.SSD)
+    family = next((HEADS[head] for head in HEADS if plain.startswith(head)), of_objects.ssd.SSD)
     takes = set(inspect.signature(family).parameters) - _OF_US
-    if family is detection.ssd.SSD:
+    if family is of_objects.ssd.SSD:
         return takes
     takes |= {_NORM, _SIZES, _RATIOS, "min_size"}
     if name.startswith(_MIAL):

@@ -17,8 +17,9 @@ from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.data.layout import known_layout
 from segal.data.pool import Progress, check_path, real_path
 from segal.errors import SegalError
+from segal.tasks.classes import ClassNames
 from segal.tasks.classification import archives, features, folders, tables
-from segal.tasks.classification.labels import UNKNOWN, ClassNames
+from segal.tasks.classification.labels import UNKNOWN
 from segal.tasks.classification.layout import LayoutModule, Source
 from segal.tasks.classification.pools import Known, WholeImagePool
 from segal.tasks.splitting import (

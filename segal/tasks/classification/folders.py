@@ -7,10 +7,10 @@ import numpy as np
 
 from segal.data.pool import SUFFIXES, find_files, shortened
 from segal.errors import SegalError, raise_all
+from segal.tasks.classes import ClassNames
 from segal.tasks.classification.labels import (
     CLASSES_FILE,
     ClassList,
-    ClassNames,
     classes_of,
     encoded,
 )

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.data.class_list import read_lines
-from segal.data.layout import distinct_colours
 from segal.data.pool import shortened
 from segal.errors import SegalError, raise_all
 from segal.registry import nearest
+from segal.tasks.classes import ClassNames
 
 UNKNOWN = -1
 CLASSES_FILE = "classes.txt"
@@ -25,27 +24,6 @@ is none; (n, C) int64 of 0, 1 and UNKNOWN where each of C labels is told by itse
 
 _VALUED = re.compile(r"(\d+)[\s,:;]+(\S.*)")
 _SHOWN = 5
-
-
-@dataclass(frozen=True, eq=False)
-class ClassNames:
-    """The classes that a network learns, in the order of its outputs.
-
-    Attributes:
-        names: Name of each of the C classes.
-        notes: What a user should know of how labels are read.
-    """
-
-    names: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @cached_property
-    def palette(self) -> NDArray[np.uint8]:
-        """(C, 3) RGB, to draw them in."""
-        return distinct_colours(len(self.names))
 
 
 @dataclass(frozen=True)

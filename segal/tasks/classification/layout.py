@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segal.tasks.classification.labels import ClassNames
+from segal.tasks.classes import ClassNames
 from segal.tasks.classification.pools import WholeImagePool
 
 

@@ -15,7 +15,7 @@ from segal.data.datasets import Chooser
 from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
-from segal.errors import SegalError, raise_all
+from segal.errors import SegalError
 from segal.models.spec import Answers
 from segal.models.wrapped import Model
 from segal.tasks.base import Task
@@ -43,6 +43,7 @@ from segal.tasks.options import (
     PredictionOptions,
     SplitSource,
     Transform,
+    refuse_label_files,
 )
 
 _USUAL_SHARE = (0.08, 1.0)
@@ -94,7 +95,7 @@ class Classification(Task):
         **options: Unpack[OpenOptions],
     ) -> LabelledDataset:
         """As `Task.open_split`; labels are read."""
-        _refuse_label_files(source)
+        refuse_label_files(source, "where images have a class as wholes")
         return open_split(
             source.root,
             split,
@@ -256,24 +257,3 @@ class Multilabel(Classification):
         return MultilabelEvaluation(
             dataset.classes.names, tuple(dataset.pool.paths), labels, scores
         )
-
-
-def _refuse_label_files(source: SplitSource) -> None:
-    """Raises a SegalError for what only label files have."""
-    said = {
-        "ignore_index": source.ignore_index is not None,
-        "reduce_zero_label": source.reduce_zero_label,
-        "label_suffix": source.label_suffix is not None,
-    }
-    raise_all(
-        [
-            SegalError(
-                f"{key}: of files that give every pixel a label",
-                expected="nothing here, where images have a class as wholes",
-                got=str(getattr(source, key)),
-                remedy="leave it out",
-            )
-            for key, given in said.items()
-            if given
-        ]
-    )

@@ -14,7 +14,7 @@ from typing import Any
 from segal.data.pool import SUFFIXES, shortened
 from segal.errors import SegalError, raise_all
 from segal.system.files import is_there, read_error
-from segal.tasks.classification.labels import ClassNames
+from segal.tasks.classes import ClassNames
 from segal.tasks.detection.layout import Finding, Labels, Row, Source, Written, in_order
 
 LAYOUT = """\

@@ -17,7 +17,7 @@ from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.data.layout import known_layout
 from segal.data.pool import ImagePool, Progress, check_path, open_pool, real_path, shortened
 from segal.errors import SegalError, raise_all
-from segal.tasks.classification.labels import ClassNames
+from segal.tasks.classes import ClassNames
 from segal.tasks.detection import coco, tables, voc, yolo
 from segal.tasks.detection.cleaning import cleaned
 from segal.tasks.detection.layout import Finding, Labels, LayoutModule, Source, told

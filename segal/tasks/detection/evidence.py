@@ -158,3 +158,10 @@ class DetectionEvidence(Evidence):
         if len(self._raw) != len(self.detections):
             raise ValueError("evidence: expected raw outputs, which the meter's catch asks for")
         return self._raw
+
+    def finite(self) -> list[bool]:
+        """Whether boxes, scores and probabilities of each image are all finite."""
+        return [
+            all(bool(x.isfinite().all()) for x in (one.boxes, one.scores, one.probabilities))
+            for one in self.detections
+        ]

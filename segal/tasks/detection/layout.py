@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segal.data.changes import listed
 from segal.errors import SegalError
 from segal.registry import nearest
-from segal.tasks.classification.labels import ClassNames
+from segal.tasks.classes import ClassNames
 
 SPLIT_FOLDERS = ("test", "train", "val", "valid", "validation")
 

@@ -9,7 +9,8 @@ from segal.data.images import read_bytes
 from segal.data.pool import SUFFIXES, shortened
 from segal.errors import SegalError, raise_all
 from segal.system.spreadsheet import NotATable, read_sheet, tidy
-from segal.tasks.classification.labels import CLASSES_FILE, ClassList, ClassNames
+from segal.tasks.classes import ClassNames
+from segal.tasks.classification.labels import CLASSES_FILE, ClassList
 from segal.tasks.classification.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS
 from segal.tasks.detection.layout import Labels, Source, Written, in_order, number_of, unknown_class
 

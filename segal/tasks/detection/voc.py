@@ -15,7 +15,8 @@ from segal.data.pool import SUFFIXES, check_path, find_images, real_path, shorte
 from segal.data.split_list import listed_images
 from segal.errors import SegalError, raise_all
 from segal.system.files import is_there
-from segal.tasks.classification.labels import CLASSES_FILE, ClassList, ClassNames
+from segal.tasks.classes import ClassNames
+from segal.tasks.classification.labels import CLASSES_FILE, ClassList
 from segal.tasks.detection.annotation_xml import Annotation, read_annotation
 from segal.tasks.detection.layout import (
     SPLIT_FOLDERS,

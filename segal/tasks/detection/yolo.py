@@ -17,7 +17,8 @@ from segal.data.class_list import read_lines
 from segal.data.pool import SUFFIXES, check_path, find_images, real_path
 from segal.errors import SegalError
 from segal.system.files import is_there, read_error
-from segal.tasks.classification.labels import CLASSES_FILE, ClassList, ClassNames
+from segal.tasks.classes import ClassNames
+from segal.tasks.classification.labels import CLASSES_FILE, ClassList
 from segal.tasks.detection.layout import (
     SPLIT_FOLDERS,
     Finding,
