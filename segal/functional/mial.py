@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Selection = Literal["top_k", "max", "mean"]
+Reduction = Literal["top_k", "max", "mean"]
 
 
 def discrepancy(first: Tensor, second: Tensor, *, squared: bool = False) -> Tensor:
@@ -209,12 +209,12 @@ def pseudo_labels(first: Tensor, second: Tensor, threshold: float = 0.5) -> Tens
     return ((first + second) / 2).amax(-2) > threshold
 
 
-def select_discrepancy(values: Tensor, select: Selection = "top_k", k: int = 10_000) -> Tensor:
+def image_discrepancy(values: Tensor, reduction: Reduction = "top_k", k: int = 10_000) -> Tensor:
     """An image's discrepancy (section 3.4): the mean of its k largest.
 
     Args:
         values: (..., N) discrepancies of instances.
-        select: `top_k`; `max`, which is that of k = 1; `mean`, of k = N.
+        reduction: `top_k`; `max`, which is that of k = 1; `mean`, of k = N.
         k: At least 1; a larger one than N takes all.
 
     Returns:
@@ -225,7 +225,7 @@ def select_discrepancy(values: Tensor, select: Selection = "top_k", k: int = 10_
 
     Examples:
         >>> import torch
-        >>> select_discrepancy(torch.tensor([0.5, 0.0, 0.25]), k=2)
+        >>> image_discrepancy(torch.tensor([0.5, 0.0, 0.25]), k=2)
         tensor(0.3750)
     """
     if k < 1:
@@ -233,7 +233,7 @@ def select_discrepancy(values: Tensor, select: Selection = "top_k", k: int = 10_
     count = values.shape[-1]
     if not count:
         return values.sum(-1)
-    largest = {"top_k": min(k, count), "max": 1, "mean": count}[select]
+    largest = {"top_k": min(k, count), "max": 1, "mean": count}[reduction]
     return values.topk(largest).values.mean(-1)
 
 

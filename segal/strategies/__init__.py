@@ -18,6 +18,7 @@ from segal.strategies.learning_loss import LearningLoss
 from segal.strategies.least_confidence import LeastConfidence
 from segal.strategies.margin import Margin
 from segal.strategies.mc_dropout import MCDropout
+from segal.strategies.mial import MultipleInstance
 from segal.strategies.ralif import ReliableInfluence
 from segal.strategies.random import Random
 from segal.strategies.ta_vaal import TaskAwareVariationalAdversarial
@@ -47,6 +48,7 @@ _BUILT_IN: tuple[type[Strategy], ...] = (
     ReliableInfluence,
     ErrorChange,
     ErrorReduction,
+    MultipleInstance,
 )
 for _kind in _BUILT_IN:
     STRATEGIES.register(_kind.name)(_kind)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segal.errors import SegalError
 from segal.functional.mial import (
     bag_score,
     level_mil_score,
@@ -21,6 +20,7 @@ from segal.functional.mial import (
 )
 from segal.models.mial import MialSettings, Stage, moving, schedule
 from segal.models.wrapped import Model
+from segal.signals.mial import without_two_heads
 from segal.tasks.detection.detectors.base import Target
 from segal.tasks.detection.detectors.two_heads import HeadOutputs, TwoHeadDetector
 from segal.tasks.detection.model import DetectionModel
@@ -48,8 +48,8 @@ class MultipleInstance(Scheme):
         return next(one for one in self.stages if one.start <= step < one.stop)
 
     def check(self, model: Model) -> None:
-        """Raises a SegalError if the network has no two class heads."""
-        two_heads(model, "train.mial")
+        """Raises a NoHeadError if the network has no two class heads."""
+        two_heads(model)
 
     def unlabelled_before(self, step: int) -> int:
         """See `Scheme.unlabelled_before`: the steps that are not on the labelled set alone."""
@@ -85,7 +85,7 @@ class MultipleInstance(Scheme):
     def loss(self, model: Model, step: int, batches: Sequence[Batch]) -> Tensor:
         """See `Scheme.loss`: that of the labelled set, or of equation 8 or 9."""
         labelled, *unlabelled = batches
-        detector = two_heads(model, "train.mial")
+        detector = two_heads(model)
         total = self.labelled_loss(detector, labelled)
         for batch in unlabelled:
             images = batch.labels.cut(batch.images)
@@ -165,24 +165,15 @@ class MultipleInstance(Scheme):
             return first / first.sum(-2, keepdim=True)
 
 
-def two_heads(model: Model, asking: str) -> TwoHeadDetector:
+def two_heads(model: Model) -> TwoHeadDetector:
     """How a network with two class heads is run.
 
-    Args:
-        model: It.
-        asking: Who needs them, as the message says it.
-
     Raises:
-        SegalError: If it is another network.
+        NoHeadError: If it is another network.
     """
     detector = model.detector if isinstance(model, DetectionModel) else None
     if not isinstance(detector, TwoHeadDetector):
-        raise SegalError(
-            f"{asking}: {model.spec.architecture} has no two class heads",
-            expected="a detector whose class heads can disagree",
-            got=model.spec.architecture,
-            remedy="give --arch torchvision:mial_retinanet or torchvision:mial_ssd300_vgg16",
-        )
+        raise without_two_heads(model)
     return detector
 
 

@@ -15,6 +15,7 @@ from segal.tasks.detection.detectors.base import Target
 from segal.tasks.detection.detectors.retinanet import RetinaNet
 from segal.tasks.detection.detectors.ssd import SSD
 from segal.tasks.detection.detectors.torchvision import TorchvisionDetector
+from segal.tasks.detection.evidence import RawOutputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,11 @@ class HeadOutputs:
             # Which are the same whatever is added to all logits of an anchor.
             first, second = (x.log_softmax(-1)[..., 1:] for x in (first, second))
         return cls(first, second, further[MIL].float(), softmax, tuple(levels))
+
+    @classmethod
+    def of_image(cls, raw: RawOutputs) -> "HeadOutputs":
+        """From the raw outputs of an image, (N, C)."""
+        return cls.of(raw.logits, raw.outputs, raw.softmax, raw.levels)
 
     @property
     def probabilities(self) -> tuple[Tensor, Tensor]:
@@ -106,9 +112,3 @@ class MialRetinaNet(TwoHeadDetector, RetinaNet):
 
 class MialSSD(TwoHeadDetector, SSD):
     """See the module."""
-
-
-def unbatched(outputs: HeadOutputs) -> list[HeadOutputs]:
-    """Those of each image by itself."""
-    parts = zip(outputs.first, outputs.second, outputs.mil, strict=True)
-    return [HeadOutputs(*heads, outputs.softmax, outputs.levels) for heads in parts]

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from segal.signals import MeanFeature, Signal, Value
 from segal.signals.class_profiles import ClassProfiles
+from segal.signals.mial import Discrepancy
 from segal.tasks.detection.signals.elements import OfBoxes
+from segal.tasks.detection.signals.mial import OfAnchors
 
 __all__ = ["MEASURED", "measured"]
 
@@ -12,6 +14,7 @@ MEASURED: dict[type, Callable[..., Signal]] = {
     Value: OfBoxes,
     MeanFeature: OfBoxes,
     ClassProfiles: OfBoxes,
+    Discrepancy: OfAnchors,
 }
 """By the type of a signal what makes detection's way to measure it of the signal."""
 
