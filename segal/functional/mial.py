@@ -120,7 +120,7 @@ def level_mil_score(mil: Tensor, probabilities: Tensor, levels: Sequence[int]) -
     _check_same(mil, probabilities)
     _check_levels(mil, levels)
     largest = probabilities.detach().amax(-1, keepdim=True)
-    parts = [level.softmax(-2) for level in largest.split(list(levels), -2)]
+    parts = [level.softmax(-2) for level in torch.split(largest, list(levels), -2)]
     return mil.softmax(-1) * torch.cat(parts, -2)
 
 
@@ -152,7 +152,7 @@ def bag_score(score: Tensor, levels: Sequence[int] | None = None) -> Tensor:
     if levels is None:
         return score.sum(-2)
     _check_levels(score, levels)
-    sums = [level.sum(-2) for level in score.split(list(levels), -2)]
+    sums = [level.sum(-2) for level in torch.split(score, list(levels), -2)]
     return torch.stack(sums).amax(0)
 
 
@@ -271,7 +271,7 @@ def anchor_heat(
     counts = [h * w * n for (h, w), n in zip(shapes, anchors, strict=True)]
     _check_levels(values[:, None], counts)
     heat = values.new_full(size, float("-inf"), dtype=torch.float32)
-    for level, shape in zip(values.float().split(counts), shapes, strict=True):
+    for level, shape in zip(torch.split(values.float(), counts), shapes, strict=True):
         cells = level.reshape(*shape, -1).amax(-1)
         spread = F.interpolate(cells[None, None], covers, mode="bilinear", align_corners=False)
         heat = torch.maximum(heat, spread[0, 0, : size[0], : size[1]])

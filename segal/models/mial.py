@@ -108,7 +108,7 @@ class MialSettings(Section):
         return ("label", *(("minimise", "maximise", "label") * self.repeats))
 
     @property
-    def parts(self) -> tuple[int, ...]:
+    def lengths(self) -> tuple[int, ...]:
         """Length of each stage, as parts of the training."""
         return tuple(self.ratio[kind != "label"] for kind in self.kinds)
 
@@ -133,14 +133,14 @@ def schedule(settings: MialSettings, iterations: int) -> tuple[Stage, ...]:
 
     Args:
         settings: Of the training.
-        iterations: Its steps; from the sum of `settings.parts` on no stage is empty.
+        iterations: Its steps; from the sum of `settings.lengths` on no stage is empty.
 
     Examples:
         >>> [(one.kind, one.start, one.stop) for one in schedule(MialSettings(repeats=1), 16)]
         [('label', 0, 6), ('maximise', 6, 8), ('minimise', 8, 10), ('label', 10, 16)]
     """
-    parts = settings.parts
-    ends = [iterations * end // sum(parts) for end in accumulate(parts, initial=0)]
+    lengths = settings.lengths
+    ends = [iterations * end // sum(lengths) for end in accumulate(lengths, initial=0)]
     pairs = zip(settings.kinds, pairwise(ends), strict=True)
     return tuple(Stage(kind, start, stop) for kind, (start, stop) in pairs)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import detection
+from torchvision.models import detection as of_objects
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead
 from torchvision.models.detection.ssd import SSDClassificationHead
 
@@ -34,7 +34,7 @@ _HEADS: Mapping[str, Part] = {
 }
 
 
-class TwoHeadRetinaNet(detection.RetinaNet):
+class TwoHeadRetinaNet(of_objects.RetinaNet):  # type: ignore[misc]
     """RetinaNet of torchvision with the further heads.
 
     Args:
@@ -54,10 +54,10 @@ class TwoHeadRetinaNet(detection.RetinaNet):
         **options: Any,
     ) -> None:
         super().__init__(backbone, num_classes, **options)
-        self.head = _RetinaNetHeads(self.head, shared=towers == "shared")
+        self.head: nn.Module = _RetinaNetHeads(self.head, shared=towers == "shared")
 
 
-class TwoHeadSSD(detection.ssd.SSD):
+class TwoHeadSSD(of_objects.ssd.SSD):  # type: ignore[misc]
     """SSD of torchvision with the further heads, convolutions of the same maps.
 
     Args:
@@ -77,7 +77,7 @@ class TwoHeadSSD(detection.ssd.SSD):
         **options: Any,
     ) -> None:
         super().__init__(backbone, anchor_generator, size, num_classes, **options)
-        self.head = _SSDHeads(self.head, num_classes)
+        self.head: nn.Module = _SSDHeads(self.head, num_classes)
 
     def compute_loss(
         self,
@@ -88,12 +88,12 @@ class TwoHeadSSD(detection.ssd.SSD):
     ) -> Outputs:
         """SSD's losses, and the class loss of f2, which draws negatives of its own."""
         losses, second = (
-            detection.ssd.SSD.compute_loss(
+            of_objects.ssd.SSD.compute_loss(
                 self, targets, {**head_outputs, "cls_logits": logits}, anchors, matched_idxs
             )
             for logits in (head_outputs["cls_logits"], head_outputs[SECOND])
         )
-        return losses | {"second_classification": second["classification"]}
+        return {**losses, "second_classification": second["classification"]}
 
 
 TwoHeads = TwoHeadRetinaNet | TwoHeadSSD
@@ -106,9 +106,12 @@ def part_of(network: TwoHeads, name: str) -> Part:
         network: It.
         name: As its `named_parameters` has it.
     """
-    part = next((part for head, part in _HEADS.items() if name.startswith(f"head.{head}.")), "g")
-    shared = getattr(network.head, "shared", False)
-    return "g" if shared and name.startswith("head.classification_head.conv.") else part
+    if getattr(network.head, "shared", False) and name.startswith("head.classification_head.conv."):
+        return "g"
+    for head, part in _HEADS.items():
+        if name.startswith(f"head.{head}."):
+            return part
+    return "g"
 
 
 class _RetinaNetHeads(nn.Module):

@@ -28,8 +28,6 @@ from segal.tasks.detection.objects import Objects
 from segal.tasks.detection.targets import Targets
 from segal.tasks.schemes import Batch, Scheme
 
-_MARGIN = {"paper": 1e-7, "code": 1e-5}
-
 
 class MultipleInstance(Scheme):
     """The stages of MIAL; see `MialSettings`.
@@ -150,10 +148,10 @@ class MultipleInstance(Scheme):
 
     def mil_losses(self, outputs: HeadOutputs, present: Tensor) -> Tensor:
         """(B,) MIL losses (eq. 6) of images that show the classes `present` (B, C)."""
-        code = self.settings.preset == "code"
-        bags = bag_score(self.scores(outputs), outputs.levels if code else None)
-        reduction = "mean" if code else "sum"
-        return mil_loss(bags, present, reduction=reduction, margin=_MARGIN[self.settings.preset])
+        scores = self.scores(outputs)
+        if self.settings.preset == "paper":
+            return mil_loss(bag_score(scores), present)
+        return mil_loss(bag_score(scores, outputs.levels), present, reduction="mean", margin=1e-5)
 
     def weights(self, outputs: HeadOutputs) -> Tensor:
         """(B, N, C), what the discrepancy is weighted by, without a graph (eq. 7)."""
