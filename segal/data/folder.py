@@ -34,8 +34,15 @@ _SHARES = (0.70, 0.85)  # cumulative
 
 def found(root: Path) -> bool:
     """Whether a folder looks like this layout."""
+    if not (root / "images").is_dir() or _holds_text(root / "labels"):
+        return False
     tables = any(root.glob("*.csv"))  # of images that have labels as wholes, unless there are both
-    return (root / "images").is_dir() and ((root / "labels").is_dir() or not tables)
+    return (root / "labels").is_dir() or not tables
+
+
+def _holds_text(labels: Path) -> bool:
+    """Whether labels are lists of boxes, as YOLO has them, and no images."""
+    return any(any(labels.glob(pattern)) for pattern in ("*.txt", "*/*.txt"))
 
 
 def splits(root: Path) -> list[str]:

@@ -21,12 +21,16 @@ class LabelCounts:
         void: Elements without one.
         values: (256,) int64, elements of each value of label files; zeros where there are none.
         empty: Indices of images, with those boxes in which all is void.
+        counted: What labels have, where that is not the elements of images.
+        without: What those without a class are called.
     """
 
     pixels: NDArray[np.int64]
     void: int
     values: NDArray[np.int64]
     empty: Mapping[int, Sequence[Box]]
+    counted: str | None = None
+    without: str = "void"
 
 
 class NamedClasses(Protocol):

@@ -77,14 +77,17 @@ def class_notes(*datasets: LabelledDataset | None) -> list[str]:
 
 def describe_counts(dataset: LabelledDataset, counts: LabelCounts, unit: str) -> list[str]:
     """What there is of each class, such as pixels, and the share that is ignored, in lines."""
-    labelled = int(counts.pixels.sum())
-    width = max(map(len, dataset.classes.names))
+    labelled, unit = int(counts.pixels.sum()), counts.counted or unit
+    width = max(map(len, (counts.without, *dataset.classes.names)))
     lines = [
         f"    {name:<{width}}  {pixels:>15,} {unit}  {_share(pixels, labelled)}"
         for name, pixels in zip(dataset.classes.names, counts.pixels.tolist(), strict=True)
     ]
     ignored = _share(counts.void, labelled + counts.void)
-    return [*lines, f"    {'void':<{width}}  {counts.void:>15,} {unit}  {ignored} of all {unit}"]
+    return [
+        *lines,
+        f"    {counts.without:<{width}}  {counts.void:>15,} {unit}  {ignored} of all {unit}",
+    ]
 
 
 def _share(part: int, whole: int) -> str:

@@ -14,6 +14,7 @@ from segal.errors import SegalError
 from segal.functional.metrics import largest_answer
 from segal.system.files import read_error
 from segal.tasks.classification.evaluation import ClassificationEvaluation, MultilabelEvaluation
+from segal.tasks.detection.evaluation import DetectionEvaluation
 from segal.tasks.evaluation import Evaluation, Metric
 from segal.tasks.segmentation.evaluation import SegmentationEvaluation
 
@@ -21,6 +22,7 @@ _EVALUATIONS: tuple[type[Evaluation], ...] = (
     SegmentationEvaluation,
     ClassificationEvaluation,
     MultilabelEvaluation,
+    DetectionEvaluation,
 )
 _METRICS = {evaluation.metric.key: evaluation.metric for evaluation in _EVALUATIONS}
 

@@ -101,11 +101,11 @@ def test_average_precision_against_loops(seed):
     assert np.allclose(list(metrics.ap.values()), table[:, 0], atol=1e-12, equal_nan=True)
     means = table.mean(1)
     assert np.allclose(list(metrics.ap_50_95.values()), means, atol=1e-12, equal_nan=True)
-    assert metrics.map == pytest.approx(np.nanmean(table[:, 0]), abs=1e-12)
+    assert metrics.map_50 == pytest.approx(np.nanmean(table[:, 0]), abs=1e-12)
     assert metrics.map_50_95 == pytest.approx(np.nanmean(means), abs=1e-12)
     assert np.isnan(metrics.ap["dot"])
     assert metrics.absent == 1
-    assert 0 < metrics.map < 1
+    assert 0 < metrics.map_50 < 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -114,7 +114,7 @@ def test_an_image_is_judged_as_if_it_were_alone(seed):
     whole = evaluation(detections, truths)
     expected = []
     for one, truth in zip(detections, truths, strict=True):
-        alone = evaluation([one], [truth]).metrics.map
+        alone = evaluation([one], [truth]).metrics.map_50
         expected.append([0, 0] if np.isnan(alone) else [round(alone * ONE), ONE])
     assert np.abs(whole.statistics - expected).max() <= 1
     shown = [row for row in expected if row[1]]
@@ -130,7 +130,7 @@ def test_more_than_a_hundred_objects_in_an_image_all_count():
     ]
     scores = np.linspace(1, 0.1, 150)
     seen = found([(*row, score) for row, score in zip(grid, scores, strict=True)])
-    assert evaluation([seen], [objects(grid)]).metrics.map == pytest.approx(1, abs=1e-12)
+    assert evaluation([seen], [objects(grid)]).metrics.map_50 == pytest.approx(1, abs=1e-12)
 
 
 def test_a_crowd_is_neither_right_nor_wrong():
@@ -148,7 +148,7 @@ def test_a_class_of_crowds_alone_is_absent():
     truth = objects([(0, 0, 10, 10, 0), (40, 40, 90, 90, 1)], crowd={1})
     metrics = evaluation([found([(0, 0, 10, 10, 0, 0.5)])], [truth]).metrics
     assert np.isnan(metrics.ap["rod"])
-    assert (metrics.map, metrics.absent) == (pytest.approx(1, abs=1e-12), 2)
+    assert (metrics.map_50, metrics.absent) == (pytest.approx(1, abs=1e-12), 2)
 
 
 @pytest.mark.parametrize("empty", [0, 1])
@@ -156,13 +156,13 @@ def test_no_objects_is_nan_and_no_detections_is_zero(empty):
     nothing_seen, nothing_there = found([]), objects([])
     one = objects([(0, 0, 10, 10, 0)])
     metrics = evaluation([nothing_seen], [one if empty else nothing_there]).metrics
-    assert metrics.map == 0 if empty else np.isnan(metrics.map)
-    assert metrics.as_dict()["map"] == (0.0 if empty else None)
+    assert metrics.map_50 == 0 if empty else np.isnan(metrics.map_50)
+    assert metrics.as_dict()["map_50"] == (0.0 if empty else None)
 
 
 def test_no_images():
     metrics = evaluation([], []).metrics
-    assert np.isnan(metrics.map)
+    assert np.isnan(metrics.map_50)
     assert metrics.absent == 3
 
 
@@ -170,7 +170,7 @@ def test_what_is_found_where_nothing_is_costs_precision_but_no_image():
     truths = [objects([(0, 0, 10, 10, 0)]), objects([])]
     sure, wrong = found([(0, 0, 10, 10, 0, 0.5)]), found([(0, 0, 10, 10, 0, 0.9)])
     one = evaluation([sure, wrong], truths)
-    assert one.metrics.map == pytest.approx(0.5)
+    assert one.metrics.map_50 == pytest.approx(0.5)
     assert one.statistics.tolist() == [[ONE, ONE], [0, 0]]
 
 

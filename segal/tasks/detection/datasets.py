@@ -93,7 +93,7 @@ class DetectionDataset(LabelledDataset):
                 empty[index] = unknown
         if progress is not None:
             progress(len(chosen), len(chosen))
-        return LabelCounts(counts, void, np.zeros(256, np.int64), empty)
+        return LabelCounts(counts, void, np.zeros(256, np.int64), empty, "objects", "crowd")
 
     def digest(self, indices: Iterable[int] | None = None) -> str:
         """A fingerprint of objects, of all images by default, and of the classes.

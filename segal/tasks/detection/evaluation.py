@@ -37,7 +37,7 @@ _FIXED_POINT = 1 << 32
 """One, in statistics that are no counts: integers add up exactly, of a million images below 2^53"""
 
 BOX_PRECISION = Metric(
-    key="map",
+    key="map_50",
     title="mAP",
     class_key="ap",
     class_title="Average precision",
@@ -75,7 +75,7 @@ class DetectionMetrics:
     """How well a detector does on a data set.
 
     Attributes:
-        map: Mean of `ap` over the classes that are not absent, in [0, 1]; NaN if all are.
+        map_50: Mean of `ap` over the classes that are not absent, in [0, 1]; NaN if all are.
         map_50_95: The same of `ap_50_95`.
         ap: Average precision at an IoU of .5 by class name; NaN for an absent class.
         ap_50_95: Its mean over IoUs of .5, .55 to .95.
@@ -88,7 +88,7 @@ class DetectionMetrics:
         images: How many were looked at.
     """
 
-    map: float
+    map_50: float
     map_50_95: float
     ap: dict[str, float]
     ap_50_95: dict[str, float]
@@ -102,7 +102,7 @@ class DetectionMetrics:
     @property
     def score(self) -> float:
         """The mAP at an IoU of .5."""
-        return self.map
+        return self.map_50
 
     def as_dict(self) -> dict[str, object]:
         """As plain values, for JSON; NaN becomes None.
@@ -112,7 +112,7 @@ class DetectionMetrics:
         images = max(self.images, 1)
         return {
             "metric": BOX_PRECISION.key,
-            "map": number_or_none(self.map),
+            "map_50": number_or_none(self.map_50),
             "map_50_95": number_or_none(self.map_50_95),
             "ap": {name: number_or_none(ap) for name, ap in self.ap.items()},
             "ap_50_95": {name: number_or_none(ap) for name, ap in self.ap_50_95.items()},
@@ -231,7 +231,7 @@ class DetectionEvaluation(Evaluation):
         size = len(self.class_names)
         objects = np.bincount(self.object_classes[~self.object_crowd], minlength=size)
         return DetectionMetrics(
-            map=_mean(at_half),
+            map_50=_mean(at_half),
             map_50_95=_mean(all_ious),
             ap=dict(zip(self.class_names, at_half.tolist(), strict=True)),
             ap_50_95=dict(zip(self.class_names, all_ious.tolist(), strict=True)),

@@ -40,6 +40,7 @@ from segal.tasks.detection.mial import MultipleInstance
 from segal.tasks.detection.model import DetectionModel
 from segal.tasks.detection.objects import Objects
 from segal.tasks.detection.predicting import detections_of, found_in, missed
+from segal.tasks.detection.signals import measured
 from segal.tasks.detection.targets import Targets
 from segal.tasks.detection.transforms import BoxTransform
 from segal.tasks.drawing import Drawn, PictureWords
@@ -120,7 +121,7 @@ class Detection(Task):
 
     def measured(self, signal: Signal) -> Signal:
         """As `segal.tasks.detection.signals` has it."""
-        return signal
+        return measured(signal)
 
     def classes_in(self, label: Any) -> list[int]:
         """Classes of an image's objects, sorted."""
