@@ -106,9 +106,10 @@ class TrainSettings(Section):
             raise ValueError("batch_size: expected at least 2 for learning_loss, which ranks pairs")
         if self.mial is not None and self.learning_loss is not None:
             raise ValueError("mial: expected no learning_loss beside it|leave one of them out")
-        if self.mial is not None and self.iterations < sum(self.mial.lengths):
+        least = 0 if self.mial is None else sum(self.mial.lengths)
+        if self.iterations < least:
             raise ValueError(
-                f"iterations: expected at least {sum(self.mial.lengths)} for the stages of mial, got "
+                f"iterations: expected at least {least} for the stages of mial, got "
                 f"{self.iterations}"
             )
         return self

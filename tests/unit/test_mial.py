@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,12 +29,12 @@ from segal.models.mial import Mial, MialSettings, moving, schedule
 from segal.signals.mial import Discrepancy
 from segal.strategies.mial import MultipleInstance
 from segal.tasks.detection.detectors.two_heads import HeadOutputs
-from segal.tasks.detection.mial import heat_maps, selected_true_positives
+from segal.tasks.detection.evaluation import Found
+from segal.tasks.detection.mial_figures import heat_maps, selected_true_positives
 from segal.tasks.detection.model import RAW, DetectionModel
 from segal.tasks.detection.objects import Objects
 from segal.tasks.detection.signals import measured
 from segal.tasks.detection.signals.mial import anchor_centres
-from segal.tasks.segmentation.model import SegmentationModel
 from tests.tiny_detectors import CLASSES, build, images, two_heads
 
 N, C, LEVELS = 7, 3, (4, 2, 1)
@@ -69,7 +70,8 @@ def test_discrepancy_by_loops(heads):
     plain, squared = discrepancy(*probabilities), discrepancy(*probabilities, squared=True)
     weighted = weighted_discrepancy(*probabilities, heads[2])
     for i in range(N):
-        pairs = [(sigma(a), sigma(b), w) for a, b, w in zip(first[i], second[i], weights[i])]
+        rows = zip(first[i], second[i], weights[i], strict=True)
+        pairs = [(sigma(a), sigma(b), w) for a, b, w in rows]
         assert plain[i].item() == pytest.approx(sum(abs(a - b) for a, b, _ in pairs) / C)
         assert squared[i].item() == pytest.approx(sum((a - b) ** 2 for a, b, _ in pairs) / C)
         expected = sum(abs(w * (a - b)) for a, b, w in pairs) / C
@@ -100,7 +102,9 @@ def test_mil_score_by_loops(heads):
             assert score[i, c].item() == pytest.approx(of_classes * of_instances)
     bags = bag_score(score)
     assert ((bags > 0) & (bags < 1)).all()
-    assert bags.tolist() == pytest.approx([sum(score[i, c].item() for i in range(N)) for c in range(C)])
+    assert bags.tolist() == pytest.approx(
+        [sum(score[i, c].item() for i in range(N)) for c in range(C)]
+    )
 
 
 def test_mil_score_of_levels_by_loops(heads):
@@ -130,17 +134,16 @@ def test_bag_scores_of_a_level_sum_to_one_over_classes(heads):
     assert abs(paper.sum().item() - 1) > 1e-3  # which no rule binds
 
 
-@pytest.mark.parametrize("levels", [(6,), (3, 3), (2, 2, 2)])
-@pytest.mark.parametrize("present", [1, 2, 3])
+@pytest.mark.parametrize(("levels", "present"), [((4,), 1), ((4,), 2), ((4,), 3), ((2, 2), 3)])
 def test_the_least_loss_of_the_code_has_a_floor_by_classes_and_levels(levels, present):
     """Found by descent on everything that the loss is made of; the paper's has none."""
     labels = torch.arange(C) < present
-    mil = torch.randn(6, C, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    mil, scores = mil.requires_grad_(), torch.zeros(6, C, dtype=torch.float64).requires_grad_()
+    mil = torch.randn(4, C, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mil, scores = mil.requires_grad_(), torch.zeros(4, C, dtype=torch.float64).requires_grad_()
 
     def least(bags):
-        descent = torch.optim.Adam([mil, scores], 0.3)
-        for _ in range(250):
+        descent = torch.optim.Adam([mil, scores], 0.5)
+        for _ in range(80):
             descent.zero_grad()
             loss = mil_loss(bags(), labels, margin=1e-12)
             loss.backward()
@@ -220,10 +223,10 @@ def test_stages_share_out_all_steps_and_none_is_empty(preset, repeats):
         stages = schedule(settings, iterations)
         assert stages[0].start == 0
         assert stages[-1].stop == iterations
-        assert all(one.stop == two.start for one, two in zip(stages, stages[1:]))
+        assert all(one.stop == two.start for one, two in pairwise(stages))
         for one, length in zip(stages, settings.lengths, strict=True):
             exact = iterations * length / sum(settings.lengths)
-            assert 1 <= one.stop - one.start
+            assert one.stop - one.start >= 1
             assert abs(one.stop - one.start - exact) < 1
 
 
@@ -296,7 +299,9 @@ def test_raw_outputs_have_three_heads(model):
     for part in ("second_head", "mil_head"):
         for parameter in changed.network.head.get_submodule(part).parameters():
             torch.nn.init.zeros_(parameter)
-    assert torch.equal(outputs_of(changed, images())[0].detections[0].boxes, found.detections[0].boxes)
+    assert torch.equal(
+        outputs_of(changed, images())[0].detections[0].boxes, found.detections[0].boxes
+    )
 
 
 def test_boxes_are_those_of_the_plain_detector(models):
@@ -344,9 +349,13 @@ def test_probabilities_of_a_softmax_leave_the_background_out():
     assert torch.allclose(outputs.first, outputs.second)
 
 
-@pytest.mark.parametrize("name", ["mial_retinanet", "mial_ssd300_vgg16"])
-def test_they_are_built_by_name(name, tmp_path):
-    spec = make_spec(f"torchvision:{name}", "resnet18" if "retina" in name else None, CLASSES, task="detection")
+@pytest.mark.parametrize(
+    "name", ["mial_retinanet", pytest.param("mial_ssd300_vgg16", marks=pytest.mark.slow)]
+)
+def test_they_are_built_by_name(name):
+    spec = make_spec(
+        f"torchvision:{name}", "resnet18" if "retina" in name else None, CLASSES, task="detection"
+    )
     if name == "mial_ssd300_vgg16":
         assert spec.mean == pytest.approx((0.48235, 0.45882, 0.40784))
     network = build_network(spec)
@@ -367,13 +376,17 @@ def test_a_checkpoint_is_the_same_network(models, tmp_path):
         assert torch.equal(getattr(here, name), getattr(there, name))
 
 
-def test_wrong_options_are_refused():
-    with pytest.raises(SegalError, match="towers"):
-        make_spec("torchvision:mial_retinanet", "resnet18", CLASSES, task="detection", options={"towers": "two"})
-    with pytest.raises(SegalError, match="takes no such option"):
-        make_spec("torchvision:retinanet", "resnet18", CLASSES, task="detection", options={"towers": "own"})
-    with pytest.raises(SegalError, match="takes no such option"):
-        make_spec("torchvision:mial_retinanet", "resnet18", CLASSES, task="detection", options={"background": True})
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mial_retinanet", {"towers": "two"}, "no such towers"),
+        ("mial_retinanet", {"background": True}, "takes no such option"),
+        ("retinanet", {"towers": "own"}, "takes no such option"),
+    ],
+)
+def test_wrong_options_are_refused(name, options, message):
+    with pytest.raises(SegalError, match=message):
+        make_spec(f"torchvision:{name}", "resnet18", CLASSES, task="detection", options=options)
 
 
 # Signal and strategy
@@ -394,7 +407,10 @@ def test_the_signal_by_loops_over_tiles(model, signal):
     height, width = batch.shape[-2:]
     meter = measured(signal).prepare(Bench(model))
     assert meter.catch == (RAW,)
-    for units in (RegionSize.parse("image").grid(height, width), RegionSize.parse("32x48").grid(height, width)):
+    for units in (
+        RegionSize.parse("image").grid(height, width),
+        RegionSize.parse("32x48").grid(height, width),
+    ):
         values = meter.measure(found, units)
         assert values.dtype == torch.float64
         for row, raw, one in zip(values, found.raw, outputs, strict=True):
@@ -404,12 +420,20 @@ def test_the_signal_by_loops_over_tiles(model, signal):
             centres = anchor_centres(raw).numpy()
             for value, (x0, y0, x1, y1) in zip(row.tolist(), units.boxes().tolist(), strict=True):
                 inside = sorted(
-                    (e for e, (x, y) in zip(each, centres) if x0 <= x < x1 and y0 <= y < y1),
+                    (
+                        e
+                        for e, (x, y) in zip(each, centres, strict=True)
+                        if x0 <= x < x1 and y0 <= y < y1
+                    ),
                     reverse=True,
                 )
                 count = {"top_k": signal.k, "max": 1, "mean": len(inside)}[signal.reduction]
-                assert value == pytest.approx(np.mean(inside[:count]), rel=1e-4)
-    assert meter.measure(found, Boxes(((width + 99, 0, width + 100, 1),))).tolist() == [[0.0], [0.0]]
+                expected = np.mean(inside[:count]) if inside else 0.0
+                assert value == pytest.approx(expected, rel=1e-4)
+    assert meter.measure(found, Boxes(((width + 99, 0, width + 100, 1),))).tolist() == [
+        [0.0],
+        [0.0],
+    ]
 
 
 def test_centres_are_in_pixels_of_the_image(models):
@@ -443,7 +467,6 @@ def test_other_networks_are_refused(models):
     measured(signal).check(models["own"])
     with pytest.raises(SegalError, match="no two class heads"):
         signal.check(models["own"])  # of a task that has no way to measure it
-    assert issubclass(SegmentationModel, object)
 
 
 def test_the_columns_tell_parameters_apart():
@@ -458,10 +481,10 @@ def test_the_strategy_picks_the_largest():
     strategy = TypeAdapter(MultipleInstance).validate_python({"k": 5})
     (signals,) = strategy.passes(None)
     assert signals == [Discrepancy(k=5)]
-    table = CandidateTable(
-        images=("a", "b", "c"), image=np.arange(3), boxes=np.array([[0, 0, 9, 9]] * 3, np.int32),
-        values={"discrepancy-top_5": np.array([0.1, 0.3, 0.3])},
-    )  # fmt: skip
+    boxes = np.array([[0, 0, 9, 9]] * 3, np.int32)
+    values = {"discrepancy-top_5": np.array([0.1, 0.3, 0.3])}
+    image = np.arange(3, dtype=np.int32)
+    table = CandidateTable(("a", "b", "c"), image, boxes, np.full(3, 81), values)
     picks = strategy.select(table, table, 2, torch.Generator())
     assert picks.rows.tolist() == [1, 2]
     assert picks.scores.tolist() == [0.3, 0.3]
@@ -496,10 +519,11 @@ def test_selected_true_positives():
         np.array([[0.0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]]),
         np.array([0, 1, 0]), np.array([False, False, True]), ((0, 0, 99, 99),),
     )  # fmt: skip
-    boxes = [[0, 0, 10, 9], [0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60], [70, 70, 80, 80]]
-    found = (np.array(boxes, np.float64), np.array([0, 0, 0, 0, 1]), np.array([0.9, 0.8, 0.7, 0.6, 0.5]))
-    assert selected_true_positives([found], [objects]) == 1  # a twin, a class, a crowd, a miss
-    right = (found[0], np.array([0, 0, 1, 0, 1]), found[2])
-    assert selected_true_positives([right, found], [objects, objects]) == 3
-    assert selected_true_positives([right], [objects], score=0.75) == 1
+    boxes = np.array([[0.0, 0, 10, 9], [0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]])
+    scores = np.array([0.9, 0.8, 0.7, 0.6])
+    other = Found(boxes, np.array([0, 0, 0, 0]), scores)  # a twin, another class, a crowd
+    right = Found(boxes, np.array([0, 0, 1, 0]), scores)
+    unsure = Found(boxes, np.array([0, 0, 1, 0]), scores - 0.5)
+    assert selected_true_positives([other], [objects]) == 1
+    assert selected_true_positives([right, other, unsure], [objects] * 3) == 3
     assert selected_true_positives([], []) == 0
