@@ -73,8 +73,13 @@ class Scheme(ABC):
         """
         return list(others)
 
-    def no_label(self) -> Any:
-        """The label that an unlabelled image goes through the task's transform with."""
+    def no_label(self, height: int, width: int) -> Any:
+        """The label that an unlabelled image goes through the task's transform with, all of it.
+
+        Args:
+            height: Of the image, in elements.
+            width: Likewise.
+        """
         raise NotImplementedError
 
     def moving(self, step: int, model: Model) -> Collection[str] | None:

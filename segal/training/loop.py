@@ -147,7 +147,7 @@ def _unlabelled(
     generator = np.random.default_rng([seed, _UNLABELLED])
     images = scheme.unlabelled_images(labelled, others, generator)
     transform = task.transform(settings, pool, images)
-    return UnlabelledSamples(pool, images, scheme.no_label(), transform, seed)
+    return UnlabelledSamples(pool, images, scheme.no_label, transform, seed)
 
 
 def _refuse_void(dataset: LabelledDataset, regions: LabelledRegions) -> None:

@@ -1,6 +1,6 @@
 """What a training draws: labelled regions in proportion to their pixels, and crops around them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -134,7 +134,7 @@ class UnlabelledSamples:
     Args:
         pool: The images.
         images: Those that are drawn from; at least one.
-        label: What stands for the label of each.
+        label: Makes what stands for the label of an image of (height, width).
         transform: Makes a sample of an image and its label.
         seed: Not negative.
     """
@@ -143,7 +143,7 @@ class UnlabelledSamples:
         self,
         pool: ImagePool,
         images: Sequence[int],
-        label: Any,
+        label: Callable[[int, int], Any],
         transform: Transform,
         seed: int,
     ) -> None:
@@ -162,4 +162,5 @@ class UnlabelledSamples:
         height, width = self._pool.size(image)
         generator = np.random.default_rng([self._seed, _OTHER_SAMPLE, number])
         read = self._pool.read(image)
-        return self._transform(read, self._label, (0, 0, width, height), generator)
+        label = self._label(height, width)
+        return self._transform(read, label, (0, 0, width, height), generator)

@@ -1,9 +1,12 @@
 """MIAL from the command line: a run, a training on a selection, and what is refused."""
 
 import csv
-import json
+from pathlib import Path
 
+import cv2
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from segal.errors import SegalError
 from segal.jobs.rounds.run import run_rounds
@@ -44,20 +47,40 @@ def test_a_run_picks_the_largest_discrepancy(made, tmp_path):
     assert scores[-1] > 0
 
 
-def test_a_training_on_a_selection_reads_the_other_images(segal, made, tmp_path):
-    """The images that were not picked are the unlabelled set."""
-    train = [f"train.{k}={json.dumps(v) if k == 'mial' else v}" for k, v in QUICK.items()]
-    common = ("--task", "detection", "--data", made, "--arch", TINY)
-    first = tmp_path / "first"
-    code, _, stderr = segal("train", *common, *train, "--out", first)
-    assert code == 0, stderr
-    call = (
-        "select", "--task", "detection", "--images", made / "JPEGImages",
-        "--checkpoint", first / "model.safetensors", "--arch", TINY, "--budget", "3img",
-        "--region", 48, "--strategy", "mial", "--overlays", 0, "--out", tmp_path / "picked",
+def test_a_training_on_a_selection_looks_at_the_other_images_alone(segal, tmp_path):
+    """Those that were not picked are unlabelled: pixels count, labels may be missing."""
+    data = make_set(tmp_path / "yolo", "yolo")
+    settings = [f"train.{key}={value}" for key, value in QUICK.items() if key != "mial"]
+
+    def train(name, *options):
+        out = tmp_path / name
+        code, _, stderr = segal(
+            "train", "--task", "detection", "--data", data, "--arch", TINY, *settings,
+            "train.mial.preset=paper", "--out", out, *options,
+        )  # fmt: skip
+        assert code == 0, stderr
+        return out / "model.safetensors"
+
+    picked = tmp_path / "picked"
+    code, _, stderr = segal(
+        "select", "--task", "detection", "--images", data / "images" / "train", "--arch", TINY,
+        "--checkpoint", train("first"), "--strategy", "mial", "strategy.k=20", "--budget", "3img",
+        "--overlays", 0, "--out", picked,
     )  # fmt: skip
-    code, _, stderr = segal(*call)
     assert code == 0, stderr
+    with (picked / "selection.csv").open(newline="") as file:
+        names = {Path(row["image"]).stem for row in csv.DictReader(file)}
+    assert len(names) == 3
+    others = [p for p in (data / "images" / "train").iterdir() if p.stem not in names]
+    whole = load_file(train("whole", "--labelled", picked))
+    for path in others:
+        (data / "labels" / "train" / f"{path.stem}.txt").unlink(missing_ok=True)
+    unknown = load_file(train("unknown", "--labelled", picked))
+    assert all(torch.equal(value, unknown[name]) for name, value in whole.items())
+    for path in others:
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    other = load_file(train("other", "--labelled", picked))
+    assert not all(torch.equal(value, other[name]) for name, value in whole.items())
 
 
 @pytest.mark.parametrize(

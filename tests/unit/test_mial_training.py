@@ -18,6 +18,7 @@ from segal.tasks.detection.task import Detection
 from segal.tasks.schemes import Batch
 from segal.tasks.segmentation.task import Segmentation
 from segal.training.loop import TrainSettings, train
+from segal.training.sampling import UnlabelledSamples
 from tests import tiny_detectors
 from tests.boxed import CLASSES, draw
 
@@ -319,6 +320,22 @@ def test_unlabelled_images():
     assert 0 in topped
     assert set(topped) < {0, 1, 4, 7}
     assert code.unlabelled_images([1, 4], [], generator) == [1, 4]
+
+
+def test_unlabelled_samples_are_the_images_as_they_are():
+    dataset, scheme, plain = (
+        Dataset(),
+        MultipleInstance(MialSettings(), 13),
+        settings(augment="none"),
+    )
+    transform = Detection().transform(plain, dataset.pool, [1, 3, 5])
+    samples = UnlabelledSamples(dataset.pool, [1, 3, 5], scheme.no_label, transform, seed=0)
+    for lap in range(2):
+        drawn = [samples(3 * lap + place) for place in range(3)]
+        for image, label in drawn:
+            assert len(label) == 0
+            assert any(np.array_equal(image, dataset.images[i]) for i in (1, 3, 5))
+        assert len({image.tobytes() for image, _ in drawn}) == 3
 
 
 @pytest.mark.parametrize("preset", ["paper", "code"])

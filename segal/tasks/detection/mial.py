@@ -68,9 +68,10 @@ class MultipleInstance(Scheme):
         rest = generator.permutation(labelled)[: count - len(drawn)].tolist()
         return sorted(drawn + rest)
 
-    def no_label(self) -> Objects:
-        """See `Scheme.no_label`: of nothing it is known what it shows."""
-        return Objects.none()
+    def no_label(self, height: int, width: int) -> Objects:
+        """See `Scheme.no_label`: no object, and all of the image is left to be seen."""
+        # The transform paints over what is not known.
+        return Objects.none(((0, 0, width, height),))
 
     def moving(self, step: int, model: Model) -> Collection[str] | None:
         """See `Scheme.moving`."""
