@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection as of_objects
-from torchvision.models.detection.retinanet import RetinaNetClassificationHead
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetHead
 from torchvision.models.detection.ssd import SSDClassificationHead
 
 Part = Literal["g", "f1", "f2", "fr", "mil"]
@@ -93,7 +93,7 @@ class TwoHeadSSD(of_objects.ssd.SSD):  # type: ignore[misc]
             )
             for logits in (head_outputs["cls_logits"], head_outputs[SECOND])
         )
-        return {**losses, "second_classification": second["classification"]}
+        return losses | {f"second_{k}": v for k, v in second.items() if k != "bbox_regression"}
 
 
 TwoHeads = TwoHeadRetinaNet | TwoHeadSSD
@@ -151,15 +151,11 @@ class _RetinaNetHeads(nn.Module):
     ) -> Outputs:
         """Those of torchvision's head, and the class loss of f2."""
         second = {"cls_logits": head_outputs[SECOND]}
-        return {
-            "classification": self.classification_head.compute_loss(
-                targets, head_outputs, matched_idxs
-            ),
-            "bbox_regression": self.regression_head.compute_loss(
-                targets, head_outputs, anchors, matched_idxs
-            ),
-            "second_classification": self.second_head.compute_loss(targets, second, matched_idxs),
-        }
+        losses: Outputs = RetinaNetHead.compute_loss(
+            self, targets, head_outputs, anchors, matched_idxs
+        )
+        further = self.second_head.compute_loss(targets, second, matched_idxs)
+        return losses | {f"second_{k}": further for k in losses if k != "bbox_regression"}
 
 
 class _SSDHeads(nn.Module):
