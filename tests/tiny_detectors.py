@@ -6,6 +6,7 @@ from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
 from segal.models.build import build_network, make_spec
+from segal.models.two_heads import TwoHeadSSD
 from segal.tasks.detection.model import DetectionModel
 
 CLASSES = ("red", "white", "platelet")
@@ -87,3 +88,40 @@ def small_ssd(num_classes):
 def images(count=1, size=SIZES[0], seed=1):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, *size, generator=generator)
+
+
+class NormedMaps(TwoMaps):
+    """With a BatchNorm, which counts what it sees in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        first = self.norm(self.first(x)).relu()
+        return {"0": first, "1": self.second(first).relu()}
+
+
+def small_mial_ssd(num_classes):
+    return TwoHeadSSD(NormedMaps(), DefaultBoxGenerator([[2], [2, 3]]), (64, 96), num_classes + 1)
+
+
+def two_heads(kind, classes=CLASSES, seed=0):
+    """A detector with two class heads: `own` and `shared` towers of a RetinaNet, or an `ssd`."""
+    torch.manual_seed(seed)
+    options = {**FAMILIES["retinanet"][1], "towers": kind}
+    if kind == "ssd":
+        spec = make_spec("tests.tiny_detectors:small_mial_ssd", "", classes, task="detection")
+    else:
+        spec = make_spec(
+            "torchvision:mial_retinanet", "mobilenet_v2", classes, options=options, task="detection"
+        )
+    model = DetectionModel(build_network(spec), spec)
+    enliven(model)
+    for head in (model.network.head.second_head, model.network.head.mil_head):
+        for name, parameter in head.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=1.4 / parameter[0].numel() ** 0.5)
+            else:
+                nn.init.zeros_(parameter)
+    return model.eval()

@@ -9,7 +9,7 @@ from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, raise_all
 from segal.jobs.reference import unmet_needs
 from segal.models.wrapped import Model, NoHeadError
-from segal.signals import AsksOfNetwork, ReadsLossPrediction, Signal
+from segal.signals import AsksOfNetwork, Discrepancy, ReadsLossPrediction, Signal
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 from segal.tasks import TASKS, find_task, task_of
@@ -99,16 +99,22 @@ def _with_preset(named: dict[str, Any]) -> tuple[dict[str, Any], list[SegalError
 
 def _untrained(config: SelectConfig | RunConfig, strategy: Strategy) -> list[SegalError]:
     """What a strategy reads off the network and the configured training does not train."""
-    predicts = any(isinstance(signal, ReadsLossPrediction) for signal in _first_signals(strategy))
-    if not predicts or not isinstance(config, RunConfig) or config.train.learning_loss is not None:
+    if not isinstance(config, RunConfig):
         return []
+    asked = {
+        "learning_loss": (ReadsLossPrediction, "a loss-prediction module"),
+        "mial": (Discrepancy, "class heads trained to disagree"),
+    }
+    signals = _first_signals(strategy)
     return [
         SegalError(
-            "train.learning_loss: false",
-            expected=f"a loss-prediction module, which {config.strategy['name']} picks by",
-            got="a training without one",
-            remedy="give train.learning_loss=true",
+            f"train.{key}: false",
+            expected=f"{what}, which {config.strategy['name']} picks by",
+            got="another training",
+            remedy=f"give train.{key}=true",
         )
+        for key, (kind, what) in asked.items()
+        if getattr(config.train, key) is None and any(isinstance(one, kind) for one in signals)
     ]
 
 

@@ -76,9 +76,10 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     data = config.data
     draw_scenes(data)
     with bar("Checking images") as advance:
-        # Images of which nothing is labelled need no label, and are not looked at.
+        # Images of which nothing is labelled need no label, and are not looked at unless the
+        # training draws unlabelled ones.
         given = Labelled.open(config.labelled, skip_missing=config.skip_missing)
-        only = given.images if given else None
+        only = given.images if given and config.train.mial is None else None
         dataset = open_split(
             config.task,
             data,

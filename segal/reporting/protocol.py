@@ -19,7 +19,7 @@ OF_THE_FULL_ARM = frozenset(
     }
 )
 """Settings, by dotted key, that a fully supervised arm may have for itself."""
-OF_A_STRATEGY = "train.learning_loss"
+OF_A_STRATEGY = ("train.learning_loss", "train.mial")
 """What is trained for one strategy alone: arms may differ in it, as they do in strategy."""
 _SHOWN_DIFFERENCES = 12
 

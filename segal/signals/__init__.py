@@ -17,6 +17,7 @@ from segal.signals.directional import Directional
 from segal.signals.gradients import GradientNorm, KeptMass, OutputGradient, RegionGradient
 from segal.signals.labels import LabelRule, Pseudo, TopK, Truncated
 from segal.signals.learning_loss import PredictedLoss, ReadsLossPrediction
+from segal.signals.mial import Discrepancy
 from segal.signals.values import UNCERTAINTIES, MeanFeature, UncertaintyName, Value
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "AsksOfNetwork",
     "Direction",
     "Directional",
+    "Discrepancy",
     "GradientNorm",
     "KeptMass",
     "LabelRule",

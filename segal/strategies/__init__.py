@@ -21,6 +21,7 @@ from segal.strategies.least_confidence import LeastConfidence
 from segal.strategies.localization_stability import LeastLocalizationStability
 from segal.strategies.margin import Margin
 from segal.strategies.mc_dropout import MCDropout
+from segal.strategies.mial import MultipleInstance
 from segal.strategies.ralif import ReliableInfluence
 from segal.strategies.random import Random
 from segal.strategies.ta_vaal import TaskAwareVariationalAdversarial
@@ -53,6 +54,7 @@ _BUILT_IN: tuple[type[Strategy], ...] = (
     LeastLocalizationStability,
     ConsistencyBased,
     DiversePrototypes,
+    MultipleInstance,
 )
 for _kind in _BUILT_IN:
     STRATEGIES.register(_kind.name)(_kind)

@@ -40,6 +40,7 @@ from segal.tasks.options import (
     SplitSource,
     Transform,
 )
+from segal.tasks.schemes import Ranked, Scheme, SchemeSettings, Usual
 
 
 class Task(ABC):
@@ -100,6 +101,26 @@ class Task(ABC):
         """
         evidence: Evidence = model(images, catch)
         return evidence
+
+    def training_scheme(self, settings: SchemeSettings) -> Scheme:
+        """How the steps of a training go.
+
+        Args:
+            settings: Of the training.
+
+        Raises:
+            SegalError: If the task's networks are not trained so.
+        """
+        if settings.mial is not None:
+            raise SegalError(
+                f"train.mial: not for {self.name}",
+                expected="a network that finds boxes, with two class heads",
+                got=f"task: {self.name}",
+                remedy="leave train.mial out, or give task: detection",
+            )
+        if settings.learning_loss is not None:
+            return Ranked(self.ranked_training_loss, settings.learning_loss, settings.iterations)
+        return Usual(self.training_loss)
 
     def training_loss(self, model: Model, images: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over the labelled pixels of a batch.

@@ -8,7 +8,7 @@ interruption changes a result.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from segal.candidates.regions import Box
 from segal.data.labelled import LabelledDataset
@@ -29,7 +29,8 @@ from segal.models.wrapped import Model
 from segal.system.machine import autocast
 from segal.tasks import Task, task_of
 from segal.tasks.classes import check_classes
-from segal.training.sampling import LabelledRegions, Samples
+from segal.tasks.schemes import Batch, Scheme
+from segal.training.sampling import LabelledRegions, Samples, UnlabelledSamples
 from segal.training.settings import TrainSettings
 from segal.training.state import TrainingState, copy_weights, fingerprint
 
@@ -37,7 +38,8 @@ __all__ = ["TrainResult", "TrainSettings", "train"]
 
 Progress = Callable[[int, int, float], None]
 
-_STEP, _LOSS_PREDICTION = 2, 3  # streams of random numbers, beside those of segal.training.sampling
+# Streams of random numbers, beside those of segal.training.sampling.
+_STEP, _LOSS_PREDICTION, _UNLABELLED = 2, 3, 6
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def train(
         settings: How to train.
         seed: Not negative; decides everything random.
         labelled: Boxes (x0, y0, x1, y1) that are labelled, by image index; labels outside them are
-            not used, images without any are not read. None: every image is labelled as a whole.
+            not used. Images without any are unlabelled, and their labels are not read; nor are they
+            themselves, unless the scheme asks for them. None: every image is labelled as a whole.
         validation: Measured now and then; the network ends with the weights that did best on it.
         task: Gives the loss; None for the network's own, unweighted.
         device: Where to train.
@@ -95,16 +98,22 @@ def train(
         What came of it.
 
     Raises:
-        SegalError: If nothing is labelled, a box leaves its image, the network has other classes,
-            the loss is not finite, or the checkpoint is damaged or belongs to another training.
+        SegalError: If nothing is labelled, a box leaves its image, the network has other classes or
+            cannot be trained so, the loss is not finite, or the checkpoint is damaged or belongs to
+            another training.
     """
     for checked in (dataset, validation):
         if checked is not None:
             check_classes(model.spec, checked)
     task = task or task_of(model.spec)
+    scheme = task.training_scheme(settings)
+    scheme.check(model)
+    samples = _samples(dataset, labelled, settings, seed, task)
     run = _Run(
         model,
-        _samples(dataset, labelled, settings, seed, task),
+        samples,
+        _unlabelled(scheme, samples, settings, seed, task),
+        scheme,
         settings,
         seed=seed,
         validation=validation,
@@ -127,6 +136,20 @@ def _samples(
     return Samples(dataset, regions, transform, seed)
 
 
+def _unlabelled(
+    scheme: Scheme, samples: Samples, settings: TrainSettings, seed: int, task: Task
+) -> UnlabelledSamples | None:
+    """What unlabelled batches are drawn from; None where the scheme draws none."""
+    if not scheme.unlabelled_before(settings.iterations):
+        return None
+    pool, labelled = samples.dataset.pool, np.unique(samples.regions.images).tolist()
+    others = sorted(set(range(len(pool))) - set(labelled))
+    generator = np.random.default_rng([seed, _UNLABELLED])
+    images = scheme.unlabelled_images(labelled, others, generator)
+    transform = task.transform(settings, pool, images)
+    return UnlabelledSamples(pool, images, scheme.no_label, transform, seed)
+
+
 def _refuse_void(dataset: LabelledDataset, regions: LabelledRegions) -> None:
     """Raises a SegalError if no pixel of the regions has a class; few labels are read to see it."""
     for image in np.unique(regions.images).tolist():
@@ -147,6 +170,8 @@ class _Run:
         self,
         model: Model,
         samples: Samples,
+        unlabelled: UnlabelledSamples | None,
+        scheme: Scheme,
         settings: TrainSettings,
         *,
         seed: int,
@@ -156,6 +181,7 @@ class _Run:
     ) -> None:
         self.model, self.settings, self.seed, self.device = model, settings, seed, device
         self.task, self.validation, self.samples = task, validation, samples
+        self.scheme, self.unlabelled = scheme, unlabelled
         self.identity = {
             "seed": str(seed),
             "settings": fingerprint(settings.identity()),
@@ -188,12 +214,13 @@ class _Run:
             )
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), _without_gradient(self.frozen):
-            for images, labels in self._batches(state.step):
-                state.loss = self._step(images, labels)
+            for drawn in self._batches(state.step):
+                state.loss = self._step(drawn)
                 state.step += 1
                 if progress is not None:
                     progress(state.step, settings.iterations, state.loss)
-                if self.validation is not None and self._validation_is_due():
+                kept = self.scheme.validates(state.step - 1)
+                if self.validation is not None and kept and self._validation_is_due():
                     self._validate(self.validation)
                     if settings.patience is not None and state.worse >= settings.patience:
                         break
@@ -218,30 +245,42 @@ class _Run:
             seconds=time.perf_counter() - started,
         )
 
-    def _batches(self, step: int) -> Iterator[tuple[Tensor, Any]]:
-        size = self.settings.batch_size
-        numbers = range(step * size, self.settings.iterations * size)
+    def _batches(self, step: int) -> Iterator[list[Batch]]:
+        """Of each step from this one on, a labelled batch and perhaps an unlabelled one."""
+        size, count = self.settings.batch_size, self.settings.iterations
+        before = self.scheme.unlabelled_before
         # The next batch is read while the network works on this one.
-        pairs = prefetch(self.samples, numbers, self.settings.workers, depth=size)
-        for _ in range(step, self.settings.iterations):
-            yield self.task.stack([next(pairs) for _ in range(size)])
+        pairs = prefetch(
+            self.samples, range(step * size, count * size), self.settings.workers, depth=size
+        )
+        others: Iterator[Any] = iter(())
+        if self.unlabelled is not None:
+            numbers = range(before(step) * size, before(count) * size)
+            others = prefetch(self.unlabelled, numbers, self.settings.workers, depth=size)
+        for number in range(step, count):
+            sources = [pairs, *([others] if before(number + 1) > before(number) else [])]
+            yield [
+                Batch(*self.task.stack([next(source) for _ in range(size)]), source is others)
+                for source in sources
+            ]
 
-    def _step(self, images: Tensor, labels: Any) -> float:
+    def _step(self, drawn: Sequence[Batch]) -> float:
         settings, step = self.settings, self.state.step
+        moving = self.scheme.moving(step, self.model)
         self.model.train()
-        for module in self.frozen:
+        for module in [*self.frozen, *_still_batchnorms(self.model, moving)]:
             module.eval()
         torch.manual_seed(self._derived_seed(_STEP, step))
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate(step)
         self.optimizer.zero_grad()
-        with autocast(self.device, settings.precision):
-            inputs = self.model.normalise(images.to(self.device))
-            loss = self._loss(inputs, labels.to(self.device))
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise _diverged(step + 1, f"a loss of {value}", settings.learning_rate(step))
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        with _moving_alone(self.model, moving):
+            with autocast(self.device, settings.precision):
+                loss = self.scheme.loss(self.model, step, [self._on_device(one) for one in drawn])
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise _diverged(step + 1, f"a loss of {value}", settings.learning_rate(step))
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if settings.grad_clip is not None:
             self.scaler.unscale_(self.optimizer)
             for group in self.optimizer.param_groups:
@@ -250,14 +289,9 @@ class _Run:
         self.scaler.update()
         return value
 
-    def _loss(self, inputs: Tensor, labels: Any) -> Tensor:
-        ranking = self.settings.learning_loss
-        if ranking is None:
-            return self.task.training_loss(self.model, inputs, labels)
-        stopped = self.state.step >= ranking.stop_gradient_after * self.settings.iterations
-        return self.task.ranked_training_loss(
-            self.model, inputs, labels, ranking, stop_gradient=stopped
-        )
+    def _on_device(self, batch: Batch) -> Batch:
+        images = self.model.normalise(batch.images.to(self.device))
+        return Batch(images, batch.labels.to(self.device), batch.unlabelled)
 
     def _derived_seed(self, *stream: int) -> int:
         state = np.random.SeedSequence([self.seed, *stream]).generate_state(1, np.uint64)
@@ -303,6 +337,18 @@ def _batchnorms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
+def _still_batchnorms(model: nn.Module, moving: Collection[str] | None) -> list[nn.Module]:
+    """Those of which no parameter moves: what they count must not move features either."""
+    if moving is None:
+        return []
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not any(f"{name}.{one}" in moving for one, _ in module.named_parameters())
+    ]
+
+
 def _parameter_groups(model: Model, frozen: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
     """The network's, then those of its loss-prediction module; gradients are clipped apart."""
     left_out = {id(p) for module in frozen for p in module.parameters()}
@@ -323,6 +369,23 @@ def _without_gradient(modules: Sequence[nn.Module]) -> Iterator[None]:
         yield
     finally:
         for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _moving_alone(model: nn.Module, moving: Collection[str] | None) -> Iterator[None]:
+    """Only these parameters have a gradient, of those that can be trained; None for all."""
+    still = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if moving is not None and name not in moving and parameter.requires_grad
+    ]
+    for parameter in still:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in still:
             parameter.requires_grad_(True)
 
 

@@ -1,6 +1,6 @@
 """What a training draws: labelled regions in proportion to their pixels, and crops around them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.data.labelled import LabelledDataset
+from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.labels import keep_regions
 from segal.tasks.options import Transform
 
-_ORDER, _SAMPLE = range(2)  # streams of random numbers
+_ORDER, _SAMPLE, _OTHER_ORDER, _OTHER_SAMPLE = 0, 1, 4, 5  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -122,3 +123,44 @@ class Samples:
         label = keep_regions(self.dataset.read_label(image), self.regions.of_image(image))
         generator = np.random.default_rng([self._seed, _SAMPLE, number])
         return self._transform(self.dataset.pool.read(image), label, (x0, y0, x1, y1), generator)
+
+
+class UnlabelledSamples:
+    """An endless sequence of samples of images whose labels are never read.
+
+    Every image comes once before one comes again, as a whole before it is transformed; sample n
+    depends on the seed and n alone.
+
+    Args:
+        pool: The images.
+        images: Those that are drawn from; at least one.
+        label: Makes what stands for the label of an image of (height, width).
+        transform: Makes a sample of an image and its label.
+        seed: Not negative.
+    """
+
+    def __init__(
+        self,
+        pool: ImagePool,
+        images: Sequence[int],
+        label: Callable[[int, int], Any],
+        transform: Transform,
+        seed: int,
+    ) -> None:
+        self._pool, self._images, self._label = pool, np.array(images, np.int64), label
+        self._transform, self._seed = transform, seed
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+
+    def _draw_order(self, lap: int) -> NDArray[np.int64]:
+        generator = np.random.default_rng([self._seed, _OTHER_ORDER, lap])
+        return generator.permutation(self._images)
+
+    def __call__(self, number: int) -> tuple[NDArray[Any], Any]:
+        """Sample `number`, as of `Samples`."""
+        lap, position = divmod(number, len(self._images))
+        image = int(self._order(lap)[position])
+        height, width = self._pool.size(image)
+        generator = np.random.default_rng([self._seed, _OTHER_SAMPLE, number])
+        read = self._pool.read(image)
+        label = self._label(height, width)
+        return self._transform(read, label, (0, 0, width, height), generator)

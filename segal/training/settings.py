@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from segal.candidates.regions import RegionSize
 from segal.errors import SegalError
 from segal.models.loss_prediction import LearningLoss
+from segal.models.mial import Mial
 from segal.system.machine import Precision
 from segal.system.sections import Aside, Result, Section, result_unless
 
@@ -64,6 +65,8 @@ class TrainSettings(Section):
         workers: Threads that read and transform; they do not change the result.
         learning_loss: Trains a loss-prediction module with the network, which the strategy
             `learning_loss` needs: `true`, or a section of `LearningLossSettings`.
+        mial: Trains a detector with two class heads in the stages of MIAL, which the strategy
+            `mial` needs: `true`, or a section of `MialSettings`.
     """
 
     iterations: Result[int] = Field(default=5000, ge=1)
@@ -89,6 +92,7 @@ class TrainSettings(Section):
     checkpoint_every: Aside[int] = Field(default=500, ge=1)
     workers: Aside[int] = Field(default=2, ge=0)
     learning_loss: Annotated[LearningLoss, result_unless(None)] = None
+    mial: Annotated[Mial, result_unless(None)] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":
@@ -100,6 +104,14 @@ class TrainSettings(Section):
             raise ValueError("batch_size: expected at least 2, unless batchnorm is frozen")
         if self.batch_size < 2 and self.learning_loss is not None:
             raise ValueError("batch_size: expected at least 2 for learning_loss, which ranks pairs")
+        if self.mial is not None and self.learning_loss is not None:
+            raise ValueError("mial: expected no learning_loss beside it|leave one of them out")
+        least = 0 if self.mial is None else sum(self.mial.lengths)
+        if self.iterations < least:
+            raise ValueError(
+                f"iterations: expected at least {least} for the stages of mial, got "
+                f"{self.iterations}"
+            )
         return self
 
     def learning_rate(self, step: int) -> float:

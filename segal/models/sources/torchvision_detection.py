@@ -17,12 +17,14 @@ from segal.errors import SegalError, raise_all
 from segal.models.normalisation import IMAGENET, Constants
 from segal.models.sources.base import Named, Options, check_options
 from segal.models.spec import ModelSpec
+from segal.models.two_heads import TwoHeadRetinaNet, TwoHeadSSD
 from segal.registry import nearest
 
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "fasterrcnn": of_objects.FasterRCNN,
     "retinanet": of_objects.RetinaNet,
     "fcos": of_objects.FCOS,
+    "mial_retinanet": TwoHeadRetinaNet,
 }
 """What can be put on a backbone of the user's choice."""
 
@@ -32,6 +34,7 @@ _WIDEST = 4096
 _LOWEST = {"fasterrcnn": 1}  # stage that the pyramid begins with, of stride 2 ** (stage + 1)
 _NORM, _WIDTH, _BACKGROUND = "norm", "width", "background"
 _SIZES, _RATIOS = "anchor_sizes", "aspect_ratios"
+_MIAL, _SSD, _TOWERS = "mial_", "ssd300_vgg16", "towers"
 _OF_US = {
     *("backbone", "num_classes", "image_mean", "image_std", "kwargs", "size", "head"),
     *("anchor_generator", "rpn_anchor_generator", "rpn_head", "proposal_matcher"),
@@ -48,7 +51,7 @@ _REFUSED = {
 }
 # What their builders normalise by, where that is not ImageNet's usual.
 _CONSTANTS: dict[str, Constants] = {
-    "ssd300_vgg16": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
+    _SSD: ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
     "ssdlite320_mobilenet_v3_large": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
@@ -56,7 +59,7 @@ _CONSTANTS: dict[str, Constants] = {
 def names() -> list[str]:
     """All names, without the prefix: detectors whose answer is boxes alone."""
     built = [n for n in list_models(module=of_objects) if n.startswith((*HEADS, "ssd"))]
-    return [*HEADS, *built]
+    return [*HEADS, *built, _MIAL + _SSD]
 
 
 def usual_backbone(architecture: str) -> str:
@@ -115,8 +118,17 @@ def resolve(architecture: str, encoder: str, options: Options) -> Named:
                 remedy=f"leave it out for {_USUAL_WIDTH}; less is faster",
             )
         )
+    if options.get(_TOWERS) not in (None, "own", "shared"):
+        mistakes.append(
+            SegalError(
+                "model.options.towers: no such towers",
+                expected="own (four convolutions of each head), or shared (f1's for all heads)",
+                got=repr(options[_TOWERS])[:100],
+                remedy="leave it out for own; with shared a training step takes half the time",
+            )
+        )
     raise_all(mistakes)
-    constants = _CONSTANTS.get(name, IMAGENET)
+    constants = _CONSTANTS.get(name.removeprefix(_MIAL), IMAGENET)
     return Named(architecture, encoder if of_choice else "", constants, 1, dict(options))
 
 
@@ -130,20 +142,24 @@ def build(spec: ModelSpec) -> nn.Module:
     ones by convolutions.
     """
     name, options = spec.architecture.removeprefix(_PREFIX), dict(spec.options)
+    plain = name.removeprefix(_MIAL)
     frozen = options.pop(_NORM, None) == "frozen"
-    each = name.startswith(("retinanet", "fcos"))
+    each = plain.startswith(("retinanet", "fcos"))
     classes = spec.num_classes + (not each or bool(options.pop(_BACKGROUND, False)))
     sizes, ratios = options.pop(_SIZES, None), options.pop(_RATIOS, None)
     if sizes is not None or ratios is not None:
         anchors = "rpn_anchor_generator" if name.startswith("fasterrcnn") else "anchor_generator"
-        options[anchors] = _anchors(name, sizes, ratios)
+        options[anchors] = _anchors(plain, sizes, ratios)
     network: Any
     if name in HEADS:
         backbone = _backbone(name, spec.encoder, options.pop(_WIDTH, _USUAL_WIDTH))
         network = HEADS[name](backbone, classes, **options)
     else:
-        builder = get_model_builder(name)
+        builder = get_model_builder(plain)
         network = builder(weights=None, weights_backbone=None, num_classes=classes, **options)
+        if plain != name:
+            parts = network.backbone, network.anchor_generator, network.transform.fixed_size
+            network = TwoHeadSSD(*parts, classes, **options)
     network.transform.image_mean, network.transform.image_std = [0.0] * 3, [1.0] * 3
     if frozen:
         _freeze(network.get_submodule("backbone.body"))
@@ -181,13 +197,15 @@ def _backbones() -> list[str]:
 
 def _takes(name: str) -> set[str]:
     """Options of a detector: the plain ones of its class, and our own."""
-    family = next((HEADS[head] for head in HEADS if name.startswith(head)), of_objects.ssd.SSD)
+    plain = name.removeprefix(_MIAL)
+    family = next((HEADS[head] for head in HEADS if plain.startswith(head)), of_objects.ssd.SSD)
     takes = set(inspect.signature(family).parameters) - _OF_US
     if family is of_objects.ssd.SSD:
         return takes
-    each = not name.startswith("fasterrcnn")
-    own = {_NORM, _SIZES, _RATIOS, "min_size", *([_BACKGROUND] if each else [])}
-    return takes | own | ({_WIDTH} if name in HEADS else set())
+    takes |= {_NORM, _SIZES, _RATIOS, "min_size"} | ({_WIDTH} if name in HEADS else set())
+    if name.startswith(_MIAL):
+        return takes | {_TOWERS}
+    return takes if name.startswith("fasterrcnn") else takes | {_BACKGROUND}
 
 
 def _anchors(name: str, sizes: Any, ratios: Any) -> AnchorGenerator:

@@ -89,6 +89,14 @@ class RawOutputs:
     decode: Callable[[], Tensor] = field(repr=False)
     sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(x, y) factors from pixels of `anchors` to pixels of the image."""
+        if self.sizes is None:
+            return 1.0, 1.0
+        (height, width), (resized_height, resized_width) = self.sizes
+        return width / resized_width, height / resized_height
+
     @cached_property
     def boxes(self) -> Tensor:
         """(A, 4) in pixels of the image, clipped to it; made when first asked for.

@@ -43,6 +43,7 @@ from segal.tasks.detection.evaluation import (
     DetectionEvaluation,
 )
 from segal.tasks.detection.evidence import DetectionEvidence
+from segal.tasks.detection.mial import MultipleInstance
 from segal.tasks.detection.model import DetectionModel
 from segal.tasks.detection.objects import Objects
 from segal.tasks.detection.predicting import detections_of, found_in, missed
@@ -62,6 +63,7 @@ from segal.tasks.options import (
     Transform,
     refuse_label_files,
 )
+from segal.tasks.schemes import Scheme, SchemeSettings
 
 
 class Detection(Task):
@@ -178,6 +180,12 @@ class Detection(Task):
             for (image, _), (h, w) in zip(samples, sizes, strict=True)
         ]
         return stack_images(padded), Targets.of([objects for _, objects in samples], sizes)
+
+    def training_scheme(self, settings: SchemeSettings) -> Scheme:
+        """As `Task.training_scheme`; the stages of MIAL for two class heads."""
+        if settings.mial is None:
+            return super().training_scheme(settings)
+        return MultipleInstance(settings.mial, settings.iterations)
 
     def training_loss(self, model: Model, images: Tensor, labels: Any) -> Tensor:
         """The sum of the library's own losses of a batch.

@@ -11,6 +11,7 @@ from segal.signals.dropout import DropoutValue
 from segal.signals.influence import EstimatedLoss, TopKDirectional
 from segal.signals.labelled_objects import LabelledObjects
 from segal.signals.localization_stability import LocalizationStability
+from segal.signals.mial import Discrepancy
 from segal.signals.view_consistency import ViewClasses, ViewConsistency
 from segal.tasks.detection.signals.box_prototypes import ScoresOfClasses, WithoutRepetitions
 from segal.tasks.detection.signals.class_wise import ClassWise
@@ -21,6 +22,7 @@ from segal.tasks.detection.signals.influence import BoxDirectional, measured_est
 from segal.tasks.detection.signals.labelled_objects import CountsOfObjects
 from segal.tasks.detection.signals.learning_loss import LossOfMaps
 from segal.tasks.detection.signals.localization_stability import BoxesUnderNoise
+from segal.tasks.detection.signals.mial import OfAnchors
 from segal.tasks.detection.signals.towers import TowerFeature
 from segal.tasks.detection.signals.view_consistency import ClassesInViews, ConsistencyOfBoxes
 
@@ -44,6 +46,7 @@ MEASURED: dict[type[Any], Callable[[Any], Signal]] = {
     Directional: BoxDirectional,
     TopKDirectional: BoxDirectional,
     EstimatedLoss: measured_estimated_loss,
+    Discrepancy: OfAnchors,
 }
 """By the type of a signal what makes detection's way to measure it of the signal."""
 

@@ -1,0 +1,103 @@
+"""MIAL from the command line: a run, a training on a selection, and what is refused."""
+
+import csv
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from segal.errors import SegalError
+from segal.jobs.rounds.run import run_rounds
+from segal.jobs.strategies import configure_run
+from tests.boxed import make_set
+
+TINY = "tests.tiny_detectors:small_mial_ssd"
+QUICK = {
+    "iterations": 13, "batch_size": 2, "workers": 0, "validate_every": 0, "crop": "image",
+    "lr": 0.002, "grad_clip": 1.0, "colour_jitter": 0, "mial": {"preset": "code"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Data; only read."""
+    return make_set(tmp_path_factory.mktemp("boxed"), "voc")
+
+
+def raw_run(made, out, **changes):
+    return {
+        "task": "detection", "data": {"root": str(made), "validation": "", "test": "test"},
+        "model": {"architecture": TINY}, "train": QUICK, "seed_set": "4img",
+        "budgets": ["3img"], "strategy": {"name": "mial", "preset": "code", "k": 50},
+        "overlays": 1, "machine": {"threads": 1}, "out": out,
+    } | changes  # fmt: skip
+
+
+def test_a_run_picks_the_largest_discrepancy(made, tmp_path):
+    config, strategy = configure_run(raw_run(made, tmp_path / "run"))
+    history = run_rounds(config, strategy).history
+    assert [round.cost.images for round in history.rounds] == pytest.approx([4, 7])
+    path = next((tmp_path / "run").rglob("selection.csv"))
+    with path.open(newline="") as file:
+        scores = [float(row["score"]) for row in csv.DictReader(file)]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] > 0
+
+
+def test_a_training_on_a_selection_looks_at_the_other_images_alone(segal, tmp_path):
+    """Those that were not picked are unlabelled: pixels count, labels may be missing."""
+    data = make_set(tmp_path / "yolo", "yolo")
+    settings = [f"train.{key}={value}" for key, value in QUICK.items() if key != "mial"]
+
+    def train(name, *options):
+        out = tmp_path / name
+        code, _, stderr = segal(
+            "train", "--task", "detection", "--data", data, "--arch", TINY, *settings,
+            "train.mial.preset=paper", "--out", out, *options,
+        )  # fmt: skip
+        assert code == 0, stderr
+        return out / "model.safetensors"
+
+    picked = tmp_path / "picked"
+    code, _, stderr = segal(
+        "select", "--task", "detection", "--images", data / "images" / "train", "--arch", TINY,
+        "--checkpoint", train("first"), "--strategy", "mial", "strategy.k=20", "--budget", "3img",
+        "--overlays", 0, "--out", picked,
+    )  # fmt: skip
+    assert code == 0, stderr
+    with (picked / "selection.csv").open(newline="") as file:
+        names = {Path(row["image"]).stem for row in csv.DictReader(file)}
+    assert len(names) == 3
+    others = [p for p in (data / "images" / "train").iterdir() if p.stem not in names]
+    whole = load_file(train("whole", "--labelled", picked))
+    for path in others:
+        (data / "labels" / "train" / f"{path.stem}.txt").unlink(missing_ok=True)
+    unknown = load_file(train("unknown", "--labelled", picked))
+    assert all(torch.equal(value, unknown[name]) for name, value in whole.items())
+    for path in others:
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    other = load_file(train("other", "--labelled", picked))
+    assert not all(torch.equal(value, other[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {**QUICK, "mial": False}}, r"train\.mial: false[\s\S]*train\.mial=true"),
+        ({"strategy": {"name": "mial", "k": 0}}, r"strategy\.k"),
+        ({"train": {**QUICK, "mial": {"lambda": 1}}}, r"train\.mial\.lambda"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(made, tmp_path, changes, message):
+    with pytest.raises(SegalError, match=message):
+        configure_run(raw_run(made, tmp_path / "run", **changes))
+
+
+def test_a_network_without_two_heads_is_refused(made, tmp_path):
+    plain = {"architecture": "tests.tiny_detectors:small_ssd"}
+    config, strategy = configure_run(raw_run(made, tmp_path / "run", model=plain))
+    with pytest.raises(SegalError, match=r"no two class heads[\s\S]*mial_retinanet"):
+        run_rounds(config, strategy)
