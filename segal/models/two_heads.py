@@ -156,7 +156,7 @@ class _RetinaNetHeads(nn.Module):
             self, targets, head_outputs, anchors, matched_idxs
         )
         further = self.second_head.compute_loss(targets, second, matched_idxs)
-        return first | {f"second_{k}": further for k in losses if k != "bbox_regression"}
+        return losses | {f"second_{k}": further for k in losses if k != "bbox_regression"}
 
 
 class _SSDHeads(nn.Module):

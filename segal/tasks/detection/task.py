@@ -273,8 +273,8 @@ class Detection(Task):
         self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
     ) -> Evaluation:
         """As `Task.evaluation`; a data set in COCO's layout is judged as COCO is."""
-        assert isinstance(dataset, DetectionDataset)
-        kind = CocoEvaluation if dataset.layout == "coco" else DetectionEvaluation
+        coco = isinstance(dataset, DetectionDataset) and dataset.layout == "coco"
+        kind = CocoEvaluation if coco else DetectionEvaluation
         every = [(found, objects) for _, found, objects in detections_of(model, dataset, **options)]
         return kind.of(
             dataset.classes.names,
