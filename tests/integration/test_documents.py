@@ -15,6 +15,7 @@ import yaml
 from segal.data.datasets import open_dataset
 from segal.models.build import build_model, make_spec
 from segal.scenes.synthetic import make_scenes
+from tests.boxed import make_set
 from tests.classified import make_archive, make_features, make_folders
 
 ROOT = Path(__file__).parents[2]
@@ -22,10 +23,10 @@ README = (ROOT / "README.md").read_text()
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
-def is_classification(path):
-    """Whether it is one of images that have classes as wholes."""
+def task_of(path):
+    """What the networks of a configuration are asked."""
     raw = yaml.safe_load(path.read_text())
-    return "task" in raw.get("run", raw)
+    return raw.get("run", raw).get("task", "segmentation")
 
 
 def blocks(text, language):
@@ -60,8 +61,15 @@ def encoder(tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="module")
+def boxed(tmp_path_factory):
+    """Data of images with boxes, by layout; only read."""
+    root = tmp_path_factory.mktemp("boxed")
+    return {layout: make_set(root / layout, layout) for layout in ("coco", "voc")}
+
+
 @pytest.fixture
-def places(tmp_path, scenes, encoder, classified):
+def places(tmp_path, scenes, encoder, classified, boxed):
     """What the README's words in capitals stand for."""
     return {
         "DIR": scenes / "leftImg8bit" / "train",
@@ -78,6 +86,9 @@ def places(tmp_path, scenes, encoder, classified):
         "CLASSIFIER": tmp_path / "classifier",
         "IMAGES": tmp_path / "images",
         "RETRAINED": tmp_path / "retrained",
+        "BOXES": boxed["voc"],
+        "DETECTOR": tmp_path / "detector",
+        "OBJECTS": tmp_path / "objects",
     }
 
 
@@ -113,20 +124,25 @@ WHOLE = ["model.options.stem=cifar", "train.crop=image"]
 """Likewise of those that train on whole images."""
 
 
+SMALLER = {"width": 64, "min_size": 64, "max_size": 96}
+NARROW = [f"model.options.{key}={value}" for key, value in SMALLER.items()]
+"""Likewise of detectors."""
+
+
 def test_the_commands_of_the_readme(segal, places, checkpoint):
     ran = []
     for line in commands():
         if not line.startswith("segal "):
             continue
         words = shlex.split(line)[1:]
-        whole = "classification" in words
-        place = {**places, "FILE": checkpoint} if words[0] == "select" else places
+        quicker = WHOLE if "classification" in words else NARROW if "detection" in words else []
+        place = {**places, "FILE": checkpoint} if words[:2] == ["select", "--images"] else places
         words = [
             re.sub(r"[A-Z]{3,}", lambda m, place=place: str(place[m[0]]), str(word))
             for word in [
                 *words,
                 *EXTRA[words[0]],
-                *(WHOLE if whole and words[0] == "train" else []),
+                *(quicker if words[0] == "train" else []),
             ]
         ]
         words = [re.sub(r"^configs/", f"{ROOT}/configs/", word) for word in words]
@@ -140,7 +156,8 @@ def test_the_commands_of_the_readme(segal, places, checkpoint):
         assert code == 0, (line, stderr)
         ran.append(words[0])
     rounds = ["run", "compare", "report", "tune"]
-    assert ran == ["select", "train", "explain", "train", "select", "train", *rounds]
+    whole = ["train", "select", "train", "train", "select"]
+    assert ran == ["select", "train", "explain", *whole, *rounds]
     assert segal("validate", places["DATASET"])[0] == 0
     assert segal("strategies")[0] == 0
 
@@ -290,12 +307,50 @@ def kind(arm):
     return tuple(sorted(keys({k: v for k, v in arm.items() if k not in {"name", "seeds"}}, "")))
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if is_classification(p)], ids=lambda p: p.name)
+OF_CLASSIFICATION = [p for p in CONFIGS if task_of(p) == "classification"]
+
+
+@pytest.mark.parametrize("path", OF_CLASSIFICATION, ids=lambda p: p.name)
 def test_every_configuration_of_classification_runs(segal, classified, tmp_path, path):
     raw = yaml.safe_load(path.read_text())
     whole = path.name == "cifar10_uwe.yaml"  # its network is that of the others
     small = tmp_path / path.name
     small.write_text(yaml.safe_dump(small_classification(raw, classified, tmp_path, whole=whole)))
+    code, _, stderr = segal(command_of(path), "--config", small, "--out", tmp_path / "out")
+    assert code == 0, stderr
+
+
+OF_DETECTORS = [
+    pytest.param(p, marks=() if p.name == "coco_isal.yaml" else pytest.mark.slow, id=p.name)
+    for p in CONFIGS
+    if task_of(p) == "detection"
+]
+
+
+@pytest.mark.parametrize("path", OF_DETECTORS)
+def test_every_configuration_of_detection_runs(segal, boxed, tmp_path, path):
+    raw = yaml.safe_load(path.read_text())
+    run = raw.get("run", raw)
+    given, network = run["data"], run["model"]
+    given |= {"root": str(boxed[given["layout"]]), "train": "train"}
+    named = (("validation", "val"), ("test", "test"))
+    given |= {key: split for key, split in named if key in given}
+    network.pop("encoder_weights")
+    if network["architecture"] == "torchvision:mial_ssd300_vgg16":
+        network["architecture"] = "tests.tiny_detectors:small_mial_ssd"
+    else:
+        network |= {"encoder": "resnet18", "options": network["options"] | SMALLER}
+    run["train"] |= {"iterations": 10 if "mial" in path.name else 2, "batch_size": 2, "workers": 0}
+    run |= {"seed_set": "3img", "budgets": ["2img"], "overlays": 0}
+    if "arms" in raw:
+        for arm in raw["arms"]:
+            strategy = arm["set"]["strategy"]
+            strategy |= SMALL.get(strategy["name"], {})
+        raw |= {"seeds": [0], "permutations": 100}
+    else:
+        raw["strategy"] |= SMALL.get(raw["strategy"]["name"], {})
+    small = tmp_path / path.name
+    small.write_text(yaml.safe_dump(raw))
     code, _, stderr = segal(command_of(path), "--config", small, "--out", tmp_path / "out")
     assert code == 0, stderr
 
@@ -347,7 +402,7 @@ def run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path,
         p
         for p in CONFIGS
         if f"configs/{p.name}" not in README
-        and not is_classification(p)
+        and task_of(p) == "segmentation"
         and p.name not in OF_ALL_ARMS
     ],
     ids=lambda p: p.name,
