@@ -269,7 +269,7 @@ def test_arms_that_pay_by_the_box_have_the_same_budgets(made, tmp_path):
                 {"name": f"a{i}", "set": {"strategy": "random", "budgets": list(given)}}
                 for i, given in enumerate(budgets)
             ] + [{"name": "full", "full": True}],
-            "out": str(tmp_path / "comparison"),
+            "seeds": [0], "baseline": "a0", "out": str(tmp_path / "comparison"),
         }  # fmt: skip
         raw["run"] |= {"steps": "proportional", "seed_set": "100img"}
         return plan_comparison(raw)
