@@ -1,5 +1,6 @@
 """A selection from Python, by a checkpoint or by any function from images to logits."""
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from os import PathLike
@@ -78,7 +79,7 @@ def select(
         stride: The function is given images whose sides are multiples of it, padded right and
             below; in segmentation only. Images that are classified are given as they are, or
             resized and cut to the square of `model={"input_side": 224}`.
-        name: Tells functions apart that give the same for noise.
+        name: Tells functions apart that give the same for noise, or that find nothing in it.
         **keys: Any other key of the configuration, a section as a mapping
             (`machine={"batch_size": 4}`), or an option's name on the command line (`batch_size=4`,
             `mean=(0.485, 0.456, 0.406)`, `labelled=["first/selection.csv"]`).
@@ -139,6 +140,12 @@ def select(
         return run_selection(config, made)
     network = _network(config, predict, class_names, stride, name)
     return run_selection(config, made, network)
+
+
+_NOTHING_FOUND = (
+    "predict finds nothing in an image of noise, so that it cannot be told from other functions: "
+    "a second call with the same folder is refused, unless both give it the same name."
+)
 
 
 def _flat(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
@@ -202,6 +209,9 @@ def _network(
         )
     model = wrapper(network, replace(spec, class_names=names)).eval()
     model.notes += network.notes
+    if not digest and not name:
+        digest = secrets.token_hex(16)  # no function that finds nothing is taken for another one
+        model.notes.append(_NOTHING_FOUND)
     return GivenNetwork(model, {"predict": digest, "name": name, "stride": stride})
 
 

@@ -26,14 +26,17 @@ class FunctionNetwork(nn.Module, ABC):
         notes: What the user should be told of it.
     """
 
-    notes: list[str]
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
 
     @abstractmethod
     def look(self, images: Tensor) -> tuple[int, str]:
         """Sees what the function gives for images (B, 3, h, w), normalised.
 
         Returns:
-            The number of classes, and a digest of the numbers, by which functions are told apart.
+            The number of classes, and a digest of the numbers, by which functions are told apart;
+            no text where it gives none.
 
         Raises:
             SegalError: If it is not what is wanted.
@@ -56,7 +59,6 @@ class CallableNetwork(FunctionNetwork):
         self._predict = predict
         self._dims, self._rows = spec.logit_dims, spec.input_channels is not None
         self._each = spec.answers.each
-        self.notes: list[str] = []
         self.gives_features = False
         # Which tells where the images are to be.
         self.register_buffer("place", torch.zeros(()), persistent=False)

@@ -44,7 +44,9 @@ class InfluenceSelection(InverseParameters):
     R: see `grad_similarity`. With scale 1 the recursion diverges where a drawn pixel's Hessian has
     an eigenvalue above 2, which is an error that says so. A test set is no reference: what results
     are reported on must not choose what is labelled. An element of the paper's is an image; here it
-    is a pixel.
+    is a pixel, and of a detector an image again, with its detections as the labels: H is then taken
+    on terms of the loss, of which `hessian_pixels` are drawn, `cholesky` is refused, and `layers`
+    are the last ones of every branch.
 
     `strategy.preset` takes a column of the table; a parameter that is given goes before it.
 

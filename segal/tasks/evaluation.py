@@ -61,7 +61,7 @@ class Metric:
     @property
     def a_title(self) -> str:
         """The title behind its article."""
-        return f"{'an' if self.title[0] in 'aeiou' else 'a'} {self.title}"
+        return f"{'an' if self.title[0] in 'aeiouA' else 'a'} {self.title}"
 
     @property
     def heading(self) -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+import segal as segal_package
 from segal.candidates.table import CandidateTable
 from segal.config import TrainConfig
 from segal.errors import SegalError
@@ -363,3 +364,47 @@ def test_a_checkpoint_of_another_task_is_refused(segal, made, checkpoint, tmp_pa
     assert code == 2
     assert "of another task" in stderr
     assert SIZE == (64, 96)
+
+
+# Functions
+
+
+def find_bright(batch):
+    """Boxes around the corners that are brightest, and nothing where none is bright."""
+    image = batch[0].mean(0)
+    bright = [
+        (x, y) for y in range(0, image.shape[0] - 15, 16) for x in range(0, image.shape[1] - 15, 16)
+        if image[y : y + 16, x : x + 16].mean() > 0.55
+    ]  # fmt: skip
+    boxes = torch.tensor([[x, y, x + 16, y + 16] for x, y in bright]).reshape(-1, 4).float()
+    odd = torch.tensor([0.5 + 0.001 * (x + y) for x, y in bright]).reshape(-1)
+    order = odd.argsort(descending=True, stable=True)
+    probabilities = torch.stack([odd, 1 - odd, torch.full_like(odd, 0.1)], 1)
+    return [{"boxes": boxes[order], "probabilities": probabilities[order]}]
+
+
+def test_a_function_is_a_detector(made, tmp_path):
+    given = {
+        "images": made / "yolo" / "images" / "train", "task": "detection", "budget": "3img",
+        "overlays": 1, "class_names": CLASSES,
+    }  # fmt: skip
+    picks = {}
+    for name in ("entropy", "localization_stability"):
+        found = segal_package.select(
+            **given, predict=find_bright, strategy=name, name="bright", out=tmp_path / name
+        )
+        picks[name] = [pick.image for pick in found.picks]
+        assert len(picks[name]) == 3
+    # One that finds nothing in noise is told from no other, so its folder is not taken for done.
+    for number in range(2):
+        call = {**given, "predict": find_bright, "strategy": "entropy", "out": tmp_path / "quiet"}
+        if number == 0:
+            found = segal_package.select(**call)
+            assert [pick.image for pick in found.picks] == picks["entropy"]
+        else:
+            with pytest.raises(SegalError):
+                segal_package.select(**call)
+    again = segal_package.select(
+        **given, predict=find_bright, strategy="entropy", name="bright", out=tmp_path / "entropy"
+    )
+    assert [pick.image for pick in again.picks] == picks["entropy"]

@@ -259,7 +259,7 @@ class Rounds:
         self.phase("evaluate", number, config.precision, work)
         share = self.bought.pixels / int(self.areas.sum())
         metrics = self.metrics(number)
-        say_score(number, share, metrics, list(self.held_out))
+        say_score(number, self.bought, share, metrics, list(self.held_out))
         for name in self.held_out:
             if said := one_answer(metrics[name]):
                 self.notes.append(f"Round {number}: {said} of {name}.")

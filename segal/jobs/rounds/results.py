@@ -95,23 +95,26 @@ class SeenClasses:
 
 
 def say_score(
-    number: int, share: float, metrics: Mapping[str, Any], splits: Collection[str]
+    number: int, bought: Bought, share: float, metrics: Mapping[str, Any], splits: Collection[str]
 ) -> None:
     """Says a round in a line.
 
     Args:
         number: The round.
+        bought: What is labelled.
         share: Of the pool's pixels that are labelled, in [0, 1].
         metrics: As in `metrics.json`.
         splits: What it was evaluated on.
     """
     scores = []
-    elements = metric_of(metrics[next(iter(splits))]).elements
+    metric = metric_of(metrics[next(iter(splits))])
+    drawn = f" with {bought.clicks:,} {metric.clicks}" if metric.per_clicks else ""
     for name in splits:
         said = one_answer(metrics[name])
         remark = f" ({said})" if said else ""
         scores.append(f"{shown_score(metrics[name])} on {name}{remark}")
-    say(f"Round {number}: {100 * share:.2f} % of the {elements} are labelled, " + ", ".join(scores))
+    labelled = f"{100 * share:.2f} % of the {metric.elements}{drawn} are labelled"
+    say(f"Round {number}: {labelled}, " + ", ".join(scores))
 
 
 def summary(

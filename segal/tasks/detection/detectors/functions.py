@@ -59,6 +59,8 @@ class CallableDetector(FunctionNetwork):
     def look(self, images: Tensor) -> tuple[int, str]:
         """See `FunctionNetwork.look`; the second side of `probabilities` tells the classes."""
         found = checked(self(images[:1]), images[0], None)
+        if not len(found):
+            return found.probabilities.shape[1], ""
         digest = hashlib.sha256()
         for values in (found.boxes, found.probabilities, found.classes, found.scores):
             digest.update(repr(tuple(values.shape)).encode())
