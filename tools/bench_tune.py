@@ -138,7 +138,8 @@ def bench(
 
     size = RegionSize(SIDE, SIDE)
     rows = np.arange(len(offered))
-    pool = Pool(size, size, len(offered), rows, offered, Allowance(budget, "regions"))
+    allowance = Allowance(budget, "regions")
+    pool = Pool(size, size, len(offered), rows, offered, allowance, offered.pixels)
     features, values = offered.embedding("mean_feature"), offered.values["entropy"]
     given, given_values = labelled.embedding("mean_feature"), labelled.values["entropy"]
     ways = {dtype: faster_way(features.astype(dtype)) for dtype in ("float32", "float64")}

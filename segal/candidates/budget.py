@@ -11,9 +11,17 @@ from numpy.typing import NDArray
 
 from segal.errors import SegalError
 
-Unit = Literal["regions", "share", "images"]
-_UNITS: dict[str | None, Unit] = {None: "regions", "%": "share", "img": "images"}
-_FORMS = "a number of regions such as 500, a share of the pool such as 2%, or 10img"
+Unit = Literal["regions", "share", "images", "boxes"]
+_UNITS: dict[str | None, Unit] = {
+    None: "regions",
+    "%": "share",
+    "img": "images",
+    "box": "boxes",
+}
+FORMS = "a number of regions such as 500, a share of the pool such as 2%, or 10img"
+"""Those that every task takes."""
+
+Prices = NDArray[np.int64 | np.float64]
 
 
 @dataclass(frozen=True)
@@ -21,8 +29,8 @@ class Budget:
     """A budget as it was given.
 
     Attributes:
-        amount: Above 0: regions, per cent of the pool's pixels, or image equivalents (multiples of
-            the mean image of the pool).
+        amount: Above 0: regions, per cent of the pool's pixels, image equivalents (multiples of the
+            mean image of the pool), or boxes that annotators draw.
         unit: What `amount` counts.
     """
 
@@ -31,18 +39,18 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """Reads `500`, `2%` or `10img`.
+        """Reads `500`, `2%`, `10img` or `500box`.
 
         Raises:
             SegalError: For another form, or an amount that is not above 0.
         """
-        match = re.fullmatch(r"(-?\d{1,12}(?:\.\d{1,12})?)(%|img)?", str(text).strip())
+        match = re.fullmatch(r"(-?\d{1,12}(?:\.\d{1,12})?)(%|img|box)?", str(text).strip())
         amount = Fraction(match[1]) if match else Fraction(0)
         unit = _UNITS[match[2]] if match else "regions"
-        if amount <= 0 or (unit == "regions" and amount.denominator != 1):
+        if amount <= 0 or (unit in {"regions", "boxes"} and amount.denominator != 1):
             raise SegalError(
                 "budget: not a budget",
-                expected=_FORMS + ", above 0",
+                expected=FORMS + "; where objects are found 500box; above 0",
                 got=repr(text),
                 remedy="give for example --budget 500",
             )
@@ -64,6 +72,8 @@ class Budget:
         total = int(image_pixels.sum())
         if self.unit == "regions":
             return Allowance(int(self.amount), "regions", elements)
+        if self.unit == "boxes":
+            return Allowance(int(self.amount), "boxes", "boxes")
         if self.unit == "share":
             return Allowance(int(self.amount * total / 100), "pixels", elements)
         return Allowance(int(self.amount * total / len(image_pixels)), "pixels", elements)
@@ -75,26 +85,33 @@ class Allowance:
 
     Attributes:
         limit: What may be spent.
-        counts: Whether that is a number of regions or of pixels.
-        elements: What pixels are called, in messages: a task may count something else.
+        counts: Whether that is a number of regions, of pixels, or of boxes.
+        elements: What it counts is called, in messages, where that is not regions.
     """
 
     limit: int
-    counts: Literal["regions", "pixels"]
+    counts: Literal["regions", "pixels", "boxes"]
     elements: str = "pixels"
 
     def __str__(self) -> str:
         return f"{self.limit} {'regions' if self.counts == 'regions' else self.elements}"
 
-    def fits(self, pixels: NDArray[np.int64]) -> int:
+    def fits(self, prices: Prices) -> int:
         """Length of the longest prefix that fits.
 
         Args:
-            pixels: (n,) price of each pick in pixels, in pick order.
+            prices: (n,) price of each pick in what is counted, at least 0, in pick order; of no use
+                where regions are counted.
         """
-        prices = np.ones_like(pixels) if self.counts == "regions" else pixels
-        return int(np.searchsorted(np.cumsum(prices), self.limit, side="right"))
+        counted = np.ones_like(prices) if self.counts == "regions" else prices
+        return int(np.searchsorted(np.cumsum(counted), self.limit, side="right"))
 
-    def most(self, pixels: NDArray[np.int64]) -> int:
+    def most(self, prices: Prices) -> int:
         """The most picks that could fit, whichever they are, of candidates at these prices."""
-        return self.fits(np.sort(pixels))
+        return self.fits(np.sort(prices))
+
+    def about(self, price: float, candidates: int) -> int:
+        """How many of some candidates it buys at a mean price: from 1 to all of them."""
+        if self.limit >= price * candidates:
+            return candidates
+        return max(1, round(self.limit / price))

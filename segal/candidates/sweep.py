@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segal.candidates.budget import Allowance
+from segal.candidates.budget import Allowance, Prices
 from segal.candidates.regions import RegionSize
 from segal.candidates.table import MEAN_FEATURE, CandidateTable
 from segal.errors import SegalError
@@ -31,8 +31,9 @@ class Pool:
         source: The scanned size that it was read or summed from.
         candidates: How many there are.
         rows: (n,) those on offer, as rows of the size's table.
-        offered: The candidates on offer, at their prices.
+        offered: The candidates on offer, at their prices in pixels.
         allowance: What may be spent.
+        prices: (n,) of those on offer, in what it counts.
     """
 
     region: RegionSize
@@ -41,6 +42,7 @@ class Pool:
     rows: NDArray[np.int64]
     offered: CandidateTable
     allowance: Allowance
+    prices: Prices
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def tune_region(
     """
     values = pool.offered.values[uncertainty]
     features = torch.from_numpy(pool.offered.embedding(MEAN_FEATURE))
-    count = pool.allowance.most(pool.offered.pixels)
+    count = pool.allowance.most(pool.prices)
     centres = features[:0]
     centre_values = np.zeros(0)
     if len(labelled):
@@ -209,7 +211,7 @@ class _Describer:
         self.references: dict[str, NDArray[np.int64]] = {}
 
     def _paid(self, picks: NDArray[np.int64]) -> NDArray[np.int64]:
-        return picks[: self.pool.allowance.fits(self.pool.offered.pixels[picks])]
+        return picks[: self.pool.allowance.fits(self.pool.prices[picks])]
 
     def add_reference(self, name: str, picks: NDArray[np.int64]) -> None:
         self.references[name] = self._paid(picks)

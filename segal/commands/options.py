@@ -100,7 +100,7 @@ REFERENCE = flag(
     parts=root_and_split,
 )
 REGION = flag("region", str, "512, HEIGHTxWIDTH or image. [default: 512]")
-BUDGET = flag("budget", str, "500 (regions), 2% (of the pool) or 10img.")
+BUDGET = flag("budget", str, "500 (regions), 2% (of the pool), 10img; 500box in detection.")
 STRATEGY = flag("strategy", str, "See `segal strategies`. [default: uwe]")
 TAU = flag("strategy.tau", float, "Power of the uncertainty (uwe). [default: 1]")
 OUT = flag("out", Path, "The run's folder.")

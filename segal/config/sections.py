@@ -189,7 +189,7 @@ class SelectConfig(ImagesSection, _Regions):
         model: What the checkpoint does not say.
         region: Region size.
         extra_regions: Further sizes to measure in the same pass, kept in the candidate tables.
-        budget: How much to buy.
+        budget: How much to buy; of boxes, as many as the network expects.
         strategy: Its name and parameters.
         labelled: Selections and run folders that are labelled already; the first of them is the
             first purchase.
@@ -371,8 +371,8 @@ class RunConfig(_Regions, _Trained):
         seed_region: In regions of this size; whole images by default, so that arms of any region
             size can share the seed set.
         region: Region size of what is selected.
-        budgets: What is bought after each round but the last. What pixels a budget leaves are added
-            to the next.
+        budgets: What is bought after each round but the last. What pixels or boxes a budget leaves
+            are added to the next that counts them.
         strategy: Its name and parameters.
         target: Stop once the metric of the task (such as mIoU) on `data.validation` reaches this,
             in [0, 1].

@@ -61,7 +61,8 @@ def select(
         images: Folder of images; for the task `classification` or `multilabel` also a CSV, or an
             `.npy` or `.npz` file of pictures or of features, as `segal select` takes it.
         out: The run's folder.
-        budget: How much to buy, such as `5%` of the pixels, `10img` or `200` regions.
+        budget: How much to buy, such as `5%` of the pixels, `10img`, `200` regions, or in
+            detection `500box`.
         predict: The network as a function. It is given a batch (B, 3, h, w), float32, RGB from 0 to
             1 (less `mean`, divided by `std`, where these are given), on `device` (the CPU unless
             given), without gradients, and returns logits (B, C, h', w') of any resolution as a

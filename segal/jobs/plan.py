@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from segal.candidates.budget import Allowance
 from segal.candidates.regions import RegionSize
 from segal.config import SelectConfig
 from segal.data.image_sets import ImageSet, SetName
@@ -14,6 +15,7 @@ from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.inputs import check_channels, image_shapes, image_sizes, scan_settings
 from segal.jobs.network import with_folder
 from segal.jobs.passes import run_passes
+from segal.jobs.prices import EXPECTED, signals_of
 from segal.jobs.reference import SelectionLabels, needs_of
 from segal.jobs.select import load_network, make_offer
 from segal.models.build import check_image_sizes
@@ -40,7 +42,8 @@ class Plan:
     Attributes:
         images: Of the pool.
         candidates: Regions on offer.
-        picks: The most that the budget buys.
+        picks: The most that the budget buys; of one in boxes, about how many at the mean price of
+            the images that were tried.
         prepare_seconds: Before the pass, on the sets of images that the strategy measures on.
         scan_seconds: The passes over the pool.
         disk_bytes: Candidate tables.
@@ -48,6 +51,7 @@ class Plan:
         select_bytes: Embeddings that the choice holds in memory.
         notes: What the user should be told about the inputs and the machine.
         network: What the network expects of its input; None without a network.
+        boxes: Expected of a candidate, in the mean; None where the budget counts something else.
     """
 
     images: int
@@ -60,12 +64,15 @@ class Plan:
     select_bytes: int
     notes: tuple[str, ...] = ()
     network: str | None = None
+    boxes: float | None = None
 
     def lines(self) -> list[str]:
         """For people."""
+        buys = f"{self.picks} of them at most"
+        if self.boxes is not None:
+            buys = f"about {self.picks} of them, at {self.boxes:.1f} expected boxes each"
         return [
-            f"{self.images} images, {self.candidates} regions on offer; "
-            f"the budget buys {self.picks} of them at most",
+            f"{self.images} images, {self.candidates} regions on offer; the budget buys {buys}",
             f"time: about {_minutes(self.prepare_seconds)} before the pass, "
             f"{_minutes(self.scan_seconds)} for the pass over the pool, and the choice",
             f"memory: about {_size(self.scan_bytes)} for the pass, and embeddings of "
@@ -123,7 +130,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
         config, strategy, pool, {name: sets[name] for name in sets if name in needed}, model
     )
     rows = len(Offer.of(image_sizes(pool), RegionSize.parse(config.region), {}))
-    plan = _extrapolate(trial, rows, len(offer), allowance.most(offer.prices))
+    plan = _extrapolate(trial, rows, offer, allowance)
     return replace(plan, notes=tuple(notes))
 
 
@@ -138,6 +145,7 @@ class _Measured:
         beside: Images of the sets that were looked at before.
         disk: Bytes of their tables for each row of one.
         embedded: Numbers in a candidate's embeddings.
+        boxes: Expected of a candidate, in the mean; None where nobody asked.
     """
 
     prepare: float
@@ -146,6 +154,7 @@ class _Measured:
     beside: int
     disk: float
     embedded: int
+    boxes: float | None
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,9 @@ class _Trial:
                 beside=sum(len(found.indices()) for found in sets.values()),
                 disk=disk / len(last),
                 embedded=sum(column.shape[1] for column in last.embeddings.values()),
+                boxes=float(last.values[EXPECTED.column].mean())
+                if EXPECTED.column in last.values
+                else None,
             )
 
     def _scan(
@@ -198,7 +210,7 @@ class _Trial:
             task=find_task(config.task),
             regions=[RegionSize.parse(size) for size in sizes],
             settings=scan_settings(config, find_device(config.machine.device)),
-            signals=signals,
+            signals=list(dict.fromkeys([*signals, *signals_of(config.budget)])),
             model=self.model,
             sets=sets,
         )
@@ -208,7 +220,7 @@ class _Trial:
         return ready[0] - started, during
 
 
-def _extrapolate(trial: _Trial, rows: int, candidates: int, picks: int) -> Plan:
+def _extrapolate(trial: _Trial, rows: int, offer: Offer, allowance: Allowance) -> Plan:
     """From a few images to all, as if time and disk grew with the pixels."""
     trial(1, 1)  # the first pass of all pays for what is loaded late
     with bar("Trying it on a few images") as advance:
@@ -230,14 +242,17 @@ def _extrapolate(trial: _Trial, rows: int, candidates: int, picks: int) -> Plan:
         of_pair = 0.0
     return Plan(
         images=len(areas),
-        candidates=candidates,
-        picks=picks,
+        candidates=len(offer),
+        picks=allowance.most(offer.prices)
+        if more.boxes is None
+        else allowance.about(more.boxes, len(offer)),
         prepare_seconds=max(0.0, one.prepare - of_set * one.beside) + of_set * beside,
         scan_seconds=(of_image + of_pair * (beside - one.beside)) * share,
         disk_bytes=round(more.disk * rows),
         scan_bytes=max(peak_memory_bytes(find_device(trial.config.machine.device)).values()),
-        select_bytes=one.embedded * 4 * candidates,
+        select_bytes=one.embedded * 4 * len(offer),
         network=None if trial.model is None else trial.model.spec.input_line,
+        boxes=more.boxes,
     )
 
 

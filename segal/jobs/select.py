@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from segal import __version__
-from segal.candidates.budget import Allowance, Budget
+from segal.candidates.budget import Allowance, Budget, Prices
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import Selected, read_selection, write_selection
 from segal.config import SelectConfig
@@ -36,7 +36,8 @@ from segal.jobs.inputs import (
 )
 from segal.jobs.network import with_folder
 from segal.jobs.passes import Scanned, run_passes
-from segal.jobs.picks import selected_from, shown_value
+from segal.jobs.picks import rows_of, selected_from, shown_value
+from segal.jobs.prices import expected_prices, signals_of
 from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
 from segal.jobs.strategies import check_network
 from segal.models.build import check_image_sizes
@@ -103,11 +104,13 @@ class SelectionResult:
         """The selection in a line."""
         cost, counts = self.summary["cost"], self.summary["counts"]
         metric = find_task(self.summary["configuration"].get("task", DEFAULT_TASK)).metric
+        expected = cost.get("expected_boxes")
         return (
             f"{counts['picks']} of {counts['offered']} {metric.regions}, in "
             f"{len({p.image for p in self.picks})} of {counts['images']} images: "
             f"{100 * cost['share_of_pool']:.2f} % of the {metric.elements}, "
             f"worth {cost['image_equivalents']:.1f} images"
+            + ("" if expected is None else f", of about {expected:.0f} boxes")
         )
 
 
@@ -177,6 +180,13 @@ def load_network(config: SelectConfig, strategy: Strategy) -> Model | None:
             got="no --checkpoint",
             remedy="give --checkpoint FILE, or --strategy random, which needs none",
         )
+    if signals_of(config.budget):
+        raise SegalError(
+            "checkpoint: missing",
+            expected="a network, by whose detections boxes are counted before anyone draws them",
+            got=f"no --checkpoint, and a budget of {config.budget}",
+            remedy="give --checkpoint FILE, or a budget in images such as 10img",
+        )
     return None
 
 
@@ -204,7 +214,7 @@ def make_offer(
         )
     areas = np.array([h * w for h, w in sizes.values()], np.int64)
     allowance = Budget.parse(config.budget).allowance(areas, pool.unit)
-    if allowance.most(offer.prices) == 0:
+    if allowance.counts != "boxes" and allowance.most(offer.prices) == 0:
         raise SegalError(
             f"budget: {config.budget} does not buy a single region",
             expected=f"at least {offer.prices.min()} {pool.unit}, the cheapest region's price",
@@ -241,6 +251,7 @@ class _Selection:
         self.clock = _Clock()
         self.notes = [] if model is None else list(model.notes)
         self.reference_cost: Mapping[str, int] | None = None
+        self.expected_boxes: float | None = None
 
     def run(self) -> SelectionResult:
         pool = whole = self.open_pool()
@@ -273,7 +284,11 @@ class _Selection:
             say(f"{self.config.out} holds this selection already; nothing was done again.")
             return self.read_result()
         # What is bought stays bought, also where a file of it was lost.
-        selected = self.bought_already() or self.choose(scanned, offer, allowance)
+        prices = expected_prices(scanned.table, offer, allowance)
+        selected = self.bought_already() or self.choose(scanned, offer, allowance, prices)
+        if allowance.counts == "boxes":
+            at = np.searchsorted(offer.rows, rows_of(scanned.table, selected))
+            self.expected_boxes = float(prices[at].sum())
         self.counts = {
             "images": len(pool),
             "skipped": len(pool.skipped),
@@ -352,7 +367,7 @@ class _Selection:
             task=self.task,
             regions=[RegionSize.parse(size) for size in sizes],
             settings=scan_settings(config, self.device),
-            signals=signals,
+            signals=list(dict.fromkeys([*signals, *signals_of(config.budget)])),
             model=self.model,
             labelled=labelled,
             sets=self.sets,
@@ -366,11 +381,17 @@ class _Selection:
 
     # The choice
 
-    def choose(self, scanned: Scanned, offer: Offer, allowance: Allowance) -> list[Selected]:
+    def choose(
+        self, scanned: Scanned, offer: Offer, allowance: Allowance, prices: Prices
+    ) -> list[Selected]:
         generator = derive_generator(self.config.seed, _ROUND, SELECT)
+        # Those that plan for a number of picks are not to plan for the cheapest boxes.
+        mean = float(prices.mean())
+        planned = allowance.about(mean, len(offer)) if allowance.counts == "boxes" else None
+        table, labelled = scanned.table, scanned.labelled
         with bar("Choosing regions") as advance, self.clock("select"):
             selected, notes = acquire(
-                self.strategy, scanned.table, scanned.labelled, offer, allowance, generator
+                self.strategy, table, labelled, offer, allowance, generator, prices, planned
             )
             advance(len(selected), len(selected))
         self.notes.extend(notes)
@@ -425,6 +446,7 @@ class _Selection:
                 "pixels": pixels,
                 "share_of_pool": pixels / total,
                 "image_equivalents": pixels * len(pool) / total,
+                "expected_boxes": self.expected_boxes,
                 "reference": self.reference_cost,
             },
             "seconds": self.clock.seconds,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, raise_all
+from segal.jobs.prices import unfit_budgets
 from segal.jobs.reference import unmet_needs
 from segal.models.wrapped import Model, NoHeadError
 from segal.signals import AsksOfNetwork, Discrepancy, ReadsLossPrediction, Signal
@@ -48,7 +49,8 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     raise_all(mistakes + further)
     assert config is not None
     assert strategy is not None
-    mistakes = _unfit(config) + unmet_needs(config, strategy) + _untrained(config, strategy)
+    mistakes = _unfit(config) + unfit_budgets(config)
+    mistakes += unmet_needs(config, strategy) + _untrained(config, strategy)
     raise_all(mistakes)
     return config, strategy
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segal.candidates.budget import Allowance
+from segal.candidates.budget import Allowance, Prices
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import Selected
 from segal.candidates.table import CandidateTable
@@ -109,6 +109,8 @@ def acquire(
     offer: Offer,
     allowance: Allowance,
     generator: torch.Generator,
+    prices: Prices | None = None,
+    planned: int | None = None,
 ) -> Acquired:
     """Lets a strategy pick from what is on offer.
 
@@ -119,6 +121,8 @@ def acquire(
         offer: Which of them can be bought.
         allowance: What may be spent.
         generator: The only source of randomness.
+        prices: (n,) what each on offer costs, as `choose` takes it.
+        planned: How many picks to ask for at first, likewise.
 
     Returns:
         The picks in order, and the strategy's notes.
@@ -127,7 +131,7 @@ def acquire(
         SegalError: If the budget does not buy the first pick.
     """
     offered = table.view(offer.rows, offer.prices)
-    picks = choose(strategy, offered, labelled, allowance, generator)
+    picks = choose(strategy, offered, labelled, allowance, generator, prices, planned)
     selected = []
     for rank, (row, score) in enumerate(zip(picks.rows, picks.scores, strict=True), 1):
         x0, y0, x1, y1 = map(int, offered.box[row])

@@ -1,5 +1,6 @@
 """What a strategy is: it names signals, and orders the candidate table."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 from torch import Tensor
 
-from segal.candidates.budget import Allowance
+from segal.candidates.budget import Allowance, Prices
 from segal.candidates.table import CandidateTable
 from segal.errors import SegalError
 from segal.functional.ranking import top_k
@@ -47,6 +48,15 @@ class Picks:
         """
         rows = top_k(scores, count, direction)
         return cls(rows.numpy(), scores[rows].numpy())
+
+    def __add__(self, more: "Picks") -> "Picks":
+        """These, then what is new in others, whose notes are kept."""
+        new = ~np.isin(more.rows, self.rows)
+        return Picks(
+            np.concatenate([self.rows, more.rows[new]]),
+            np.concatenate([self.scores, more.scores[new]]),
+            more.notes,
+        )
 
 
 @dataclass
@@ -116,27 +126,60 @@ def choose(
     labelled: CandidateTable,
     allowance: Allowance,
     generator: torch.Generator,
+    prices: Prices | None = None,
+    planned: int | None = None,
 ) -> Picks:
     """Lets a strategy pick, and keeps the longest prefix of its picks that the budget allows.
+
+    Args:
+        strategy: The strategy.
+        table: The candidates on offer.
+        labelled: What is labelled already.
+        allowance: What may be spent.
+        generator: The only source of randomness.
+        prices: (n,) what each candidate costs in what the allowance counts; its pixels by default.
+        planned: How many picks to ask for at first, where prices must not be known before a pick is
+            made; where all of these are bought and money is left, it is asked for twice as many,
+            and new ones come behind them. By default as many as could fit at the prices.
 
     Raises:
         SegalError: If the budget does not buy the first pick.
         ValueError: If the budget buys no candidate, or the strategy broke its contract.
     """
-    count = allowance.most(table.pixels)
+    prices = table.pixels if prices is None else prices
+    count = allowance.most(prices) if planned is None else planned
     if count == 0:
         raise ValueError("expected a budget that buys a candidate, got one that buys none")
+    state = generator.get_state()
+    picks = _pick(strategy, table, labelled, count, generator)
+    fits = allowance.fits(prices[picks.rows])
+    while planned is not None and fits == len(picks.rows) and count < len(table):
+        count = min(2 * count, len(table))
+        generator.set_state(state)
+        picks += _pick(strategy, table, labelled, count, generator)
+        fits = allowance.fits(prices[picks.rows])
+    if fits == 0:
+        price = math.ceil(prices[picks.rows[0]])
+        raise SegalError(
+            "budget: it does not buy the first pick",
+            expected=f"at least {price} {allowance.elements}, its price",
+            got=str(allowance),
+            remedy="give a larger --budget, or a smaller --region",
+        )
+    return Picks(picks.rows[:fits], picks.scores[:fits], picks.notes)
+
+
+def _pick(
+    strategy: Strategy,
+    table: CandidateTable,
+    labelled: CandidateTable,
+    count: int,
+    generator: torch.Generator,
+) -> Picks:
+    """Lets a strategy pick, and holds it to its contract."""
     picks = strategy.select(table, labelled, count, generator)
     if len(picks.rows) != count or len(np.unique(picks.rows)) != count:
         raise ValueError(f"expected {count} distinct picks, got {len(np.unique(picks.rows))}")
     if not np.isfinite(picks.scores).all():
         raise ValueError("expected finite scores, got NaN or infinity")
-    fits = allowance.fits(table.pixels[picks.rows])
-    if fits == 0:
-        raise SegalError(
-            "budget: it does not buy the first pick",
-            expected=f"at least {table.pixels[picks.rows[0]]} {allowance.elements}, its price",
-            got=str(allowance),
-            remedy="give a larger --budget, or a smaller --region",
-        )
-    return Picks(picks.rows[:fits], picks.scores[:fits], picks.notes)
+    return picks

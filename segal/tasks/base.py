@@ -61,6 +61,7 @@ class Task(ABC):
         strategy_defaults: Parameters of strategies, where these have them and none are given.
         picture_words: How a report speaks of what `draw` writes.
         shared_features: Whether all elements of an image have the same features.
+        by_the_box: Whether `clicks` counts boxes, so that budgets may be counted in them.
     """
 
     name: ClassVar[str]
@@ -72,6 +73,7 @@ class Task(ABC):
     strategy_defaults: ClassVar[Mapping[str, Any]] = {}
     picture_words: ClassVar[PictureWords]
     shared_features: ClassVar[bool] = False
+    by_the_box: ClassVar[bool] = False
 
     def __init__(self, class_weights: Sequence[float] | None = None) -> None:
         self.class_weights = None if class_weights is None else torch.tensor(class_weights)

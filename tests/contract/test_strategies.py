@@ -182,6 +182,31 @@ def test_what_is_not_on_offer_is_never_picked(name, parameters):
 
 
 @every_case
+def test_prices_that_nobody_knows_before_say_where_the_order_is_cut_and_no_more(name, parameters):
+    strategy = make(name, parameters)
+    table, labelled = made_table(strategy), made_table(strategy, images=1, seed=1)
+    prices = np.random.default_rng(2).integers(0, 5, len(table))
+    allowance = Allowance(24, "boxes", "boxes")
+
+    def chosen(prices):
+        generator = torch.Generator().manual_seed(0)
+        return choose(strategy, table, labelled, allowance, generator, prices, planned=3)
+
+    picks = chosen(prices)
+    assert len(set(picks.rows.tolist())) == len(picks.rows) == len(picks.scores) > 3
+    assert prices[picks.rows].sum() <= 24
+    dear = np.full(len(table), 25)
+    dear[picks.rows] = prices[picks.rows]
+    assert np.array_equal(chosen(dear).rows, picks.rows)
+    if name not in PLAN_AHEAD:
+        order = pick(strategy, table, labelled, len(table)).rows
+        within = int((np.cumsum(prices[order]) <= 24).sum())
+        assert np.array_equal(picks.rows, order[:within])
+    free = chosen(np.zeros(len(table), np.int64))
+    assert sorted(free.rows.tolist()) == list(range(len(table)))
+
+
+@every_case
 def test_declares_itself_and_refuses_what_it_does_not_know(name, parameters):
     strategy = make(name, parameters)
     assert strategy.direction in {"higher", "lower", None}

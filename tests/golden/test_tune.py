@@ -30,7 +30,7 @@ def make_table(count, seed, per_image=12):
 def make_pool(count, budget, seed=0):
     table = make_table(count, seed)
     rows = np.arange(count)
-    return Pool(SIZE, SIZE, count, rows, table, Allowance(budget, "regions"))
+    return Pool(SIZE, SIZE, count, rows, table, Allowance(budget, "regions"), table.pixels)
 
 
 def textbook(x, centres, count):

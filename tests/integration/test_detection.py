@@ -6,12 +6,18 @@ import re
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from segal.candidates.table import CandidateTable
 from segal.config import TrainConfig
+from segal.errors import SegalError
+from segal.jobs.planning import plan_comparison
 from segal.jobs.rounds.run import run_rounds
 from segal.jobs.strategies import configure_run
 from segal.jobs.train import run_training
+from segal.models.checkpoint import CheckpointOptions, load_checkpoint
+from segal.runs.acquisition import SEED_SET, SELECT, derive_generator
 from segal.runs.ledger import Ledger
 from segal.tasks.detection.datasets import open_split
 from tests.boxed import CLASSES, COUNTS, SIZE, make_set
@@ -156,6 +162,125 @@ def test_a_run_is_paid_by_the_box_and_reported(segal, made, tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert "10,000 · mAP / boxes" in page and f"{worth:,.2f}" in page
     assert segal("validate", out)[0] == 0
+
+
+def prefix(order, prices, limit):
+    """The first of an order as far as they fit."""
+    kept, spent = [], 0
+    for path in order:
+        spent += prices[path]
+        if spent > limit:
+            break
+        kept.append(path)
+    return kept
+
+
+def test_boxes_that_a_selection_expects_are_the_sum_of_their_scores(segal, made, trained, tmp_path):
+    def select(strategy, budget, *more):
+        out = tmp_path / f"{strategy}-{budget}"
+        call = ("select", *pool(made, trained), "--strategy", strategy, "--overlays", 0, *more)
+        code, _, stderr = segal(*call, "--budget", budget, "--out", out)
+        assert code == 0, stderr
+        return out, [pick["image"] for pick in rows(out)], stderr
+
+    model = load_checkpoint(trained, CheckpointOptions(architecture=TINY, task="detection"))
+    every = open_split(made / "yolo", "train").pool
+    expected = {}
+    with torch.inference_mode():
+        for index, path in enumerate(every.paths):
+            image = torch.from_numpy(every.read(index))[None]
+            (found,) = model.eval()(model.normalise(image)).detections
+            expected[path] = sum(found.scores.double().tolist())
+    _, order, _ = select("random", "100%")
+    limit = round(sum(expected[path] for path in order[:5])) + 1
+    out, picked, stderr = select("random", f"{limit}box")
+    assert picked == prefix(order, expected, limit)
+    assert 0 < len(picked) < len(order)
+    total = sum(expected[path] for path in picked)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["cost"]["expected_boxes"] == pytest.approx(total, rel=1e-5)
+    assert f"of about {total:.0f} boxes" in stderr
+    # Tiles of an image add up to it.
+    tiles, _, _ = select("uwe", f"{limit}box", "--region", 32, "strategy.class_wise=none")
+    table = CandidateTable.open(tiles / "candidates" / "32")
+    sums = np.bincount(table.image, table.values["expected_objects"])
+    assert sums == pytest.approx([expected[path] for path in table.images], rel=1e-5)
+    code, _, stderr = segal(
+        "tune", "--scan", tiles, "--region", "64", "--budget", f"{limit}box", "--taus", "0,1",
+        "--uncertainty", "bvsb", "--out", tmp_path / "tuned",
+    )  # fmt: skip
+    assert code == 0, stderr
+    code, stdout, stderr = segal("plan", *pool(made, trained), "--budget", "900box")
+    assert code == 0, stderr
+    assert re.search(r"buys about \d+ of them, at \d+\.\d expected boxes each", stdout)
+
+
+def test_a_run_buys_boxes_that_the_labels_have(made, tmp_path):
+    budgets = {"seed_set": "7box", "budgets": ["6box", "7box"], "strategy": {"name": "random"}}
+    budgets |= {"data": {"root": str(made / "voc"), "test": "test"}}
+    budgets |= {"train": QUICK | {"iterations": 1}, "measure_picks": False, "overlays": 0}
+    out = tmp_path / "run"
+    config, strategy = configure_run({**quick_run(made, **budgets), "out": out})
+    run_rounds(config, strategy)
+    every = open_split(made / "voc", "train")
+    boxes = {path: len(o) for path, o in zip(every.pool.paths, every.objects, strict=True)}
+    left, carried = list(every.pool.paths), 0
+    for name, number, stream, amount in (
+        ("seed", 0, SEED_SET, 7), ("buy", 0, SELECT, 6), ("buy", 1, SELECT, 7)
+    ):  # fmt: skip
+        generator = derive_generator(config.seed, number, stream)
+        order = [left[i] for i in torch.randperm(len(left), generator=generator).tolist()]
+        bought = prefix(order, boxes, amount + carried)
+        with Ledger.read(out) as ledger:
+            booked = ledger.purchases(name, number)
+        assert [(p.image, p.clicks) for p in booked] == [(path, boxes[path]) for path in bought]
+        carried += amount - sum(boxes[path] for path in bought)
+        left = [path for path in left if path not in bought]
+    assert 0 < len(left) < len(boxes)
+
+
+def test_budgets_in_boxes_are_refused_before_work_starts(segal, made, checkpoint, tmp_path):
+    images = made / "yolo" / "images" / "train"
+    call = ("select", "--images", images, "--budget", "9box", "--out", tmp_path / "no")
+    code, _, stderr = segal(*call, "--checkpoint", checkpoint)
+    assert code == 2
+    assert "budget: in boxes, which nobody draws in segmentation" in stderr
+    assert "or 10img" in stderr
+    code, _, stderr = segal(*call, "--task", "detection", "--strategy", "random")
+    assert code == 2
+    assert "give --checkpoint FILE, or a budget in images" in stderr
+    with pytest.raises(SegalError, match=r"(?s)budgets\.1: .*seed_set: ") as caught:
+        given = quick_run(made, seed_set="9box", budgets=["1img", "2box"])
+        configure_run({**given, "task": "segmentation", "out": tmp_path / "no"})
+    assert "the task detection" in str(caught.value)
+    config, strategy = configure_run({**quick_run(made, budgets=["1box"]), "out": tmp_path / "no"})
+    every = open_split(made / "voc", "train")
+    dearest = max(map(len, every.objects))
+    with pytest.raises(SegalError, match=f"budgets.0: (?s:.*)at least {dearest} boxes"):
+        run_rounds(config, strategy)
+    assert not (tmp_path / "no").exists()
+
+
+def test_arms_that_pay_by_the_box_have_the_same_budgets(made, tmp_path):
+    def planned(*budgets):
+        raw = {
+            "run": {k: v for k, v in quick_run(made).items() if k not in {"machine", "strategy"}},
+            "arms": [
+                {"name": f"a{i}", "set": {"strategy": "random", "budgets": list(given)}}
+                for i, given in enumerate(budgets)
+            ] + [{"name": "full", "full": True}],
+            "seeds": [0], "baseline": "a0", "out": str(tmp_path / "comparison"),
+        }  # fmt: skip
+        raw["run"] |= {"steps": "proportional", "seed_set": "100img"}
+        return plan_comparison(raw)
+
+    every = open_split(made / "voc", "train")
+    total = sum(map(len, every.objects))
+    plan = planned(["9box"], ["9box"])
+    iterations = round(QUICK["iterations"] * (100 / len(every) + 9 / total) / (100 / len(every)))
+    assert plan.arms[-1].config.train.iterations == iterations
+    with pytest.raises(SegalError, match="a1: not the budgets of the other arms"):
+        planned(["9box"], ["1img"])
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Budgets: reading them, and what they come to."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,13 +23,31 @@ from segal.errors import SegalError
         ("0.00001%", "0.00001%"),
         ("1234567.5img", "1234567.5img"),
         ("2.50%", "2.5%"),
+        ("500box", "500box"),
     ],
 )
 def test_reads_its_forms(text, normal):
     assert str(Budget.parse(text)) == normal
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "0%", "-1img", "abc", "", "1.5", "5 regions", "1e3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0",
+        "-3",
+        "0%",
+        "-1img",
+        "abc",
+        "",
+        "1.5",
+        "5 regions",
+        "1e3",
+        "1.5box",
+        "0box",
+        "5 box",
+        "3boxes",
+    ],
+)
 def test_refuses_others(text):
     with pytest.raises(SegalError, match="expected: a number of regions") as caught:
         Budget.parse(text)
@@ -39,6 +59,8 @@ def test_counts_in_pixels_exactly():
     assert Budget.parse("2%").allowance(images) == Allowance(12, "pixels")
     assert Budget.parse("2img").allowance(images) == Allowance(400, "pixels")
     assert Budget.parse("7").allowance(images) == Allowance(7, "regions")
+    assert Budget.parse("7box").allowance(images) == Allowance(7, "boxes", "boxes")
+    assert str(Budget.parse("7box").allowance(images, "images")) == "7 boxes"
     assert Budget.parse(str(Budget.parse("12.3456789%"))) == Budget.parse("12.3456789%")
     assert Budget.parse("0.1%").allowance(np.array([1000])) == Allowance(1, "pixels")
 
@@ -51,3 +73,25 @@ def test_keeps_the_longest_prefix_that_fits(prices, limit):
     assert fits == len(pixels) or pixels[: fits + 1].sum() > limit
     assert fits <= Allowance(limit, "pixels").most(pixels)
     assert Allowance(limit, "regions").fits(pixels) == min(limit, len(prices))
+
+
+@given(st.lists(st.integers(0, 6), max_size=8), st.integers(1, 20), st.sampled_from([1, 0.5]))
+def test_what_is_free_always_fits(counts, limit, scale):
+    allowance, prices = Allowance(limit, "boxes", "boxes"), np.array(counts, np.int64) * scale
+    fits = allowance.fits(prices)
+    assert prices[:fits].sum() <= limit
+    assert fits == len(prices) or prices[: fits + 1].sum() > limit
+    affordable = [
+        size
+        for size in range(len(counts) + 1)
+        if any(sum(chosen) <= limit for chosen in combinations(prices.tolist(), size))
+    ]
+    assert allowance.most(prices) == max(affordable)
+
+
+def test_about_how_many_a_budget_buys():
+    allowance = Allowance(30, "boxes", "boxes")
+    assert allowance.about(4.0, 100) == 8
+    assert allowance.about(50.0, 100) == 1
+    assert allowance.about(0.0, 100) == 100
+    assert allowance.about(0.25, 100) == 100

@@ -20,6 +20,7 @@ from segal.signals import MeanFeature, PredictedLoss, RegionGradient, Value
 from segal.signals.class_profiles import ClassProfiles
 from segal.signals.class_wise import ClassWiseEmbedding
 from segal.signals.dropout import DropoutValue, drawn
+from segal.signals.expected_objects import ExpectedObjects
 from segal.strategies.uwe import UncertaintyWeightedEmbeddings
 from segal.tasks.detection.detectors.functions import CallableDetector
 from segal.tasks.detection.evidence import DetectionEvidence, Detections
@@ -137,6 +138,17 @@ def test_mean_features_and_class_profiles_of_boxes():
         weights = torch.tensor([entropy_of(x) for x in p[own]])
         expected = class_profile(p[own].T, weights, p[own].argmax(1))
         torch.testing.assert_close(profiles[0, number], expected.flatten(), rtol=1e-4, atol=1e-6)
+
+
+def test_expected_objects_are_the_scores_of_the_boxes_whose_centre_a_tile_holds():
+    found = (detections(30), detections(0), detections(7, seed=1))
+    sums = measure(ExpectedObjects(), evidence_of(*found), TILES)
+    for one, row in zip(found, sums, strict=True):
+        for tile, value in zip(TILES.boxes().tolist(), row.tolist(), strict=True):
+            by_hand = sum(one.scores.double()[i].item() for i in holding(one, tile))
+            assert value == pytest.approx(by_hand, abs=1e-12)
+    whole = measure(ExpectedObjects(), evidence_of(*found), WHOLE)
+    assert torch.allclose(whole[:, 0], sums.sum(1), rtol=0, atol=1e-9)
 
 
 def test_units_that_overlap_share_boxes_and_a_centre_outside_counts_for_none():

@@ -9,6 +9,7 @@ from typing import Any
 from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
 from segal.config import RunConfig
+from segal.data.labelled import LabelledDataset
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import first_of_each
 from segal.jobs.inputs import image_sizes
@@ -16,6 +17,7 @@ from segal.jobs.network import draw_scenes, initial_model, open_split
 from segal.jobs.strategies import check_network
 from segal.models.wrapped import Model
 from segal.reporting.protocol import OF_THE_FULL_ARM, compared
+from segal.runs.oracle import Oracle
 from segal.runs.run_folder import fingerprint
 from segal.strategies.base import Strategy
 from segal.system.console import bar
@@ -114,22 +116,33 @@ class _Pool:
         self._config = config
 
     @cached_property
-    def _sizes(self) -> Sequence[tuple[int, int]]:
+    def _dataset(self) -> LabelledDataset:
         data, machine = self._config.data, self._config.machine
         draw_scenes(data)
         with bar("Checking images") as advance:
-            pool = open_split(self._config.task, data, data.train, machine, advance).pool
-        if self._config.unique:
-            pool = pool.subset(first_of_each(pool))
-        return list(image_sizes(pool).values())
+            dataset = open_split(self._config.task, data, data.train, machine, advance)
+        return dataset.subset(first_of_each(dataset.pool)) if self._config.unique else dataset
+
+    @cached_property
+    def _sizes(self) -> Sequence[tuple[int, int]]:
+        return list(image_sizes(self._dataset.pool).values())
+
+    @cached_property
+    def _boxes(self) -> int:
+        """All that annotators would draw."""
+        oracle = Oracle(self._dataset, find_task(self._config.task))
+        sizes = image_sizes(self._dataset.pool).items()
+        return sum(oracle.clicks(path, [(0, 0, w, h)], ())[0] for path, (h, w) in sizes)
 
     def share(self, text: str, region: str) -> Fraction:
-        """A budget as a share of the pool's pixels; regions count as the pool's mean region."""
+        """A budget as a share of the pool's pixels; regions and boxes count as its mean ones."""
         budget = Budget.parse(text)
         if budget.unit == "share":
             return budget.amount / 100
         if budget.unit == "images":
             return budget.amount / len(self._sizes)
+        if budget.unit == "boxes":
+            return min(Fraction(1), budget.amount / max(1, self._boxes))
         size = RegionSize.parse(region)
         return budget.amount / sum(len(size.grid(*image)) for image in self._sizes)
 
@@ -159,6 +172,19 @@ def check_costs(arms: Sequence[Arm]) -> list[SegalError]:
     if len(plain) <= 1:
         return []
     first = selecting[0]
+    differ = len({arm.config.budgets for arm in selecting}) > 1
+    if differ and any(_counts_boxes(arm.config) for arm in selecting):
+        return [
+            SegalError(
+                f"arms.{arm.name}: not the budgets of the other arms",
+                expected=f"{', '.join(first.config.budgets)}, as in arm {first.name!r}: what boxes "
+                "come to depends on what is picked",
+                got=", ".join(arm.config.budgets),
+                remedy="give all arms the same budgets, or none in boxes",
+            )
+            for arm in selecting[1:]
+            if arm.config.budgets != first.config.budgets
+        ]
     pool = _Pool(first.config)
     try:
         bought = {arm.name: _cumulative(arm.config, pool) for arm in selecting}
@@ -210,6 +236,11 @@ def _region_of_budgets(config: RunConfig) -> str | None:
     """The region size that the budgets are counted in; None where they are not."""
     counted = any(Budget.parse(budget).unit == "regions" for budget in config.budgets)
     return config.region if counted else None
+
+
+def _counts_boxes(config: RunConfig) -> bool:
+    """Whether a budget is counted in boxes."""
+    return any(Budget.parse(budget).unit == "boxes" for budget in config.budgets)
 
 
 def _amount(pool: _Pool, share: Fraction) -> str:

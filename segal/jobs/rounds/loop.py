@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from segal import __version__
-from segal.candidates.budget import Allowance, Budget
+from segal.candidates.budget import Allowance, Budget, Prices
 from segal.candidates.regions import RegionSize
 from segal.candidates.selection import read_selection, write_selection
 from segal.candidates.table import CandidateTable
@@ -25,6 +25,7 @@ from segal.jobs.inputs import image_sizes
 from segal.jobs.network import initial_model
 from segal.jobs.passes import Scanned, run_passes, table_folder
 from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
+from segal.jobs.prices import drawn_prices
 from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
 from segal.jobs.rounds.inspection import Inspection
 from segal.jobs.rounds.results import Bought, SeenClasses, say_score, summary
@@ -168,14 +169,15 @@ class Rounds:
         allowance = Budget.parse(config.seed_set).allowance(self.areas, self.pool.unit)
 
         def draw(folder: Path) -> Made:
-            offer = Offer.of(self.sizes, RegionSize.parse(config.seed_region), {})
+            region = RegionSize.parse(config.seed_region)
+            offer = Offer.of(self.sizes, region, {})
             generator = derive_generator(config.seed, 0, SEED_SET)
             order = torch.randperm(len(offer), generator=generator).numpy()
-            order = order[: allowance.fits(offer.prices[order])]
+            order = order[: allowance.fits(self.prices(region, offer, allowance)[order])]
             boxes = [
                 (path, (int(x0), int(y0), int(x1), int(y1)))
                 for path, size in self.sizes.items()
-                for x0, y0, x1, y1 in RegionSize.parse(config.seed_region).grid(*size).boxes()
+                for x0, y0, x1, y1 in region.grid(*size).boxes()
             ]
             drawn = [(*boxes[row], 0.0) for row in order]
             return [], priced(_SEED_SET, drawn, self.oracle, self.bought.boxes)
@@ -305,12 +307,22 @@ class Rounds:
             table, labelled = scanned.table, scanned.labelled
             # What is bought stays bought, also where files are made again on another machine.
             before = selected_from(self.ledger.purchases("buy", number))
+            prices = self.prices(self.region, offer, allowance)
             selected, notes = (
                 (before, ())
                 if before
-                else acquire(self.strategy, table, labelled, offer, allowance, generator)
+                else acquire(
+                    self.strategy,
+                    table,
+                    labelled,
+                    offer,
+                    allowance,
+                    generator,
+                    prices,
+                    self.planned(offer, allowance),
+                )
             )
-            cost = len(offer) if allowance.counts == "regions" else int(offer.prices.sum())
+            cost = len(offer) if allowance.counts == "regions" else int(prices.sum())
             if len(selected) == len(offer) and cost < allowance.limit:
                 left = "region is" if len(offer) == 1 else f"{len(offer)} regions are"
                 notes += (f"The budget outlives the pool: the last {left} taken.",)
@@ -364,11 +376,27 @@ class Rounds:
         return self._model[1]
 
     def allowance(self, number: int) -> Allowance:
-        """What may be spent after a round: its budget, and the pixels left of earlier ones."""
+        """What may be spent after a round: its budget, and what is left of earlier ones like it."""
         allowance = Budget.parse(self.config.budgets[number]).allowance(self.areas, self.pool.unit)
-        if allowance.counts == "regions":
-            return allowance
-        return replace(allowance, limit=allowance.limit + self.bought.unspent)
+        unspent = self.bought.unspent.get(allowance.counts, 0)
+        return replace(allowance, limit=allowance.limit + unspent)
+
+    def prices(self, region: RegionSize, offer: Offer, allowance: Allowance) -> Prices:
+        """What is paid for each candidate on offer; labels say where an order is cut, and no more.
+
+        Args:
+            region: Size of the candidates.
+            offer: Those that can be bought.
+            allowance: What is counted.
+        """
+        return drawn_prices(self.oracle, self.sizes, region, self.bought.boxes, offer, allowance)
+
+    def planned(self, offer: Offer, allowance: Allowance) -> int | None:
+        """How many picks a budget in boxes is planned for: at as many by area as before."""
+        if allowance.counts != "boxes":
+            return None
+        mean = float(offer.prices.mean()) * self.bought.clicks / self.bought.pixels
+        return allowance.about(mean, len(offer))
 
     def is_good_enough(self, number: int) -> bool:
         """Whether a round reached the target."""

@@ -26,19 +26,24 @@ class Bought:
     Attributes:
         boxes: By image.
         pixels: Charged so far.
-        unspent: Pixels that budgets in pixels have left.
+        clicks: Likewise.
+        unspent: By what budgets count, what they have left of it.
     """
 
     boxes: dict[str, list[Box]] = field(default_factory=dict)
     pixels: int = 0
-    unspent: int = 0
+    clicks: int = 0
+    unspent: dict[str, int] = field(default_factory=dict)
 
     def add(self, purchases: Sequence[Purchase], allowance: Allowance) -> None:
         """Books purchases that an allowance paid for."""
-        spent = sum(p.pixels or 0 for p in purchases)
-        self.pixels += spent
-        if allowance.counts == "pixels":
-            self.unspent = allowance.limit - spent
+        pixels = sum(p.pixels or 0 for p in purchases)
+        clicks = sum(p.clicks or 0 for p in purchases)
+        self.pixels += pixels
+        self.clicks += clicks
+        if allowance.counts != "regions":
+            spent = pixels if allowance.counts == "pixels" else clicks
+            self.unspent[allowance.counts] = allowance.limit - spent
         for image, boxes in boxes_of(purchases).items():
             self.boxes.setdefault(image, []).extend(boxes)
 

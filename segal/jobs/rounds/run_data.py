@@ -19,8 +19,10 @@ from segal.jobs.copies import copies_notes, first_of_each
 from segal.jobs.inputs import image_digests, image_sizes
 from segal.jobs.labels import check_labels, class_notes, refuse_unlabelled
 from segal.jobs.network import open_split
+from segal.jobs.prices import drawn_prices
 from segal.runs.acquisition import Offer
 from segal.runs.ledger import Ledger
+from segal.runs.oracle import Oracle
 from segal.runs.run_folder import fingerprint
 from segal.system.console import bar, tell
 from segal.tasks import find_task
@@ -104,19 +106,21 @@ def _known_images(out: Path) -> dict[str, tuple[int, int, ImageInfo]]:
 def check_budgets(config: RunConfig, data: RunData) -> None:
     """Raises all budgets, before work starts, that may not buy whichever region comes first."""
     pool, areas = data.pool_set.pool, data.areas()
-    sizes = image_sizes(pool)
+    sizes, oracle = image_sizes(pool), Oracle(data.pool_set, find_task(config.task))
     keys = [("seed_set", config.seed_set, config.seed_region)]
     keys += [(f"budgets.{i}", budget, config.region) for i, budget in enumerate(config.budgets)]
     errors = []
     for key, budget, region in keys:
-        prices = Offer.of(sizes, RegionSize.parse(region), {}).prices
-        dearest = prices.max(keepdims=True)
+        size = RegionSize.parse(region)
         allowance = Budget.parse(budget).allowance(areas, pool.unit)
+        prices = drawn_prices(oracle, sizes, size, {}, Offer.of(sizes, size, {}), allowance)
+        dearest = prices.max(keepdims=True)
         if allowance.fits(dearest) == 0:
             errors.append(
                 SegalError(
                     f"{key}: {budget} does not buy a single region, or not every one",
-                    expected=f"at least {dearest[0]} {pool.unit}, the dearest region's price",
+                    expected=f"at least {dearest[0]} {allowance.elements}, "
+                    "the dearest region's price",
                     got=str(allowance),
                     remedy=f"give a larger {key}, or smaller regions",
                 )

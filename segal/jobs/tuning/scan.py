@@ -1,5 +1,6 @@
 """A stored scan as `segal tune` reads it: its tables, and larger regions summed from smaller."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segal.candidates.budget import Allowance, Budget
+from segal.candidates.budget import FORMS, Allowance, Budget, Prices
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.table import MEAN_FEATURE, CandidateTable, box_pixels
 from segal.errors import SegalError
+from segal.jobs.prices import EXPECTED, expected_prices
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.acquisition import Offer
 from segal.runs.ledger import Ledger, Phase
@@ -106,7 +108,10 @@ class StoredScan:
                     remedy="scan with `segal select --strategy uwe "
                     f"strategy.uncertainty={uncertainty}`",
                 )
-        return table if source == region else coarsen(table, region, [uncertainty], [MEAN_FEATURE])
+        if source == region:
+            return table
+        counts = [EXPECTED.column] if EXPECTED.column in table.values else []
+        return coarsen(table, region, [uncertainty], [MEAN_FEATURE], counts)
 
     def offer(self, table: CandidateTable, region: RegionSize) -> Offer:
         """What was left to buy when the pass was made."""
@@ -119,35 +124,51 @@ class StoredScan:
         return Offer.of({path: (h, w) for path, (h, w) in sizes}, region, bought)
 
 
-def allowance_of(budget: Budget, table: CandidateTable, offer: Offer, unit: str) -> Allowance:
-    """What a budget comes to for what is on offer.
+def allowance_of(
+    budget: Budget, table: CandidateTable, offer: Offer, unit: str
+) -> tuple[Allowance, Prices]:
+    """What a budget comes to for what is on offer, and what each of these costs.
 
     Raises:
-        SegalError: If it buys nothing, or everything: then there is nothing to tune.
+        SegalError: If it buys nothing, or everything: then there is nothing to tune; or if it is in
+            boxes and the scan has not counted them.
     """
     region = f"among {len(offer)} regions on offer"
     allowance = budget.allowance(_image_sizes(table).prod(1), unit)
-    if not len(offer) or allowance.most(offer.prices) == 0:
+    if allowance.counts == "boxes" and EXPECTED.column not in table.values:
+        raise SegalError(
+            f"budget: {budget} is in boxes, which the scan did not count",
+            expected=f"the column {EXPECTED.column}; or {FORMS}",
+            got=", ".join(table.values) or "no column at all",
+            remedy="give another --budget; or scan with one in boxes, where objects are found",
+        )
+    prices, unit = expected_prices(table, offer, allowance), allowance.elements
+    if not len(offer) or allowance.most(prices) == 0:
+        cheapest = math.ceil(prices.min()) if len(offer) else 0
         raise SegalError(
             f"budget: {budget} does not buy a single region {region}",
-            expected=f"at least {offer.prices.min(initial=0)} {unit}, the cheapest region's price",
+            expected=f"at least {cheapest} {unit}, the cheapest region's price",
             got=str(allowance),
             remedy="give a larger --budget, or a smaller --region",
         )
-    if allowance.fits(offer.prices) == len(offer):
+    if allowance.fits(prices) == len(offer):
         raise SegalError(
             f"budget: {budget} is not less than the pool, so that every tau buys all of it",
-            expected=f"less than {len(offer)} regions of {offer.prices.sum()} {unit} in all",
+            expected=f"less than {len(offer)} regions of {math.floor(prices.sum())} {unit} in all",
             got=str(allowance),
             remedy="give a smaller --budget",
         )
-    return allowance
+    return allowance, prices
 
 
 def coarsen(
-    table: CandidateTable, region: RegionSize, values: Sequence[str], embeddings: Sequence[str]
+    table: CandidateTable,
+    region: RegionSize,
+    values: Sequence[str],
+    embeddings: Sequence[str],
+    counts: Sequence[str] = (),
 ) -> CandidateTable:
-    """Candidates of a larger size: means over their parts, weighted by pixels.
+    """Candidates of a larger size: means over their parts, weighted by pixels; counts are added.
 
     Exact for columns that are means over pixels, but for the rounding of stored embeddings.
 
@@ -156,6 +177,7 @@ def coarsen(
         region: The larger size.
         values: Value columns to keep, of means.
         embeddings: Embedding columns to keep, of means.
+        counts: Value columns to keep, of counts.
     """
     image, box, key = _coarse_grid(table, region)
     count = len(image)
@@ -164,6 +186,8 @@ def coarsen(
     summed = {
         name: np.bincount(key, weights * table.values[name], count) / totals for name in values
     }
+    for name in counts:
+        summed[name] = np.bincount(key, table.values[name], count).astype(np.float64)
     means = {
         name: np.zeros((count, table.embeddings[name].shape[1]), np.float32) for name in embeddings
     }

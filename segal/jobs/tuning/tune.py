@@ -124,13 +124,15 @@ def _open_pool(
     offer = scan.offer(table, region)
     if budget is None:
         return None
+    allowance, prices = allowance_of(budget, table, offer, scan.unit)
     return Pool(
         region=region,
         source=scan.source(region),
         candidates=len(table),
         rows=offer.rows,
         offered=table.view(offer.rows, offer.prices),
-        allowance=allowance_of(budget, table, offer, scan.unit),
+        allowance=allowance,
+        prices=prices,
     )
 
 

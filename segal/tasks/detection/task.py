@@ -81,6 +81,7 @@ class Detection(Task):
         "uncertainty": "bvsb",
     }
     picture_words: ClassVar[PictureWords] = BOX_WORDS
+    by_the_box: ClassVar[bool] = True
 
     def is_dataset(self, root: Path) -> bool:
         """Whether a path looks like a data set with boxes."""

@@ -8,6 +8,7 @@ from segal.signals.box_prototypes import BoxPrototypes, ClassScores, EntropyAfte
 from segal.signals.class_profiles import ClassProfiles
 from segal.signals.class_wise import ClassWiseEmbedding
 from segal.signals.dropout import DropoutValue
+from segal.signals.expected_objects import ExpectedObjects
 from segal.signals.influence import EstimatedLoss, TopKDirectional
 from segal.signals.labelled_objects import LabelledObjects
 from segal.signals.localization_stability import LocalizationStability
@@ -17,6 +18,7 @@ from segal.tasks.detection.signals.box_prototypes import ScoresOfClasses, Withou
 from segal.tasks.detection.signals.class_wise import ClassWise
 from segal.tasks.detection.signals.dropout import DropoutOfBoxes
 from segal.tasks.detection.signals.elements import OfBoxes
+from segal.tasks.detection.signals.expected_objects import SumOfScores
 from segal.tasks.detection.signals.gradients import ClassGradient
 from segal.tasks.detection.signals.influence import BoxDirectional, measured_estimated_loss
 from segal.tasks.detection.signals.labelled_objects import CountsOfObjects
@@ -39,6 +41,7 @@ MEASURED: dict[type[Any], Callable[[Any], Signal]] = {
     LabelledObjects: CountsOfObjects,
     ClassWiseEmbedding: ClassWise,
     DropoutValue: DropoutOfBoxes,
+    ExpectedObjects: SumOfScores,
     MeanFeature: TowerFeature,
     PredictedLoss: LossOfMaps,
     RegionGradient: ClassGradient,
