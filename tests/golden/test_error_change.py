@@ -65,6 +65,16 @@ def deeplab():
 
 
 @pytest.fixture(scope="module")
+def tiny():
+    """A network of two convolutions and a BatchNorm."""
+    torch.manual_seed(0)
+    model = build_model(make_spec("tests.tiny_network:build", "", CLASSES)).double().eval()
+    with torch.no_grad():
+        model.head.weight *= 12
+    return model
+
+
+@pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data"), [(37, 52), (32, 48)], len(CLASSES))
 
@@ -163,12 +173,16 @@ def test_equals_real_steps_where_the_last_layers_look_around(tmp_path, layers):
         np.testing.assert_allclose(measured(signal, model, data, "16x24"), expected, rtol=1e-9)
 
 
-def test_all_layers_take_real_steps_on_whole_images(deeplab, data):
-    expected = brute_force(deeplab, data, "all", "20x32", lr=1e-4)["positive"]
+@pytest.mark.parametrize(
+    ("name", "lr"), [("tiny", 1e-2), pytest.param("deeplab", 1e-4, marks=pytest.mark.slow)]
+)
+def test_all_layers_take_real_steps_on_whole_images(request, data, name, lr):
+    model = request.getfixturevalue(name)
+    expected = brute_force(model, data, "all", "20x32", lr=lr)["positive"]
     assert np.ptp(expected) > 0.1 * np.abs(expected).max()
     for holdout in (EVERY_PIXEL, SampleSize(10**6)):
-        signal = HoldoutErrorChange("all", lr=1e-4, holdout=holdout)
-        got = measured(signal, deeplab, data, "20x32", batch_size=2)
+        signal = HoldoutErrorChange("all", lr=lr, holdout=holdout)
+        got = measured(signal, model, data, "20x32", batch_size=2)
         np.testing.assert_allclose(got, expected, rtol=1e-7)
 
 

@@ -110,11 +110,10 @@ def write(path, brightness, seed):
     cv2.imwrite(str(path), image.clip(0, 255).astype(np.uint8))
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
     """Six images: 0 and 1 dark, 2 and 3 dark with a bright right part, 4 bright, 5 dark."""
-    root = tmp_path / "images"
-    root.mkdir()
+    root = tmp_path_factory.mktemp("images")
     for i in range(6):
         brightness = np.full((HEIGHT, WIDTH), 200 if i == 4 else 40)
         if i in {2, 3}:
@@ -149,29 +148,34 @@ def scores(folder, region):
     return table, table.values[SIGNAL.column]
 
 
-def test_what_looks_unlike_all_that_is_labelled_scores_lowest(folder, model, tmp_path):
-    notes = make_scan(folder, model).run(tmp_path / "a")
-    [note] = notes
+@pytest.fixture(scope="module")
+def scanned(folder, model, tmp_path_factory):
+    """A scan, and what it noted."""
+    out = tmp_path_factory.mktemp("scans") / "a"
+    return out, make_scan(folder, model).run(out)
+
+
+def test_what_looks_unlike_all_that_is_labelled_scores_lowest(scanned):
+    out, [note] = scanned
     assert 60 < float(re.search(r"right about (\d+) %", note)[1]) <= 100
-    table, values = scores(tmp_path / "a", "32")
+    table, values = scores(out, "32")
     bright = (table.image == 4) | (np.isin(table.image, (2, 3)) & (table.box[:, 0] >= 64))
     assert 0 < bright.sum() < len(table)
     assert values[bright].max() < values[~bright].min()
     assert (values >= 0).all()
     assert (values <= 1).all()
-    _, images = scores(tmp_path / "a", "image")
+    _, images = scores(out, "image")
     assert max(images[[2, 3, 4]]) < min(images[[0, 1, 5]])
     # What is labelled is not measured.
-    assert CandidateTable.open(tmp_path / "a" / LABELLED_FOLDER).values == {}
+    assert CandidateTable.open(out / LABELLED_FOLDER).values == {}
 
 
-def test_picks_are_the_lowest(folder, model, tmp_path):
+def test_picks_are_the_lowest(scanned):
     training = {"steps": 60, "batch_size": 8, "latent": 8, "crops": 48}
     strategy = STRATEGIES.get("vaal")(**training)
     [[signal]] = list(strategy.passes(PassContext()))
     assert signal == SIGNAL
-    make_scan(folder, model, signal, regions=("image",)).run(tmp_path / "a")
-    table, values = scores(tmp_path / "a", "image")
+    table, values = scores(scanned[0], "image")
     nothing = table.view(np.zeros(0, np.int64), np.zeros(0, np.int64))
     picks = strategy.select(table, nothing, 3, torch.Generator().manual_seed(0))
     assert picks.rows.tolist() == np.argsort(values, kind="stable")[:3].tolist()

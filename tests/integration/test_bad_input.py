@@ -209,7 +209,9 @@ def test_metadata_of_a_checkpoint_are_not_trusted(refused, checkpoint, tmp_path,
     assert "wrong.safetensors" in refused(checkpoint=path)
 
 
-@pytest.mark.parametrize("stride", [0, -16, 7, 10**7])
+@pytest.mark.parametrize(
+    "stride", [0, 10**7, *(pytest.param(n, marks=pytest.mark.slow) for n in (-16, 7))]
+)
 def test_the_stride_of_a_checkpoint_is_not_its_own_to_say(
     segal, image_folder, checkpoint, tmp_path, stride
 ):
@@ -268,7 +270,8 @@ def test_a_network_of_ones_own_by_its_import_path(segal, image_folder, tmp_path,
     code, _, stderr = segal("select", *call, "--out", tmp_path / "a")
     assert code == 2
     assert "--arch my_network:make" in stderr
-    code, _, stderr = segal("select", *call, "--arch", "my_network:make", "--out", tmp_path / "b")
+    own = ("--arch", "my_network:make", "--overlays", 0, "--out", tmp_path / "b")
+    code, _, stderr = segal("select", *call, *own)
     assert code == 0, stderr
 
 
@@ -295,17 +298,17 @@ def test_a_plain_state_dict_is_taken_when_it_is_described(
     code, _, stderr = segal(
         "select", "--images", image_folder, "--checkpoint", tmp_path / "plain.pth",
         "--arch", "DeepLabV3Plus", "--encoder", "resnet18", "--num-classes", 5,
-        "--region", 32, "--budget", 3, "--out", tmp_path / "run",
+        "--region", 32, "--budget", 3, "--overlays", 0, "--out", tmp_path / "run",
     )  # fmt: skip
     assert code == 0, stderr
 
 
 def test_output_folders_of_something_else(refused, segal, image_folder, checkpoint, tmp_path):
-    call = ("--images", image_folder, "--checkpoint", checkpoint, "--region", 32)
+    call = ("--images", image_folder, "--checkpoint", checkpoint, "--region", 32, "--overlays", 0)
     other = tmp_path / "other"
     assert segal("select", *call, "--budget", 5, "--out", other)[0] == 0
     before = (other / "selection.csv").read_bytes()
-    message = refused("strategy.tau=0.5", out=other, budget=6)
+    message = refused("strategy.tau=0.5", out=other, budget=6, overlays=0)
     assert "holds another run" in message
     assert "budget" in message
     assert "strategy.tau" in message
@@ -335,7 +338,7 @@ def test_a_larger_budget_goes_on_in_the_same_folder(segal, image_folder, checkpo
 def test_images_that_changed_since_the_run_began(segal, image_folder, checkpoint, tmp_path):
     call = (
         "select", "--images", image_folder, "--checkpoint", checkpoint, "--region", 32,
-        "--budget", 5, "--out", tmp_path / "run",
+        "--budget", 5, "--overlays", 0, "--out", tmp_path / "run",
     )  # fmt: skip
     assert segal(*call)[0] == 0
     before = (tmp_path / "run" / "selection.csv").read_bytes()
@@ -379,7 +382,7 @@ def test_labelled_regions_that_cannot_be(refused, tmp_path, line):
 
 
 def test_a_pool_that_is_labelled_to_the_last_pixel(segal, image_folder, checkpoint, tmp_path):
-    call = ("--images", image_folder, "--region", 32)
+    call = ("--images", image_folder, "--region", 32, "--overlays", 0)
     assert (
         segal(
             "select", *call, "--budget", "100%", "--strategy", "random", "--out", tmp_path / "all"

@@ -89,7 +89,7 @@ def test_bands_in_another_order_give_the_same_picks(segal, scenes, trained, tmp_
         code, _, stderr = segal(
             "select", "--images", root / "images" / "train", "--checkpoint", trained, ARCH,
             "--region", 32, "--budget", 4, "--strategy", strategy, "--out", out, "--bands", bands,
-            "--labelled", seed, "--reference", root, "value_range=0,10000",
+            "--labelled", seed, "--reference", root, "value_range=0,10000", "--overlays", 0,
             *(("strategy.steps=3", "strategy.crops=20") if strategy == "vaal" else ()),
         )  # fmt: skip
         assert code == 0, stderr

@@ -84,8 +84,21 @@ def picks(result):
     return [(pick.image, pick.box) for pick in result.picks]
 
 
-@pytest.mark.parametrize("strategy", ["entropy", "uwe"])
-@pytest.mark.parametrize("name", PLACES)
+FIRST = ("folders", "several_features")
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        *((name, "uwe") for name in PLACES),
+        *((name, "entropy") for name in FIRST),
+        *(
+            pytest.param(name, "entropy", marks=pytest.mark.slow)
+            for name in PLACES
+            if name not in FIRST
+        ),
+    ],
+)
 def test_the_picks_of_the_command_line(segal, made, trained, tmp_path, name, strategy):
     images, task = f"{made}/{PLACES[name]}", task_of(name)
     arch = () if "features" in name else ("--arch", TINY)

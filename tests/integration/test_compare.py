@@ -25,7 +25,7 @@ def scenes(tmp_path_factory):
 @pytest.fixture
 def config(scenes, tmp_path):
     """A configuration that is quick to run."""
-    of_run = quick_run(scenes, seed_set="1img", budgets=["12.5%", "12.5%"])
+    of_run = quick_run(scenes, seed_set="1img", budgets=["12.5%", "12.5%"], overlays=0)
     of_arms = {"strategy", "machine"}
     raw = {
         "run": {key: value for key, value in of_run.items() if key not in of_arms},

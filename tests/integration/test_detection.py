@@ -309,7 +309,7 @@ def test_explain_is_refused_before_work_starts(segal, made, trained, tmp_path):
         "--out", tmp_path / "explained",
     )  # fmt: skip
     assert code == 2
-    assert "a detector's last layers are not one" in stderr
+    assert "no last layers that a loss is differentiated by" in stderr
 
 
 def test_a_pool_may_be_a_split_of_a_data_set(segal, made, tmp_path):

@@ -129,7 +129,18 @@ NARROW = [f"model.options.{key}={value}" for key, value in SMALLER.items()]
 """Likewise of detectors."""
 
 
-def test_the_commands_of_the_readme(segal, places, checkpoint):
+@pytest.fixture
+def no_page(monkeypatch):
+    """Comparisons draw no page, which takes longer than they do."""
+
+    def stop():
+        monkeypatch.setattr("segal.jobs.comparing.compare.write_report", lambda *_, **__: None)
+
+    return stop
+
+
+def test_the_commands_of_the_readme(segal, places, checkpoint, no_page):
+    no_page()  # there is a command for it
     ran = []
     for line in commands():
         if not line.startswith("segal "):
@@ -158,6 +169,7 @@ def test_the_commands_of_the_readme(segal, places, checkpoint):
     rounds = ["run", "compare", "report", "tune"]
     whole = ["train", "select", "train", "train", "select"]
     assert ran == ["select", "train", "explain", *whole, *rounds]
+    assert (places["COMPARISON"] / "report.html").exists()
     assert segal("validate", places["DATASET"])[0] == 0
     assert segal("strategies")[0] == 0
 
@@ -181,7 +193,8 @@ def test_the_strategy_of_the_guide_works_by_its_import_path(
     (tmp_path / "my_strategies.py").write_text(blocks(guide, "python")[0])
     (tmp_path / "my_uncertainty.py").write_text("def spread(z):\n    return z.amax(1).exp()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    call = ("--images", image_folder, "--checkpoint", checkpoint, "--region", 32, "--budget", 4)
+    call = ("--images", image_folder, "--checkpoint", checkpoint, "--region", 32)
+    call = (*call, "--budget", 4, "--overlays", 0)
     code, _, stderr = segal(
         "select", *call, "--strategy", "my_strategies:LargestMargin", "--out", tmp_path / "a"
     )
@@ -307,11 +320,25 @@ def kind(arm):
     return tuple(sorted(keys({k: v for k, v in arm.items() if k not in {"name", "seeds"}}, "")))
 
 
-OF_CLASSIFICATION = [p for p in CONFIGS if task_of(p) == "classification"]
+LIKE_ANOTHER = (
+    "cifar10_ralif.yaml", "cifar10_ralif_2000.yaml", "cifar10_small_compare.yaml",
+    "cityscapes_uwe_256.yaml", "cityscapes_uwe_512.yaml",
+)  # fmt: skip
+"""Configurations that have the keys of another one, with other values."""
 
 
-@pytest.mark.parametrize("path", OF_CLASSIFICATION, ids=lambda p: p.name)
-def test_every_configuration_of_classification_runs(segal, classified, tmp_path, path):
+def each(paths):
+    """Parameters of a test of every configuration; what is like another one is slow."""
+    return [
+        pytest.param(p, marks=pytest.mark.slow if p.name in LIKE_ANOTHER else (), id=p.name)
+        for p in paths
+    ]
+
+
+@pytest.mark.parametrize("path", each(p for p in CONFIGS if task_of(p) == "classification"))
+def test_every_configuration_of_classification_runs(segal, classified, tmp_path, path, no_page):
+    if path.name != "cifar10_frozen_compare.yaml":  # of the most arms
+        no_page()
     raw = yaml.safe_load(path.read_text())
     whole = path.name == "cifar10_uwe.yaml"  # its network is that of the others
     small = tmp_path / path.name
@@ -368,7 +395,7 @@ def run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path,
     data = street if of_run.get("data", {}).get("layout") == "folder" else scenes
     if command == "select":
         images = scenes / "leftImg8bit" / "train"
-        extra = [f"images={images}", f"checkpoint={checkpoint}", "region=16"]
+        extra = [f"images={images}", f"checkpoint={checkpoint}", "region=16", "overlays=1"]
     else:
         prefix = "run." if command == "compare" else ""
         extra = quick(prefix, data, encoder(of_run["model"]["encoder"]))
@@ -398,14 +425,13 @@ def run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path,
 
 @pytest.mark.parametrize(
     "path",
-    [
+    each(
         p
         for p in CONFIGS
         if f"configs/{p.name}" not in README
         and task_of(p) == "segmentation"
         and p.name not in OF_ALL_ARMS
-    ],
-    ids=lambda p: p.name,
+    ),
 )
 def test_every_configuration_runs_on_made_data(
     segal, scenes, street, checkpoint, encoder, tmp_path, path

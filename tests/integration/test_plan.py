@@ -43,7 +43,7 @@ def test_says_what_a_selection_would_take_and_leaves_nothing(
 def test_disk_and_memory_are_those_of_the_selection(segal, image_folder, checkpoint, tmp_path):
     raw = {
         "images": str(image_folder), "checkpoint": str(checkpoint), "region": "32", "budget": "12",
-        "out": str(tmp_path / "run"), "strategy": {"name": "uwe"},
+        "out": str(tmp_path / "run"), "strategy": {"name": "uwe"}, "overlays": 0,
     }  # fmt: skip
     plan = plan_selection(*configure_selection(raw))
     assert segal("select", *(f"{k}={v}" for k, v in raw.items() if k != "strategy"))[0] == 0

@@ -58,7 +58,7 @@ def select(segal, scenes, network, tmp_path):
         return segal(
             *("select", "--images", scenes / "leftImg8bit" / "train", "--checkpoint", network),
             *("--region", "32", "--budget", "5", "--strategy", strategy, "--out", tmp_path / out),
-            *("--threads", "1", "--overlays", "1", *extra),
+            *("--threads", "1", "--overlays", "0", *extra),
         )
 
     return run

@@ -77,6 +77,14 @@ def comparison(tmp_path_factory):
     return folder, write_report([folder], folder / "report.html")
 
 
+@pytest.fixture
+def no_charts(monkeypatch):
+    """Pages of which the words alone are read have no charts, which take longest."""
+    monkeypatch.setattr("segal.reporting.charts.svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr("segal.reporting.charts.png", lambda *_: b"")
+    monkeypatch.setattr("segal.reporting.page.heat_png", lambda *_: b"")
+
+
 def test_the_page_is_whole_and_asks_for_nothing(comparison):
     text = comparison[1].read_text()
     page = Page(text)
@@ -177,6 +185,7 @@ def test_one_unmeasured_round_is_enough_for_a_page(tmp_path):
     assert "No pictures were drawn" in words and "No pairwise penalty matrix" in words
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_primary_contrast_is_said_first_and_the_rest_is_exploratory(comparison, tmp_path):
     folder = tmp_path / "camvid"
     shutil.copytree(comparison[0] / "runs", folder / "runs")
@@ -193,6 +202,7 @@ def test_the_primary_contrast_is_said_first_and_the_rest_is_exploratory(comparis
     assert "no longer" not in write_report([folder], folder / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_runs_of_a_comparison_that_are_not_finished_are_left_out(comparison, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(comparison[0], folder)
