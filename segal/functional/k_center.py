@@ -128,7 +128,8 @@ def k_center_order(
     if not 1 <= k <= rows.count:
         raise ValueError(f"k out of range: expected 1 to {rows.count} (the rows of x), got {k}")
     if block is None:
-        block = min(max(rows.count // _BLOCK_SHARE, _SMALLEST_BLOCK), _LARGEST_BLOCK)
+        share = max(rows.count // _BLOCK_SHARE, _SMALLEST_BLOCK)
+        block = min(share, _LARGEST_BLOCK, rows.chunk)  # of wide rows, fewer fit the cache
     if block < 1:
         raise ValueError(f"block out of range: expected at least 1, got {block}")
     cover = _Cover(rows, rows.centres(centers, more=k), k)
@@ -163,7 +164,7 @@ def _pick_block(cover: _Cover, block: int, k: int, picks: list[int], squared: li
         bar = float(cover.squared[outside])
         ids = ids[order[:block]].sort().values
     points, squares = cover.rows.read(ids), cover.squares[ids]
-    between = squared_distances(points, squares).cpu().numpy()
+    between = squared_distances(points, squares, cover.rows.chunk).cpu().numpy()
     current, rows = cover.squared[ids].cpu().numpy(), ids.tolist()
     chosen: list[int] = []
     while True:

@@ -20,6 +20,7 @@ from segal.signals.directions import Influence, Inverse, ReferenceGradient
 from segal.signals.influence import EstimatedLoss
 from segal.strategies._influence import pick_by_change
 from segal.tasks.detection.model import RAW, DetectionModel
+from segal.tasks.detection.signals.branches import Stage
 from segal.tasks.detection.signals.curvature import curvature
 from segal.tasks.detection.signals.influence import (
     PSEUDO_SCORE,
@@ -28,7 +29,7 @@ from segal.tasks.detection.signals.influence import (
     measured_estimated_loss,
     vector_of,
 )
-from segal.tasks.detection.signals.last_layers import Stage, last_layers
+from segal.tasks.detection.signals.last_layers import last_layers
 from segal.tasks.detection.targets import Targets
 from tests.tiny_detectors import CLASSES, SIZES, SMALL, build, enliven, images
 
@@ -293,7 +294,9 @@ def upward_blocks(layers, stage, value):
     for branch in layers.branches:
         if branch.rectified:
             named[branch.name] = named[branch.name].relu()
-    (gradient,) = torch.autograd.grad(stage.loss(named) / positives, z, create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        stage.loss(named, slice(None)) / positives, z, create_graph=True
+    )
     rows = [
         torch.autograd.grad(gradient[:, k].sum(), z, retain_graph=True)[0]
         for k in range(z.shape[1])
