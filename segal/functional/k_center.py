@@ -34,6 +34,9 @@ _BLOCK_SHARE = 32
 """A block has this many times fewer rows than there are, within those two: the distances within
 blocks, and of centres to rows about the bar, are then few beside n x k at any n."""
 
+_BLOCK_NUMBERS = 2**19
+"""Of wide rows a block has no more numbers than this: its own distances are dear."""
+
 _SLICE = 32
 """Centres of the first, newest slice that a row is compared with; further slices double ..."""
 
@@ -129,7 +132,8 @@ def k_center_order(
         raise ValueError(f"k out of range: expected 1 to {rows.count} (the rows of x), got {k}")
     if block is None:
         share = max(rows.count // _BLOCK_SHARE, _SMALLEST_BLOCK)
-        block = min(share, _LARGEST_BLOCK, rows.chunk)  # of wide rows, fewer fit the cache
+        fitting = max(_BLOCK_NUMBERS // max(rows.width, 1), _SMALLEST_BLOCK)
+        block = min(share, _LARGEST_BLOCK, fitting)
     if block < 1:
         raise ValueError(f"block out of range: expected at least 1, got {block}")
     cover = _Cover(rows, rows.centres(centers, more=k), k)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead
+from torchvision.ops import sigmoid_focal_loss
 
 from segal.candidates.regions import Boxes
 from segal.errors import SegalError
@@ -22,6 +24,7 @@ from segal.strategies._influence import pick_by_change
 from segal.tasks.detection.model import RAW, DetectionModel
 from segal.tasks.detection.signals.branches import Stage
 from segal.tasks.detection.signals.curvature import curvature
+from segal.tasks.detection.signals.dense_layers import focal_slope
 from segal.tasks.detection.signals.influence import (
     PSEUDO_SCORE,
     BoxDirectional,
@@ -180,6 +183,29 @@ def test_the_gradient_of_a_set_is_the_mean_of_backward_passes(model):
     found = vector_of(ReferenceGradient(), bench)
     assert list(found) == list(last_layers(model).parameters)
     torch.testing.assert_close(flat(found), expected, rtol=1e-4, atol=1e-5 * float(expected.norm()))
+
+
+def test_the_slope_of_the_focal_loss_is_torchvisions():
+    logits = torch.linspace(-60, 60, 2001, dtype=torch.float64, requires_grad=True)
+    absent = torch.zeros_like(logits)
+    (expected,) = torch.autograd.grad(sigmoid_focal_loss(logits, absent).sum(), logits)
+    torch.testing.assert_close(focal_slope(logits.detach()), expected, rtol=1e-10, atol=0)
+
+
+class TwiceTheLoss(RetinaNetClassificationHead):
+    def compute_loss(self, *arguments):
+        return 2 * super().compute_loss(*arguments)
+
+
+def test_another_loss_of_the_classes_is_differentiated_as_it_is(models, monkeypatch):
+    model = models["retinanet"]
+    monkeypatch.setattr(model.network.head.classification_head, "__class__", TwiceTheLoss)
+    image, target = images(1, SIZES[0], seed=3)[0], TARGETS[0]
+    expected = backward(model, image, target)
+    with torch.no_grad():
+        (raw,) = model([image], (RAW,)).raw
+    found = flat(last_layers(model).gradient(raw, target))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.norm()))
 
 
 @pytest.mark.parametrize("labels", [(3, 40), (30, 4), (0, 9), (0, 60), (50, 50)])
