@@ -69,8 +69,8 @@ Embedding = Matrix | OuterProducts
 _CLOSE = 2.0**-8
 """Below this share of the squared norm a product has lost too many digits: use the difference."""
 
-_PAIRS = 4096
-"""Differences taken at a time."""
+_LONGEST_CHUNK, _NUMBERS = 512, 2**20
+"""Rows, and numbers in them, that are converted and multiplied at a time on a processor."""
 
 _FACTOR_LIMIT = 2.0**30
 """Of the squared norm of a factor: what the other loses to underflow is small beside 2^-100."""
@@ -103,9 +103,9 @@ class _Reader:
         if rows.dtype == np.float16:  # which torch converts several times faster
             half = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
             return half.float().to(dtype)
-        return torch.from_numpy(
-            np.array(rows, dtype=np.float32 if dtype == torch.float32 else np.float64)
-        )
+        narrow = np.float32 if dtype == torch.float32 else np.float64
+        own = isinstance(index, Tensor)  # such rows are a copy already
+        return torch.from_numpy(rows.astype(narrow, order="C", copy=not own))
 
 
 class Rows(ABC):
@@ -172,8 +172,10 @@ def rows_of(x: Embedding) -> Rows:
     return _OuterRows(x) if isinstance(x, OuterProducts) else _VectorRows(x)
 
 
-def _chunk(device: torch.device) -> int:
-    return 512 if device.type == "cpu" else 16384  # on a processor they stay in its cache
+def _chunk(device: torch.device, width: int) -> int:
+    if device.type != "cpu":
+        return 16384
+    return min(_LONGEST_CHUNK, _NUMBERS // max(1, width) + 1)
 
 
 class _VectorRows(Rows):
@@ -188,7 +190,7 @@ class _VectorRows(Rows):
         self._reader = _Reader(x)
         self.count, self.width = self._reader.count, self._reader.width
         self.device = self._reader.device
-        self.chunk = _chunk(self.device)
+        self.chunk = _chunk(self.device, self.width)
         self._middle = self._find_middle()
         self._offset = bool((self._middle != 0).any())
         narrow = self._middle.float()
@@ -253,7 +255,7 @@ class _OuterRows(Rows):
             )
         self.count, self.device = self._left.count, self._left.device
         self.width = self._left.width + self._right.width
-        self.chunk = _chunk(self.device)
+        self.chunk = _chunk(self.device, max(self._left.width, self._right.width))
 
     def read(self, index: slice | Tensor) -> Outers:
         return self._read(index, torch.float64)
@@ -337,10 +339,16 @@ def lower(
     return torch.minimum(current, squared)
 
 
-def squared_distances(points: Points, squares: Tensor) -> Tensor:
-    """Squared distances between all pairs of some points, (m, m); by difference where close."""
+def squared_distances(points: Points, squares: Tensor, chunk: int) -> Tensor:
+    """Squared distances between all pairs of some points, (m, m); by difference where close.
+
+    Args:
+        points: m points.
+        squares: (m,) their squared norms.
+        chunk: Differences taken at a time.
+    """
     squared = points.products(points, squares * -0.5).mul_(-2).add_(squares[:, None])
     i, j = (squared < squares[:, None] * _CLOSE).nonzero(as_tuple=True)
-    for one, other in zip(torch.split(i, _PAIRS), torch.split(j, _PAIRS), strict=True):
+    for one, other in zip(torch.split(i, chunk), torch.split(j, chunk), strict=True):
         squared[one, other] = points.apart(one, other)
     return squared

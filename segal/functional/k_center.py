@@ -34,6 +34,9 @@ _BLOCK_SHARE = 32
 """A block has this many times fewer rows than there are, within those two: the distances within
 blocks, and of centres to rows about the bar, are then few beside n x k at any n."""
 
+_BLOCK_NUMBERS = 2**19
+"""Of wide rows a block has no more numbers than this: its own distances are dear."""
+
 _SLICE = 32
 """Centres of the first, newest slice that a row is compared with; further slices double ..."""
 
@@ -128,7 +131,9 @@ def k_center_order(
     if not 1 <= k <= rows.count:
         raise ValueError(f"k out of range: expected 1 to {rows.count} (the rows of x), got {k}")
     if block is None:
-        block = min(max(rows.count // _BLOCK_SHARE, _SMALLEST_BLOCK), _LARGEST_BLOCK)
+        share = max(rows.count // _BLOCK_SHARE, _SMALLEST_BLOCK)
+        fitting = max(_BLOCK_NUMBERS // max(rows.width, 1), _SMALLEST_BLOCK)
+        block = min(share, _LARGEST_BLOCK, fitting)
     if block < 1:
         raise ValueError(f"block out of range: expected at least 1, got {block}")
     cover = _Cover(rows, rows.centres(centers, more=k), k)
@@ -163,7 +168,7 @@ def _pick_block(cover: _Cover, block: int, k: int, picks: list[int], squared: li
         bar = float(cover.squared[outside])
         ids = ids[order[:block]].sort().values
     points, squares = cover.rows.read(ids), cover.squares[ids]
-    between = squared_distances(points, squares).cpu().numpy()
+    between = squared_distances(points, squares, cover.rows.chunk).cpu().numpy()
     current, rows = cover.squared[ids].cpu().numpy(), ids.tolist()
     chosen: list[int] = []
     while True:

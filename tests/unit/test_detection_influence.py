@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead
+from torchvision.ops import sigmoid_focal_loss
 
 from segal.candidates.regions import Boxes
 from segal.errors import SegalError
@@ -20,7 +22,9 @@ from segal.signals.directions import Influence, Inverse, ReferenceGradient
 from segal.signals.influence import EstimatedLoss
 from segal.strategies._influence import pick_by_change
 from segal.tasks.detection.model import RAW, DetectionModel
+from segal.tasks.detection.signals.branches import Stage
 from segal.tasks.detection.signals.curvature import curvature
+from segal.tasks.detection.signals.dense_layers import focal_slope
 from segal.tasks.detection.signals.influence import (
     PSEUDO_SCORE,
     BoxDirectional,
@@ -28,7 +32,7 @@ from segal.tasks.detection.signals.influence import (
     measured_estimated_loss,
     vector_of,
 )
-from segal.tasks.detection.signals.last_layers import Stage, last_layers
+from segal.tasks.detection.signals.last_layers import last_layers
 from segal.tasks.detection.targets import Targets
 from tests.tiny_detectors import CLASSES, SIZES, SMALL, build, enliven, images
 
@@ -181,6 +185,29 @@ def test_the_gradient_of_a_set_is_the_mean_of_backward_passes(model):
     torch.testing.assert_close(flat(found), expected, rtol=1e-4, atol=1e-5 * float(expected.norm()))
 
 
+def test_the_slope_of_the_focal_loss_is_torchvisions():
+    logits = torch.linspace(-60, 60, 2001, dtype=torch.float64, requires_grad=True)
+    absent = torch.zeros_like(logits)
+    (expected,) = torch.autograd.grad(sigmoid_focal_loss(logits, absent).sum(), logits)
+    torch.testing.assert_close(focal_slope(logits.detach()), expected, rtol=1e-10, atol=0)
+
+
+class TwiceTheLoss(RetinaNetClassificationHead):
+    def compute_loss(self, *arguments):
+        return 2 * super().compute_loss(*arguments)
+
+
+def test_another_loss_of_the_classes_is_differentiated_as_it_is(models, monkeypatch):
+    model = models["retinanet"]
+    monkeypatch.setattr(model.network.head.classification_head, "__class__", TwiceTheLoss)
+    image, target = images(1, SIZES[0], seed=3)[0], TARGETS[0]
+    expected = backward(model, image, target)
+    with torch.no_grad():
+        (raw,) = model([image], (RAW,)).raw
+    found = flat(last_layers(model).gradient(raw, target))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.norm()))
+
+
 @pytest.mark.parametrize("labels", [(3, 40), (30, 4), (0, 9), (0, 60), (50, 50)])
 def test_what_training_draws_at_random_counts_by_its_probability(labels):
     positives, negatives = labels
@@ -293,7 +320,9 @@ def upward_blocks(layers, stage, value):
     for branch in layers.branches:
         if branch.rectified:
             named[branch.name] = named[branch.name].relu()
-    (gradient,) = torch.autograd.grad(stage.loss(named) / positives, z, create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        stage.loss(named, slice(None)) / positives, z, create_graph=True
+    )
     rows = [
         torch.autograd.grad(gradient[:, k].sum(), z, retain_graph=True)[0]
         for k in range(z.shape[1])

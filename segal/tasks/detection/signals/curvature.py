@@ -26,7 +26,8 @@ from segal.signals.curvature import Curvature
 from segal.signals.pixel_sample import free_bytes
 from segal.tasks.detection.detectors.base import RAW, Target
 from segal.tasks.detection.evidence import DetectionEvidence, RawOutputs
-from segal.tasks.detection.signals.last_layers import Branch, LastLayers, Stage, last_layers
+from segal.tasks.detection.signals.branches import Branch, LastLayers, Stage
+from segal.tasks.detection.signals.last_layers import last_layers
 from segal.tasks.detection.targets import Targets
 
 

@@ -33,8 +33,9 @@ from segal.signals.influence import EstimatedLoss
 from segal.signals.labels import Pseudo
 from segal.tasks.detection.detectors.base import RAW
 from segal.tasks.detection.evidence import DetectionEvidence, Detections, RawOutputs
+from segal.tasks.detection.signals.branches import LastLayers, Stage
 from segal.tasks.detection.signals.curvature import curvature, labelled
-from segal.tasks.detection.signals.last_layers import LastLayers, Stage, last_layers
+from segal.tasks.detection.signals.last_layers import last_layers
 
 PSEUDO_SCORE = 0.1
 """Detections of a higher score are taken for the boxes of an image."""
