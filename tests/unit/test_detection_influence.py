@@ -113,7 +113,8 @@ class Bench:
                 with torch.no_grad():
                     SEEN[key] = self.model(self.pictures[part], (RAW,))
             targets = Targets(tuple(self.targets[part]), ())
-            yield Visit(SEEN[key], torch.ones(()), targets)
+            mask = [torch.ones(one.shape[1:], dtype=torch.bool) for one in self.pictures[part]]
+            yield Visit(SEEN[key], mask, targets)
 
     def once(self, key, compute):
         if key not in self.memo:
@@ -478,3 +479,23 @@ def test_sets_need_labels_and_images(models):
     bench.visit = lambda *_: iter(visits)
     with pytest.raises(SegalError, match="labels are unknown"):
         vector_of(ReferenceGradient(), bench)
+
+
+@pytest.mark.parametrize("name", ["fcos", "retinanet", "fasterrcnn"])
+def test_what_nobody_listed_has_no_part_in_a_gradient(models, name):
+    """Of a tile without objects only its own anchors count; moving an object elsewhere, nothing."""
+    layers = last_layers(models[name])
+    with torch.no_grad():
+        raw = models[name](images(1), (RAW,)).raw[0]
+    height, width = raw.sizes[0]
+    known = torch.zeros(height, width, dtype=torch.bool)
+    known[:, : width // 3] = True
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    part, all_of_it = (flat(layers.gradient(raw, nothing, mask)) for mask in (known, None))
+    assert not torch.allclose(part, all_of_it)
+    assert part.abs().max() > 0
+    for stage in layers.compared(raw, nothing, known):
+        x = (stage.anchors[:, 0] + stage.anchors[:, 2]) / 2 * raw.scale[0]
+        assert not (stage.positive | stage.negative)[x.clamp(0) >= width // 3].any()
+    none = torch.zeros_like(known)
+    assert flat(layers.gradient(raw, nothing, none)).abs().max() == 0

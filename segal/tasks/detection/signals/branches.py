@@ -5,7 +5,7 @@ See `last_layers`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -186,12 +186,14 @@ class LastLayers(ABC):
         """All parameters, by branch and name."""
         return {name: p for branch in self.branches for name, p in branch.parameters.items()}
 
-    def compared(self, raw: RawOutputs, target: Target) -> list[Stage]:
+    def compared(self, raw: RawOutputs, target: Target, known: Tensor | None = None) -> list[Stage]:
         """`stages` of an image.
 
         Args:
             raw: Of the image.
             target: Its boxes, in its own pixels, and labels from 0.
+            known: (H, W) bool, the pixels of the image whose objects are all listed; None for all.
+                What has its centre elsewhere does not count: nobody said that nothing is there.
         """
         assert raw.sizes is not None
         size, resized = raw.sizes
@@ -199,17 +201,23 @@ class LastLayers(ABC):
         boxes = target["boxes"].to(like).reshape(-1, 4)
         first = 1 if raw.softmax else int(getattr(self.detector, "first", 0))
         labels = target["labels"].to(like.device) + first
-        return self.stages(raw, {"boxes": resize_boxes(boxes, size, resized), "labels": labels})
+        stages = self.stages(raw, {"boxes": resize_boxes(boxes, size, resized), "labels": labels})
+        if known is None or bool(known.all()):
+            return stages
+        return [_of_known(stage, raw.scale, known) for stage in stages]
 
-    def gradient(self, raw: RawOutputs, target: Target) -> dict[str, Tensor]:
+    def gradient(
+        self, raw: RawOutputs, target: Target, known: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The gradient of an image's loss by the parameters, in their dtype.
 
         Args:
             raw: Of the image.
             target: As `compared` takes it.
+            known: Likewise.
         """
         found: dict[str, Tensor] = {}
-        for stage in self.compared(raw, target):
+        for stage in self.compared(raw, target, known):
             by_outputs, weights = self.by_layer(stage), stage.weights()[:, None]
             for branch in self.branches:
                 if branch.name not in by_outputs:
@@ -246,6 +254,15 @@ class LastLayers(ABC):
                 change = branch.outputs(raw, vector).mul_(by_outputs[branch.name])
                 total += change.sum(1, dtype=torch.float64)
         return total
+
+
+def _of_known(stage: Stage, scale: tuple[float, float], known: Tensor) -> Stage:
+    height, width = known.shape
+    corners = stage.anchors
+    x = ((corners[:, 0] + corners[:, 2]) * (scale[0] / 2)).long().clamp(0, width - 1)
+    y = ((corners[:, 1] + corners[:, 3]) * (scale[1] / 2)).long().clamp(0, height - 1)
+    held = known.to(corners.device)[y, x]
+    return replace(stage, positive=stage.positive & held, negative=stage.negative & held)
 
 
 def in_single(outputs: Tensor) -> Tensor:

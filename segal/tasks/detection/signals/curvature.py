@@ -120,8 +120,8 @@ class _TermCurvature(Curvature):
         layers = last_layers(bench.model)
         sample = _Sample(layers, count, torch.Generator().manual_seed(bench.seed))
         images = 0
-        for raw, target in labelled(bench, of):
-            sample.add(raw, target)
+        for image in labelled(bench, of):
+            sample.add(*image)
             images += 1
         return cls(layers.branches, sample.terms(images))
 
@@ -157,8 +157,8 @@ class _TermCurvature(Curvature):
         return self.flatten(found)
 
 
-def labelled(bench: Workbench, of: SetName) -> Iterator[tuple[RawOutputs, Target]]:
-    """Each image of a set: what the detector says of it, and its boxes.
+def labelled(bench: Workbench, of: SetName) -> Iterator[tuple[RawOutputs, Target, Tensor]]:
+    """Each image of a set: what the detector says of it, its boxes, and where these are all listed.
 
     Raises:
         SegalError: If the set has no image, or its labels are unknown.
@@ -173,9 +173,11 @@ def labelled(bench: Workbench, of: SetName) -> Iterator[tuple[RawOutputs, Target
                 got="images alone, such as " + ", ".join(evidence.images[:1]),
                 remedy="give a labelled set of images",
             )
-        for raw, target in zip(evidence.raw, cast(Targets, visit.labels).objects, strict=True):
-            empty = False
-            yield raw, target
+        objects = cast(Targets, visit.labels).objects
+        for raw, target, known in zip(evidence.raw, objects, visit.mask, strict=True):
+            if known.any():
+                empty = False
+                yield raw, target, known
     if empty:
         raise SegalError(
             f"the {of} set: not one image to take a gradient on",
@@ -213,9 +215,9 @@ class _Sample:
         self._kept: list[Terms | None] = [None for _ in layers.branches]
         self._threshold = 0.0  # the largest key that was left out
 
-    def add(self, raw: RawOutputs, target: Target) -> None:
+    def add(self, raw: RawOutputs, target: Target, known: Tensor) -> None:
         """Looks at the terms of an image."""
-        for stage in self._layers.compared(raw, target):
+        for stage in self._layers.compared(raw, target, known):
             for found in _terms_of(self._layers, raw, stage):
                 drawn = torch.rand(
                     found.traces.shape, generator=self._generator, dtype=torch.float64

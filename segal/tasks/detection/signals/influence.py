@@ -69,8 +69,13 @@ class BoxDirectional:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the direction is computed from, with labels: the loss is not known without."""
-        return frozenset(need._replace(labels=True) for need in self.signal.needs)
+        """What the direction is computed from, with labels: the loss is not known without.
+
+        Labels of the pool are never asked for: a direction of the pool is refused.
+        """
+        return frozenset(
+            need if need.of == "pool" else need._replace(labels=True) for need in self.signal.needs
+        )
 
     def check(self, model: Model) -> None:
         """Raises a SegalError if the detector or what is asked of it will not do."""
@@ -204,8 +209,8 @@ def set_gradient(bench: Workbench, of: SetName) -> Parameters:
 def _set_gradient(bench: Workbench, of: SetName) -> Parameters:
     layers, images = last_layers(bench.model), 0
     total = {name: torch.zeros_like(p).double() for name, p in layers.parameters.items()}
-    for raw, target in labelled(bench, of):
-        for name, part in layers.gradient(raw, target).items():
+    for image in labelled(bench, of):
+        for name, part in layers.gradient(*image).items():
             total[name] += part.double()
         images += 1
         if not all(part.isfinite().all() for part in total.values()):
