@@ -82,7 +82,12 @@ def check_map(model, parameters, vector, path, score):
 
 
 @pytest.mark.parametrize(
-    ("layers", "split"), [(None, None), ("last", "test"), ("decoder.block2.0", None)]
+    ("layers", "split"),
+    [
+        (None, None),
+        ("last", "test"),
+        pytest.param("decoder.block2.0", None, marks=pytest.mark.slow),
+    ],
 )
 def test_error_change_is_what_autograd_says(
     explain, image_folder, checkpoint, reference, tmp_path, layers, split
@@ -114,7 +119,7 @@ def test_error_change_is_what_autograd_says(
         assert 0 <= entropy.min() <= entropy.max() <= np.log(len(CLASSES)) + 1e-5
 
 
-@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("labelled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_influence_is_what_autograd_says(
     explain, image_folder, checkpoint, reference, tmp_path, labelled
 ):

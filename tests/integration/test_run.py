@@ -129,7 +129,9 @@ def evaluation_iou(r):
     return r.metrics["test"]["iou"].values()
 
 
-@pytest.mark.parametrize("point", [1, 4, 5, 7, 13])
+@pytest.mark.parametrize(
+    "point", [1, 4, 7, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 13))]
+)
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(raw, whole, monkeypatch, point):
     """Stopped once a phase has written its files, but not its row."""
     finish, count = Ledger.finish, iter(range(100))

@@ -30,7 +30,14 @@ def _left_panel(drawn: np.ndarray, height: int, width: int, panels: int = 2) -> 
 
 
 @pytest.mark.parametrize(
-    "size", [(96, 128), (360, 480), (720, 1280), (1024, 2048), (900, 400), (1000, 1801), (17, 1999)]
+    "size",
+    [
+        *((96, 128), (360, 480), (900, 400), (17, 1999)),
+        *(
+            pytest.param(size, marks=pytest.mark.slow)
+            for size in ((720, 1280), (1024, 2048), (1000, 1801))
+        ),
+    ],
 )
 @pytest.mark.parametrize("has_map", [True, False])
 def test_every_shape_of_image_gives_a_picture_that_fits_a_screen(size, has_map):
