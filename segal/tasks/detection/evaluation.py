@@ -16,10 +16,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask
 
 from segal.functional.metrics import share
-from segal.tasks.detection.matching import Matching, match, sized
+from segal.tasks.detection.matching import HIT, Matching, match, overlaps
 from segal.tasks.detection.objects import Objects
 from segal.tasks.evaluation import (
     Counts,
@@ -29,9 +28,6 @@ from segal.tasks.evaluation import (
     packed,
     unpacked,
 )
-
-_HIT = 0.5
-"""IoU from which on an object is found."""
 
 _FIXED_POINT = 1 << 32
 """One, in statistics that are no counts: integers add up exactly, of a million images below 2^53"""
@@ -294,8 +290,7 @@ class DetectionEvaluation(Evaluation):
             order = np.argsort(-scores, kind="stable")
             answer = np.full(len(objects), len(self.class_names))
             if len(objects) and len(boxes):
-                no_crowd = np.zeros(len(objects), np.uint8)
-                hits = mask.iou(sized(boxes[order]), sized(objects), no_crowd) >= _HIT
+                hits = overlaps(boxes[order], objects) >= HIT
                 answer = np.where(hits.any(0), classes[order][hits.argmax(0)], answer)
             answers.append(answer)
         single = ~self.object_crowd

@@ -15,6 +15,9 @@ from pycocotools.cocoeval import COCOeval
 
 Floats = NDArray[np.float64]
 
+HIT = 0.5
+"""IoU from which on an object is found."""
+
 
 @dataclass(frozen=True, eq=False)
 class Matching:

@@ -15,13 +15,11 @@ from segal.system.machine import Precision, autocast
 from segal.tasks.classes import check_classes
 from segal.tasks.detection.evaluation import Found
 from segal.tasks.detection.evidence import DetectionEvidence, Detections
-from segal.tasks.detection.matching import overlaps
+from segal.tasks.detection.matching import HIT, overlaps
 from segal.tasks.detection.objects import Objects
 
 SURE = 0.5
 """Score from which on a detection counts as the network's answer, where one is asked for."""
-
-_HIT = 0.5  # IoU from which on an object is found
 
 
 def found_in(detections: Detections) -> Found:
@@ -99,6 +97,6 @@ def missed(found: Found, objects: Objects) -> tuple[int, int]:
     """
     plain, sure = ~objects.crowd, found.scores >= SURE
     same = objects.classes[plain][:, None] == found.classes[sure]
-    covered = same & (overlaps(objects.boxes[plain], found.boxes[sure]) >= _HIT)
+    covered = same & (overlaps(objects.boxes[plain], found.boxes[sure]) >= HIT)
     count = int(plain.sum())
     return count - int(covered.any(1).sum()), count
