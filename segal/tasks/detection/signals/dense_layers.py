@@ -102,7 +102,7 @@ class RetinaNetLayers(_Dense):
         assert anchors is not None
         if not len(boxes):
             return torch.full((len(anchors),), -1, device=anchors.device)
-        some = anchors.split(max(1, _AT_ONCE // len(boxes)))
+        some = torch.split(anchors, max(1, _AT_ONCE // len(boxes)))
         overlaps = torch.cat([box_iou(boxes, part) for part in some], 1)
         matched: Tensor = self.network.proposal_matcher(overlaps)
         return matched
