@@ -303,7 +303,7 @@ FURTHER = {
     "ralif": {"strategy": {"tau": 0.5}},
 }
 OF_PICTURES = {name for name in STRATEGIES if "vaal" in name}
-OF_BOXES = {"localization_stability", "cald", "enms_divproto"}
+OF_BOXES = {"localization_stability", "cald", "enms_divproto", "mial"}
 
 
 @pytest.mark.parametrize("name", [n for n in STRATEGIES if n not in OF_PICTURES | OF_BOXES])

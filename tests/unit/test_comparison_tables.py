@@ -117,7 +117,7 @@ def test_scores_and_costs_by_budget(tables, made):
     assert last["regions"] == 6
     assert last["images"] == pytest.approx(6)
     clicks = [made["uwe"][s].rounds[2].cost.clicks for s in (0, 1)]
-    assert last["clicks"] == pytest.approx(sum(clicks) / 2)
+    assert last["polygon clicks"] == pytest.approx(sum(clicks) / 2)
     assert row(scores, "entropy", 1)["mark"] == "worse than random"
     assert row(scores, "entropy", 0)["mark"] == ""  # the same seed set, the same network
     assert row(scores, "random", 1)["lead"] is None
@@ -381,7 +381,7 @@ def test_clicks_that_are_not_known(tmp_path):
     with pytest.raises(SegalError, match="clicks are not known"):
         analyse(gather(made), Question("random", axis="clicks", permutations=100))
     tables = analyse(gather(made), Question("random", permutations=100))
-    assert row(titled(tables, "mIoU by budget"), "random", 1)["clicks"] is None
+    assert row(titled(tables, "mIoU by budget"), "random", 1)["polygon clicks"] is None
 
 
 def test_other_test_images_are_refused(made, tmp_path):

@@ -183,7 +183,7 @@ def test_strategies_ask_for_no_more_than_they_need(strategy):
         check_network(kind(), model)
     named = caught.value.remedy.split(" would work")[0].split(", ")
     assert sorted(named) == sorted(NEEDS_NO_HEAD)
-    if strategy not in OF_BOXES:
+    if strategy not in {*OF_BOXES, "mial"}:
         check_network(kind(), wrapped(Network(5)))
 
 

@@ -201,7 +201,7 @@ def multiple_of(architecture, encoder, **options):
     [
         ("DPT", "tu-vit_tiny_patch16_224", 32),
         ("UPerNet", "tu-swin_tiny_patch4_window7_224", 32),
-        ("Unet", "tu-maxvit_rmlp_pico_rw_256", 256),
+        pytest.param("Unet", "tu-maxvit_rmlp_pico_rw_256", 256, marks=pytest.mark.slow),
     ],
 )
 def test_encoders_of_a_fixed_size_run_at_multiples_of_their_own(architecture, encoder, multiple):

@@ -155,6 +155,7 @@ def told_apart(adversary):
     return float(told[-1][2].split()[1])
 
 
+@pytest.mark.slow
 def test_the_vae_fools_the_discriminator_where_that_weighs_much():
     assert told_apart(0.0) < told_apart(1e5)
 
