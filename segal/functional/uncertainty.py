@@ -35,12 +35,25 @@ def _chunked(compute: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
 
 
 def _shifted_exp(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits minus their maximum, the exponentials of those, and the sum of the exponentials."""
+    """Logits minus their maximum, the exponentials of those, and what the others sum up to.
+
+    The others are all but the first of the largest, whose exponential is 1. Their sum keeps its
+    digits where it is far below 1: taken from the sum of all it would lose them.
+    """
     shifted = z - z.amax(1, keepdim=True)
     # A logit of minus infinity has probability 0 and must not make 0 * inf in the entropy.
     shifted.clamp_(min=torch.finfo(z.dtype).min)
     exponentials = shifted.exp()
-    return shifted, exponentials, exponentials.sum(1)
+    return shifted, exponentials, _sum_below(exponentials)
+
+
+def _sum_below(values: Tensor) -> Tensor:
+    """Sum over classes of all but the largest: what is smaller of each new one and that so far."""
+    largest, below = values[:, 0], torch.zeros_like(values[:, 0])
+    for c in range(1, values.shape[1]):
+        below += torch.minimum(largest, values[:, c])
+        largest = torch.maximum(largest, values[:, c])
+    return below
 
 
 def _top_two(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,8 +76,8 @@ def entropy(logits: Tensor) -> Tensor:
     """
 
     def compute(z: Tensor) -> Tensor:
-        shifted, exponentials, total = _shifted_exp(z)
-        return (total.log() - (exponentials * shifted).sum(1) / total).clamp_(min=0.0)
+        shifted, exponentials, others = _shifted_exp(z)
+        return others.log1p() - (exponentials * shifted).sum(1) / (1.0 + others)
 
     return _chunked(compute, logits)
 
@@ -79,7 +92,8 @@ def least_confidence(logits: Tensor) -> Tensor:
     """
 
     def compute(z: Tensor) -> Tensor:
-        return 1.0 - 1.0 / _shifted_exp(z)[2]
+        others = _shifted_exp(z)[2]
+        return others / (1.0 + others)
 
     return _chunked(compute, logits)
 
@@ -95,7 +109,8 @@ def margin(logits: Tensor) -> Tensor:
 
     def compute(z: Tensor) -> Tensor:
         first, second = _top_two(z)
-        return 1.0 - (1.0 - (second - first).exp()) / _shifted_exp(z)[2]
+        others = _shifted_exp(z)[2]
+        return (others + (second - first).exp()) / (1.0 + others)
 
     return _chunked(compute, logits)
 

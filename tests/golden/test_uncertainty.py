@@ -1,5 +1,7 @@
 """Uncertainties against their definitions on probabilities, in float64."""
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 import torch
@@ -49,3 +51,29 @@ def test_nan_stays_nan_and_one_class_is_refused(name):
     assert function(torch.full((1, 3, 4), torch.nan)).isnan().all()
     with pytest.raises(ValueError, match="C >= 2"):
         function(torch.zeros(1, 1, 4))
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+@pytest.mark.parametrize("gap", [1.0, 10.0, 15.0, 18.0, 20.0, 40.0, 80.0])
+def test_sure_elements_keep_their_digits(name, gap):
+    """One class is ahead of the others by a gap, in single precision against 80 digits."""
+    generator = torch.Generator().manual_seed(int(gap))
+    z = 3 * torch.rand(1, 6, 50, generator=generator)
+    z[:, 2] = z.amax(1) + gap
+    with localcontext(prec=80):
+        wanted = [_by_decimals(name, [Decimal(x) for x in one]) for one in z[0].T.tolist()]
+    found = getattr(uncertainty, name)(z)[0].double()
+    torch.testing.assert_close(
+        found, torch.tensor([float(x) for x in wanted], dtype=torch.float64), rtol=1e-5, atol=0
+    )
+
+
+def _by_decimals(name, logits):
+    exponentials = [x.exp() for x in logits]
+    p = sorted((x / sum(exponentials) for x in exponentials), reverse=True)
+    return {
+        "entropy": lambda: -sum(x * x.ln() for x in p),
+        "least_confidence": lambda: 1 - p[0],
+        "margin": lambda: 1 - (p[0] - p[1]),
+        "bvsb": lambda: p[1] / p[0],
+    }[name]()
