@@ -72,6 +72,9 @@ _CLOSE = 2.0**-8
 _LONGEST_CHUNK, _NUMBERS = 512, 2**20
 """Rows, and numbers in them, that are converted and multiplied at a time on a processor."""
 
+_NEAR = 2.0**-36
+"""Squared norms and projections of equal rows differ by rounding, and so by less than this share"""
+
 _FACTOR_LIMIT = 2.0**30
 """Of the squared norm of a factor: what the other loses to underflow is small beside 2^-100."""
 
@@ -106,6 +109,11 @@ class _Reader:
         narrow = np.float32 if dtype == torch.float32 else np.float64
         own = isinstance(index, Tensor)  # such rows are a copy already
         return torch.from_numpy(rows.astype(narrow, order="C", copy=not own))
+
+    def equal(self, one: Tensor, other: Tensor) -> Tensor:
+        """(m,) bool: whether rows of two lists of positions are the same, number by number."""
+        first, second = (self.read(index, torch.float64) for index in (one, other))
+        return (first == second).all(1)
 
 
 class Rows(ABC):
@@ -153,6 +161,14 @@ class Rows(ABC):
         Raises:
             ValueError: If one is not finite.
         """
+
+    @abstractmethod
+    def projections(self, index: Tensor) -> Tensor:
+        """(m,) float64 of some rows: what equal rows have in common, and others hardly ever."""
+
+    @abstractmethod
+    def equal(self, one: Tensor, other: Tensor) -> Tensor:
+        """(m,) bool: whether rows of two lists of positions are the same, number by number."""
 
     def _look(self, squares: Tensor, limit: float = 2.0**100) -> None:
         self.in_range &= not len(squares) or float(squares.max()) < limit
@@ -228,6 +244,12 @@ class _VectorRows(Rows):
         self._look(torch.linalg.vecdot(placed, placed))
         return Vectors(room)
 
+    def projections(self, index: Tensor) -> Tensor:
+        return self._reader.read(index, torch.float64) @ _direction(self.width, self.device)
+
+    def equal(self, one: Tensor, other: Tensor) -> Tensor:
+        return self._reader.equal(one, other)
+
     def squares(self) -> tuple[Tensor, Tensor]:
         centred = torch.empty(self.count, dtype=torch.float64, device=self.device)
         raw = torch.empty_like(centred)
@@ -281,6 +303,16 @@ class _OuterRows(Rows):
             rooms.append(room)
         return Outers(*rooms)
 
+    def projections(self, index: Tensor) -> Tensor:
+        left, right = (
+            reader.read(index, torch.float64) @ _direction(reader.width, self.device)
+            for reader in (self._left, self._right)
+        )
+        return left + right
+
+    def equal(self, one: Tensor, other: Tensor) -> Tensor:
+        return self._left.equal(one, other) & self._right.equal(one, other)
+
     def squares(self) -> tuple[Tensor, Tensor]:
         squares = torch.empty(self.count, dtype=torch.float64, device=self.device)
         for part in self.parts():
@@ -291,6 +323,48 @@ class _OuterRows(Rows):
                 self._look(factor, _FACTOR_LIMIT)
         _check_finite(squares)
         return squares, squares
+
+
+def first_of_equals(rows: Rows, squares: Tensor) -> Tensor | None:
+    """The lowest of the rows that each row is equal to.
+
+    Args:
+        rows: n rows.
+        squares: (n,) their squared norms, rounded as they may be.
+
+    Returns:
+        (n,) int64; None where no two rows are equal.
+    """
+    order = squares.argsort(stable=True)
+    ordered = squares[order]
+    near = ordered[1:] - ordered[:-1] <= ordered[1:] * _NEAR
+    beside = torch.zeros_like(order, dtype=torch.bool)
+    beside[1:] |= near
+    beside[:-1] |= near
+    ids = order[beside]
+    if not len(ids):
+        return None
+    values = torch.cat([rows.projections(part) for part in torch.split(ids, rows.chunk)])
+    order = values.argsort(stable=True)
+    ids, values = ids[order], values[order]
+    pairs = (values[1:] - values[:-1] <= values[1:].abs() * _NEAR + _NEAR).nonzero()[:, 0]
+    same = [
+        rows.equal(ids[part], ids[part + 1]) for part in torch.split(pairs, rows.chunk) if len(part)
+    ]
+    if not any(bool(part.any()) for part in same):
+        return None
+    begins = torch.ones_like(ids, dtype=torch.bool)
+    begins[pairs + 1] = ~torch.cat(same)
+    group = begins.long().cumsum(0) - 1
+    lowest = torch.full_like(ids, len(squares)).scatter_reduce_(0, group, ids, "amin")
+    first = torch.arange(len(squares), device=squares.device)
+    first[ids] = lowest[group]
+    return first
+
+
+def _direction(width: int, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(width, dtype=torch.float64, generator=generator).to(device)
 
 
 def _check_finite(squares: Tensor) -> None:

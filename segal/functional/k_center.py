@@ -26,7 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segal.functional.distances import Embedding, Rows, lower, rows_of, squared_distances
+from segal.functional.distances import (
+    Embedding,
+    Rows,
+    first_of_equals,
+    lower,
+    rows_of,
+    squared_distances,
+)
 from segal.functional.points import Points
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 64, 512
@@ -140,13 +147,14 @@ def k_center_order(
     picks: list[int] = []
     squared: list[float] = []
     if cover.centres == 0:
-        first = int(cover.raw_squares.argmax())
+        first = cover.lowest(int(cover.raw_squares.argmax()))
         cover.pick(first)
         picks.append(first)
         squared.append(math.inf)
     # One step more than picks: its distance is the cover radius that the last pick leaves.
-    while len(squared) <= k and len(picks) < rows.count:
+    while len(squared) <= k and len(picks) < cover.different:
         _pick_block(cover, block, k, picks, squared)
+    picks += cover.copies[: k - len(picks)].tolist() if len(picks) < k else []
     squared += [0.0] * (k + 1 - len(squared))
     distance = torch.tensor(squared, dtype=torch.float64).clamp_min_(0).sqrt_().to(rows.device)
     return KCenterOrder(
@@ -197,6 +205,7 @@ class _Cover:
             is the distance itself where `seen == centres`.
         squares: (n,) squared norms about the middle; `raw_squares` about the origin.
         centres: how many centres there are.
+        copies: Rows that are equal to a lower one, in rising order; `different` are the others.
     """
 
     def __init__(self, rows: Rows, points: Points, k: int) -> None:
@@ -211,6 +220,19 @@ class _Cover:
         self._point_squares = points.squares()
         self._tightened = 0
         self._rough = rows.in_range and _float32_is_sound(rows)
+        # Rounding may put a copy above what it is a copy of: it is out until nothing else is left.
+        self._first = first_of_equals(rows, self.raw_squares)
+        self.copies = torch.empty(0, dtype=torch.int64, device=rows.device)
+        if self._first is not None:
+            self.copies = (self._first != torch.arange(rows.count, device=rows.device)).nonzero()[
+                :, 0
+            ]
+        self.squared[self.copies] = -1.0
+        self.different = rows.count - len(self.copies)
+
+    def lowest(self, row: int) -> int:
+        """The lowest row that is equal to one."""
+        return row if self._first is None else int(self._first[row])
 
     def add_centres(self, points: Points, squares: Tensor) -> None:
         new = slice(self.centres, self.centres + len(points))

@@ -85,3 +85,22 @@ def test_the_radius_never_grows_and_covers(case: tuple[Tensor, int, int]) -> Non
     assert bool((radius[1:] <= radius[:-1]).all())
     distance = torch.cdist(x, x[picks], compute_mode="donot_use_mm_for_euclid_dist").min(1).values
     torch.testing.assert_close(distance.max(), radius[-1], rtol=1e-12, atol=0)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_of_equal_rows_the_lowest_goes_first_whatever_the_block(seed: int) -> None:
+    """Rows of single precision, some several times: rounding must not tell copies apart."""
+    generator = torch.Generator().manual_seed(seed)
+    distinct = torch.randn(12, 37, generator=generator)
+    x = distinct[torch.randint(12, (40,), generator=generator)]
+    x = x if seed % 2 else x + 100
+    found = {
+        tuple(k_center_greedy(x, 40, block=block)[0].tolist()) for block in (1, 3, 7, 64, None)
+    }
+    assert len(found) == 1
+    (picks,) = found
+    first: dict[tuple[float, ...], int] = {}
+    for row, values in enumerate(x.tolist()):
+        first.setdefault(tuple(values), row)
+    assert set(picks[: len(first)]) == set(first.values())
+    assert list(picks[len(first) :]) == sorted(set(range(40)) - set(first.values()))
