@@ -12,6 +12,7 @@ from segal.candidates.regions import Box
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
+from segal.functional.coverage import remaining_pixels
 from segal.functional.labels import keep_regions
 from segal.tasks.options import Transform
 
@@ -25,10 +26,12 @@ class LabelledRegions:
     Attributes:
         images: (n,) index of each region's image.
         boxes: (n, 4) boxes (x0, y0, x1, y1).
+        pixels: (n,) pixels of each that no earlier one of its image has.
     """
 
     images: NDArray[np.int64]
     boxes: NDArray[np.int64]
+    pixels: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -67,6 +70,7 @@ class LabelledRegions:
         return cls(
             np.array([index for index, _ in pairs], np.int64),
             np.array([box for _, box in pairs], np.int64),
+            np.concatenate([_own_pixels(labelled[i]) for i in sorted(labelled) if labelled[i]]),
         )
 
     def of_image(self, image: int) -> list[Box]:
@@ -75,18 +79,31 @@ class LabelledRegions:
         return [(x0, y0, x1, y1) for x0, y0, x1, y1 in self.boxes[start:stop].tolist()]
 
     def order(self, generator: np.random.Generator) -> NDArray[np.int64]:
-        """Draws n of the n regions, each as often as its share of the pixels.
+        """Draws n of the n regions, each as often as its share of the labelled pixels.
 
         The draws are equally spaced along the regions' pixels, so a region's number of draws is
-        its share of n rounded down or up; regions of equal size are drawn once each.
+        its share of n rounded down or up; regions of equal size are drawn once each. What two
+        regions share is the earlier one's.
         """
         count = len(self.images)
         shuffled = generator.permutation(count)
-        x0, y0, x1, y1 = self.boxes[shuffled].T
-        ends = np.cumsum((x1 - x0) * (y1 - y0))
+        ends = np.cumsum(self.pixels[shuffled])
         points = (np.arange(count) + generator.random()) / count * ends[-1]
         drawn = np.searchsorted(ends, points, side="right").clip(max=count - 1)
         return generator.permutation(shuffled[drawn])
+
+
+def _own_pixels(boxes: Sequence[Box]) -> NDArray[np.int64]:
+    """(n,) pixels of each box of an image outside of those before it."""
+    areas = remaining_pixels(boxes, np.zeros((0, 4), np.int64))
+    x0, y0, x1, y1 = np.array(boxes).T
+    around = [[x0.min(), y0.min(), x1.max(), y1.max()]]
+    union = int(remaining_pixels(around, [])[0] - remaining_pixels(around, boxes)[0])
+    if union == areas.sum():  # the usual case: none overlaps another
+        return areas
+    return np.array(
+        [int(remaining_pixels(boxes[i : i + 1], boxes[:i])[0]) for i in range(len(boxes))]
+    )
 
 
 class Samples:

@@ -535,3 +535,18 @@ def test_other_classes_are_refused_before_the_first_step(which):
     arguments = {"dataset": Dataset(), "validation": Dataset(), which: other}
     with pytest.raises(SegalError, match="labels of other classes"):
         train(make_model(), settings=settings(), seed=0, progress=kill_at(1), **arguments)
+
+
+def test_what_overlapping_regions_share_is_drawn_once():
+    """The draws of regions, spread evenly over their own pixels, meet each labelled pixel alike."""
+    boxes = {0: [(0, 0, 10, 10), (5, 0, 15, 10), (2, 2, 9, 9), (0, 10, 20, 20)]}
+    regions = LabelledRegions.of(Dataset(), boxes)
+    seen, own = np.zeros((20, 20), bool), []
+    for x0, y0, x1, y1 in boxes[0]:
+        own.append(int((~seen[y0:y1, x0:x1]).sum()))
+        seen[y0:y1, x0:x1] = True
+    assert regions.pixels.tolist() == own == [100, 50, 0, 200]
+    drawn = sum(
+        np.bincount(regions.order(np.random.default_rng(seed)), minlength=4) for seed in range(700)
+    )
+    np.testing.assert_allclose(drawn / drawn.sum(), np.array(own) / sum(own), atol=0.02)
