@@ -27,7 +27,7 @@ def read_config(file: Path | None, overrides: Sequence[str], flags: Mapping[str,
 
     Args:
         file: A YAML file, or None.
-        overrides: `key.path=value` texts.
+        overrides: `key.path=value` texts; `null` is no value.
         flags: Values by dotted key; None stands for a flag that was not given.
 
     Returns:
@@ -45,7 +45,7 @@ def read_config(file: Path | None, overrides: Sequence[str], flags: Mapping[str,
         key, separator, text = override.partition("=")
         if separator and all(key.split(".")):
             try:
-                items.append((key, _scalar(text) if _of_constructor(key) else text))
+                items.append((key, _scalar(text) if _of_constructor(key) else _nothing(text)))
             except yaml.YAMLError as error:
                 errors.append(_not_yaml(key, text, error))
         else:
@@ -69,6 +69,11 @@ def _of_constructor(key: str) -> bool:
     """Whether a key is of `model.options`, whose values no schema knows: they are read as YAML."""
     path = key.split(".")
     return ("model", "options") in pairwise(path)
+
+
+def _nothing(text: str) -> str | None:
+    """A text as it is, but for `null`, which stands for no value as it does in YAML."""
+    return None if text == "null" else text
 
 
 def _scalar(text: str) -> object:

@@ -129,3 +129,29 @@ def test_every_preset_is_valid(name):
     assert set(presets) == {"paper", "code"}
     for parameters in presets.values():
         assert TypeAdapter(STRATEGIES.get(name)).validate_python(dict(parameters))
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("isal", "hessian_pixels"),
+        ("ralif", "tau"),
+        ("ralif", "hessian_pixels"),
+        ("error_change", "holdout_pixels"),
+        ("err_reduction", "pool_pixels"),
+        ("learning_loss", "subset"),
+    ],
+)
+def test_null_is_no_value_on_the_command_line(name, key):
+    given = [f"strategy.name={name}", f"strategy.{key}=null"]
+    raw = read_config(None, given, {})
+    assert raw["strategy"] == {"name": name, key: None}
+    assert getattr(STRATEGIES.get(name)(**{key: None}), key) is None
+
+
+def test_null_takes_back_what_a_file_says(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("strategy: {name: isal, hessian_pixels: 5}\ntrain: {patience: 3}\n")
+    raw = read_config(file, ["strategy.hessian_pixels=null", "train.patience=null"], {})
+    assert raw["strategy"]["hessian_pixels"] is None
+    assert raw["train"]["patience"] is None
