@@ -76,6 +76,11 @@ def curvature(bench: Workbench, of: SetName, layers: str, pixels: int | None) ->
     """
 
     def compute() -> Curvature:
+        if bench.images(of).dataset is None and of != "pool":
+            bench.note(
+                f"The labels of what is labelled are not given, so that {bench.unit} that are void "
+                "there count in the Hessian as all others do: give training.root to leave them out."
+            )
         tail = bench.model.tail(layers)
         parts = keep_pixels(bench, of, layers, SampleSize(pixels))
         windows = [part for part in parts if isinstance(part, PixelWindows)]

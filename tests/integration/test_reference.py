@@ -81,6 +81,18 @@ def test_selects_with_reference_and_labels(select, scenes, labelled, tmp_path, s
     assert code == select(strategy, "--reference", scenes, *labels, *extra)[0]  # it is done
 
 
+def test_a_hessian_without_labels_is_told(select, scenes, labelled, tmp_path):
+    call = ("--reference", scenes, "--labelled", labelled, "strategy.hessian_pixels=200")
+    for out, extra in (
+        ("none", ()),
+        ("known", (f"training.root={scenes}", "training.split=train")),
+    ):
+        code, _, err = select("isal", *call, *extra, out=out)
+        assert code == 0, err
+        notes = " ".join(json.loads((tmp_path / out / "summary.json").read_text())["notes"])
+        assert ("count in the Hessian" in notes) == (out == "none")
+
+
 def test_isal_with_the_gradient_alone_is_the_first_order_error_change_reversed(
     select, scenes, tmp_path
 ):
