@@ -130,6 +130,7 @@ def test_another_seed_draws_others(segal, image_folder, tmp_path):
     assert outputs(tmp_path / "0") != outputs(tmp_path / "1")
 
 
+@pytest.mark.slow
 def test_uwe_twice_gives_the_same_bytes(segal, image_folder, checkpoint, tmp_path):
     for name in "ab":
         assert segal(*arguments(image_folder, checkpoint, tmp_path / name))[0] == 0
