@@ -84,3 +84,17 @@ def make_features(root, counts=COUNTS, multilabel=False):
         np.save(root / split / "labels.npy", several(count, seed) if multilabel else labels)
     (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
     return root
+
+
+PLACES = ("folders", "tables", "several", "archive.npz", "features", "several_features")
+
+
+def make_all(root):
+    """Data of every layout, by the names in `PLACES`."""
+    make_folders(root / "folders")
+    for name in ("tables", "several", "features", "several_features"):
+        (root / name).mkdir()
+        make = make_tables if name in {"tables", "several"} else make_features
+        make(root / name, multilabel="several" in name)
+    make_archive(root / "archive.npz")
+    return root

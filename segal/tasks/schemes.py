@@ -61,27 +61,6 @@ class Scheme(ABC):
         """
         return 0
 
-    def unlabelled_images(
-        self, labelled: Sequence[int], others: Sequence[int], generator: np.random.Generator
-    ) -> list[int]:
-        """The images that unlabelled batches are drawn from; asked only where there are such.
-
-        Args:
-            labelled: Images that something is labelled of.
-            others: All others.
-            generator: For a choice.
-        """
-        return list(others)
-
-    def no_label(self, height: int, width: int) -> Any:
-        """The label that an unlabelled image goes through the task's transform with, all of it.
-
-        Args:
-            height: Of the image, in elements.
-            width: Likewise.
-        """
-        raise NotImplementedError
-
     def moving(self, step: int, model: Model) -> Collection[str] | None:
         """Names of the parameters that a step moves; None for all that can be trained."""
         return None
@@ -98,6 +77,31 @@ class Scheme(ABC):
             model: The network.
             step: Its number.
             batches: A labelled one, and an unlabelled one where the step draws it.
+        """
+
+
+class SemiSupervised(Scheme):
+    """A scheme some of whose steps draw unlabelled images, too."""
+
+    @abstractmethod
+    def unlabelled_images(
+        self, labelled: Sequence[int], others: Sequence[int], generator: np.random.Generator
+    ) -> list[int]:
+        """The images that unlabelled batches are drawn from.
+
+        Args:
+            labelled: Images that something is labelled of.
+            others: All others.
+            generator: For a choice.
+        """
+
+    @abstractmethod
+    def no_label(self, height: int, width: int) -> Any:
+        """The label that an unlabelled image goes through the task's transform with, all of it.
+
+        Args:
+            height: Of the image, in elements.
+            width: Likewise.
         """
 
 

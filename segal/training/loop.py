@@ -29,7 +29,7 @@ from segal.models.wrapped import Model
 from segal.system.machine import autocast
 from segal.tasks import Task, task_of
 from segal.tasks.classes import check_classes
-from segal.tasks.schemes import Batch, Scheme
+from segal.tasks.schemes import Batch, Scheme, SemiSupervised
 from segal.training.sampling import LabelledRegions, Samples, UnlabelledSamples
 from segal.training.settings import TrainSettings
 from segal.training.state import TrainingState, copy_weights, fingerprint
@@ -140,7 +140,7 @@ def _unlabelled(
     scheme: Scheme, samples: Samples, settings: TrainSettings, seed: int, task: Task
 ) -> UnlabelledSamples | None:
     """What unlabelled batches are drawn from; None where the scheme draws none."""
-    if not scheme.unlabelled_before(settings.iterations):
+    if not isinstance(scheme, SemiSupervised) or not scheme.unlabelled_before(settings.iterations):
         return None
     pool, labelled = samples.dataset.pool, np.unique(samples.regions.images).tolist()
     others = sorted(set(range(len(pool))) - set(labelled))

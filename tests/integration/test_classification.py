@@ -23,8 +23,9 @@ from tests import killed_run
 from tests.classified import (
     CLASSES,
     COUNTS,
+    PLACES,
     features,
-    make_archive,
+    make_all,
     make_features,
     make_folders,
     make_tables,
@@ -38,23 +39,12 @@ QUICK = (
     "train.iterations=4", "train.batch_size=6", "train.workers=0", "train.validate_every=0",
     "train.lr=0.05", "train.crop=image", "machine.threads=1",
 )  # fmt: skip
-PLACES = ("folders", "tables", "several", "archive.npz", "features", "several_features")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Data of every layout; only read."""
-    root = tmp_path_factory.mktemp("classified")
-    for name in PLACES:
-        if name != "archive.npz":
-            (root / name).mkdir()
-    make_folders(root / "folders")
-    make_tables(root / "tables")
-    make_tables(root / "several", multilabel=True)
-    make_archive(root / "archive.npz")
-    make_features(root / "features")
-    make_features(root / "several_features", multilabel=True)
-    return root
+    return make_all(tmp_path_factory.mktemp("classified"))
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,7 @@ from segal.tasks.classification.model import ClassificationModel
 from tests.classified import (
     CLASSES,
     DIMENSIONS,
-    make_archive,
-    make_features,
-    make_folders,
-    make_tables,
+    make_all,
 )
 from tests.tiny_classifier import SIDE, TinyClassifier, make_spec
 
@@ -46,16 +43,8 @@ def task_of(name):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    root = tmp_path_factory.mktemp("made")
-    for folder in ("tables", "several", "features", "several_features"):
-        (root / folder).mkdir()
-    make_folders(root / "folders")
-    make_tables(root / "tables")
-    make_tables(root / "several", multilabel=True)
-    make_archive(root / "archive.npz")
-    make_features(root / "features")
-    make_features(root / "several_features", multilabel=True)
-    return root
+    """Data of every layout; only read."""
+    return make_all(tmp_path_factory.mktemp("classified"))
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,6 @@ BOX_PRECISION = Metric(
     per_clicks=10_000,
 )
 
-
 COCO_PRECISION = replace(BOX_PRECISION, key="map_50_95", title="AP", class_key="ap_50_95")
 """The same over IoUs of .5, .55 to .95, which COCO calls AP; an image's own stays that at .5."""
 

@@ -26,10 +26,10 @@ from segal.tasks.detection.detectors.two_heads import HeadOutputs, TwoHeadDetect
 from segal.tasks.detection.model import DetectionModel
 from segal.tasks.detection.objects import Objects
 from segal.tasks.detection.targets import Targets
-from segal.tasks.schemes import Batch, Scheme
+from segal.tasks.schemes import Batch, SemiSupervised
 
 
-class MultipleInstance(Scheme):
+class MultipleInstance(SemiSupervised):
     """The stages of MIAL; see `MialSettings`.
 
     Args:
@@ -69,7 +69,7 @@ class MultipleInstance(Scheme):
         return sorted(drawn + rest)
 
     def no_label(self, height: int, width: int) -> Objects:
-        """See `Scheme.no_label`: no object, and all of the image is left to be seen."""
+        """See `SemiSupervised.no_label`: no object, and all of the image is left to be seen."""
         # The transform paints over what is not known.
         return Objects.none(((0, 0, width, height),))
 
