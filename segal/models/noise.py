@@ -215,12 +215,12 @@ def find_head(network: nn.Module, spec: ModelSpec) -> Head:
     outputs = logits.shape[1]
     ran = [(name, low) for name, low in ran if low.ndim == 4 and low.shape[1] == outputs]
     size = (logits.shape[-2], logits.shape[-1])
-    # Logits that the network leaves at another size are spread by segal, as `as_classes` are.
-    corners = (True, False) if size == (side, side) else (False,)
     for name, low in reversed(ran):
-        if size != (side, side) and tuple(low.shape[-2:]) != size:
+        own = tuple(low.shape[-2:]) != size  # the network upsamples its last layer's output
+        if own and size != (side, side):
             continue  # two upsamplings in a row are not one
-        for align_corners in corners:
+        # What the network itself does not upsample is spread by segal, as it shrinks images.
+        for align_corners in (True, False) if own else (False,):
             upsampled = upsample(low, Upsampling(size, align_corners))
             if upsampled.shape == logits.shape and torch.allclose(
                 upsampled, logits, rtol=1e-3, atol=1e-3

@@ -48,6 +48,15 @@ def stride_8_network(num_classes):
     return network
 
 
+def bright_network(num_classes):
+    """Two classes, dark and bright; its last layer is at the images' own size."""
+    network = nn.Sequential(nn.Identity(), nn.Conv2d(3, num_classes, 1))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 1, 1))
+        network[1].bias.copy_(torch.tensor([1.5, -1.5]))
+    return network
+
+
 def headless_network(num_classes):
     """Its logits are no upsampling of a convolution's output."""
     return nn.Sequential(nn.Conv2d(3, num_classes, 1), nn.Softmax(1))
@@ -148,6 +157,19 @@ def test_input_scale_changes_what_the_network_sees_only(deeplab, size):
     hook.remove()
     assert evidence.upsampling.size >= size
     assert seen[-1][-2:] == (32, 48)
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 2])
+def test_edges_stay_where_they_are_at_another_scale(own_module, scale):
+    """A last layer at the images' own size is spread by what the images were shrunk by."""
+    spec = make_spec(f"{own_module}:bright_network", class_names=("dark", "bright"))
+    model = build_model(replace(spec, input_scale=scale, mean=(0, 0, 0), std=(1, 1, 1))).eval()
+    images = torch.zeros(1, 3, 32, 256)
+    for left, right in ((32, 64), (192, 224)):
+        images[..., left:right] = 1
+    with torch.no_grad():
+        evidence = model(images, ("last",))
+    torch.testing.assert_close(evidence.logits.argmax(1), images[:, 0].long())
 
 
 def test_own_network_by_import_path(own_module):
