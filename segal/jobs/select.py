@@ -35,6 +35,7 @@ from segal.jobs.inputs import (
     scan_settings,
 )
 from segal.jobs.network import with_folder
+from segal.jobs.own_code import code_notes, identity_of
 from segal.jobs.passes import Scanned, run_passes
 from segal.jobs.picks import rows_of, selected_from, shown_value
 from segal.jobs.prices import expected_prices, signals_of
@@ -227,7 +228,7 @@ def make_offer(
 def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object]:
     """What the result depends on, but for the images."""
     labelled = {"labelled": labels.labelled.identity()}
-    return config.identity() | labelled | labels.identity(config.reading)
+    return identity_of(config) | labelled | labels.identity(config.reading)
 
 
 class _Selection:
@@ -249,7 +250,7 @@ class _Selection:
         self.model = None if model is None else model.to(device)
         self.device = device
         self.clock = _Clock()
-        self.notes = [] if model is None else list(model.notes)
+        self.notes = [*([] if model is None else model.notes), *code_notes(identity)]
         self.reference_cost: Mapping[str, int] | None = None
         self.expected_boxes: float | None = None
 

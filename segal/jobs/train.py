@@ -12,7 +12,7 @@ import yaml
 from segal import __version__
 from segal.candidates.regions import Box
 from segal.candidates.selection import Selected, write_selection
-from segal.config import TrainConfig
+from segal.config import DataConfig, TrainConfig
 from segal.data.labelled import LabelledDataset
 from segal.jobs.inputs import check_channels, image_digests
 from segal.jobs.labelled import Labelled
@@ -33,6 +33,7 @@ from segal.jobs.network import (
     resolved,
     with_folder,
 )
+from segal.jobs.own_code import code_notes, identity_of
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
 from segal.models.wrapped import Model
 from segal.runs.ledger import Ledger
@@ -102,15 +103,11 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     labelled, owed = _arrived(config, dataset, labelled)
     # What was not bought is never read, not even for a fingerprint.
     bought = None if labelled is None else list(labelled)
-    for split, held_out in ((data.validation, validation), (data.test, test)):
-        if held_out is not None:
-            counts = check_labels(held_out, split)
-            if held_out is validation:
-                refuse_unlabelled(held_out, split, counts, "what the best weights are chosen by")
+    _check_held_out(data, validation, test)
     tell(*class_notes(dataset, validation, test))
     task = find_task(config.task)
-    others = {data.validation: validation, data.test: test}
-    task.check_splits({data.train: dataset} | {k: v for k, v in others.items() if v is not None})
+    splits = {data.train: dataset, data.validation: validation, data.test: test}
+    task.check_splits({name: split for name, split in splits.items() if split is not None})
     model = initial_model(config, task.outline_of(dataset)).to(device)
     for used in (dataset, validation, test):
         if used is not None:
@@ -120,9 +117,10 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     check_sizes(
         model, config.train.crop, *(x.pool for x in (dataset, validation, test) if x is not None)
     )
-    tell(*model.notes)
     config = resolved(config, model.spec)
-    with Ledger.open(config.out, "train", _identity(config, given)) as ledger:
+    identity = _identity(config, given)
+    tell(*model.notes, *code_notes(identity))
+    with Ledger.open(config.out, "train", identity) as ledger:
         inputs = fingerprint(
             [
                 [image_digests(used.pool), used.digest(images)]
@@ -145,6 +143,18 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     return TrainingOutcome(
         config.out / MODEL_FILE, json.loads((config.out / METRICS_FILE).read_text())
     )
+
+
+def _check_held_out(
+    data: DataConfig, validation: LabelledDataset | None, test: LabelledDataset | None
+) -> None:
+    """Refuses held-out splits whose labels do not do for what they are there for."""
+    if validation is not None:
+        counts = check_labels(validation, data.validation)
+        reason = "what the best weights are chosen by"
+        refuse_unlabelled(validation, data.validation, counts, reason)
+    if test is not None:
+        check_labels(test, data.test)
 
 
 def _may_miss(config: TrainConfig) -> bool:
@@ -179,7 +189,7 @@ def _arrived(
 
 def _identity(config: TrainConfig, labelled: Labelled) -> dict[str, object]:
     """What the result depends on, but for the images."""
-    return config.identity() | {"labelled": labelled.identity()}
+    return identity_of(config) | {"labelled": labelled.identity()}
 
 
 def _train(

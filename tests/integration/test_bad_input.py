@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import sys
+import types
 
 import cv2
 import numpy as np
@@ -273,6 +275,27 @@ def test_a_network_of_ones_own_by_its_import_path(segal, image_folder, tmp_path,
     own = ("--arch", "my_network:make", "--overlays", 0, "--out", tmp_path / "b")
     code, _, stderr = segal("select", *call, *own)
     assert code == 0, stderr
+    (tmp_path / "my_network.py").write_text(OWN_NETWORK.replace("ReLU", "Sigmoid"))
+    code, _, stderr = segal("select", *call, *own)
+    assert code == 2, "another network would give the picks of the old one"
+    assert "holds another run" in stderr
+    assert "model.code.my_network:make: " in stderr
+    (tmp_path / "my_network.py").write_text(OWN_NETWORK)
+    code, _, stderr = segal("select", *call, *own)
+    assert (code, "nothing was done again" in stderr) == (0, True), stderr
+
+
+def test_code_whose_source_cannot_be_read_is_told_of(
+    segal, image_folder, checkpoint, tmp_path, monkeypatch
+):
+    compiled = types.ModuleType("my_compiled")
+    compiled.largest = lambda logits: logits.amax(1)
+    monkeypatch.setitem(sys.modules, "my_compiled", compiled)
+    call = ("--images", image_folder, "--checkpoint", checkpoint, "--region", 32, "--budget", 3)
+    own = ("strategy.uncertainty=my_compiled:largest", "--overlays", 0, "--out", tmp_path / "a")
+    code, _, stderr = segal("select", *call, *own)
+    assert code == 0, stderr
+    assert "my_compiled:largest: its source cannot be read" in " ".join(stderr.split())
 
 
 def test_a_tau_that_leaves_the_range_of_float32(refused):

@@ -208,6 +208,13 @@ def test_the_strategy_of_the_guide_works_by_its_import_path(
         "select", *call, "strategy.uncertainty=my_uncertainty:spread", "--out", tmp_path / "b"
     )
     assert code == 0, stderr
+    with (tmp_path / "my_strategies.py").open("a") as file:
+        file.write("# edited\n")
+    code, _, stderr = segal(
+        "select", *call, "--strategy", "my_strategies:LargestMargin", "--out", tmp_path / "a"
+    )
+    assert code == 2, "an edited strategy would give the picks of the old one"
+    assert "strategy.code.my_strategies:LargestMargin: " in stderr
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from segal.errors import SegalError, raise_all
 from segal.jobs.copies import first_of_each
 from segal.jobs.inputs import image_sizes
 from segal.jobs.network import draw_scenes, initial_model, open_split
+from segal.jobs.own_code import identity_of
 from segal.jobs.strategies import check_network
 from segal.models.wrapped import Model
 from segal.reporting.protocol import OF_THE_FULL_ARM, compared
@@ -49,7 +50,7 @@ class Arm:
     @cached_property
     def identity(self) -> dict[str, object]:
         """What its results depend on, beside the seed."""
-        named = self.config.identity()
+        named = identity_of(self.config)
         return {key: value for key, value in named.items() if key not in _OF_ONE_RUN}
 
 

@@ -220,7 +220,7 @@ class Rounds:
 
         folder = round_folder(config.out, number)
         folder.mkdir(parents=True, exist_ok=True)
-        network = config.identity()
+        network = self.ledger.configuration
         depends = {
             "settings": settings.identity(),
             "network": [network["model"], network["checkpoint"]],

@@ -16,6 +16,7 @@ from segal.jobs.network import (
     resolved,
     with_folder,
 )
+from segal.jobs.own_code import code_notes, identity_of
 from segal.jobs.picks import measured_with
 from segal.jobs.rounds.loop import Rounds
 from segal.jobs.rounds.run_data import RunData, check_budgets
@@ -70,7 +71,9 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     config, notes = resolved(config, model.spec), model.notes
     measured = measured_with(model) if config.measure_picks else ()
     del model
-    with Ledger.open(config.out, COMMAND, config.identity()) as ledger:
+    identity = identity_of(config)
+    notes = [*notes, *code_notes(identity)]
+    with Ledger.open(config.out, COMMAND, identity) as ledger:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_bytes(config.out / CONFIG_FILE, text.encode())
         rounds = Rounds(config, strategy, ledger, device, data, start, measured)
