@@ -1,6 +1,7 @@
 """MIAL from the command line: a run, a training on a selection, and what is refused."""
 
 import csv
+import json
 from pathlib import Path
 
 import cv2
@@ -45,6 +46,13 @@ def test_a_run_picks_the_largest_discrepancy(made, tmp_path):
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)
     assert scores[-1] > 0
+    (picture,) = (tmp_path / "run").rglob("overlays/*.png")
+    height, width = cv2.imread(str(picture)).shape[:2]
+    assert height > width  # three rows of panels: boxes, and the maps of figure 6
+    (picks,) = (tmp_path / "run").rglob("picks.json")
+    picked = json.loads(picks.read_text())
+    assert 0 <= picked["mistakes"] <= 1
+    assert picked["objects_found"] >= 0
 
 
 def test_a_training_on_a_selection_looks_at_the_other_images_alone(segal, tmp_path):

@@ -48,6 +48,20 @@ def test_what_made_an_image_interesting_is_drawn_whatever_its_score():
     assert coloured(picture, 1) > 500
 
 
+@pytest.mark.parametrize(("objects", "rows"), [(None, 2), (THERE, 3)])
+def test_maps_lie_over_the_image_in_panels_of_their_own(objects, rows):
+    ramp = np.broadcast_to(np.linspace(0, 0.25, 300, dtype=np.float32), (200, 300))
+    maps = {"one": ramp, "other": ramp[:, ::-1], "none": ramp * 0}
+    row = draw_scene(Scene("a", IMAGE, SEEN, THERE), CLASSES)
+    picture = draw_scene(Scene("a", IMAGE, replace(SEEN, heat=maps), objects), CLASSES)
+    assert picture.shape[1] == row.shape[1]
+    step = (picture.shape[0] - row.shape[0]) / (rows - 1)
+    assert 400 < step < 500  # a panel and its caption
+    middle = picture[round(row.shape[0] - 80 + step / 2)].mean(1)[: picture.shape[1] // 2]
+    left, right = middle[60:90].mean(), middle[-90:-60].mean()
+    assert (right > left + 50) if objects is THERE else (left > right + 50)
+
+
 def test_what_is_not_known_has_no_panel():
     alone = draw_scene(Scene("a", IMAGE, SEEN), CLASSES)
     beside = draw_scene(Scene("a", IMAGE, SEEN, THERE), CLASSES)

@@ -30,9 +30,10 @@ from segal.signals.mial import Discrepancy
 from segal.strategies.mial import MultipleInstance
 from segal.tasks.detection.detectors.two_heads import HeadOutputs
 from segal.tasks.detection.evaluation import Found
-from segal.tasks.detection.mial_figures import heat_maps, selected_true_positives
+from segal.tasks.detection.heat_maps import heat_maps
 from segal.tasks.detection.model import RAW, DetectionModel
 from segal.tasks.detection.objects import Objects
+from segal.tasks.detection.predicting import missed
 from segal.tasks.detection.signals import measured
 from segal.tasks.detection.signals.mial import anchor_centres
 from tests.tiny_detectors import CLASSES, build, images, two_heads
@@ -501,7 +502,7 @@ def test_heat_maps_of_an_image(model):
     found, (outputs,) = outputs_of(model, images())
     size = (70, 110)
     maps = heat_maps(model, images()[0])
-    assert set(maps) == {"discrepancy", "reweighted", "mil_score"}
+    assert list(maps) == ["discrepancy", "re-weighted discrepancy", "MIL score"]
     for heat in maps.values():
         assert heat.shape == size
         assert heat.isfinite().all()
@@ -514,7 +515,7 @@ def test_heat_maps_of_an_image(model):
     assert abs(centre[1] - row) <= 64
 
 
-def test_selected_true_positives():
+def test_objects_that_are_not_found():
     objects = Objects(
         np.array([[0.0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]]),
         np.array([0, 1, 0]), np.array([False, False, True]), ((0, 0, 99, 99),),
@@ -524,6 +525,4 @@ def test_selected_true_positives():
     other = Found(boxes, np.array([0, 0, 0, 0]), scores)  # a twin, another class, a crowd
     right = Found(boxes, np.array([0, 0, 1, 0]), scores)
     unsure = Found(boxes, np.array([0, 0, 1, 0]), scores - 0.5)
-    assert selected_true_positives([other], [objects]) == 1
-    assert selected_true_positives([right, other, unsure], [objects] * 3) == 3
-    assert selected_true_positives([], []) == 0
+    assert [missed(found, objects) for found in (right, other, unsure)] == [(0, 2), (1, 2), (2, 2)]

@@ -1,7 +1,8 @@
 """Draws what a detector finds in images, and what there is, in the colours of the classes."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from segal.tasks.drawing import Drawn, PictureWords
 BOX_WORDS = PictureWords(
     shown="Picked images with what the detector found, by class and with its score, beside the "
     "objects that there are where these are known; the boxes that made an image interesting have "
-    "thick lines.",
+    "thick lines. Of two class heads, maps of where they disagree and of the MIL score.",
     instead="Image {image}, picked by {arm} after round {round}, with the boxes that the detector "
     "found",
 )
@@ -50,6 +51,7 @@ _THIN, _THICK = (1.0, 2.0), 3.5  # lines, in pixels of the picture; thinner arou
 _PICKED = 2.5
 _LABEL, _ROOM = 11, 16  # of a number: its size, and the height that it takes
 _DARK = 0.4
+_OPAQUE, _NOTHING = 0.7, 1e-30  # of a map over the image; end of the scale of one that is 0
 _CROWDED = 0.05
 """Of a panel's longer side: boxes whose middle size is below have thin lines, and no scores."""
 
@@ -62,11 +64,13 @@ class Seen:
         found: What it found.
         interest: (n,) how interesting each detection is, such as its p2 / p1; None if not asked.
         interest_name: What that is, with its unit.
+        heat: (H, W) each, of the image's pixels, by name: why it was picked beside what was found.
     """
 
     found: Found
     interest: NDArray[np.float64] | None = None
     interest_name: str = ""
+    heat: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,39 +151,51 @@ def draw_scene(scene: Scene, classes: NamedClasses) -> NDArray[np.uint8]:
         classes: Names and colours.
 
     Returns:
-        (h, w, 3) uint8 RGB, at most 1400 pixels wide; the panels lie below each other where the
-        image is very wide.
+        (h, w, 3) uint8 RGB, at most 1400 pixels wide; the panels lie in rows of two, or below each
+        other where the image is very wide.
     """
     if scene.objects is not None and not scene.objects.known:
         scene = replace(scene, objects=None)
     height, width = scene.image.shape[:2]
-    panels = max(1, (scene.seen is not None) + (scene.objects is not None))
-    rows, columns = panel_size(height, width, panels)
-    stacked = panels == 2 and 2 * columns + _GAP + 2 * MARGIN > _WIDEST
-    across, down = (1, panels) if stacked else (panels, 1)
+    panels = _panels(scene)
+    across = min(2, len(panels))
+    rows, columns = panel_size(height, width, across)
+    if across * columns + (across - 1) * _GAP + 2 * MARGIN > _WIDEST:
+        across = 1
+    down = -(-len(panels) // across)
     wide = max(720, 2 * MARGIN + across * columns + (across - 1) * _GAP)
     left = (wide - across * columns - (across - 1) * _GAP) // 2
     canvas = Canvas(wide, HEADER + down * (rows + CAPTION) + _LEGEND + MARGIN, left)
     way = cv2.INTER_AREA if rows < height else cv2.INTER_LINEAR
     small = cv2.resize(scene.image, (columns, rows), interpolation=way).astype(np.uint8, copy=False)
     with steady_style():
-        place = 0
-        for draw, is_shown in (
-            (_draw_found, scene.seen is not None),
-            (_draw_objects, scene.objects is not None),
-            (_draw_nothing, scene.seen is None and scene.objects is None),
-        ):
-            if is_shown:
-                x = left + (0 if stacked else place * (columns + _GAP))
-                y = HEADER + CAPTION + (place * (rows + CAPTION) if stacked else 0)
-                axes = canvas.axes(x, y, columns, rows, _CAPTIONS[draw])
-                _show(axes, small, (height, width))
-                draw(axes, scene, classes, columns / width)
-                _outline(axes, scene.picks, (height, width), columns / width)
-                place += 1
+        for place, (caption, draw) in enumerate(panels):
+            down, right = divmod(place, across)
+            x, y = left + right * (columns + _GAP), HEADER + CAPTION + down * (rows + CAPTION)
+            axes = canvas.axes(x, y, columns, rows, caption)
+            _show(axes, small, (height, width))
+            draw(axes, scene, classes, columns / width)
+            _outline(axes, scene.picks, (height, width), columns / width)
         canvas.header(scene.title, _summary(scene))
         _write_legend(canvas, scene, classes)
         return canvas.pixels()
+
+
+_Draw = Callable[[Axes, Scene, NamedClasses, float], None]
+
+
+def _panels(scene: Scene) -> list[tuple[str, _Draw]]:
+    """Captions of the panels, and what draws each onto the image."""
+    panels: list[tuple[str, _Draw]] = []
+    if scene.seen is not None:
+        panels.append(("found", _draw_found))
+    if scene.objects is not None:
+        panels.append(("what there is", _draw_objects))
+    if scene.seen is not None:
+        for name, heat in scene.seen.heat.items():
+            caption = f"{name}, up to {float(heat.max()):.2g}"
+            panels.append((caption, partial(_draw_heat, heat=heat)))
+    return panels or [("the image", _draw_nothing)]
 
 
 def _show(axes: Axes, image: NDArray[np.uint8], size: tuple[int, int]) -> None:
@@ -229,11 +245,23 @@ def _draw_objects(axes: Axes, scene: Scene, classes: NamedClasses, scale: float)
         _rectangle(axes, box, _colour(classes, int(name)), thin, style)
 
 
+def _draw_heat(
+    axes: Axes,
+    scene: Scene,
+    classes: NamedClasses,
+    scale: float,
+    *,
+    heat: NDArray[np.float32],
+) -> None:
+    """A map over the image, from 0 to its own largest value."""
+    height, width = heat.shape
+    top = max(float(heat.max()), _NOTHING)
+    extent = (0, width, height, 0)
+    axes.imshow(heat, "inferno", extent=extent, aspect="auto", vmin=0, vmax=top, alpha=_OPAQUE)
+
+
 def _draw_nothing(axes: Axes, scene: Scene, classes: NamedClasses, scale: float) -> None:
     """The image alone."""
-
-
-_CAPTIONS = {_draw_found: "found", _draw_objects: "what there is", _draw_nothing: "the image"}
 
 
 def _style(boxes: NDArray[Any], scene: Scene, scale: float) -> tuple[float, bool]:

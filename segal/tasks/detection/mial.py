@@ -164,6 +164,11 @@ class MultipleInstance(SemiSupervised):
             return first / first.sum(-2, keepdim=True)
 
 
+def has_two_heads(model: Model) -> bool:
+    """Whether it is a network with two class heads."""
+    return isinstance(model, DetectionModel) and isinstance(model.detector, TwoHeadDetector)
+
+
 def two_heads(model: Model) -> TwoHeadDetector:
     """How a network with two class heads is run.
 

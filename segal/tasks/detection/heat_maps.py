@@ -1,6 +1,4 @@
-"""What MIAL's paper shows of a detector: heat maps (figure 6), selected objects (figure 7)."""
-
-from collections.abc import Sequence
+"""What MIAL's paper shows of a detector: heat maps of its anchors (figure 6)."""
 
 import torch
 from torch import Tensor
@@ -10,10 +8,7 @@ from segal.models.mial import MialSettings
 from segal.models.wrapped import Model
 from segal.tasks.detection.detectors.base import RAW
 from segal.tasks.detection.detectors.two_heads import HeadOutputs
-from segal.tasks.detection.evaluation import Found
 from segal.tasks.detection.mial import MultipleInstance, two_heads
-from segal.tasks.detection.objects import Objects
-from segal.tasks.detection.predicting import missed
 
 
 @torch.no_grad()
@@ -29,8 +24,8 @@ def heat_maps(
             what it is that re-weights the discrepancy.
 
     Returns:
-        (H, W) float32 each, of `discrepancy` (eq. 3), `reweighted` (eq. 7; a mean over classes too)
-        and `mil_score` (eq. 5; the largest of the classes); see `anchor_heat`.
+        (H, W) float32 each, by name: the discrepancy (eq. 3), the re-weighted one (eq. 7; a mean
+        over classes too) and the MIL score (eq. 5; the largest of the classes); see `anchor_heat`.
 
     Raises:
         NoHeadError: If the network has no two class heads.
@@ -42,8 +37,8 @@ def heat_maps(
     probabilities = outputs.probabilities
     values = {
         "discrepancy": discrepancy(*probabilities),
-        "reweighted": weighted_discrepancy(*probabilities, scheme.weights(outputs)),
-        "mil_score": scheme.scores(outputs).amax(-1),
+        "re-weighted discrepancy": weighted_discrepancy(*probabilities, scheme.weights(outputs)),
+        "MIL score": scheme.scores(outputs).amax(-1),
     }
     shapes = [(x.shape[-2], x.shape[-1]) for x in found.raw.towers["class"]]
     anchors = [n // (h * w) for n, (h, w) in zip(outputs.levels, shapes, strict=True)]
@@ -51,17 +46,3 @@ def heat_maps(
     return {
         name: anchor_heat(one, shapes, anchors, found.covers, size) for name, one in values.items()
     }
-
-
-def selected_true_positives(found: Sequence[Found], objects: Sequence[Objects]) -> int:
-    """How many objects of selected images the network finds by itself.
-
-    Args:
-        found: What it finds in each image.
-        objects: What each image shows.
-
-    Returns:
-        Objects that a sure detection of their class covers, see `predicting.missed`.
-    """
-    counts = [missed(one, shown) for one, shown in zip(found, objects, strict=True)]
-    return sum(every - wrong for wrong, every in counts)
