@@ -7,9 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
+from sklearn.cluster import MeanShift, estimate_bandwidth
 
 from segal.candidates.regions import Boxes
 from segal.errors import SegalError
+from segal.functional.kmeans_plusplus import k_means_plusplus
 from segal.signals import Pseudo, TopK
 from segal.signals.directional import Directional
 from segal.signals.directions import Influence, Inverse, ReferenceGradient
@@ -498,6 +500,45 @@ def test_k_means_takes_the_nearest_to_each_centroid():
             distances = [np.linalg.norm(features[i] - centroid) for i in group]
             assert list(group)[int(np.argsort(distances)[turn])] == row
     assert len({next(i for i, g in enumerate(groups) if r in g) for r in rows[:3]}) == 3
+
+
+def test_k_means_is_lloyds_algorithm_from_the_seeds():
+    scores, features = scattered()
+    strategy = ralif(candidate_fraction=1.0, diversity="k_means", clusters=6)
+    rows = draw(strategy, scores, features, 18).rows
+    best = np.argsort(scores)
+    x = features.astype(np.float32)[best].astype(np.float64)
+    rows32 = torch.from_numpy(features.astype(np.float32)[best])
+    seeds = k_means_plusplus(rows32, 6, torch.Generator().manual_seed(0), first=0)
+    centroids, before = x[seeds.numpy()], None
+    while True:
+        labels = ((x[:, None] - centroids) ** 2).sum(-1).argmin(1)
+        if before is not None and (labels == before).all():
+            break
+        before, centroids = labels, np.stack([x[labels == k].mean(0) for k in range(6)])
+    distance = np.linalg.norm(x - centroids[labels], axis=1)
+    nearest = {k: sorted(np.flatnonzero(labels == k), key=lambda i: distance[i]) for k in range(6)}
+    for turn in range(3):
+        expected = {best[members[turn]] for members in nearest.values()}
+        assert set(rows[6 * turn : 6 * turn + 6]) == expected
+
+
+def test_centres_of_mean_shift_are_means_of_what_lies_around_them():
+    _, features = scattered()
+    strategy = ralif(candidate_fraction=1.0, diversity="mean_shift")
+    rows = draw(strategy, np.arange(200.0), features, 200).rows
+    assert sorted(rows) == list(range(200))
+    x = features.astype(np.float32)
+    state = int(torch.randint(2**31 - 1, (1,), generator=torch.Generator().manual_seed(0)))
+    width = estimate_bandwidth(x, n_samples=1000, random_state=state)
+    found = MeanShift(bandwidth=width, bin_seeding=True).fit(x)
+    for centre in found.cluster_centers_:
+        around = np.linalg.norm(x - centre, axis=1) < width
+        np.testing.assert_allclose(x[around].mean(0), centre, atol=2e-3 * width)
+    sizes = np.bincount(found.labels_)
+    shares = [np.bincount(found.labels_[rows[:count]], minlength=len(sizes)) for count in (50, 100)]
+    for count, share in zip((50, 100), shares, strict=True):
+        assert np.abs(share - count * sizes / 200).max() <= 1
 
 
 def test_mean_shift_shares_in_proportion_to_size():

@@ -14,6 +14,7 @@ from segal.data.pool import open_pool
 from segal.errors import SegalError
 from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import MeanFeature, Value
+from segal.strategies.coreset import CoreSet
 from segal.tasks.segmentation.task import Segmentation
 
 SIGNALS = (Value("entropy"), Value("bvsb", "max"), Value("margin", "sum"), MeanFeature())
@@ -158,6 +159,43 @@ def test_half_precision_embeddings_are_stored_as_asked(image_folder, model, tmp_
     table = run(pool, model, tmp_path / "candidates", embedding_dtype="float16")["32"]
     assert table.embeddings["mean_feature"].dtype == np.float16
     assert table.embedding("mean_feature").dtype == np.float32
+
+
+def test_float16_is_what_is_rounded_to_it_and_picks_are_those_of_its_values(
+    image_folder, model, tmp_path
+):
+    pool = open_pool(image_folder)
+    exact = run(pool, model, tmp_path / "a")["16x24"]
+    half = run(pool, model, tmp_path / "b", embedding_dtype="float16")["16x24"]
+    stored = half.embeddings["mean_feature"]
+    # Half a step of float16, of normal numbers and of those below.
+    np.testing.assert_allclose(
+        stored, exact.embeddings["mean_feature"], rtol=1.001 * 2**-11, atol=1.001 * 2**-25
+    )
+    picks = CoreSet().select(half, half.view([], []), 20, torch.Generator())
+    x = stored.astype(np.float64)
+    nearest = ((x - x.mean(0)) ** 2).sum(1)
+    chosen = []
+    for _ in range(20):
+        chosen.append(int(nearest.argmax()))
+        gap = ((x - x[chosen[-1]]) ** 2).sum(1)
+        nearest = np.minimum(nearest, gap) if len(chosen) > 1 else gap
+    assert picks.rows.tolist() == chosen
+
+
+def test_bfloat16_is_the_networks_and_not_the_scores(image_folder, model, tmp_path):
+    pool = open_pool(image_folder).subset([0, 1])
+    table = run(pool, model, tmp_path / "a", precision="bf16")["32"]
+    found = []
+    for index in range(len(pool)):
+        image = torch.from_numpy(pool.read(index))[None]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            logits = model(model.normalise(image)).logits
+        p = logits[0].double().softmax(0)
+        entropy = -(p * p.log()).sum(0)
+        for x0, y0, x1, y1 in table.box[table.image == index]:
+            found.append(float(entropy[y0:y1, x0:x1].mean()))
+    np.testing.assert_allclose(table.values["entropy"], found, rtol=1e-5)
 
 
 def test_what_is_not_finite_names_the_image_and_leaves_no_table(image_folder, model, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from segal.data.transforms import (
     TrainingTransform,
@@ -172,6 +173,26 @@ def test_flip_and_colours_are_drawn_apart():
     for found in means.values():  # each side is darker as often as it is brighter
         darker = np.mean(np.array(found) < image.mean())
         assert 0.3 < darker < 0.7, f"{darker} of {len(found)}"
+
+
+def test_draws_are_distributed_as_promised():
+    """Of 1,500 samples at one seed; each would fail by chance once in a thousand seeds."""
+    transform = TrainingTransform(crop=(8, 8), scale=(0.5, 2), flip=0.3, colour_jitter=0.2)
+    generator = np.random.default_rng(7)
+    label = np.tile(np.arange(96, dtype=np.uint8), (64, 1))
+    image = np.full((64, 96, 3), 0.5, np.float32)  # whose contrast and saturation cannot change
+    turned, brightness = [], []
+    for _ in range(1500):
+        out, there = transform(image, label, (0, 0, 96, 64), generator)
+        turned.append(there[0, -1] < there[0, 0])
+        brightness.append(out[0, 0, 0] / 0.5)
+    assert stats.binomtest(int(sum(turned)), 1500, 0.3).pvalue > 1e-3
+    assert stats.kstest(brightness, stats.uniform(0.8, 0.4).cdf).pvalue > 1e-3
+    starts = [draw_window((64, 96), (8, 8), 1, (0, 0, 96, 64), generator)[:2] for _ in range(1500)]
+    for axis, places in ((0, 89), (1, 57)):
+        counts = np.bincount([start[axis] for start in starts], minlength=places)
+        assert len(counts) == places
+        assert stats.chisquare(counts).pvalue > 1e-3
 
 
 def test_albumentations_is_imported_late():
