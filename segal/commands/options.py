@@ -127,7 +127,9 @@ INPUT_SCALE = flag(
     "model.input_scale", float, "Scale at which the network sees images. [default: 1]"
 )
 
-TASK = flag("task", str, "segmentation, classification or multilabel. [default: segmentation]")
+TASK = flag(
+    "task", str, "segmentation, classification, multilabel or detection. [default: segmentation]"
+)
 DEVICE = flag("machine.device", str, "auto, cpu, cuda or cuda:1. [default: auto]")
 BATCH_SIZE = flag("machine.batch_size", int, "Images at a time. [default: 1]")
 WORKERS = flag("machine.workers", int, "Threads that read ahead. [default: 1]")
@@ -137,13 +139,14 @@ PRECISION = flag("precision", str, "fp32, bf16 or fp16. [default: fp32]")
 BANDS = flag("bands", str, "Bands of the files by number, such as 4,3,2, or all. [default: RGB]")
 PAGE = flag("page", int, "Which image of TIFF files of several, from 1.")
 SKIP_UNREADABLE = flag("skip_unreadable", bool, "Go on without images that cannot be read.")
+FOLLOW_LINKS = flag("follow_links", bool, "Links in the folder of images may lead out of it.")
 DATA = flag("data.root", Path, "Folder of the data set.", name="data")
 
 SCANNING = (
     TASK,
     *(ARCH, ENCODER, NUM_CLASSES, MEAN, STD, INPUT_SCALE),
     *(DEVICE, BATCH_SIZE, WORKERS, THREADS, SEED, PRECISION),
-    *(BANDS, PAGE, SKIP_UNREADABLE),
+    *(BANDS, PAGE, SKIP_UNREADABLE, FOLLOW_LINKS),
 )
 """How a network looks at a pool of images."""
 

@@ -184,7 +184,7 @@ class SelectConfig(ImagesSection, _Regions):
 
     Attributes:
         task: What networks are asked, such as segmentation.
-        images: Folder of the pool's images.
+        images: Folder of the pool's images, or a `.txt` file that lists them.
         checkpoint: The network; not needed by strategies that ask for no signal.
         model: What the checkpoint does not say.
         region: Region size.
@@ -205,6 +205,7 @@ class SelectConfig(ImagesSection, _Regions):
         embedding_dtype: Of the stored embeddings; float16 takes half the disk, and rounds gradients
             below 6e-8 (of regions that the network is very sure of) to 0.
         skip_unreadable: Go on without images that cannot be read.
+        follow_links: Links may lead out of the folder of images.
         overlays: For how many images, by best rank, to draw a picture.
         machine: How to run.
     """
@@ -227,6 +228,7 @@ class SelectConfig(ImagesSection, _Regions):
     precision: Result[Literal["fp32", "bf16", "fp16"]] = "fp32"
     embedding_dtype: Result[Literal["float32", "float16"]] = "float32"
     skip_unreadable: Result[bool] = False
+    follow_links: Aside[bool] = False
     overlays: Aside[Annotated[int, Field(ge=0, le=10_000)]] = 20
     machine: Aside[MachineConfig] = MachineConfig()
 

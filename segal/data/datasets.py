@@ -222,6 +222,27 @@ def is_dataset(root: Path) -> bool:
     return any(layout.found(root) for layout in _LAYOUTS.values())
 
 
+def refuse_dataset(root: Path) -> None:
+    """Raises a SegalError for a data set where a folder of images is wanted.
+
+    Its label files are images too, and so are those of the other splits.
+    """
+    if not is_dataset(root):
+        return
+    try:
+        images = [find_source(root, one, "auto", LabelOptions()).images for one in splits(root)]
+    except SegalError:  # whatever is wrong with its labels is no matter here
+        images = []
+    raise SegalError(
+        f"{root}: a data set, whose labels and other splits would be taken for images",
+        expected="the folder of the images to choose from",
+        got="the folder above images and labels",
+        remedy=f"give {' or '.join(dict.fromkeys(map(str, images)))}"
+        if images
+        else "give the folder that holds the images alone",
+    )
+
+
 def splits(root: Path, layout: str = "auto") -> list[str]:
     """The splits of a data set, sorted.
 

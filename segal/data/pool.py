@@ -25,6 +25,7 @@ OTHER_SUFFIXES = (
     *(".svs", ".tga", ".xcf"),
 )
 """Of images that are not read; they are counted and named, so that none is missed unseen."""
+_REMEDIES = 2  # that are told for several images at once
 MAX_NAMED = 20
 _SHOWN = 3
 
@@ -171,6 +172,7 @@ def open_pool(
     workers: int = 1,
     progress: Progress | None = None,
     reading: Reading = RGB,
+    follow_links: bool = False,
 ) -> ImagePool:
     """Finds and inspects the images below a folder.
 
@@ -183,6 +185,7 @@ def open_pool(
         workers: Threads that inspect.
         progress: Called with (images done, all images) after each.
         reading: Which bands of which page, and what values become 0 and 1.
+        follow_links: Whether links may lead out of the folder.
 
     Raises:
         SegalError: As `find_images` does, and for unreadable images, all of them in one error; with
@@ -191,9 +194,9 @@ def open_pool(
     reading.check()
     other: list[str] = []
     if paths is None:
-        found, refused, other = _walk(root)
+        found, refused, other = _walk(root, follow_links)
     else:
-        found, refused = _given(root, paths)
+        found, refused = _given(root, paths, follow_links)
     if not found and not refused:
         raise _no_image(root, other)
 
@@ -259,7 +262,7 @@ def _inspect(
     return stats, inspect_image(path, reading)
 
 
-def _walk(root: Path) -> tuple[list[str], list[SegalError], list[str]]:
+def _walk(root: Path, follow_links: bool = False) -> tuple[list[str], list[SegalError], list[str]]:
     """All images, sorted, what was refused, and images of kinds that are not read, sorted."""
     if not root.is_dir():
         raise SegalError(
@@ -268,7 +271,7 @@ def _walk(root: Path) -> tuple[list[str], list[SegalError], list[str]]:
             got="a file" if root.exists() else "nothing",
             remedy="check the path",
         )
-    walk = _Walk(root)
+    walk = _Walk(root, follow_links)
     walk.enter("")
     # Links come last, so that a folder that is also reached by a link is read under its own name.
     while walk.links:
@@ -279,8 +282,8 @@ def _walk(root: Path) -> tuple[list[str], list[SegalError], list[str]]:
 
 
 class _Walk:
-    def __init__(self, root: Path) -> None:
-        self.root, self.real_root = root, real_path(root)
+    def __init__(self, root: Path, follow_links: bool) -> None:
+        self.root, self.bound = root, None if follow_links else real_path(root)
         self.paths: list[str] = []
         self.links: list[str] = []
         self.refused: list[SegalError] = []
@@ -328,7 +331,7 @@ class _Walk:
             if entry.name.lower().endswith(OTHER_SUFFIXES):
                 self.other.append(os.fsencode(path).decode(errors="backslashreplace"))
             return []
-        check_path(self.root, path, self.real_root if entry.is_symlink() else None)
+        check_path(self.root, path, self.bound if entry.is_symlink() else None)
         if is_folder and entry.is_symlink():
             self.links.append(path)
         elif is_folder:
@@ -349,7 +352,8 @@ def check_path(root: Path, path: str, real_root: Path | None = None) -> None:
     Args:
         root: The folder.
         path: Relative to it.
-        real_root: The root with its links resolved; None where the path holds no link.
+        real_root: The root with its links resolved; None where the path holds no link, or may lead
+            anywhere.
 
     Raises:
         SegalError: If the name is not UTF-8, or the file is missing, no plain file or folder, or
@@ -371,7 +375,8 @@ def check_path(root: Path, path: str, real_root: Path | None = None) -> None:
                 f"{root / path}: this leads out of the folder",
                 expected=f"files inside {root}",
                 got=f"{real}",
-                remedy="replace the link by a copy, or choose a folder that holds both",
+                remedy="replace the link by a copy, or choose a folder that holds both; a pool of "
+                "images may be links that lead elsewhere with --follow-links",
             )
     try:
         mode = (root / path).stat().st_mode
@@ -404,13 +409,15 @@ def found_as(path: Path) -> str | None:
         return None
 
 
-def _given(root: Path, paths: Sequence[str]) -> tuple[list[str], list[SegalError]]:
+def _given(
+    root: Path, paths: Sequence[str], follow_links: bool
+) -> tuple[list[str], list[SegalError]]:
     kept, refused = [], []
-    real_root = real_path(root)
+    bound = None if follow_links else real_path(root)
     canonical = {PurePosixPath(path).as_posix() for path in paths}
     for path in sorted(canonical, key=lambda path: path.encode(errors="surrogateescape")):
         try:
-            check_path(root, path, real_root)
+            check_path(root, path, bound)
             kept.append(path)
         except SegalError as error:
             refused.append(error)
@@ -478,13 +485,13 @@ def _unreadable(root: Path, refused: Sequence[SegalError], total: int) -> SegalE
     lines = [f"\n  {_reason(error)}" for error in refused[:MAX_NAMED]]
     if len(refused) > MAX_NAMED:
         lines.append(f"\n  and {len(refused) - MAX_NAMED} more")
-    remedies = {error.remedy for error in refused}
-    common = remedies.pop() if len(remedies) == 1 else None
+    remedies = [*dict.fromkeys(error.remedy for error in refused if error.remedy)]
+    told = "; ".join(remedies) if len(remedies) <= _REMEDIES else ""
     return SegalError(
         f"{root}: {len(refused)} of {total} images cannot be read:" + "".join(lines),
         expected="images that can be read, inside the folder",
         got=f"{len(refused)} that cannot",
-        remedy=(common or "mend or remove them")
+        remedy=(told or "mend or remove them")
         + ("" if len(refused) == total else ", or go on without them: --skip-unreadable"),
     )
 

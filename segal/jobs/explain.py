@@ -70,7 +70,8 @@ class ExplainConfig(ImagesSection):
         out: Takes the pictures, the maps and a summary.
         seed: Of the pixels that a Hessian is taken on.
         precision: Of the network's forward pass.
-        skip_unreadable: Go on without images that cannot be read.
+        skip_unreadable: As in `SelectConfig`.
+        follow_links: Likewise.
         machine: How to run.
     """
 
@@ -90,6 +91,7 @@ class ExplainConfig(ImagesSection):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     skip_unreadable: bool = False
+    follow_links: bool = False
     machine: MachineConfig = MachineConfig()
 
     def direction(self) -> Direction:
@@ -204,6 +206,7 @@ def _open_pool(spec: ModelSpec, config: ExplainConfig) -> ImagePool:
             config.images,
             classes=spec.num_classes,
             skip_unreadable=config.skip_unreadable,
+            follow_links=config.follow_links,
             reading=config.reading,
             workers=max(1, config.machine.workers),
             progress=advance,

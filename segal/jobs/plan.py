@@ -106,6 +106,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
         pool = find_task(config.task).open_pool(
             config.images,
             skip_unreadable=config.skip_unreadable,
+            follow_links=config.follow_links,
             reading=config.reading,
             classes=None if model is None else model.spec.num_classes,
             workers=max(1, config.machine.workers),

@@ -318,6 +318,7 @@ class _Selection:
             pool = self.task.open_pool(
                 config.images,
                 skip_unreadable=config.skip_unreadable,
+                follow_links=config.follow_links,
                 reading=config.reading,
                 classes=None if self.model is None else self.model.spec.num_classes,
                 known=self.ledger.known_images(),

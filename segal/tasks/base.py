@@ -16,6 +16,7 @@ from segal.candidates.regions import Box, Grid, RegionSize
 from segal.candidates.selection import Selected
 from segal.data.datasets import Chooser
 from segal.data.image_file import RGB, Reading
+from segal.data.image_list import images_at
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool, first_shape
 from segal.data.prefetch import prefetch
@@ -36,11 +37,13 @@ from segal.tasks.options import (
     InputShape,
     OpenOptions,
     Outline,
+    PoolOptions,
     PredictionOptions,
     SplitSource,
     Transform,
 )
 from segal.tasks.schemes import Ranked, Scheme, SchemeSettings, Usual
+from segal.tasks.splitting import refuse_shared
 
 
 class Task(ABC):
@@ -220,7 +223,7 @@ class Task(ABC):
             only: Images to open, by their paths in the pool, or what chooses them from all paths;
                 the others need no label.
             missing_labels: Whether a label may be missing.
-            **options: As `OpenOptions` says.
+            **options: As `PoolOptions` says.
 
         Raises:
             SegalError: If something is missing, damaged, or said that the task has no use for.
@@ -238,12 +241,13 @@ class Task(ABC):
         """The same of one that is open."""
         return Outline(dataset.classes.names)
 
-    def check_splits(self, opened: Mapping[str, LabelledDataset]) -> None:  # noqa: B027
-        """Raises a SegalError for splits that do not go together.
+    def check_splits(self, opened: Mapping[str, LabelledDataset]) -> None:
+        """Raises a SegalError for a picture that is in two splits.
 
         Args:
             opened: The data sets by their splits' names.
         """
+        refuse_shared({split: dataset.pool for split, dataset in opened.items()})
 
     def thinned(
         self, dataset: LabelledDataset, classes: Sequence[str], share: float
@@ -291,7 +295,7 @@ class Task(ABC):
         *,
         reading: Reading = RGB,
         classes: int | None = None,
-        **options: Unpack[OpenOptions],
+        **options: Unpack[PoolOptions],
     ) -> ImagePool:
         """Opens images without labels.
 
@@ -318,7 +322,7 @@ class Task(ABC):
         Raises:
             SegalError: If there is no image.
         """
-        shape = first_shape(source, reading=reading)
+        shape = first_shape(*images_at(source), reading)
         return None if shape is None else InputShape(*shape)
 
     @abstractmethod

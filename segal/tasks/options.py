@@ -109,6 +109,16 @@ class OpenOptions(TypedDict, total=False):
     skip_unreadable: bool
 
 
+class PoolOptions(OpenOptions, total=False):
+    """How images without labels are opened.
+
+    Attributes:
+        follow_links: Whether links may lead out of the folder.
+    """
+
+    follow_links: bool
+
+
 class Transform(Protocol):
     """Makes a training sample of an image and its label."""
 

@@ -1,7 +1,7 @@
 """Which images a split holds, where a data set says so and where a hash of paths does."""
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from segal.data.changes import listed
 from segal.data.folder import split_of
-from segal.errors import SegalError
+from segal.data.pool import ImagePool, shortened
+from segal.errors import SegalError, raise_all
 
 Chooser = Callable[[Path, Sequence[str]], Collection[str]]
 """Chooses among all images of a split, which are given by their paths below what it is given."""
@@ -141,3 +142,31 @@ def _cuts(official: Sequence[str], validation_share: float) -> bool:
             remedy="such as 0.1",
         )
     return bool(validation_share) and "train" in official and "val" not in official
+
+
+def refuse_shared(pools: Mapping[str, ImagePool]) -> None:
+    """Raises a SegalError for every picture that is in more than one split, by its bytes.
+
+    Args:
+        pools: The images of each split, by its name.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    shared: dict[tuple[str, str], list[str]] = {}
+    for split, pool in pools.items():
+        for path, info in zip(pool.paths, pool.infos, strict=True):
+            there, other = first.setdefault(info.digest, (split, path))
+            if there != split:
+                shared.setdefault((there, split), []).append(f"{other} and {path}")
+    raise_all(
+        shortened(
+            [
+                SegalError(
+                    f"{pools[one].root}: the same pictures are in {one} and in {other}",
+                    expected="different pictures to learn from and to be judged on",
+                    got=f"{len(pairs)}: {listed(pairs)}",
+                    remedy=f"take them out of {one} or {other}",
+                )
+                for (one, other), pairs in shared.items()
+            ]
+        )
+    )

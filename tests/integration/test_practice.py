@@ -252,6 +252,59 @@ def test_a_run_buys_one_of_each(segal, scenes, tmp_path):
 # Networks and scores that tell nothing apart
 
 
+def test_a_list_of_images_and_links_that_lead_elsewhere_are_pools(segal, image_folder, tmp_path):
+    assert _select(segal, image_folder, tmp_path / "whole", budget="100%")[0] == 0
+    everything = (tmp_path / "whole" / "selection.csv").read_bytes()
+    images = sorted(path.relative_to(tmp_path) for path in image_folder.rglob("*.png"))
+    (tmp_path / "all.txt").write_text("\n".join(map(str, images)))
+    links = tmp_path / "links"
+    for path in image_folder.rglob("*.png"):
+        place = links / path.relative_to(image_folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(path)
+    code, _, stderr = _select(segal, tmp_path / "all.txt", tmp_path / "list", budget="100%")
+    assert code == 0, stderr
+    listed = (tmp_path / "list" / "selection.csv").read_bytes()
+    prefix = f",{image_folder.relative_to(tmp_path).as_posix()}/".encode()
+    assert listed.replace(prefix, b",") == everything
+    code, _, stderr = _select(segal, links, tmp_path / "a", budget="100%")
+    assert code == 2
+    assert "--follow-links" in stderr
+    code, _, stderr = _select(segal, links, tmp_path / "a", "--follow-links", budget="100%")
+    assert code == 0, stderr
+    assert (tmp_path / "a" / "selection.csv").read_bytes() == everything
+    code, _, stderr = segal("plan", "--images", links, "--strategy", "random", "--region", 32,
+                            "--budget", 2, "--follow-links")  # fmt: skip
+    assert code == 0, stderr
+
+
+def test_a_data_set_is_no_folder_of_images(segal, scenes, tmp_path):
+    code, _, stderr = _select(segal, scenes, tmp_path / "a")
+    assert code == 2
+    assert "whose labels and other splits would be taken for images" in stderr
+    assert str(scenes / "images" / "train") in stderr.replace("\n", "").replace(" ", "")
+
+
+def test_a_picture_in_two_splits_is_refused(segal, scenes, tmp_path):
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    image = next((root / "images" / "train").rglob("*.png"))
+    copy = next((root / "images" / "val").rglob("*.png"))
+    shutil.copy(image, copy)
+    for call in (
+        ("validate", root),
+        ("train", "--data", root, "--validation", "val", "--out", tmp_path / "a",
+         "train.iterations=1", f"model.architecture={_NETWORK}"),
+        ("run", "--data", root, "--strategy", "random", "--seed-set", "1img", "--budgets", "1",
+         "data.validation=val", "--out", tmp_path / "a", f"model.architecture={_NETWORK}"),
+    ):  # fmt: skip
+        code, _, stderr = segal(*call)
+        assert code == 2, (call, stderr)
+        said = " ".join(stderr.split())
+        assert "the same pictures are in train and in val" in said
+        assert f"{image.name} and " in said
+
+
 @pytest.mark.parametrize("strategy", ["entropy", "uwe", "cdal", "badge"])
 def test_scores_of_a_saturated_network_tie_and_that_is_said(
     segal, image_folder, saturated, tmp_path, strategy

@@ -15,8 +15,9 @@ from segal.errors import SegalError
 from segal.jobs.copies import copies_notes
 from segal.runs.ledger import Ledger
 from segal.tasks.classification import arrays
-from segal.tasks.classification.pools import ArrayPool, open_rows, refuse_shared
+from segal.tasks.classification.pools import ArrayPool, open_rows
 from segal.tasks.classification.unlabelled import open_pool
+from segal.tasks.splitting import refuse_shared
 
 
 def pictures(count=5, shape=(8, 6, 3), seed=0):
@@ -231,8 +232,8 @@ def test_sources_that_are_no_pool(tmp_path):
     text = message(open_pool, tmp_path / "a.npz")
     assert "expected: a.npz:ARRAY, of x_train, x_test" in text
     assert "cannot be read" in message(open_pool, tmp_path / "a.npz:x_val")
-    (tmp_path / "a.txt").write_text("x")
-    assert "a .txt file" in message(open_pool, tmp_path / "a.txt")
+    (tmp_path / "a.md").write_text("x")
+    assert "a .md file" in message(open_pool, tmp_path / "a.md")
     assert "no such folder" in message(open_pool, tmp_path / "missing")
 
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from segal.data.image_file import RGB, Reading, choose_bands
 from segal.data.images import ImageInfo
-from segal.data.pool import ImagePool, Progress, Stat, shortened
+from segal.data.pool import ImagePool, Progress, Stat
 from segal.data.pool import open_pool as open_file_pool
 from segal.data.prefetch import prefetch
-from segal.errors import SegalError, raise_all
+from segal.errors import SegalError
 from segal.tasks.classification.arrays import open_array
 
 Known = Mapping[str, tuple[int, int, ImageInfo]]
@@ -125,6 +125,7 @@ def open_files(
     known: Known | None = None,
     workers: int = 1,
     progress: Progress | None = None,
+    follow_links: bool = False,
 ) -> WholeImagePool:
     """As `segal.data.pool.open_pool`, of images that are bought as wholes."""
     pool = open_file_pool(
@@ -135,6 +136,7 @@ def open_files(
         workers=workers,
         progress=progress,
         reading=reading,
+        follow_links=follow_links,
     )
     return WholeImagePool(**vars(pool))
 
@@ -310,33 +312,4 @@ def _not_finite(place: Path, rows: NDArray[np.int64], total: int) -> SegalError:
         + more,
         remedy="compute them again"
         + ("" if len(rows) == total else ", or go on without these rows: --skip-unreadable"),
-    )
-
-
-def refuse_shared(pools: Mapping[str, ImagePool]) -> None:
-    """Raises a SegalError for every picture that is in more than one split, by its bytes.
-
-    Args:
-        pools: The images of each split, by its name.
-    """
-    first: dict[str, tuple[str, str]] = {}
-    shared: dict[tuple[str, str], list[str]] = {}
-    for split, pool in pools.items():
-        for path, info in zip(pool.paths, pool.infos, strict=True):
-            there, other = first.setdefault(info.digest, (split, path))
-            if there != split:
-                shared.setdefault((there, split), []).append(f"{other} and {path}")
-    raise_all(
-        shortened(
-            [
-                SegalError(
-                    f"{pools[one].root}: the same pictures are in {one} and in {other}",
-                    expected="different pictures to learn from and to be judged on",
-                    got=f"{len(pairs)}: {'; '.join(pairs[:_SHOWN])}"
-                    + ("; ..." if len(pairs) > _SHOWN else ""),
-                    remedy=f"take them out of {one} or {other}",
-                )
-                for (one, other), pairs in shared.items()
-            ]
-        )
     )

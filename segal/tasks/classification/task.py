@@ -29,7 +29,7 @@ from segal.tasks.classification.evaluation import (
 )
 from segal.tasks.classification.explaining import SheetsExplainer
 from segal.tasks.classification.model import ClassificationModel
-from segal.tasks.classification.pools import ArrayPool, refuse_shared
+from segal.tasks.classification.pools import ArrayPool
 from segal.tasks.classification.transforms import Kind, WholeImageTransform
 from segal.tasks.classification.unlabelled import first_shape, open_pool
 from segal.tasks.drawing import Drawn, PictureWords
@@ -40,6 +40,7 @@ from segal.tasks.options import (
     InputShape,
     OpenOptions,
     Outline,
+    PoolOptions,
     PredictionOptions,
     SplitSource,
     Transform,
@@ -114,7 +115,7 @@ class Classification(Task):
         *,
         reading: Reading = RGB,
         classes: int | None = None,
-        **options: Unpack[OpenOptions],
+        **options: Unpack[PoolOptions],
     ) -> ImagePool:
         """As `Task.open_pool`, of files or of rows of an array."""
         pool = open_pool(source, reading=reading, **options)
@@ -154,10 +155,6 @@ class Classification(Task):
             else:
                 kept += indices
         return dataset.subset(sorted(kept))
-
-    def check_splits(self, opened: Mapping[str, LabelledDataset]) -> None:
-        """Refuses a picture that is in two splits."""
-        refuse_shared({split: dataset.pool for split, dataset in opened.items()})
 
     def transform(
         self, settings: Augmentation, pool: ImagePool, images: Sequence[int]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segal.data.image_file import RGB, Reading
+from segal.data.image_list import images_at
 from segal.data.pool import Progress
 from segal.data.pool import first_shape as first_file_shape
 from segal.errors import SegalError
@@ -23,17 +24,19 @@ def open_pool(
     known: Known | None = None,
     workers: int = 1,
     progress: Progress | None = None,
+    follow_links: bool = False,
 ) -> WholeImagePool:
     """Opens images that have no labels, or whose labels are not looked at.
 
     Args:
-        source: A folder of images; a CSV that lists paths, or `FILE.csv:SPLIT`; an `.npy` file of
-            pictures or features; an `.npz` archive, or `FILE.npz:ARRAY`.
+        source: A folder of images; a CSV or a `.txt` file that lists paths, or `FILE.csv:SPLIT`; an
+            `.npy` file of pictures or features; an `.npz` archive, or `FILE.npz:ARRAY`.
         reading: As in `open_split`, and so are the rest.
         skip_unreadable: Leave out what cannot be read.
         known: Earlier inspections.
         workers: Threads that inspect images.
         progress: Called with (images done, all images).
+        follow_links: Whether links may lead out of the folder.
 
     Raises:
         SegalError: If it is none of these, or cannot be read.
@@ -48,7 +51,7 @@ def open_pool(
     found = _found(source)
     if isinstance(found, _Rows):
         return open_rows(found.file, found.member, **options)
-    return open_files(found.root, found.paths, **options)
+    return open_files(found.root, found.paths, follow_links=follow_links, **options)
 
 
 def first_shape(source: Path, reading: Reading = RGB) -> InputShape | None:
@@ -98,10 +101,12 @@ def _found(source: Path) -> _Rows | _Files:
                 raise _no_part(file, part, sorted(set(table.splits or ())), "split")
             table = table.part(part)
         return _Files(file.parent, table.paths)
+    if suffix == ".txt":
+        return _Files(*images_at(file))
     if suffix:
         raise SegalError(
             f"{source}: no pool of images",
-            expected="a folder, a CSV, an .npy or an .npz file",
+            expected="a folder, a CSV, a .txt, an .npy or an .npz file",
             got=f"a {suffix} file",
             remedy="give the folder that the images are in",
         )

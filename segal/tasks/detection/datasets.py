@@ -145,6 +145,22 @@ def is_dataset(root: Path) -> bool:
     return any(layout.found(root) for layout in _LAYOUTS.values())
 
 
+def refuse_splits(root: Path) -> None:
+    """Raises a SegalError for a data set of several splits where images to choose from are wanted.
+
+    The images of the other splits, such as those that results are reported on, would be offered.
+    """
+    found = [layout for layout in _LAYOUTS.values() if layout.found(root)]
+    there = sorted({split for layout in found for split in layout.splits(root)})
+    if len(there) > 1:
+        raise SegalError(
+            f"{root}: a data set of several splits, all of which would be offered",
+            expected="the images to choose from",
+            got=f"the splits {', '.join(there)}",
+            remedy=f"name one, as in {root}:{'train' if 'train' in there else there[0]}",
+        )
+
+
 def splits(root: Path, layout: str = "auto", *, validation_share: float = 0.0) -> list[str]:
     """The splits of a data set, sorted.
 

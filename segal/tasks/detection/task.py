@@ -13,6 +13,7 @@ from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import Selected
 from segal.data.datasets import Chooser
 from segal.data.image_file import RGB, Reading
+from segal.data.image_list import images_at
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool, first_shape, open_pool
 from segal.data.transforms import stack_images
@@ -34,6 +35,7 @@ from segal.tasks.detection.datasets import (
     is_dataset,
     layout_name,
     open_split,
+    refuse_splits,
     splits,
 )
 from segal.tasks.detection.drawing import BOX_WORDS, Seen, draw_picked_boxes
@@ -59,6 +61,7 @@ from segal.tasks.options import (
     InputShape,
     OpenOptions,
     Outline,
+    PoolOptions,
     PredictionOptions,
     SplitSource,
     Transform,
@@ -128,7 +131,7 @@ class Detection(Task):
         *,
         reading: Reading = RGB,
         classes: int | None = None,
-        **options: Unpack[OpenOptions],
+        **options: Unpack[PoolOptions],
     ) -> ImagePool:
         """As `Task.open_pool`, of a folder, or of a split of a data set as `ROOT:SPLIT`."""
         folder, paths = _images(source)
@@ -302,9 +305,12 @@ class Detection(Task):
 def _images(source: Path) -> tuple[Path, tuple[str, ...] | None]:
     """A folder, and the images of it that are meant; None for all."""
     root, colon, split = str(source).rpartition(":")
-    if not colon or is_there(source) or not is_there(Path(root)):
-        return source, None
-    return images_of(Path(root), split)
+    if colon and not is_there(source) and is_there(Path(root)):
+        return images_of(Path(root), split)
+    folder, paths = images_at(source)
+    if paths is None:
+        refuse_splits(folder)
+    return folder, paths
 
 
 @torch.inference_mode()

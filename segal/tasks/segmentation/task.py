@@ -18,9 +18,11 @@ from segal.data.datasets import (
     is_dataset,
     layout_name,
     open_dataset,
+    refuse_dataset,
     splits,
 )
 from segal.data.image_file import RGB, Reading
+from segal.data.image_list import images_at
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool, open_pool
 from segal.data.transforms import TrainingTransform
@@ -37,6 +39,7 @@ from segal.tasks.options import (
     Augmentation,
     OpenOptions,
     Outline,
+    PoolOptions,
     PredictionOptions,
     SplitSource,
     Transform,
@@ -118,10 +121,13 @@ class Segmentation(Task):
         *,
         reading: Reading = RGB,
         classes: int | None = None,
-        **options: Unpack[OpenOptions],
+        **options: Unpack[PoolOptions],
     ) -> ImagePool:
-        """As `Task.open_pool`, of the images in a folder."""
-        return open_pool(source, reading=reading, **options)
+        """As `Task.open_pool`, of the images in a folder or of a list."""
+        folder, paths = images_at(source)
+        if paths is None:
+            refuse_dataset(folder)
+        return open_pool(folder, paths, reading=reading, **options)
 
     def transform(
         self, settings: Augmentation, pool: ImagePool, images: Sequence[int]
