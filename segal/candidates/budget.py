@@ -1,4 +1,4 @@
-"""Budgets: how much may be bought, and the longest prefix of a pick order that fits."""
+"""Budgets: how much may be bought, and what of a pick order that buys."""
 
 import re
 from dataclasses import dataclass
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from segal.errors import SegalError
 
 Unit = Literal["regions", "share", "images", "boxes"]
+Fit = Literal["skip", "prefix"]
+"""What becomes of picks that a budget does not buy any more: `skip` goes on to later ones that it
+does, `prefix` ends there."""
 _UNITS: dict[str | None, Unit] = {
     None: "regions",
     "%": "share",
@@ -61,22 +64,26 @@ class Budget:
         number = f"{Decimal(self.amount.numerator) / Decimal(self.amount.denominator):f}"
         return number + next(suffix or "" for suffix, unit in _UNITS.items() if unit == self.unit)
 
-    def allowance(self, image_pixels: NDArray[np.int64], elements: str = "pixels") -> "Allowance":
+    def allowance(
+        self, image_pixels: NDArray[np.int64], elements: str = "pixels", fit: Fit = "prefix"
+    ) -> "Allowance":
         """What the budget comes to for a pool.
 
         Args:
             image_pixels: Pixels of every image of the pool, bought or not, so that a share means
                 the same in every round.
             elements: What pixels are called, in messages.
+            fit: What becomes of picks that do not fit. In boxes it is `prefix` always: nobody knows
+                what a pick costs before it is labelled.
         """
         total = int(image_pixels.sum())
         if self.unit == "regions":
-            return Allowance(int(self.amount), "regions", elements)
+            return Allowance(int(self.amount), "regions", elements, fit)
         if self.unit == "boxes":
             return Allowance(int(self.amount), "boxes", "boxes")
         if self.unit == "share":
-            return Allowance(int(self.amount * total / 100), "pixels", elements)
-        return Allowance(int(self.amount * total / len(image_pixels)), "pixels", elements)
+            return Allowance(int(self.amount * total / 100), "pixels", elements, fit)
+        return Allowance(int(self.amount * total / len(image_pixels)), "pixels", elements, fit)
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,13 @@ class Allowance:
         limit: What may be spent.
         counts: Whether that is a number of regions, of pixels, or of boxes.
         elements: What it counts is called, in messages, where that is not regions.
+        fit: What becomes of picks that do not fit.
     """
 
     limit: int
     counts: Literal["regions", "pixels", "boxes"]
     elements: str = "pixels"
+    fit: Fit = "prefix"
 
     def __str__(self) -> str:
         return f"{self.limit} {'regions' if self.counts == 'regions' else self.elements}"
@@ -105,6 +114,28 @@ class Allowance:
         """
         counted = np.ones_like(prices) if self.counts == "regions" else prices
         return int(np.searchsorted(np.cumsum(counted), self.limit, side="right"))
+
+    def takes(self, prices: Prices) -> NDArray[np.int64]:
+        """What of a pick order is bought.
+
+        Args:
+            prices: As `fits` takes them.
+
+        Returns:
+            Positions in the order, ascending: the longest prefix that fits, and with `skip` each
+            later pick that what is left then buys.
+        """
+        counted = np.ones_like(prices) if self.counts == "regions" else prices
+        ahead, left, taken = np.arange(len(counted)), self.limit, [np.zeros(0, np.int64)]
+        while len(ahead):
+            sums = np.cumsum(counted[ahead])
+            fits = int(np.searchsorted(sums, left, side="right"))
+            taken.append(ahead[:fits])
+            if self.fit == "prefix":
+                break
+            left -= sums[fits - 1] if fits else 0
+            ahead = ahead[fits:][counted[ahead[fits:]] <= left]
+        return np.concatenate(taken)
 
     def most(self, prices: Prices) -> int:
         """The most picks that could fit, whichever they are, of candidates at these prices."""

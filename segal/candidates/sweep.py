@@ -211,7 +211,7 @@ class _Describer:
         self.references: dict[str, NDArray[np.int64]] = {}
 
     def _paid(self, picks: NDArray[np.int64]) -> NDArray[np.int64]:
-        return picks[: self.pool.allowance.fits(self.pool.prices[picks])]
+        return picks[self.pool.allowance.takes(self.pool.prices[picks])]
 
     def add_reference(self, name: str, picks: NDArray[np.int64]) -> None:
         self.references[name] = self._paid(picks)

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from segal.candidates.budget import Budget
+from segal.candidates.budget import Budget, Fit
 from segal.candidates.regions import RegionSize
 from segal.data.image_file import Reading
 from segal.errors import SegalError
@@ -43,6 +43,7 @@ def _parsed(parse: Any) -> Any:
 Range = Annotated[tuple[float, float], BeforeValidator(split_commas)]
 RegionText = Annotated[str, BeforeValidator(_parsed(RegionSize.parse))]
 BudgetText = Annotated[str, BeforeValidator(_parsed(Budget.parse))]
+BudgetFit = Annotated[Fit, result_unless("prefix")]
 Channels = Annotated[
     tuple[float, ...], BeforeValidator(split_commas), Field(min_length=1, max_length=64)
 ]
@@ -190,6 +191,8 @@ class SelectConfig(ImagesSection, _Regions):
         region: Region size.
         extra_regions: Further sizes to measure in the same pass, kept in the candidate tables.
         budget: How much to buy; of boxes, as many as the network expects.
+        budget_fit: What becomes of picks that the budget does not buy any more, since images or
+            regions differ in size: `skip` goes on to the next that it does, `prefix` ends there.
         strategy: Its name and parameters.
         labelled: Selections and run folders that are labelled already; the first of them is the
             first purchase.
@@ -217,6 +220,7 @@ class SelectConfig(ImagesSection, _Regions):
     region: Result[RegionText] = "512"
     extra_regions: Result[Annotated[tuple[RegionText, ...], BeforeValidator(split_commas)]] = ()
     budget: Result[BudgetText]
+    budget_fit: BudgetFit = "skip"
     strategy: Result[dict[str, Any]]
     labelled: Input[Paths] = ()
     skip_missing: Aside[bool] = False
@@ -375,6 +379,7 @@ class RunConfig(_Regions, _Trained):
         region: Region size of what is selected.
         budgets: What is bought after each round but the last. What pixels or boxes a budget leaves
             are added to the next that counts them.
+        budget_fit: As in `SelectConfig`; of the seed set, too.
         strategy: Its name and parameters.
         target: Stop once the metric of the task (such as mIoU) on `data.validation` reaches this,
             in [0, 1].
@@ -402,6 +407,7 @@ class RunConfig(_Regions, _Trained):
     seed_region: Result[RegionText] = "image"
     region: Result[RegionText] = "512"
     budgets: Result[Annotated[tuple[BudgetText, ...], BeforeValidator(split_commas)]] = ()
+    budget_fit: BudgetFit = "skip"
     strategy: Result[dict[str, Any]]
     target: Result[Annotated[float, Field(gt=0, le=1)] | None] = None
     measure_picks: Result[bool] = True

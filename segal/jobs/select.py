@@ -214,7 +214,7 @@ def make_offer(
             remedy="add images",
         )
     areas = np.array([h * w for h, w in sizes.values()], np.int64)
-    allowance = Budget.parse(config.budget).allowance(areas, pool.unit)
+    allowance = Budget.parse(config.budget).allowance(areas, pool.unit, config.budget_fit)
     if allowance.counts != "boxes" and allowance.most(offer.prices) == 0:
         raise SegalError(
             f"budget: {config.budget} does not buy a single region",

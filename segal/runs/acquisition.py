@@ -1,5 +1,6 @@
 """Between the ledger and the strategy: what is on offer in a round, and what is picked."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from segal.strategies.base import Strategy, choose
 SELECT, SEED_SET, TRAIN, SCAN = 1, 2, 3, 4
 """Streams of random numbers in a round."""
 
+_TOLD_UNSPENT = 0.01
+"""Share of a budget from which on it is told what is left of it."""
 _TOLD_TIES = 0.05
 """Share of the picks from which on equal scores are told."""
 
@@ -131,6 +134,7 @@ def acquire(
         SegalError: If the budget does not buy the first pick.
     """
     offered = table.view(offer.rows, offer.prices)
+    prices = offer.prices if prices is None else prices
     picks = choose(strategy, offered, labelled, allowance, generator, prices, planned)
     selected = []
     for rank, (row, score) in enumerate(zip(picks.rows, picks.scores, strict=True), 1):
@@ -144,7 +148,29 @@ def acquire(
                 score=float(score),
             )
         )
-    return selected, picks.notes + _tie_notes(picks.scores)
+    notes = _unspent_notes(allowance, prices, picks.rows)
+    return selected, picks.notes + _tie_notes(picks.scores) + notes
+
+
+def _unspent_notes(
+    allowance: Allowance, prices: Prices, rows: NDArray[np.int64]
+) -> tuple[str, ...]:
+    """Says it where much of a budget is left, though something is on offer."""
+    left = allowance.limit - float(prices[rows].sum())
+    if allowance.counts == "regions" or len(rows) == len(prices):
+        return ()
+    if left <= _TOLD_UNSPENT * allowance.limit:
+        return ()
+    others = np.delete(prices, rows)
+    cheapest = float(others.min())
+    why = (
+        f"the cheapest that is left costs {math.ceil(cheapest):,}"
+        if cheapest > left
+        else "the next pick costs more"
+        + "; budget_fit=skip goes on to those that it buys"
+        * (allowance.fit == "prefix" and allowance.counts == "pixels")
+    )
+    return (f"{int(left):,} of {allowance.limit:,} {allowance.elements} are left unspent: {why}.",)
 
 
 def _tie_notes(scores: NDArray[np.float64]) -> tuple[str, ...]:

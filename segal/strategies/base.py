@@ -129,7 +129,10 @@ def choose(
     prices: Prices | None = None,
     planned: int | None = None,
 ) -> Picks:
-    """Lets a strategy pick, and keeps the longest prefix of its picks that the budget allows.
+    """Lets a strategy pick, and keeps of its picks what the budget buys.
+
+    Where prices differ and picks that do not fit are skipped, and more than a twentieth of the
+    budget is left of it, the strategy is asked for twice as many, as long as something would fit.
 
     Args:
         strategy: The strategy.
@@ -152,13 +155,13 @@ def choose(
         raise ValueError("expected a budget that buys a candidate, got one that buys none")
     state = generator.get_state()
     picks = _pick(strategy, table, labelled, count, generator)
-    fits = allowance.fits(prices[picks.rows])
-    while planned is not None and fits == len(picks.rows) and count < len(table):
+    taken = allowance.takes(prices[picks.rows])
+    while count < len(table) and _wants_more(allowance, prices, picks.rows, taken, planned):
         count = min(2 * count, len(table))
         generator.set_state(state)
         picks += _pick(strategy, table, labelled, count, generator)
-        fits = allowance.fits(prices[picks.rows])
-    if fits == 0:
+        taken = allowance.takes(prices[picks.rows])
+    if len(taken) == 0:
         price = math.ceil(prices[picks.rows[0]])
         raise SegalError(
             "budget: it does not buy the first pick",
@@ -166,7 +169,25 @@ def choose(
             got=str(allowance),
             remedy="give a larger --budget, or a smaller --region",
         )
-    return Picks(picks.rows[:fits], picks.scores[:fits], picks.notes)
+    return Picks(picks.rows[taken], picks.scores[taken], picks.notes)
+
+
+def _wants_more(
+    allowance: Allowance,
+    prices: Prices,
+    rows: NDArray[np.int64],
+    taken: NDArray[np.int64],
+    planned: int | None,
+) -> bool:
+    """Whether a budget would buy more of picks that were not asked for yet."""
+    if planned is not None:
+        return len(taken) == len(rows)
+    if allowance.fit == "prefix" or allowance.counts == "regions":
+        return False
+    left = allowance.limit - prices[rows[taken]].sum()
+    others = np.ones(len(prices), np.bool_)
+    others[rows] = False
+    return bool(left > allowance.limit / 20 and prices[others].min() <= left)
 
 
 def _pick(

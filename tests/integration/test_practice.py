@@ -278,6 +278,28 @@ def test_a_list_of_images_and_links_that_lead_elsewhere_are_pools(segal, image_f
     assert code == 0, stderr
 
 
+@pytest.mark.parametrize("fit", ["skip", "prefix"])
+def test_a_large_image_among_tiles_does_not_end_a_budget(segal, tmp_path, fit):
+    """One image has more pixels than the budget; sixteen have few."""
+    for number in range(16):
+        write_image(tmp_path / "pool" / f"{number:02d}.png", 32, 32, seed=number)
+    write_image(tmp_path / "pool" / "large.png", 160, 160, seed=99)
+    call = ("select", "--images", tmp_path / "pool", "--region", "image", "--strategy", "random",
+            "--budget", "37%", "--overlays", 0, f"budget_fit={fit}")  # fmt: skip
+    counts, notes = [], []
+    for seed in range(6):
+        code, _, stderr = segal(*call, "--seed", seed, "--out", tmp_path / f"{seed}")
+        assert code in {0, 2}, stderr
+        rows = _rows(tmp_path / f"{seed}" / "selection.csv") if code == 0 else []
+        counts.append(len(rows))
+        notes.append(" ".join(stderr.split()))
+    if fit == "skip":
+        assert counts == [15] * 6
+    else:
+        assert min(counts) < 15  # as soon as the large one comes
+        assert any("left unspent: the next pick costs more" in note for note in notes)
+
+
 def test_a_data_set_is_no_folder_of_images(segal, scenes, tmp_path):
     code, _, stderr = _select(segal, scenes, tmp_path / "a")
     assert code == 2

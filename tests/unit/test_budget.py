@@ -75,6 +75,27 @@ def test_keeps_the_longest_prefix_that_fits(prices, limit):
     assert Allowance(limit, "regions").fits(pixels) == min(limit, len(prices))
 
 
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 400))
+def test_what_does_not_fit_ends_the_picks_or_is_skipped(prices, limit):
+    pixels = np.array(prices, np.int64)
+    left, expected = limit, []
+    for place, price in enumerate(prices):
+        if price <= left:
+            expected.append(place)
+            left -= price
+    skip, prefix = (Allowance(limit, "pixels", fit=fit) for fit in ("skip", "prefix"))
+    assert skip.takes(pixels).tolist() == expected
+    assert prefix.takes(pixels).tolist() == list(range(prefix.fits(pixels)))
+    for fit in ("skip", "prefix"):
+        counted = Allowance(limit, "regions", fit=fit).takes(pixels)
+        assert counted.tolist() == list(range(min(limit, len(prices))))
+
+
+def test_boxes_are_never_skipped():
+    assert Budget.parse("7box").allowance(np.array([9]), fit="skip").fit == "prefix"
+    assert Budget.parse("7%").allowance(np.array([9]), fit="skip").fit == "skip"
+
+
 @given(st.lists(st.integers(0, 6), max_size=8), st.integers(1, 20), st.sampled_from([1, 0.5]))
 def test_what_is_free_always_fits(counts, limit, scale):
     allowance, prices = Allowance(limit, "boxes", "boxes"), np.array(counts, np.int64) * scale

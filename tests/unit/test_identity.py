@@ -16,9 +16,10 @@ from segal.runs.run_folder import fingerprint
 from segal.system.sections import Result, Section
 
 DATA = {"root": "r", "test": "val"}
-SELECT = {"images": "i", "out": "o", "budget": "5%", "strategy": {"name": "random"}}
+PREFIX = {"budget_fit": "prefix"}  # what there was before the key
+SELECT = {"images": "i", "out": "o", "budget": "5%", "strategy": {"name": "random"}} | PREFIX
 TRAIN = {"data": DATA, "out": "o"}
-RUN = TRAIN | {"seed_set": "5%", "strategy": {"name": "uwe"}, "budgets": "5%,4"}
+RUN = TRAIN | {"seed_set": "5%", "strategy": {"name": "uwe"}, "budgets": "5%,4"} | PREFIX
 COMPARE = {
     "run": {"x": 1},
     "arms": [{"name": "a"}, {"name": "b", "set": {"strategy": "uwe"}, "seeds": "1,2"}],

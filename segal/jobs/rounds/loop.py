@@ -129,6 +129,12 @@ class Rounds:
                 self.notes.append(f"The pool is used up: the run ends with round {number}.")
                 break
             allowance = self.allowance(number)
+            if allowance.most(self.prices(self.region, offer, allowance)) == 0:
+                self.notes.append(
+                    f"Round {number}: {allowance} do not buy any of the {len(offer)} regions that "
+                    "are left: the run ends here."
+                )
+                break
             self.select(number, self.scan(number, offer), offer, allowance)
             self.inspect(number)
             self.buy(number, allowance)
@@ -166,14 +172,14 @@ class Rounds:
     def buy_seed_set(self) -> None:
         """Buys regions at random, before there is a network."""
         config = self.config
-        allowance = Budget.parse(config.seed_set).allowance(self.areas, self.pool.unit)
+        allowance = self.affords(config.seed_set)
 
         def draw(folder: Path) -> Made:
             region = RegionSize.parse(config.seed_region)
             offer = Offer.of(self.sizes, region, {})
             generator = derive_generator(config.seed, 0, SEED_SET)
             order = torch.randperm(len(offer), generator=generator).numpy()
-            order = order[: allowance.fits(self.prices(region, offer, allowance)[order])]
+            order = order[allowance.takes(self.prices(region, offer, allowance)[order])]
             boxes = [
                 (path, (int(x0), int(y0), int(x1), int(y1)))
                 for path, size in self.sizes.items()
@@ -182,7 +188,7 @@ class Rounds:
             drawn = [(*boxes[row], 0.0) for row in order]
             return [], priced(_SEED_SET, drawn, self.oracle, self.bought.boxes)
 
-        settings = [config.seed, config.seed_set, config.seed_region]
+        settings = [config.seed, config.seed_set, config.seed_region, *self.fit()]
         self.phase(_SEED_SET, 0, settings, draw)
         self.bought.add(self.ledger.purchases(_SEED_SET, 0), allowance)
 
@@ -330,7 +336,7 @@ class Rounds:
             write_json(folder / _NOTES_FILE, notes)
             return [folder / SELECTION_FILE, folder / _NOTES_FILE], []
 
-        settings = [config.strategy, config.seed, allowance.limit, allowance.counts]
+        settings = [config.strategy, config.seed, allowance.limit, allowance.counts, *self.fit()]
         self.phase("select", number, settings, work)
         notes = json.loads((round_folder(config.out, number) / _NOTES_FILE).read_text())
         self.notes += [f"Round {number}: {note}" for note in notes]
@@ -377,9 +383,18 @@ class Rounds:
 
     def allowance(self, number: int) -> Allowance:
         """What may be spent after a round: its budget, and what is left of earlier ones like it."""
-        allowance = Budget.parse(self.config.budgets[number]).allowance(self.areas, self.pool.unit)
+        allowance = self.affords(self.config.budgets[number])
         unspent = self.bought.unspent.get(allowance.counts, 0)
         return replace(allowance, limit=allowance.limit + unspent)
+
+    def affords(self, budget: str) -> Allowance:
+        """What a budget comes to, without what earlier ones have left."""
+        fit = self.config.budget_fit
+        return Budget.parse(budget).allowance(self.areas, self.pool.unit, fit)
+
+    def fit(self) -> list[str]:
+        """What a phase depends on of `budget_fit`; nothing where it is as it always was."""
+        return [] if self.config.budget_fit == "prefix" else [self.config.budget_fit]
 
     def prices(self, region: RegionSize, offer: Offer, allowance: Allowance) -> Prices:
         """What is paid for each candidate on offer; labels say where an order is cut, and no more.

@@ -112,15 +112,17 @@ def check_budgets(config: RunConfig, data: RunData) -> None:
     errors = []
     for key, budget, region in keys:
         size = RegionSize.parse(region)
-        allowance = Budget.parse(budget).allowance(areas, pool.unit)
+        allowance = Budget.parse(budget).allowance(areas, pool.unit, config.budget_fit)
         prices = drawn_prices(oracle, sizes, size, {}, Offer.of(sizes, size, {}), allowance)
-        dearest = prices.max(keepdims=True)
-        if allowance.fits(dearest) == 0:
+        skips = allowance.fit == "skip"
+        least = prices.min(keepdims=True) if skips else prices.max(keepdims=True)
+        if allowance.fits(least) == 0:
             errors.append(
                 SegalError(
-                    f"{key}: {budget} does not buy a single region, or not every one",
-                    expected=f"at least {dearest[0]} {allowance.elements}, "
-                    "the dearest region's price",
+                    f"{key}: {budget} does not buy a single region"
+                    + ", or not every one" * (not skips),
+                    expected=f"at least {least[0]} {allowance.elements}, "
+                    f"the {'cheapest' if skips else 'dearest'} region's price",
                     got=str(allowance),
                     remedy=f"give a larger {key}, or smaller regions",
                 )

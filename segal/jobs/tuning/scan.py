@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segal.candidates.budget import FORMS, Allowance, Budget, Prices
+from segal.candidates.budget import FORMS, Allowance, Budget, Fit, Prices
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.table import MEAN_FEATURE, CandidateTable, box_pixels
 from segal.errors import SegalError
@@ -35,6 +35,7 @@ class StoredScan:
         fingerprint: Of the run's configuration, the pass and its inputs.
         labelled: What was bought before the pass, as it measured it.
         unit: What candidates are counted in, such as pixels.
+        fit: What becomes of picks that a budget does not buy any more, in that run.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class StoredScan:
     fingerprint: str
     labelled: CandidateTable
     unit: str
+    fit: Fit
 
     @classmethod
     def open(cls, path: Path) -> "StoredScan":
@@ -60,6 +62,7 @@ class StoredScan:
             if phase is None or not tables.is_dir():
                 raise _no_scan(path, root)
             task = find_task(str(ledger.configuration.get("task", DEFAULT_TASK)))
+            fit: Fit = "skip" if ledger.configuration.get("budget_fit") == "skip" else "prefix"
             identity = [ledger.configuration, phase.name, phase.round, phase.fingerprint]
         sizes = [
             RegionSize.parse(p.name)
@@ -72,6 +75,7 @@ class StoredScan:
             fingerprint=fingerprint(identity),
             labelled=CandidateTable.open(tables / LABELLED_FOLDER),
             unit=task.metric.elements,
+            fit=fit,
         )
 
     def source(self, region: RegionSize) -> RegionSize:
@@ -125,7 +129,7 @@ class StoredScan:
 
 
 def allowance_of(
-    budget: Budget, table: CandidateTable, offer: Offer, unit: str
+    budget: Budget, table: CandidateTable, offer: Offer, unit: str, fit: Fit
 ) -> tuple[Allowance, Prices]:
     """What a budget comes to for what is on offer, and what each of these costs.
 
@@ -134,7 +138,7 @@ def allowance_of(
             boxes and the scan has not counted them.
     """
     region = f"among {len(offer)} regions on offer"
-    allowance = budget.allowance(_image_sizes(table).prod(1), unit)
+    allowance = budget.allowance(_image_sizes(table).prod(1), unit, fit)
     if allowance.counts == "boxes" and EXPECTED.column not in table.values:
         raise SegalError(
             f"budget: {budget} is in boxes, which the scan did not count",

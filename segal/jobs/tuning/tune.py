@@ -124,7 +124,7 @@ def _open_pool(
     offer = scan.offer(table, region)
     if budget is None:
         return None
-    allowance, prices = allowance_of(budget, table, offer, scan.unit)
+    allowance, prices = allowance_of(budget, table, offer, scan.unit, scan.fit)
     return Pool(
         region=region,
         source=scan.source(region),
