@@ -43,9 +43,9 @@ def main() -> None:
     forward = [0.0]
     real = Scan._forward
 
-    def timed(self, images):
+    def timed(self, *arguments):
         started = time.perf_counter()
-        evidence = real(self, images)
+        evidence = real(self, *arguments)
         forward[0] += time.perf_counter() - started
         return evidence
 
