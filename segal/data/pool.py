@@ -4,6 +4,7 @@ import os
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -30,6 +31,7 @@ MAX_NAMED = 20
 _SHOWN = 3
 
 Stat = tuple[int, int]
+_Inspected = tuple[Stat, ImageInfo]
 Progress = Callable[[int, int], None]
 
 
@@ -200,15 +202,17 @@ def open_pool(
     if not found and not refused:
         raise _no_image(root, other)
 
-    def inspect(path: str) -> tuple[Stat, ImageInfo] | SegalError:
+    def inspect(path: str) -> _Inspected | SegalError:
         try:
-            return _inspect(root / path, (known or {}).get(path), reading)
+            return _inspect(root / path, reading)
         except SegalError as error:
             return error
 
     images: list[tuple[str, Stat, ImageInfo]] = []
-    results = prefetch(inspect, found, workers)
-    for done, (path, result) in enumerate(zip(found, results, strict=True), start=1):
+    recalled = _recalled(root, found, known or {})
+    results = prefetch(inspect, (path for path in found if path not in recalled), workers)
+    for done, path in enumerate(found, start=1):
+        result = recalled.get(path) or next(results)
         if isinstance(result, SegalError):
             refused.append(result)
         else:
@@ -249,17 +253,27 @@ def first_shape(
     return None
 
 
-def _inspect(
-    path: Path, known: tuple[int, int, ImageInfo] | None, reading: Reading
-) -> tuple[Stat, ImageInfo]:
+def _recalled(
+    root: Path, paths: Sequence[str], known: Mapping[str, tuple[int, int, ImageInfo]]
+) -> dict[str, _Inspected]:
+    """What is known of images whose bytes and mtime are as they were."""
+    found = {}
+    for path in paths:
+        size, mtime, info = known.get(path, (None, None, None))
+        if info is not None:
+            with suppress(OSError):  # opening it says what is wrong
+                status = os.stat(os.path.join(root, path))  # noqa: PTH116, PTH118
+                if (status.st_size, status.st_mtime_ns) == (size, mtime):
+                    found[path] = (status.st_size, status.st_mtime_ns), info
+    return found
+
+
+def _inspect(path: Path, reading: Reading) -> _Inspected:
     try:
         status = path.stat()  # before the file is read: a later change is then seen
     except OSError as error:
         raise SegalError(f"{path}: cannot be read", got=error.strerror) from error
-    stats = (status.st_size, status.st_mtime_ns)
-    if known is not None and known[:2] == stats:
-        return stats, known[2]
-    return stats, inspect_image(path, reading)
+    return (status.st_size, status.st_mtime_ns), inspect_image(path, reading)
 
 
 def _walk(root: Path, follow_links: bool = False) -> tuple[list[str], list[SegalError], list[str]]:
@@ -359,7 +373,9 @@ def check_path(root: Path, path: str, real_root: Path | None = None) -> None:
         SegalError: If the name is not UTF-8, or the file is missing, no plain file or folder, or
             outside the root.
     """
-    shown = os.fsencode(path).decode(errors="backslashreplace")
+    shown = path
+    if not path.isascii():
+        shown = os.fsencode(path).decode(errors="backslashreplace")
     if "\0" in path or shown != path:
         raise SegalError(
             f"{root}: a name is not valid UTF-8 or holds NUL",
@@ -379,7 +395,7 @@ def check_path(root: Path, path: str, real_root: Path | None = None) -> None:
                 "images may be links that lead elsewhere with --follow-links",
             )
     try:
-        mode = (root / path).stat().st_mode
+        mode = os.stat(os.path.join(root, path)).st_mode  # noqa: PTH116, PTH118 (many are checked)
     except OSError as error:
         other = found_as(root / path)
         raise SegalError(
@@ -426,9 +442,11 @@ def _given(
 
 
 def _refuse_same_stems(root: Path, paths: Sequence[str]) -> None:
-    by_stem: dict[PurePosixPath, list[str]] = defaultdict(list)
-    for path in paths:
-        by_stem[PurePosixPath(path).with_suffix("")].append(path)
+    # Paths are compared as text, since there may be millions.
+    stems = [_stem(path) for path in paths]
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for stem, path in zip(stems, paths, strict=True):
+        by_stem[stem].append(path)
     errors = [
         SegalError(
             f"{root}: {' and '.join(same)} differ in their suffix only",
@@ -439,7 +457,8 @@ def _refuse_same_stems(root: Path, paths: Sequence[str]) -> None:
         for same in by_stem.values()
         if len(same) > 1
     ]
-    folders = {folder for path in paths for folder in PurePosixPath(path).parents}
+    held = {path.rpartition("/")[0] for path in paths}
+    folders = {str(folder) for path in held for folder in (path, *PurePosixPath(path).parents)}
     errors += [
         SegalError(
             f"{root}: the mask of {path} would have the name of the folder {folder}",
@@ -447,10 +466,16 @@ def _refuse_same_stems(root: Path, paths: Sequence[str]) -> None:
             got=f"the image {path} beside the folder {folder}",
             remedy="rename one",
         )
-        for path in paths
-        if (folder := PurePosixPath(path).with_suffix(".png")) in folders
+        for stem, path in zip(stems, paths, strict=True)
+        if (folder := f"{stem}.png") in folders
     ]
     raise_all(shortened(errors))
+
+
+def _stem(path: str) -> str:
+    """A path without its suffix."""
+    stem, dot, suffix = path.rpartition(".")
+    return stem if dot and "/" not in suffix else path
 
 
 def _no_image(root: Path, other: Sequence[str]) -> SegalError:
