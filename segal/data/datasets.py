@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.data import ade20k, camvid, cityscapes, folder, label_mistakes, voc
+from segal.data.find import check_path, find_images, found_as, real_path, shortened
 from segal.data.image_file import RGB, Reading
 from segal.data.images import (
     ImageInfo,
@@ -30,16 +31,7 @@ from segal.data.layout import (
     no_single_layout,
     value_counts,
 )
-from segal.data.pool import (
-    ImagePool,
-    Progress,
-    check_path,
-    find_images,
-    found_as,
-    open_pool,
-    real_path,
-    shortened,
-)
+from segal.data.pool import ImagePool, Progress, open_pool
 from segal.errors import SegalError, raise_all
 from segal.functional.labels import IGNORE_INDEX, has_class
 from segal.system.files import is_there

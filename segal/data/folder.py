@@ -17,9 +17,9 @@ import hashlib
 from pathlib import Path
 
 from segal.data.class_list import read_classes
+from segal.data.find import SUFFIXES, find_files
 from segal.data.label_files import label_finder
 from segal.data.layout import LabelOptions, Source
-from segal.data.pool import SUFFIXES, find_files
 from segal.errors import SegalError
 
 LAYOUT = """\

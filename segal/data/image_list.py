@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segal.data.changes import listed
 from segal.data.class_list import read_lines
-from segal.data.pool import SUFFIXES
+from segal.data.find import SUFFIXES
 from segal.errors import SegalError, raise_all
 
 _EXPECTED = "the path of an image on each line, absolute or relative to the list's folder"

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from segal.data.class_list import read_lines
-from segal.data.pool import SUFFIXES, shortened
+from segal.data.find import SUFFIXES, shortened
 from segal.errors import SegalError, raise_all
 from segal.system.files import is_there
 

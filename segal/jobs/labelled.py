@@ -9,7 +9,8 @@ from pathlib import Path
 from segal.candidates.regions import Box
 from segal.candidates.selection import ImageNames, plain_name, read_selection
 from segal.data.changes import count, listed
-from segal.data.pool import ImagePool, shortened
+from segal.data.find import shortened
+from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_digests, image_sizes
 from segal.runs.history import COMMAND, ROUNDS_FOLDER, SELECTION_FILE

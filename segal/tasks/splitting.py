@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.data.changes import listed
+from segal.data.find import shortened
 from segal.data.folder import split_of
-from segal.data.pool import ImagePool, shortened
+from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 
 Chooser = Callable[[Path, Sequence[str]], Collection[str]]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segal.data.find import find_images
 from segal.data.images import ImageInfo, Reading, inspect_image
-from segal.data.pool import ImagePool, find_images, open_pool
+from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError
 
 

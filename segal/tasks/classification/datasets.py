@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.data.changes import count, listed
+from segal.data.find import check_path, real_path
 from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.data.layout import known_layout, no_single_layout
-from segal.data.pool import Progress, check_path, real_path
+from segal.data.pool import Progress
 from segal.errors import SegalError
 from segal.tasks.classes import ClassNames
 from segal.tasks.classification import archives, features, folders, tables

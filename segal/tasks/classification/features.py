@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segal.data.pool import check_path, real_path
+from segal.data.find import check_path, real_path
 from segal.errors import SegalError
 from segal.tasks.classification.arrays import open_array
 from segal.tasks.classification.labels import (

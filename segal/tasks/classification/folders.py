@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segal.data.pool import SUFFIXES, find_files, shortened
+from segal.data.find import SUFFIXES, find_files, shortened
 from segal.errors import SegalError, raise_all
 from segal.tasks.classes import ClassNames
 from segal.tasks.classification.labels import (

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.data.class_list import read_lines
-from segal.data.pool import shortened
+from segal.data.find import shortened
 from segal.errors import SegalError, raise_all
 from segal.registry import nearest
 from segal.tasks.classes import ClassNames

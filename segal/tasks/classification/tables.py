@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from segal.data.find import SUFFIXES, shortened
 from segal.data.images import read_bytes
-from segal.data.pool import SUFFIXES, shortened
 from segal.errors import SegalError, raise_all
 from segal.system.spreadsheet import NotATable, read_sheet, tidy
 from segal.tasks.classification.labels import (

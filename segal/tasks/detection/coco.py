@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segal.data.pool import SUFFIXES, shortened
+from segal.data.find import SUFFIXES, shortened
 from segal.errors import SegalError, raise_all
 from segal.system.files import is_there, read_error
 from segal.tasks.classes import ClassNames

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.data.changes import listed
+from segal.data.find import check_path, real_path, shortened
 from segal.data.image_file import RGB, Reading
 from segal.data.images import ImageInfo
 from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.data.layout import known_layout, no_single_layout
-from segal.data.pool import ImagePool, Progress, check_path, open_pool, real_path, shortened
+from segal.data.pool import ImagePool, Progress, open_pool
 from segal.errors import SegalError, raise_all
 from segal.tasks.classes import ClassNames
 from segal.tasks.detection import coco, tables, voc, yolo

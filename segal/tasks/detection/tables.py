@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from segal.data.find import SUFFIXES, shortened
 from segal.data.images import read_bytes
-from segal.data.pool import SUFFIXES, shortened
 from segal.errors import SegalError, raise_all
 from segal.system.spreadsheet import NotATable, read_sheet, tidy
 from segal.tasks.classes import ClassNames

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from segal.data.pool import SUFFIXES, check_path, find_images, real_path, shortened
+from segal.data.find import SUFFIXES, check_path, find_images, real_path, shortened
 from segal.data.split_list import listed_images
 from segal.errors import SegalError, raise_all
 from segal.system.files import is_there

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from segal.data.class_list import read_lines
-from segal.data.pool import SUFFIXES, check_path, find_images, real_path
+from segal.data.find import SUFFIXES, check_path, find_images, real_path
 from segal.errors import SegalError
 from segal.system.files import is_there, read_error
 from segal.tasks.classes import ClassNames
