@@ -72,7 +72,7 @@ def test_a_run_by_a_loss_of_ones_own(segal, scenes, tmp_path):
     config, out = tmp_path / "run.yaml", tmp_path / "run"
     raw = quick_run(
         scenes, {"loss": "focal", "class_weights": "balanced"}, strategy={"name": "badge"},
-        budgets=["4"], overlays=0,
+        budgets=["4"], overlays=0, measure_picks=False,
     )  # fmt: skip
     config.write_text(json.dumps(raw))
     code, _, stderr = segal("run", "--config", config, "--out", out)
@@ -92,13 +92,10 @@ def test_a_run_by_a_loss_of_ones_own(segal, scenes, tmp_path):
                 continue
             assert f"'{name}'" in never or " more " in never
     assert any("balanced class weights are of the others" in note for note in notes)
-    assert segal("report", out)[0] == 0
-    html = (tmp_path / "run" / "report.html").read_text()
-    assert "In the last round, classes of test are never predicted:" in html
     # The same run by another loss is another run.
     code, _, stderr = segal("run", "--config", config, "--out", out, "train.loss=dice")
     assert code == 2
-    assert "train.loss: focal in the folder, dice now" in flat(stderr)
+    assert 'train.loss: "focal" in the folder, "dice" now' in flat(stderr)
 
 
 @pytest.mark.parametrize(
@@ -117,9 +114,10 @@ def test_what_no_training_can_take_is_refused_before_it_starts(
 ):
     config, out = tmp_path / "run.yaml", tmp_path / "out"
     config.write_text(json.dumps(quick_run(scenes, strategy={"name": "random"})))
-    shared = {"run": quick_run(scenes), "arms": [{"name": "random", "set": {"strategy": "random"}}]}
+    shared = {key: value for key, value in quick_run(scenes).items() if key != "machine"}
+    arms = [{"name": "random", "set": {"strategy": "random"}}]
     several = tmp_path / "compare.yaml"
-    several.write_text(json.dumps({**shared, "seeds": [0]}))
+    several.write_text(json.dumps({"run": shared, "arms": arms, "seeds": [0]}))
     keys = [change.replace("task=", "run.task=").replace("train.", "run.train.", 1)
             for change in changes]  # fmt: skip
     for call in (
