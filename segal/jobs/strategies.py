@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from segal.config import RunConfig, SelectConfig, validate
@@ -127,14 +128,16 @@ def _of_training(config: SelectConfig | RunConfig, strategy: Strategy) -> list[S
     """What of a training does not go with the task, or with the strategy."""
     if not isinstance(config, RunConfig):
         return []
-    try:
-        check_training(config)
-        notes_of_loss(strategy, TrainedBy.settings(config.train))
-    except SegalErrors as errors:
-        return list(errors.errors)
-    except SegalError as error:
-        return [error]
-    return []
+    errors: list[SegalError] = []
+    trained = TrainedBy.settings(config.train)
+    for check in (partial(check_training, config), partial(notes_of_loss, strategy, trained)):
+        try:
+            check()
+        except SegalErrors as several:
+            errors += several.errors
+        except SegalError as error:
+            errors.append(error)
+    return errors
 
 
 def notes_of_loss(strategy: Strategy, trained: TrainedBy) -> list[str]:
