@@ -60,7 +60,7 @@ def _class_weights(value: object) -> object:
     parts = value.split(",") if isinstance(value, str) else value
     try:
         weights = tuple(_weight(part) for part in parts)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         weights = ()
     if not weights or not all(_LEAST <= weight <= _MOST for weight in weights):
         raise ValueError(

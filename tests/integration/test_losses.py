@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from segal.models.checkpoint import read_training
 from segal.runs.history import read_history
 from segal.scenes.synthetic import make_scenes
+from tests.classified import CLASSES, make_features
 from tests.quick_run import quick_run
 
 NETWORK = ("--arch", "tests.tiny_network:build")
@@ -96,6 +99,31 @@ def test_a_run_by_a_loss_of_ones_own(segal, scenes, tmp_path):
     code, _, stderr = segal("run", "--config", config, "--out", out, "train.loss=dice")
     assert code == 2
     assert 'train.loss: "focal" in the folder, "dice" now' in flat(stderr)
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_images_are_classified_by_their_losses(segal, tmp_path, multilabel):
+    data = make_features(tmp_path / "data", multilabel=multilabel)
+    task = "multilabel" if multilabel else "classification"
+    weights = {}
+    for name, changes in {
+        "usual": (),
+        "same": ("train.loss=cross_entropy", "train.class_weights=none"),
+        "focal": ("train.loss=focal", "train.class_weights=balanced"),
+        "sum": ("train.loss=focal+cross_entropy",),
+        "listed": ("train.class_weights=" + ",".join(["1"] * (len(CLASSES) - 1) + ["50"]),),
+    }.items():
+        code, _, stderr = segal(
+            "train", "--task", task, "--data", data, "--test", "test", "--out", tmp_path / name,
+            "train.iterations=3", "train.batch_size=6", "train.workers=0", "--threads", 1, *changes,
+        )  # fmt: skip
+        assert code == 0, stderr
+        weights[name] = load_file(tmp_path / name / "model.safetensors")
+    usual = weights.pop("usual")
+    assert all(torch.equal(value, usual[key]) for key, value in weights.pop("same").items())
+    others = [torch.cat([v.flatten() for v in w.values()]) for w in (usual, *weights.values())]
+    assert len({tuple(one.tolist()) for one in others}) == 4
+    assert all(one.isfinite().all() for one in others)
 
 
 @pytest.mark.parametrize(

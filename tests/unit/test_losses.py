@@ -224,7 +224,7 @@ def test_other_losses_are_refused(loss):
 @pytest.mark.parametrize(
     "given",
     ["0,1,1", "-1,2,3", "nan,1", "inf,1", "1e-60,1", "1e60,1", "", "balance", [], [True, 2],
-     [None, 1], {"a": 1}, 3, [[1.0], 2]],
+     [None, 1], {"a": 1}, 3, [[1.0], 2], [10**400, 1]],
 )  # fmt: skip
 def test_class_weights_that_are_none_are_refused(given):
     with pytest.raises(ValidationError, match="none, balanced, or for each class a factor"):
