@@ -38,7 +38,7 @@ def train(raw: dict[str, Any]) -> None:
     from segal.errors import raise_all
     from segal.jobs.train import run_training
     from segal.system.console import say
-    from segal.tasks.judging import metric_of, one_answer, shown_value
+    from segal.tasks.judging import metric_of, remark, shown_value
 
     resolved, errors = validate(TrainConfig, raw)
     raise_all(errors)
@@ -47,6 +47,6 @@ def train(raw: dict[str, Any]) -> None:
     for name in ("validation", "test"):
         if name in outcome.metrics:
             metrics = outcome.metrics[name]
-            said, title = one_answer(metrics), metric_of(metrics).title
+            said, title = remark(metrics), metric_of(metrics).title
             say(f"{title} on {name}: {shown_value(metrics)}" + (f", but {said}" if said else ""))
     typer.echo(outcome.model)

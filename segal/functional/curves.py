@@ -5,6 +5,8 @@ Between budgets a curve is a straight line; outside them it is not defined. Cost
 (regions, pixels, clicks, cycles), the same for all curves that are compared.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,6 +181,30 @@ def band(scores: ArrayLike) -> Band:
         raise ValueError(f"scores: expected (seeds, budgets) of finite, got shape {scores.shape}")
     sd = scores.std(0, ddof=1) if len(scores) > 1 else np.full(scores.shape[1], np.nan)
     return Band(scores.mean(0), scores.min(0), scores.max(0), sd)
+
+
+def noise(groups: Iterable[ArrayLike]) -> float:
+    """Standard deviation between seeds, pooled over places and groups of curves.
+
+    Args:
+        groups: (seeds, places) each, such as an arm's scores; NaN where nothing is known.
+
+    Returns:
+        The root of the squared deviations from the means over seeds, divided by their degrees of
+        freedom; 0 where no place has two seeds.
+
+    Examples:
+        >>> noise([[[1.0, 5.0], [3.0, 7.0]], [[9.0, 9.0]]])
+        1.4142135623730951
+    """
+    squares, freedom = 0.0, 0
+    for values in map(np.asarray, groups):
+        known = ~np.isnan(values)
+        counts = known.sum(0)
+        means = np.where(known, values, 0.0).sum(0) / np.maximum(counts, 1)
+        squares += float((np.where(known, values - means, 0.0) ** 2).sum())
+        freedom += int(np.maximum(counts - 1, 0).sum())
+    return math.sqrt(squares / freedom) if freedom else 0.0
 
 
 def _curve(costs: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:

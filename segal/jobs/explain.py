@@ -22,6 +22,7 @@ from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import check_channels, image_shapes, refuse_out_within
 from segal.jobs.labelled import Labelled
+from segal.jobs.losses import TrainedBy, loss_notes
 from segal.jobs.network import with_folder
 from segal.jobs.reference import check_apart, open_labels, reference_cost
 from segal.jobs.strategies import check_signals
@@ -174,7 +175,9 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     options = CheckpointOptions(**config.model.model_dump(), task=config.task)
     model = load_checkpoint(config.checkpoint, options).to(device)
     model.check()
-    check_signals([Directional(config.direction())], model, "explain")
+    signals = [Directional(config.direction())]
+    check_signals(signals, model, "explain")
+    of_loss = loss_notes(signals, TrainedBy.checkpoint(config.checkpoint), "explain")
     reference = open_labels(task_of(model.spec), config.reference.beside(config), config.machine)
     check_classes(model.spec, reference)
     pool = _open_pool(model.spec, config)
@@ -189,7 +192,7 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     sets = _sets(config, pool, reference)
     bench = Bench(model, task_of(model.spec), settings, sets, config.seed)
     slow = precision_note(device, config.precision)
-    for note in [*model.notes, *([slow] if slow else [])]:
+    for note in [*model.notes, *of_loss, *([slow] if slow else [])]:
         bench.note(note)
     if config.score == "influence" and not config.labelled:
         bench.note(

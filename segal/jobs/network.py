@@ -108,6 +108,11 @@ def refuse_two_sources(config: TrainConfig | RunConfig) -> None:
         )
 
 
+def check_training(config: TrainConfig | RunConfig) -> None:
+    """Raises a SegalError if networks of a task are not trained as it is configured."""
+    find_task(config.task).training_scheme(config.train)
+
+
 def with_folder(config: AnyConfig) -> AnyConfig:
     """The configuration with the folder of `hf:FOLDER` as its checkpoint, if that has weights.
 

@@ -34,13 +34,14 @@ from segal.jobs.inputs import (
     refuse_out_within,
     scan_settings,
 )
+from segal.jobs.losses import TrainedBy
 from segal.jobs.network import with_folder
 from segal.jobs.own_code import code_notes, identity_of
 from segal.jobs.passes import Scanned, run_passes
 from segal.jobs.picks import rows_of, selected_from, shown_value
 from segal.jobs.prices import expected_prices, signals_of
 from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
-from segal.jobs.strategies import check_network
+from segal.jobs.strategies import check_network, notes_of_loss
 from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.models.spec import DEFAULT_TASK
@@ -173,6 +174,7 @@ def load_network(config: SelectConfig, strategy: Strategy) -> Model | None:
         options = CheckpointOptions(**config.model.model_dump(), task=config.task)
         model = load_checkpoint(config.checkpoint, options)
         check_network(strategy, model)
+        model.notes += notes_of_loss(strategy, TrainedBy.checkpoint(config.checkpoint))
         return model
     if next(iter(strategy.passes(PassContext())), []):
         raise SegalError(

@@ -3,10 +3,13 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from segal.config import RunConfig, SelectConfig, validate
-from segal.errors import SegalError, raise_all
+from segal.errors import SegalError, SegalErrors, raise_all
+from segal.jobs.losses import TrainedBy, loss_notes
+from segal.jobs.network import check_training
 from segal.jobs.prices import unfit_budgets
 from segal.jobs.reference import unmet_needs
 from segal.models.wrapped import Model, NoHeadError
@@ -51,6 +54,7 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     assert strategy is not None
     mistakes = _unfit(config) + unfit_budgets(config)
     mistakes += unmet_needs(config, strategy) + _untrained(config, strategy)
+    mistakes += _of_training(config, strategy)
     raise_all(mistakes)
     return config, strategy
 
@@ -120,6 +124,39 @@ def _untrained(config: SelectConfig | RunConfig, strategy: Strategy) -> list[Seg
     ]
 
 
+def _of_training(config: SelectConfig | RunConfig, strategy: Strategy) -> list[SegalError]:
+    """What of a training does not go with the task, or with the strategy."""
+    if not isinstance(config, RunConfig):
+        return []
+    errors: list[SegalError] = []
+    trained = TrainedBy.settings(config.train)
+    for check in (partial(check_training, config), partial(notes_of_loss, strategy, trained)):
+        try:
+            check()
+        except SegalErrors as several:
+            errors += several.errors
+        except SegalError as error:
+            errors.append(error)
+    return errors
+
+
+def notes_of_loss(strategy: Strategy, trained: TrainedBy) -> list[str]:
+    """What to tell of a strategy that goes by another loss than the network is trained by.
+
+    Args:
+        strategy: The strategy.
+        trained: What the network is trained by.
+
+    Raises:
+        SegalError: As `loss_notes`.
+    """
+    return loss_notes(_first_signals(strategy), trained, _name_of(strategy))
+
+
+def _name_of(strategy: Strategy) -> str:
+    return getattr(strategy, "name", type(strategy).__name__)  # those of others need not have it
+
+
 def check_network(strategy: Strategy, model: Model) -> None:
     """Raises a SegalError if a network does not run, or has not what a strategy asks for.
 
@@ -128,8 +165,7 @@ def check_network(strategy: Strategy, model: Model) -> None:
         model: The network, trained or not, in `eval()` mode.
     """
     model.check()
-    name = getattr(strategy, "name", type(strategy).__name__)  # which those of others need not have
-    check_signals(_first_signals(strategy), model, name)
+    check_signals(_first_signals(strategy), model, _name_of(strategy))
 
 
 def check_signals(signals: Sequence[Signal], model: Model, asking: str) -> None:

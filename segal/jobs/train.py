@@ -14,6 +14,7 @@ from segal.candidates.regions import Box
 from segal.candidates.selection import Selected, write_selection
 from segal.config import DataConfig, TrainConfig
 from segal.data.labelled import LabelledDataset
+from segal.data.pool import one_of
 from segal.jobs.inputs import check_channels, image_digests
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
@@ -26,6 +27,7 @@ from segal.jobs.labels import (
 )
 from segal.jobs.network import (
     check_sizes,
+    check_training,
     draw_scenes,
     initial_model,
     open_split,
@@ -42,11 +44,14 @@ from segal.system.console import bar, tell
 from segal.system.files import remove, write_bytes, write_json
 from segal.system.machine import describe, find_device, peak_memory_bytes, use_threads
 from segal.tasks import find_task, task_of
+from segal.tasks.judging import named
+from segal.training.balance import check_class_weights
 from segal.training.loop import train
 
 MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
 _UNFINISHED_FILE = "unfinished.safetensors"
 _ROUND = 0
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     """
     config = with_folder(config)
     refuse_two_sources(config)
+    check_training(config)
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
     data = config.data
@@ -100,6 +106,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
         tell(*given.notes)
     elif _may_miss(config):
         labelled = {i: [(0, 0, *dataset.pool.size(i)[::-1])] for i in range(len(dataset))}
+    check_class_weights(config.train, dataset.classes.names)
     labelled, owed = _arrived(config, dataset, labelled)
     # What was not bought is never read, not even for a fingerprint.
     bought = None if labelled is None else list(labelled)
@@ -169,6 +176,11 @@ def _arrived(
 ) -> tuple[Mapping[int, Sequence[Box]] | None, list[Selected]]:
     """What of the labelled regions has labels, and what has none."""
     counts = check_labels(dataset, config.data.train, labelled)
+    pairs = zip(dataset.classes.names, counts.pixels.tolist(), strict=True)
+    absent = [name for name, shown in pairs if not shown]
+    if config.train.class_weights == "balanced" and absent:
+        without = f"without a labelled {one_of(dataset.pool.unit)}"
+        tell(f"Balanced class weights leave out classes {without}: {named(absent, _SHOWN)}.")
     if labelled is None:
         refuse_unlabelled(dataset, config.data.train, counts, "trained on")
         return None, []

@@ -185,6 +185,26 @@ def read_spec(path: Path) -> ModelSpec | None:
         ) from error
 
 
+def read_training(path: Path) -> Mapping[str, object]:
+    """What a checkpoint says of how it was trained, as `save_checkpoint` was given it.
+
+    Args:
+        path: A file that `load_checkpoint` takes. What it says is anyone's word.
+
+    Returns:
+        Plain values; nothing where it says nothing.
+    """
+    if path.suffix != ".safetensors" or path.is_dir():
+        return {}
+    with safe_open(path, framework="pt") as file:
+        metadata = (file.metadata() or {}).get(_METADATA_KEY)
+    try:
+        training = json.loads(metadata or "{}").get("training")
+    except (ValueError, AttributeError, RecursionError):
+        return {}
+    return training if isinstance(training, dict) else {}
+
+
 def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -> ModelSpec:
     if stored is None:
         if options.num_classes is None:

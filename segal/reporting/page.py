@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from segal import __version__
+from segal.functional.curves import noise
 from segal.reporting import charts, details, embedding, pictures, results
 from segal.reporting.arms import Arm, axis_title
 from segal.reporting.heat import heat_png
@@ -22,6 +23,10 @@ _TEMPLATE = "page.html.j2"
 _WIDE, _NARROW, _SMALL = (880, 430), (350, 300), (262, 205)
 _LEAST_POINTS = 2.0
 """Of a score, that a chart shows at least: less is the noise of a seed."""
+
+_NOISE = 4.0
+"""Standard deviations between seeds that a chart shows at least: within two of each other curves do
+not differ, and must not be stretched to look as if they did."""
 _METHOD_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 
 
@@ -118,7 +123,10 @@ def draw_report(
         "version": __version__,
         "facts": _facts(arms),
         "headline": _headline(
-            statement, results.headline(arms, axis), results.one_class_line(arms)
+            statement,
+            results.headline(arms, axis),
+            results.one_class_line(arms),
+            results.never_line(arms),
         ),
         "legend": [
             {"name": arm.name, "swatch": _data(charts.swatch(drawing.looks[arm.name]), "png")}
@@ -142,13 +150,16 @@ def draw_report(
     return Report(html, drawing.files)
 
 
-def _headline(statement: str, lines: Sequence[str], warning: str | None) -> list[str]:
+def _headline(
+    statement: str, lines: Sequence[str], warning: str | None, never: str | None
+) -> list[str]:
     """What a comparison was made to find out comes first; the rest was found by looking.
 
-    A warning that concerns all of it comes before both.
+    A warning that concerns all of it comes before both, and behind the first of them what networks
+    never predict.
     """
     found = [statement, f"Exploratory: {lines[0]}", *lines[1:]] if statement else list(lines)
-    return [warning, *found] if warning else found
+    return [line for line in (warning, found[0], never, *found[1:]) if line]
 
 
 def _facts(arms: Sequence[Arm]) -> list[tuple[str, str]]:
@@ -188,7 +199,7 @@ def _result_sections(drawing: _Drawing, tables: Sequence[Table]) -> dict[str, ob
         f"{metric.title} (%)",
         [_curve(drawing, arm) for arm in results.selecting(arms)],
         {arm.name: float(arm.scores()[:, -1].mean()) for arm in arms if arm.full},
-        least_span=_LEAST_POINTS,
+        least_span=max(_LEAST_POINTS, _NOISE * noise(arm.scores() for arm in arms)),
     )
     return {
         "curves": drawing.chart(curves, _WIDE, _NARROW),
@@ -258,7 +269,7 @@ def _regions(arms: Sequence[Arm]) -> list[str]:
 
 def _statistic_chart(drawing: _Drawing, statistic: details.Statistic, region: str) -> charts.Chart:
     """Of the arms of one region size: batches of another size are not to be compared with them."""
-    lines = []
+    lines, drawn = [], []
     for arm in drawing.arms:
         if arm.full or arm.region != region:
             continue
@@ -267,13 +278,17 @@ def _statistic_chart(drawing: _Drawing, statistic: details.Statistic, region: st
         if not known.any():
             continue
         found = values[:, known]
+        drawn.append(found)
         rounds = np.flatnonzero(known).astype(np.float64)
         mean, low, high = np.nanmean(found, 0), np.nanmin(found, 0), np.nanmax(found, 0)
         lines.append(charts.Line(name, drawing.looks[name], rounds, mean, low, high))
     name = f"{region}-{statistic.name}"
     slug = "picks-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in name)[:80]
     title = f"Picks of region size {region}: {statistic.title} by round"
-    return charts.Chart(slug, title, "after round", statistic.title, lines, {}, whole=True)
+    span = _NOISE * noise(drawn)
+    return charts.Chart(
+        slug, title, "after round", statistic.title, lines, {}, whole=True, least_span=span
+    )
 
 
 def _shown_map(drawing: _Drawing, number: int, drawn: embedding.Map) -> dict[str, object]:

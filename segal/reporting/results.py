@@ -1,5 +1,6 @@
 """What a report says first: which arm is ahead at equal cost, by how much, and how sure that is."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,10 @@ from segal.reporting.arms import Arm, Floats, common_seeds, seed_of
 from segal.reporting.tables import Table, any_cell, number, words
 from segal.runs.history import Axis
 from segal.tasks.evaluation import Metric
-from segal.tasks.judging import ONE_CLASS, one_answer
+from segal.tasks.judging import ONE_CLASS, never_predicted, one_answer
 
 _WORSE = "worse than random"
+_MOST_CLASSES = 5  # that are named in the headline
 _ENOUGH_SEEDS = 6  # below which a sign-flip test cannot reach p < 0.05
 
 
@@ -147,6 +149,27 @@ def one_class_line(arms: Sequence[Arm]) -> str | None:
         f"{metric.elements} that they are evaluated on ({where}): their {metric.title} says "
         "nothing of what was picked."
     )
+
+
+def never_line(arms: Sequence[Arm]) -> str | None:
+    """What to say of classes that networks of the last round never predict; None where none is."""
+    found = [
+        (arm.name, name)
+        for arm in arms
+        for run in arm.runs
+        for name in never_predicted(run.metrics[arm.rounds - 1])
+    ]
+    if not found:
+        return None
+    total, split = sum(len(arm.runs) for arm in arms), arms[0].runs[0].report_split
+    most = Counter(name for _, name in found).most_common()
+    shown = [
+        f"{name!r} by {networks} of {total} networks "
+        f"({', '.join(dict.fromkeys(arm for arm, one in found if one == name))})"
+        for name, networks in most[:_MOST_CLASSES]
+    ]
+    more = f"; and {len(most) - _MOST_CLASSES} more" if len(most) > _MOST_CLASSES else ""
+    return f"In the last round, classes of {split} are never predicted: {'; '.join(shown)}{more}."
 
 
 def _of_seeds(arms: Sequence[Arm], seeds: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from segal.signals.base import (
     Need,
     Parameters,
     Signal,
+    TakesCrossEntropy,
     Visit,
     Workbench,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "ReadsLossPrediction",
     "RegionGradient",
     "Signal",
+    "TakesCrossEntropy",
     "TopK",
     "Truncated",
     "UncertaintyName",

@@ -2,7 +2,16 @@
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeVar,
+    runtime_checkable,
+)
 
 from torch import Tensor
 
@@ -166,6 +175,24 @@ class AsksOfNetwork(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesCrossEntropy(Protocol):
+    """A signal of cross-entropy in which all classes weigh alike, as a training has it by default.
+
+    Of a network that is trained otherwise it is measured all the same, and means something else.
+    """
+
+    @property
+    def cross_entropy(self) -> Literal["differentiated", "minimised"]:
+        """What is taken for granted.
+
+        `differentiated`: its gradients are those that a step of training on a candidate takes;
+        `minimised`: beside that, the network has come to the least mean of it over what is
+        labelled, which influence functions start from.
+        """
+        ...
+
+
 class PlainSignal:
     """A signal that needs nothing but the evidence: it is its own meter."""
 
@@ -194,6 +221,11 @@ class Direction(Hashable, Protocol):
     @property
     def needs(self) -> frozenset[Need]:
         """Sets of images that it is computed from."""
+        ...
+
+    @property
+    def cross_entropy(self) -> Literal["differentiated", "minimised"]:
+        """As of `TakesCrossEntropy`."""
         ...
 
     def vector(self, bench: Workbench) -> Parameters:

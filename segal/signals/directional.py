@@ -54,6 +54,11 @@ class Directional:
         """What the direction is computed from."""
         return self.direction.needs
 
+    @property
+    def cross_entropy(self) -> Literal["differentiated", "minimised"]:
+        """What the direction takes for granted."""
+        return self.direction.cross_entropy
+
     def check(self, model: Model) -> None:
         """Raises a SegalError if the network has no such layers."""
         model.tail(self.direction.layers)

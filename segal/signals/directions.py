@@ -6,7 +6,7 @@ the region to the training set and training to the end (ISAL, RALIF).
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +126,7 @@ class ReferenceGradient:
 
     of: SetName = "val"
     layers: str = "last"
+    cross_entropy: ClassVar[Literal["differentiated", "minimised"]] = "differentiated"
 
     @property
     def name(self) -> str:
@@ -296,6 +297,11 @@ class Influence:
         if self.inverse.method != "identity":
             needs.add(Need(self.hessian, labels=False))
         return frozenset(needs)
+
+    @property
+    def cross_entropy(self) -> Literal["differentiated", "minimised"]:
+        """H is of a minimum of the mean loss on what is labelled."""
+        return "differentiated" if self.inverse.method == "identity" else "minimised"
 
     def vector(self, bench: Workbench) -> Parameters:
         """The vector, float64, on the network's device; computed once for a pass.

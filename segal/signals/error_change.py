@@ -68,6 +68,7 @@ class HoldoutErrorChange:
     prefilter: Prefilter | None = None
     needs: ClassVar[frozenset[Need]] = frozenset({Need("val", labels=True)})
     of_labelled: ClassVar[bool] = False
+    cross_entropy: ClassVar[Literal["differentiated", "minimised"]] = "differentiated"
 
     @property
     def column(self) -> str:
@@ -134,6 +135,7 @@ class UpdatedEntropy:
     sample: SampleSize = EVERY_PIXEL
     needs: ClassVar[frozenset[Need]] = frozenset({Need("pool", labels=False)})
     of_labelled: ClassVar[bool] = False
+    cross_entropy: ClassVar[Literal["differentiated", "minimised"]] = "differentiated"
 
     @property
     def column(self) -> str:

@@ -1,7 +1,7 @@
 """Signals of the gradients of regions' losses, in closed form wherever there is one."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class RegionGradient:
     bias: bool = False
     of_labelled: bool = True
     needs: ClassVar[frozenset[Need]] = frozenset()
+    cross_entropy: ClassVar[Literal["differentiated", "minimised"]] = "differentiated"
 
     @property
     def column(self) -> str:
@@ -95,6 +96,7 @@ class OutputGradient:
     labels: LabelRule = Pseudo()  # noqa: RUF009 (frozen)
     of_labelled: bool = True
     needs: ClassVar[frozenset[Need]] = frozenset()
+    cross_entropy: ClassVar[Literal["differentiated", "minimised"]] = "differentiated"
 
     @property
     def column(self) -> str:
@@ -148,7 +150,8 @@ class GradientNorm:
     """Norm of the gradient of each candidate's mean entropy by the last layers' parameters.
 
     The entropy's gradient by the logits is `-p * (log p + H)` (GradNorm as UWE, TMLR 2024,
-    compares). All parameters of the layers count, biases too.
+    compares). All parameters of the layers count, biases too. The entropy stands for the loss of
+    a candidate as the mean of the cross-entropy over its possible labels.
 
     Attributes:
         layers: `last`, `last_two` or any other tail.
@@ -157,6 +160,7 @@ class GradientNorm:
     layers: str = "last"
     needs: ClassVar[frozenset[Need]] = frozenset()
     of_labelled: ClassVar[bool] = False
+    cross_entropy: ClassVar[Literal["differentiated", "minimised"]] = "differentiated"
 
     @property
     def column(self) -> str:

@@ -90,6 +90,11 @@ class EstimatedLoss:
         """What h is computed from, and what is labelled, whose pixels are counted."""
         return self.direction.needs | {Need("labelled", labels=False), Need("pool", labels=False)}
 
+    @property
+    def cross_entropy(self) -> Literal["differentiated", "minimised"]:
+        """What the direction takes for granted."""
+        return self.direction.cross_entropy
+
     def check(self, model: Model) -> None:
         """Raises a SegalError if there are no such layers, or the default threshold keeps none."""
         model.tail(self.direction.layers)

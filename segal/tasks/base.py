@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from segal.data.pool import ImagePool, first_shape
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images, stack_padded
 from segal.errors import SegalError
-from segal.functional.labels import VOID, class_indices, has_class
+from segal.functional.labels import class_indices, has_class
 from segal.models.loss_prediction import LearningLossSettings
 from segal.models.spec import Answers
 from segal.models.wrapped import FEATURE_MAPS, Model
@@ -32,6 +32,7 @@ from segal.tasks.classes import check_classes
 from segal.tasks.drawing import Drawn, PictureWords
 from segal.tasks.evaluation import Evaluation, Metric, Metrics
 from segal.tasks.explaining import Explainer, Explaining
+from segal.tasks.losses import CROSS_ENTROPY, OF_CLASSES, OF_ELEMENTS, Loss
 from segal.tasks.options import (
     Augmentation,
     InputShape,
@@ -45,14 +46,13 @@ from segal.tasks.options import (
 from segal.tasks.schemes import Ranked, Scheme, SchemeSettings, Usual
 from segal.tasks.splitting import refuse_shared
 
+USUAL_LOSS = Loss()
+
 
 class Task(ABC):
     """What a network is asked, of each element of an image.
 
     An element is what is classified, and what is bought in rectangles: a pixel in segmentation.
-
-    Args:
-        class_weights: (C,) factors of the classes' losses; None for equal ones.
 
     Attributes:
         name: As `segal.tasks.TASKS` has it.
@@ -77,9 +77,6 @@ class Task(ABC):
     picture_words: ClassVar[PictureWords]
     shared_features: ClassVar[bool] = False
     by_the_box: ClassVar[bool] = False
-
-    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
-        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
 
     def units(self, height: int, width: int, region: RegionSize) -> Grid:
         """The regions of an image of (height, width) pixels that can be bought."""
@@ -107,11 +104,14 @@ class Task(ABC):
         evidence: Evidence = model(images, catch)
         return evidence
 
-    def training_scheme(self, settings: SchemeSettings) -> Scheme:
+    def training_scheme(
+        self, settings: SchemeSettings, class_weights: Tensor | None = None
+    ) -> Scheme:
         """How the steps of a training go.
 
         Args:
             settings: Of the training.
+            class_weights: What its setting of that name comes to, as in `Loss`.
 
         Raises:
             SegalError: If the task's networks are not trained so.
@@ -123,23 +123,34 @@ class Task(ABC):
                 got=f"task: {self.name}",
                 remedy="leave train.mial out, or give task: detection",
             )
+        loss = Loss(settings.loss or CROSS_ENTROPY, class_weights)
+        if self.answers.of != "pixels" and set(loss.terms) & set(OF_CLASSES):
+            raise SegalError(
+                f"train.loss: {loss.name}, where an image has one answer for each question",
+                expected=f"{' or '.join(OF_ELEMENTS)}: overlap is of pixels",
+                got=loss.name,
+                remedy="choose one of these, or leave it out",
+            )
         if settings.learning_loss is not None:
-            return Ranked(self.ranked_training_loss, settings.learning_loss, settings.iterations)
-        return Usual(self.training_loss)
+            of_batch = partial(self.ranked_training_loss, loss=loss)
+            return Ranked(of_batch, settings.learning_loss, settings.iterations)
+        return Usual(partial(self.training_loss, loss=loss))
 
-    def training_loss(self, model: Model, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over the labelled pixels of a batch.
+    def training_loss(
+        self, model: Model, images: Tensor, labels: Tensor, loss: Loss = USUAL_LOSS
+    ) -> Tensor:
+        """The loss of the labelled elements of a batch.
 
         Args:
             model: The network.
             images: (B, 3, H, W), normalised.
             labels: (B, H, W), as `segal.functional.labels.has_class` takes them.
+            loss: Which; mean cross-entropy by default.
 
         Returns:
-            A float32 scalar. The sum over labelled pixels is divided by their number, or by the sum
-            of their class weights; it is 0, with a gradient of 0, where no pixel is labelled.
+            A float32 scalar; 0, with a gradient of 0, where no element is labelled.
         """
-        return self._mean_loss(model(images).logits.float(), class_indices(labels))
+        return loss(model(images).logits.float(), class_indices(labels))
 
     def ranked_training_loss(
         self,
@@ -149,11 +160,12 @@ class Task(ABC):
         ranking: LearningLossSettings,
         *,
         stop_gradient: bool,
+        loss: Loss = USUAL_LOSS,
     ) -> Tensor:
         """`training_loss`, and the loss of the network's loss-prediction module beside it.
 
-        The module predicts the mean loss of each image over its labelled pixels; images without
-        any are left out.
+        The module predicts the loss of each image by itself; images without a labelled element are
+        left out.
 
         Args:
             model: The network; it has such a module.
@@ -161,6 +173,7 @@ class Task(ABC):
             labels: Likewise.
             ranking: Weight and kind of the module's loss.
             stop_gradient: Whether the module's gradient ends at the feature maps.
+            loss: As `training_loss` takes it.
 
         Returns:
             A float32 scalar.
@@ -171,27 +184,11 @@ class Task(ABC):
         valid = has_class(target)
         used = valid.flatten(1).any(1)
         with torch.no_grad():
-            losses = self._image_losses(logits, target)
+            losses = loss.of_images(logits, target)
         maps = [x.detach() if stop_gradient else x for x in evidence.maps]
         predicted = model.loss_prediction.of_pixels(maps, valid, evidence.upsampling)
         auxiliary = ranking.loss(predicted[used], losses[used])
-        return self._mean_loss(logits, target) + ranking.weight * auxiliary
-
-    def _mean_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        weights = None if self.class_weights is None else self.class_weights.to(logits)
-        total = F.cross_entropy(logits, target, weight=weights, ignore_index=VOID, reduction="sum")
-        valid = has_class(target)
-        mass = valid.sum() if weights is None else weights[target[valid]].sum()
-        return total / torch.where(mass > 0, mass, 1)
-
-    def _image_losses(self, logits: Tensor, target: Tensor) -> Tensor:
-        """(B,) of each image what `_mean_loss` is of all."""
-        weights = None if self.class_weights is None else self.class_weights.to(logits)
-        each = F.cross_entropy(logits, target, weight=weights, ignore_index=VOID, reduction="none")
-        valid = has_class(target)
-        masses = valid if weights is None else weights[target.where(valid, 0)] * valid
-        mass = masses.flatten(1).sum(1)
-        return each.flatten(1).sum(1) / torch.where(mass > 0, mass, 1)
+        return loss(logits, target) + ranking.weight * auxiliary
 
     @abstractmethod
     def is_dataset(self, root: Path) -> bool:

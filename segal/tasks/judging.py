@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -26,6 +26,8 @@ _EVALUATIONS: tuple[type[Evaluation], ...] = (
     CocoEvaluation,
 )
 _METRICS = {evaluation.metric.key: evaluation.metric for evaluation in _EVALUATIONS}
+
+_SHOWN = 6  # classes in a line
 
 ONE_CLASS = 0.999
 """Share of what it is asked above which a network answers one class only."""
@@ -114,3 +116,39 @@ def one_answer(metrics: Mapping[str, Any]) -> str | None:
         return None
     name, percent = metric.classes(metrics)[most], math.floor(10_000 * share) / 100
     return f"the network answers {name!r} on {percent:g} % of the {metric.elements}"
+
+
+def never_predicted(metrics: Mapping[str, Any]) -> list[str]:
+    """Classes that the labels of a split show and that the network never predicts there.
+
+    Args:
+        metrics: Of the split, as `metrics.json` has them.
+
+    Returns:
+        Their names, in order; none where an answer is no class.
+    """
+    metric = metric_of(metrics)
+    if metric.answered is None:
+        return []
+    counts = zip(metric.labelled(metrics), metric.answered(metrics).tolist(), strict=True)
+    pairs = zip(metric.classes(metrics), counts, strict=True)
+    return [name for name, (labelled, answered) in pairs if labelled and not answered]
+
+
+def remark(metrics: Mapping[str, Any]) -> str | None:
+    """What to say beside a score of the classes that a network predicts; None where all is usual.
+
+    Args:
+        metrics: Of a split, as `metrics.json` has them.
+    """
+    one, never = one_answer(metrics), never_predicted(metrics)
+    if not never:
+        return one
+    absent = f"never predicts {named(never, _SHOWN)}"
+    return f"the network {absent}" if one is None else f"{one}, and {absent}"
+
+
+def named(names: Sequence[str], most: int) -> str:
+    """Names in quotes, at most so many of them."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more

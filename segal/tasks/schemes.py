@@ -22,6 +22,16 @@ class SchemeSettings(Protocol):
         ...
 
     @property
+    def loss(self) -> str | None:
+        """What is minimised, as `segal.tasks.losses.LossName` has it."""
+        ...
+
+    @property
+    def class_weights(self) -> str | tuple[float, ...]:
+        """As `segal.tasks.losses.ClassWeights` has it."""
+        ...
+
+    @property
     def learning_loss(self) -> LearningLossSettings | None:
         """Of a loss-prediction module, if one is trained."""
         ...

@@ -30,6 +30,7 @@ from segal.system.machine import autocast
 from segal.tasks import Task, task_of
 from segal.tasks.classes import check_classes
 from segal.tasks.schemes import Batch, Scheme, SemiSupervised
+from segal.training.balance import class_weights
 from segal.training.sampling import LabelledRegions, Samples, UnlabelledSamples
 from segal.training.settings import TrainSettings
 from segal.training.state import TrainingState, copy_weights, fingerprint
@@ -86,7 +87,7 @@ def train(
             not used. Images without any are unlabelled, and their labels are not read; nor are they
             themselves, unless the scheme asks for them. None: every image is labelled as a whole.
         validation: Measured now and then; the network ends with the weights that did best on it.
-        task: Gives the loss; None for the network's own, unweighted.
+        task: What the network is asked; None for what its specification says.
         device: Where to train.
         progress: Called after each step with the steps done, the steps in all, and the loss.
         checkpoint: File for the state of an unfinished training (safetensors). Where it exists, the
@@ -109,6 +110,8 @@ def train(
     scheme = task.training_scheme(settings)
     scheme.check(model)
     samples = _samples(dataset, labelled, settings, seed, task)
+    weights = class_weights(settings, dataset, samples.regions, each=task.answers.each)
+    scheme = task.training_scheme(settings, weights)
     run = _Run(
         model,
         samples,
@@ -185,7 +188,6 @@ class _Run:
         self.identity = {
             "seed": str(seed),
             "settings": fingerprint(settings.identity()),
-            "class weights": fingerprint(task.class_weights),
             "images": _fingerprint_images(samples.dataset),
             "labels": samples.dataset.digest(np.unique(samples.regions.images).tolist()),
             "labelled regions": fingerprint(samples.regions.images, samples.regions.boxes),

@@ -10,6 +10,7 @@ from segal.models.loss_prediction import LearningLoss
 from segal.models.mial import Mial
 from segal.system.machine import Precision
 from segal.system.sections import Aside, Result, Section, result_unless
+from segal.tasks.losses import CROSS_ENTROPY, ClassWeights, LossName
 
 
 def _crop_text(value: object) -> str:
@@ -45,6 +46,11 @@ class TrainSettings(Section):
         power: Of the poly schedule `(lr - min_lr) * (1 - step / iterations) ** power + min_lr`.
         momentum: Of `sgd`.
         weight_decay: On all parameters.
+        loss: What is minimised: `cross_entropy`, `focal`, `dice`, `lovasz`, or the sum of two of
+            them such as `cross_entropy+dice`, as docs/losses.md defines them. None: cross-entropy,
+            or the losses that a detector brings.
+        class_weights: `none`; a factor for each class, in the order of the classes; or `balanced`:
+            n / (k n_c) for class c, with n_c of n labelled elements and k classes that have any.
         grad_clip: Largest norm of the network's gradient (and of the loss-prediction module's own);
             None leaves it as it is.
         augment: `usual`, or `none` for samples that are the images. Where images have a class as
@@ -77,6 +83,8 @@ class TrainSettings(Section):
     power: Result[float] = Field(default=0.9, gt=0)
     momentum: Result[float] = Field(default=0.9, ge=0, lt=1)
     weight_decay: Result[float] = Field(default=5e-4, ge=0)
+    loss: Annotated[LossName, result_unless(None, CROSS_ENTROPY)] = None
+    class_weights: Annotated[ClassWeights, result_unless("none")] = "none"
     grad_clip: Result[float | None] = Field(default=None, gt=0)
     augment: Annotated[Literal["usual", "crop", "resized_crop", "none"], result_unless("usual")] = (
         "usual"
@@ -104,6 +112,11 @@ class TrainSettings(Section):
             raise ValueError("batch_size: expected at least 2, unless batchnorm is frozen")
         if self.batch_size < 2 and self.learning_loss is not None:
             raise ValueError("batch_size: expected at least 2 for learning_loss, which ranks pairs")
+        if self.loss == "lovasz" and self.class_weights != "none":
+            raise ValueError(
+                "class_weights: expected none with loss lovasz, a mean over classes without factors"
+                "|leave them out, or add a loss that takes them, such as cross_entropy+lovasz"
+            )
         if self.mial is not None and self.learning_loss is not None:
             raise ValueError("mial: expected no learning_loss beside it|leave one of them out")
         least = 0 if self.mial is None else sum(self.mial.lengths)

@@ -11,6 +11,7 @@ from segal.functional.curves import (
     area_ratio,
     band,
     cost_at,
+    noise,
     trapezoid_weights,
 )
 
@@ -131,3 +132,15 @@ def test_other_mistakes_are_refused() -> None:
         annotation_saving([-1, 2], [0, 1], [1, 2], [0, 1])
     with pytest.raises(ValueError, match=r"\(seeds, budgets\)"):
         band([0.1, 0.2])
+
+
+def test_noise_is_pooled_over_places_and_arms() -> None:
+    generator = np.random.default_rng(0)
+    arms = [generator.normal(10 * i, 3.0, (4, 50)) for i in range(6)]
+    arms[0][1, 7] = np.nan
+    places = [column[~np.isnan(column)] for arm in arms for column in arm.T]
+    squares = sum(((column - column.mean()) ** 2).sum() for column in places)
+    expected = np.sqrt(squares / sum(len(column) - 1 for column in places))
+    assert noise(arms) == pytest.approx(expected, rel=1e-12)
+    assert noise(arms) == pytest.approx(3.0, rel=0.1)
+    assert noise([]) == noise([np.ones((1, 9))]) == noise([np.full((3, 2), np.nan)]) == 0.0

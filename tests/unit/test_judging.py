@@ -20,12 +20,21 @@ from segal.comparison import Question, analyse, gather, statement
 from segal.errors import SegalError
 from segal.functional.significance import statistics_permutation
 from segal.jobs.comparing.report import write_report
+from segal.jobs.rounds.results import NeverPredicted
 from segal.reporting import details
 from segal.reporting.tables import Table, number, words
 from segal.runs.history import EVALUATION_FILE, METRICS_FILE, read_history
 from segal.tasks.classification.evaluation import ClassificationEvaluation, MultilabelEvaluation
-from segal.tasks.judging import metric_of, one_answer, read_evaluation, shown_score
-from segal.tasks.segmentation.evaluation import SegmentationEvaluation
+from segal.tasks.judging import (
+    metric_of,
+    named,
+    never_predicted,
+    one_answer,
+    read_evaluation,
+    remark,
+    shown_score,
+)
+from segal.tasks.segmentation.evaluation import SegmentationEvaluation, SegmentationMetrics
 from tests.fake_runs import make_comparison, make_run
 
 NAMES = ("cat", "dog", "eel", "fox")
@@ -202,6 +211,42 @@ def test_one_answer_is_told_of_images():
     assert one_answer(metrics) == "the network answers 'dog' on 100 % of the images"
     assert one_answer(classified().metrics.as_dict()) is None
     assert one_answer(ranked().metrics.as_dict()) is None  # the order is what counts
+
+
+def test_classes_that_are_never_predicted_are_told():
+    labels = np.array([0, 0, 1, 2, 2, -1], np.int32)
+    predictions = np.array([0, 1, 1, 0, 1, 3], np.int32)
+    metrics = ClassificationEvaluation(NAMES, paths(6), labels, predictions).metrics.as_dict()
+    # The last class is not labelled: that it is not predicted either is right.
+    assert never_predicted(metrics) == [NAMES[2]]
+    assert remark(metrics) == f"the network never predicts {NAMES[2]!r}"
+    right = ClassificationEvaluation(NAMES, paths(6), labels, labels.clip(0)).metrics.as_dict()
+    assert never_predicted(right) == [] and remark(right) is None
+    assert never_predicted(ranked().metrics.as_dict()) == []
+    one = ClassificationEvaluation(NAMES, paths(6), labels, 0 * labels).metrics.as_dict()
+    assert remark(one) == (
+        f"the network answers {NAMES[0]!r} on 100 % of the images, and never predicts "
+        f"{NAMES[1]!r}, {NAMES[2]!r}"
+    )
+    assert named(["a", "b", "c"], 2) == "'a', 'b' and 1 more"
+
+
+def test_a_run_tells_in_which_rounds_a_class_was_never_predicted():
+    confusions = [
+        [[5, 0, 0], [2, 0, 0], [1, 0, 0]],
+        [[5, 0, 0], [1, 1, 0], [1, 0, 0]],
+        [[5, 0, 0], [2, 0, 0], [1, 0, 0]],
+    ]
+    never = NeverPredicted()
+    for i, confusion in enumerate(confusions):
+        metrics = SegmentationMetrics.of(np.array(confusion), ("a", "b", "c")).as_dict()
+        fine = SegmentationMetrics.of(np.eye(3, dtype=np.int64), ("a", "b", "c")).as_dict()
+        never.look(i, {"validation": fine, "test": metrics}, ["validation", "test"])
+    assert never.notes() == [
+        "Classes that test has and the network never predicts there: 'c' in every round; "
+        "'b' in rounds 0, 2."
+    ]
+    assert NeverPredicted().notes() == []
 
 
 def test_nothing_labelled_is_no_score():

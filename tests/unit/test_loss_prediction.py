@@ -18,6 +18,7 @@ from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_che
 from segal.models.loss_prediction import LossPrediction, mean_over_pixels, ranking_loss
 from segal.models.spec import ModelSpec
 from segal.models.wrapped import FEATURE_MAPS
+from segal.tasks.losses import Loss
 from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
 from segal.training.loop import TrainSettings, train
@@ -219,8 +220,11 @@ def test_ranked_training_loss_the_long_way_round(class_weights):
     images, labels = batch()
     images = images.double()
     chosen = settings(learning_loss={"weight": 0.3, "margin": 0.8}).learning_loss
-    task = Segmentation(class_weights)
-    loss = task.ranked_training_loss(model, images, labels, chosen, stop_gradient=False)
+    task = Segmentation()
+    weighted = Loss(weights=None if class_weights is None else torch.tensor(class_weights))
+    loss = task.ranked_training_loss(
+        model, images, labels, chosen, stop_gradient=False, loss=weighted
+    )
 
     evidence = model(images, (FEATURE_MAPS,))
     predicted, losses = [], []
@@ -249,7 +253,7 @@ def test_ranked_training_loss_the_long_way_round(class_weights):
         )
         for i in (0, 2)
     ]
-    expected = task.training_loss(model, images, labels) + 0.3 * sum(pairs) / 2
+    expected = task.training_loss(model, images, labels, weighted) + 0.3 * sum(pairs) / 2
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -308,9 +312,9 @@ class NotingTask(Segmentation):
         super().__init__()
         self.stopped, self.scores, self.seen = [], list(scores), []
 
-    def ranked_training_loss(self, *arguments, stop_gradient):
+    def ranked_training_loss(self, *arguments, stop_gradient, loss):
         self.stopped.append(stop_gradient)
-        return super().ranked_training_loss(*arguments, stop_gradient=stop_gradient)
+        return super().ranked_training_loss(*arguments, stop_gradient=stop_gradient, loss=loss)
 
     def evaluate(self, model, dataset, **_):
         self.seen.append(weights(model))

@@ -330,6 +330,46 @@ def test_learning_curves_show_two_points_at_least(tmp_path, monkeypatch):
     assert {c.least_span for c in seen if c.slug != "learning-curves"} <= {0.0}
 
 
+def test_curves_within_the_noise_of_seeds_do_not_fill_the_axis(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(charts, "svg", lambda chart, *size: "<svg></svg>")
+    monkeypatch.setattr(charts, "png", lambda chart: seen.append(chart) or b"")
+    for arm in (1, 2):
+        for seed, lift in enumerate((-0.04, 0.0, 0.04)):
+            scores = [0.5 + lift + 0.001 * (arm + n) for n in range(2)]
+            make_run(
+                tmp_path / f"{arm}-{seed}", strategy={"name": "uwe", "tau": arm}, seed=seed,
+                scores=scores, measured=False,
+            )  # fmt: skip
+    write_report(sorted(tmp_path.iterdir()), tmp_path / "r.html")
+    (curves,) = [chart for chart in seen if chart.slug == "learning-curves"]
+    assert curves.least_span == pytest.approx(4 * 4.0, rel=0.05)  # the seeds' sd is four points
+
+
+def test_what_networks_never_predict_follows_the_result(tmp_path):
+    runs = [make_run(tmp_path / str(i), seed=i, measured=False) for i in range(2)]
+    other = make_run(tmp_path / "random", strategy="random", measured=False)
+    arms = gather({"uwe": [read_history(run) for run in runs], "random": [read_history(other)]})
+    assert results.never_line(arms) is None
+    for run, names in ((runs[0], ("sign", "car")), (other, ("sign",))):
+        for file in run.glob("rounds/*/metrics.json"):
+            metrics = json.loads(file.read_text())
+            confusion = np.array(metrics["test"]["confusion"])
+            for name in names:
+                column = list(metrics["test"]["iou"]).index(name)
+                confusion[:, 0] += confusion[:, column]
+                confusion[:, column] = 0
+            metrics["test"]["confusion"] = confusion.tolist()
+            file.write_text(json.dumps(metrics))
+    arms = gather({"uwe": [read_history(run) for run in runs], "random": [read_history(other)]})
+    assert results.never_line(arms) == (
+        "In the last round, classes of test are never predicted: 'sign' by 2 of 3 networks "
+        "(random, uwe); 'car' by 1 of 3 networks (uwe)."
+    )
+    page = write_report([runs[0]], tmp_path / "r.html").read_text()
+    assert page.index("reaches a mIoU of") < page.index("are never predicted: ")
+
+
 def test_clicks_that_are_not_known_are_an_error(tmp_path):
     run = read_history(make_run(tmp_path / "a", clicks=False, measured=False, scores=(0.4,)))
     arms = gather([run])

@@ -11,6 +11,7 @@ from torch import nn
 from segal.candidates.regions import RegionSize
 from segal.errors import SegalError
 from segal.models.spec import ModelSpec
+from segal.tasks.losses import Loss
 from segal.tasks.segmentation.evaluation import SegmentationMetrics
 from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
@@ -101,7 +102,8 @@ def test_class_weights_as_in_torch():
     expected = F.cross_entropy(
         model(images).logits, labels.long(), torch.tensor(weights), ignore_index=255
     )
-    loss = Segmentation(weights).training_loss(model, images, labels)
+    weighted = Loss(weights=torch.tensor(weights))
+    loss = Segmentation().training_loss(model, images, labels, weighted)
     torch.testing.assert_close(loss, expected)
 
 
@@ -110,7 +112,8 @@ def test_no_labelled_pixel_gives_zero_and_no_nan(weights):
     model = make_model().train()
     images, labels = inputs(model)
     labels[:] = 255 if weights is None else 2
-    loss = Segmentation(weights).training_loss(model, images, labels)
+    weighted = Loss(weights=None if weights is None else torch.tensor(weights))
+    loss = Segmentation().training_loss(model, images, labels, weighted)
     loss.backward()
     assert loss.item() == 0
     for parameter in model.parameters():

@@ -286,7 +286,8 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path, changes):
         ("images", {"dataset": Dataset(count=7)}),
         ("labels", {"dataset": relabelled(3)}),
         ("validation images, another validation labels", {"validation": Dataset(count=2)}),
-        ("class weights", {"task": Segmentation([1.0, 1.0, 2.0])}),
+        ("settings", {"settings": settings(checkpoint_every=3, class_weights="1,1,2")}),
+        ("settings", {"settings": settings(checkpoint_every=3, loss="dice")}),
         ("network", {"model": make_model(seed=1)}),
     ],
 )

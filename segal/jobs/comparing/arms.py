@@ -23,6 +23,7 @@ from segal.runs.run_folder import fingerprint
 from segal.strategies.base import Strategy
 from segal.system.console import bar
 from segal.tasks import find_task
+from segal.training.balance import check_class_weights
 
 _TOLERANCE = Fraction(1, 100)
 _MAY_DIFFER = {"strategy", "region", "budgets"}
@@ -227,6 +228,7 @@ def check_networks(arms: Sequence[Arm]) -> None:
             outline = find_task(arm.config.task).outline(data, data.train)
             models[network] = initial_model(arm.config, outline).eval()
         try:
+            check_class_weights(arm.config.train, models[network].spec.class_names)
             check_network(arm.strategy, models[network])
         except SegalError as error:
             errors.append(error.renamed(f"arms.{arm.name}: {error.problem}"))

@@ -28,7 +28,13 @@ from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
 from segal.jobs.prices import drawn_prices
 from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
 from segal.jobs.rounds.inspection import Inspection
-from segal.jobs.rounds.results import Bought, SeenClasses, say_score, summary
+from segal.jobs.rounds.results import (
+    Bought,
+    NeverPredicted,
+    SeenClasses,
+    say_score,
+    summary,
+)
 from segal.jobs.rounds.run_data import RunData
 from segal.jobs.rounds.scan import RoundScan
 from segal.jobs.rounds.takeover import take_over
@@ -104,7 +110,9 @@ class Rounds:
         self.start = start
         self.region = RegionSize.parse(config.region)
         self.bought = Bought()
-        self.seen = SeenClasses(self.oracle, self.outline.class_names)
+        balanced = config.train.class_weights == "balanced"
+        self.seen = SeenClasses(self.oracle, self.outline.class_names, balanced=balanced)
+        self.never = NeverPredicted()
         self.notes = list(data.notes)
         self.chain = data.fingerprint()
         self._model: tuple[int, Model] | None = None
@@ -266,6 +274,7 @@ class Rounds:
         share = self.bought.pixels / int(self.areas.sum())
         metrics = self.metrics(number)
         say_score(number, self.bought, share, metrics, list(self.held_out))
+        self.never.look(number, metrics, list(self.held_out))
         for name in self.held_out:
             if said := one_answer(metrics[name]):
                 self.notes.append(f"Round {number}: {said} of {name}.")
@@ -435,7 +444,7 @@ class Rounds:
     def summarise(self) -> None:
         """Writes what the run came to."""
         reference = None
-        self.notes += self.seen.notes()
+        self.notes += [*self.seen.notes(), *self.never.notes()]
         if "val" in {need.of for need in needs_of(self.strategy)}:
             reference = reference_cost(self.held_out["validation"])
             name = str(self.config.strategy["name"])

@@ -16,7 +16,9 @@ from segal.runs.oracle import Oracle
 from segal.runs.run_folder import fingerprint
 from segal.system.console import say
 from segal.system.machine import describe
-from segal.tasks.judging import metric_of, one_answer, shown_score
+from segal.tasks.judging import metric_of, named, never_predicted, remark, shown_score
+
+_MOST_NAMES = 20
 
 
 @dataclass
@@ -54,10 +56,11 @@ class SeenClasses:
     Args:
         oracle: Knows the labels.
         names: Of the classes.
+        balanced: Whether classes are weighted by how much is labelled of each.
     """
 
-    def __init__(self, oracle: Oracle, names: Sequence[str]) -> None:
-        self.oracle, self.names = oracle, names
+    def __init__(self, oracle: Oracle, names: Sequence[str], *, balanced: bool) -> None:
+        self.oracle, self.names, self.balanced = oracle, names, balanced
         self.unit = oracle.task.metric.elements
         self.since: dict[int, int] = {}
         self._looked_at: dict[str, int] = {}
@@ -88,10 +91,54 @@ class SeenClasses:
         ]
         if not late:
             return []
+        weights = "; balanced class weights are of the others." if self.balanced else "."
         return [
             f"Classes without a labelled {one_of(self.unit)}: {', '.join(late)}. Nothing is learnt "
-            "of a class that is not shown."
+            f"of a class that is not shown{weights}"
         ]
+
+
+class NeverPredicted:
+    """Which classes the networks of a run never predict, by split.
+
+    Attributes:
+        rounds: How many were looked at.
+    """
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self._found: dict[str, dict[str, list[int]]] = {}
+
+    def look(self, number: int, metrics: Mapping[str, Any], splits: Collection[str]) -> None:
+        """Looks at the metrics of a round; arguments are as of `say_score`."""
+        self.rounds += 1
+        for split in splits:
+            for name in never_predicted(metrics[split]):
+                self._found.setdefault(split, {}).setdefault(name, []).append(number)
+
+    def notes(self) -> list[str]:
+        """What to tell of each split, classes that are longest without a prediction first."""
+        notes = []
+        for split, found in self._found.items():
+            by_rounds: dict[tuple[int, ...], list[str]] = {}
+            for name, numbers in found.items():
+                by_rounds.setdefault(tuple(numbers), []).append(name)
+            longest = sorted(by_rounds, key=lambda numbers: (-len(numbers), numbers))
+            parts = [
+                f"{named(by_rounds[numbers], _MOST_NAMES)} {self._when(numbers)}"
+                for numbers in longest
+            ]
+            notes.append(
+                f"Classes that {split} has and the network never predicts there: "
+                f"{'; '.join(parts)}."
+            )
+        return notes
+
+    def _when(self, numbers: Sequence[int]) -> str:
+        if len(numbers) == self.rounds:
+            return "in every round"
+        shown = ", ".join(map(str, numbers))
+        return f"in round {shown}" if len(numbers) == 1 else f"in rounds {shown}"
 
 
 def say_score(
@@ -110,9 +157,9 @@ def say_score(
     metric = metric_of(metrics[next(iter(splits))])
     drawn = f" with {bought.clicks:,} {metric.clicks}" if metric.per_clicks else ""
     for name in splits:
-        said = one_answer(metrics[name])
-        remark = f" ({said})" if said else ""
-        scores.append(f"{shown_score(metrics[name])} on {name}{remark}")
+        said = remark(metrics[name])
+        beside = f" ({said})" if said else ""
+        scores.append(f"{shown_score(metrics[name])} on {name}{beside}")
     labelled = f"{100 * share:.2f} % of the {metric.elements}{drawn} are labelled"
     say(f"Round {number}: {labelled}, " + ", ".join(scores))
 

@@ -8,6 +8,7 @@ import yaml
 
 from segal.config import RunConfig
 from segal.jobs.inputs import check_channels, refuse_out_within
+from segal.jobs.losses import TrainedBy
 from segal.jobs.network import (
     check_sizes,
     draw_scenes,
@@ -20,13 +21,15 @@ from segal.jobs.own_code import code_notes, identity_of
 from segal.jobs.picks import measured_with
 from segal.jobs.rounds.loop import Rounds
 from segal.jobs.rounds.run_data import RunData, check_budgets
-from segal.jobs.strategies import check_network
+from segal.jobs.strategies import check_network, notes_of_loss
 from segal.runs.history import COMMAND, CONFIG_FILE, History, read_history
 from segal.runs.ledger import Ledger
 from segal.strategies.base import Strategy
+from segal.system.console import tell
 from segal.system.files import write_bytes
 from segal.system.machine import find_device, precision_note, use_threads
 from segal.tasks import find_task
+from segal.training.balance import check_class_weights
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,12 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     refuse_out_within(config.out, config.data.root, "data set")
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
+    of_loss = notes_of_loss(strategy, TrainedBy.settings(config.train))
+    tell(*of_loss)
     draw_scenes(config.data)
     data = RunData.open(config)
     check_budgets(config, data)
+    check_class_weights(config.train, data.pool_set.classes.names)
     task = find_task(config.task)
     model = initial_model(config, task.outline_of(data.pool_set))
     check_channels(model.spec, *data.pools())
@@ -72,7 +78,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     measured = measured_with(model) if config.measure_picks else ()
     del model
     identity = identity_of(config)
-    notes = [*notes, *code_notes(identity)]
+    notes = [*notes, *of_loss, *code_notes(identity)]
     with Ledger.open(config.out, COMMAND, identity) as ledger:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_bytes(config.out / CONFIG_FILE, text.encode())

@@ -17,14 +17,14 @@ from segal.data.image_list import images_at
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool, first_shape, open_pool
 from segal.data.transforms import stack_images
-from segal.errors import SegalError
+from segal.errors import SegalError, raise_all
 from segal.models.loss_prediction import LearningLossSettings
 from segal.models.spec import Answers
 from segal.models.wrapped import Model
 from segal.signals.base import Signal
 from segal.system.files import is_there
 from segal.system.machine import autocast
-from segal.tasks.base import Task
+from segal.tasks.base import USUAL_LOSS, Task
 from segal.tasks.classes import ClassNames
 from segal.tasks.detection.costs import bought
 from segal.tasks.detection.datasets import (
@@ -56,6 +56,7 @@ from segal.tasks.detection.transforms import BoxTransform
 from segal.tasks.drawing import Drawn, PictureWords
 from segal.tasks.evaluation import Evaluation, Metric
 from segal.tasks.explaining import Explainer, Explaining
+from segal.tasks.losses import Loss
 from segal.tasks.options import (
     Augmentation,
     InputShape,
@@ -186,19 +187,41 @@ class Detection(Task):
         ]
         return stack_images(padded), Targets.of([objects for _, objects in samples], sizes)
 
-    def training_scheme(self, settings: SchemeSettings) -> Scheme:
-        """As `Task.training_scheme`; the stages of MIAL for two class heads."""
+    def training_scheme(
+        self, settings: SchemeSettings, class_weights: Tensor | None = None
+    ) -> Scheme:
+        """As `Task.training_scheme`; the stages of MIAL for two class heads.
+
+        Raises:
+            SegalError: For a loss or class weights: detectors bring their losses.
+        """
+        said = {"loss": settings.loss, "class_weights": settings.class_weights}
+        raise_all(
+            [
+                SegalError(
+                    f"train.{key}: not for {self.name}",
+                    expected="no such setting: detectors bring their own losses of boxes",
+                    got=str(value),
+                    remedy=f"leave train.{key} out",
+                )
+                for key, value in said.items()
+                if value not in {None, "none"}
+            ]
+        )
         if settings.mial is None:
             return super().training_scheme(settings)
         return MultipleInstance(settings.mial, settings.iterations)
 
-    def training_loss(self, model: Model, images: Tensor, labels: Any) -> Tensor:
+    def training_loss(
+        self, model: Model, images: Tensor, labels: Any, loss: Loss = USUAL_LOSS
+    ) -> Tensor:
         """The sum of the library's own losses of a batch.
 
         Args:
             model: The network.
             images: (B, 3, H, W), normalised, padded.
             labels: `Targets`.
+            loss: Not used, nor can another one be configured.
         """
         assert isinstance(model, DetectionModel)
         assert isinstance(labels, Targets)
@@ -213,6 +236,7 @@ class Detection(Task):
         ranking: LearningLossSettings,
         *,
         stop_gradient: bool,
+        loss: Loss = USUAL_LOSS,
     ) -> Tensor:
         """As `Task.ranked_training_loss`; the module's gradient never reaches the network."""
         assert isinstance(model, DetectionModel)
