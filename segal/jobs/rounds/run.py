@@ -23,7 +23,7 @@ from segal.jobs.rounds.run_data import RunData, check_budgets
 from segal.jobs.strategies import check_network
 from segal.runs.history import COMMAND, CONFIG_FILE, History, read_history
 from segal.runs.ledger import Ledger
-from segal.strategies.base import Strategy
+from segal.strategies.base import Strategy, check_images
 from segal.system.files import write_bytes
 from segal.system.machine import find_device, precision_note, use_threads
 from segal.tasks import find_task
@@ -62,6 +62,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     draw_scenes(config.data)
     data = RunData.open(config)
     check_budgets(config, data)
+    check_images(strategy, data.pool_set.pool.paths)
     task = find_task(config.task)
     model = initial_model(config, task.outline_of(data.pool_set))
     check_channels(model.spec, *data.pools())
