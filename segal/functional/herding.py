@@ -210,7 +210,7 @@ class _Gains:
     def _refresh(self, ids: Tensor) -> None:
         """Brings the gains of rows up to date."""
         pending = self._log.since(self._seen[ids])
-        anew = pending > self.rows.count
+        anew = pending > self._log.room
         self._evaluate(ids[anew])
         self._lower(ids[~anew])
 
@@ -294,11 +294,12 @@ class _Log:
 
     Attributes:
         now: How many picks there are.
+        room: How many entries are kept at most.
     """
 
     def __init__(self, room: int) -> None:
         self.now = 0
-        self._room, self._start = room, 0
+        self.room, self._start = room, 0
         self._entries: list[_Entries] = []
         self._totals = [0]  # entries before each pick
 
@@ -306,7 +307,7 @@ class _Log:
         self._entries.append(_Entries(rows, old, new))
         self._totals.append(self._totals[-1] + len(rows))
         self.now += 1
-        while self._totals[-1] - self._totals[self._start] > self._room:
+        while self._totals[-1] - self._totals[self._start] > self.room:
             self._entries.pop(0)
             self._start += 1
 
@@ -314,7 +315,7 @@ class _Log:
         """How many entries there are since some picks; more than there is room for if unknown."""
         totals = torch.tensor(self._totals, device=seen.device)
         pending = self._totals[-1] - totals[seen.clamp(min=0)]
-        return pending.masked_fill_(seen < 0, self._room + 1)
+        return pending.masked_fill_(seen < 0, self.room + 1)
 
     def read(self, start: int, stop: int, chunk: int) -> list[_Entries]:
         """What picks from one to another changed, in parts of at most `chunk` entries."""
