@@ -37,11 +37,13 @@ class TypiClust:
     1 / (mean distance to its `neighbours` nearest neighbours in the cluster that are not picked).
     Clusters of fewer than `smallest` come last (Hacohen et al., section 3 and appendix F).
 
-    | parameter | paper                 | code                             |
-    |-----------|-----------------------|----------------------------------|
-    | distance  | euclidean             | squared                          |
-    | smallest  | 5                     | 6                                |
-    | k-means   | of up to 50 clusters, minibatch above | Lloyd's from k-means++ here |
+    | parameter | paper (default) | code    |
+    |-----------|-----------------|---------|
+    | distance  | euclidean       | squared |
+    | smallest  | 5               | 6       |
+
+    Above 50 clusters the authors take minibatch k-means; here it is Lloyd's algorithm from
+    k-means++ seeding at any number.
 
     At most half of a cluster counts as neighbours, as in the code. Small clusters, and more picks
     than a cluster has candidates, the texts leave out: small ones follow where the others are used

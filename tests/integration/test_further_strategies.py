@@ -14,12 +14,14 @@ from segal.scenes.synthetic import make_scenes
 from tests.conftest import CLASSES
 from tests.quick_run import quick_run
 
+ARCHITECTURE = "tests.tiny_network:build"
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("tiny") / "model.safetensors"
-    save_checkpoint(build_model(make_spec("tests.tiny_network:build", "", CLASSES)).eval(), path)
+    save_checkpoint(build_model(make_spec(ARCHITECTURE, "", CLASSES)).eval(), path)
     return path
 
 
@@ -47,8 +49,9 @@ SELECTIONS = [
 def test_selects_from_the_command_line(segal, image_folder, tiny, tmp_path, name, extra, note):
     count = 6
     code, _, stderr = segal(
-        "select", "--images", image_folder, "--checkpoint", tiny, "--region", "32", "--budget",
-        count, "--strategy", name, "--out", tmp_path / "out", "overlays=0", *extra,
+        "select", "--images", image_folder, "--checkpoint", tiny, "--arch", ARCHITECTURE,
+        "--region", "32", "--budget", count, "--strategy", name, "--out", tmp_path / "out",
+        "overlays=0", *extra,
     )  # fmt: skip
     assert code == 0, stderr
     selected = read_selection(tmp_path / "out" / "selection.csv")

@@ -1,6 +1,7 @@
 """Picks that are kept apart: the function, the option, and names without numbers."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from segal.candidates.table import CandidateTable
 from segal.errors import SegalError
 from segal.functional.spreading import spread_out
+from segal.jobs.comparing import arms
 from segal.jobs.strategies import configure_selection
 from segal.strategies.base import at_round, check_images
 from segal.strategies.clasp import ClassStratifiedPower
@@ -150,9 +152,8 @@ def test_a_strategy_with_a_schedule_keeps_it():
 def test_the_command_line_refuses_before_it_scans(
     segal, image_folder, tmp_path, command, checkpoint
 ):
-    names = sorted(image_folder.rglob("*.png"))
-    for path in names[:2]:
-        path.rename(path.with_name(path.stem.replace(" ", "").rstrip("0123456789") + "x.png"))
+    for name, path in zip("xy", sorted(image_folder.rglob("*.png")), strict=False):
+        path.rename(path.with_name(f"{name}.png"))
     given = (command, "--images", image_folder, "--region", "32", "--budget", "5")
     given += ("--strategy", "entropy", "--checkpoint", checkpoint, "strategy.spread.frames=2")
     out = ("--out", tmp_path / "out") if command == "select" else ()
@@ -167,3 +168,26 @@ def test_strategies_that_have_the_option_say_so(segal):
     told = {one["name"]: one["spread"] for one in json.loads(stdout)}
     assert told["entropy"] == told["pixbal"] == ["per_image", "frames"]
     assert told["coreset"] == told["random"] == []
+
+
+def test_arms_of_a_comparison_are_looked_at_before_the_first_run(monkeypatch):
+    opened = []
+
+    class Pool:
+        def __init__(self, config):
+            opened.append(config)
+
+        paths = ("a.png", "seq_1.png")
+
+    monkeypatch.setattr(arms, "_Pool", Pool)
+    video = spread(Entropy(), Spread(frames=2))
+    listed = [
+        SimpleNamespace(name=name, strategy=strategy, config=name)
+        for name, strategy in (("plain", Entropy()), ("far", video), ("farther", video))
+    ]
+    with pytest.raises(SegalError) as caught:
+        arms.check_pools(listed)
+    assert "arms.far: strategy.spread.frames" in str(caught.value)
+    assert "arms.farther: strategy.spread.frames" in str(caught.value)
+    assert opened == ["far"]
+    arms.check_pools(listed[:1])
