@@ -25,6 +25,8 @@ def strategies(
         typer.echo(f"  picks:      {entry['direction'] or 'not by a score'}")
         typer.echo(f"  measures:   {', '.join(entry['signals']) or 'nothing'}")
         typer.echo(f"  parameters: {parameters}")
+        if entry["spread"]:
+            typer.echo(f"  options:    {', '.join(f'spread.{key}' for key in entry['spread'])}")
         if entry["presets"]:
             typer.echo(f"  presets:    {', '.join(entry['presets'])}")
         typer.echo(f"  source:     {entry['source']}")

@@ -2,6 +2,7 @@
 
 from segal.functional.coverage import remaining_pixels
 from segal.functional.distances import OuterProducts
+from segal.functional.herding import herding_order
 from segal.functional.k_center import k_center_greedy, k_center_order
 from segal.functional.kmeans_plusplus import k_means_plusplus
 from segal.functional.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
@@ -11,7 +12,9 @@ from segal.functional.pooling import (
     pool_boxes,
     pool_grid,
 )
+from segal.functional.purity import pure_radius
 from segal.functional.ranking import rank, top_k
+from segal.functional.spreading import spread_out
 from segal.functional.uncertainty import bvsb, entropy, least_confidence, margin
 
 __all__ = [
@@ -19,6 +22,7 @@ __all__ = [
     "bvsb",
     "confusion_matrix",
     "entropy",
+    "herding_order",
     "interpolation_matrix",
     "interval_weights",
     "iou",
@@ -31,7 +35,9 @@ __all__ = [
     "pixel_accuracy",
     "pool_boxes",
     "pool_grid",
+    "pure_radius",
     "rank",
     "remaining_pixels",
+    "spread_out",
     "top_k",
 ]

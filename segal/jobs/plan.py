@@ -23,7 +23,7 @@ from segal.models.wrapped import Model
 from segal.runs.acquisition import Offer
 from segal.scanning.scan import Scan
 from segal.signals import Signal
-from segal.strategies.base import PassContext, Strategy
+from segal.strategies.base import PassContext, Strategy, check_images
 from segal.system.console import bar, tell
 from segal.system.machine import find_device, peak_memory_bytes, precision_note, use_threads
 from segal.tasks import find_task
@@ -115,6 +115,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     if model is not None:
         check_channels(model.spec, pool)
         check_image_sizes(model, image_shapes(pool))
+    check_images(strategy, pool.paths)
     notes, whole = [*pool.notes(), *copies_notes(pool, unique=config.unique)], pool
     labelled = labels.labelled.boxes(pool)
     if config.unique:

@@ -51,7 +51,7 @@ from segal.runs.ledger import Ledger, Purchase
 from segal.runs.run_folder import fingerprint
 from segal.scanning.scan import Scan
 from segal.signals import Signal
-from segal.strategies.base import PassContext, Strategy
+from segal.strategies.base import PassContext, Strategy, check_images
 from segal.system.console import bar, say, tell
 from segal.system.files import write_bytes, write_json
 from segal.system.machine import (
@@ -263,6 +263,7 @@ class _Selection:
         slow = precision_note(self.device, self.config.precision)
         self.notes += [slow] if slow else []
         self.notes += copies_notes(whole, unique=self.config.unique)
+        check_images(self.strategy, whole.paths)
         labelled = self.labels.labelled.boxes(whole)
         if self.config.unique:
             pool, labelled = without_copies(whole, labelled)

@@ -16,11 +16,14 @@ from segal.models.wrapped import Model, NoHeadError
 from segal.signals import AsksOfNetwork, Discrepancy, ReadsLossPrediction, Signal
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
+from segal.strategies.spread import Spread, spread
 from segal.tasks import TASKS, find_task, task_of
 
 Config = TypeVar("Config", SelectConfig, RunConfig)
 
 _DEFAULT = "uwe"
+_SPREAD = "spread"
+"""The option of every strategy that orders by a score; no parameter of its own has that name."""
 
 
 def configure_selection(raw: Mapping[str, Any]) -> tuple[SelectConfig, Strategy]:
@@ -218,7 +221,27 @@ def _make(named: object) -> tuple[Strategy | None, list[SegalError]]:
         return None, [error]
     if not _is_strategy(kind):
         return None, [_no_strategy(str(named["name"]), kind)]
-    return validate(kind, {k: v for k, v in named.items() if k != "name"}, "strategy")
+    own = {key: value for key, value in named.items() if key not in ("name", _SPREAD)}
+    strategy, mistakes = validate(kind, own, "strategy")
+    given = named.get(_SPREAD)
+    if given is None:
+        return strategy, mistakes
+    apart, further = validate(Spread, given, f"strategy.{_SPREAD}")
+    if getattr(kind, "direction", None) is None:
+        further.append(_not_ordered(str(named["name"])))
+    if strategy is None or apart is None:
+        return None, mistakes + further
+    return spread(strategy, apart), mistakes + further
+
+
+def _not_ordered(name: str) -> SegalError:
+    ordered = [one for one in STRATEGIES if STRATEGIES.get(one).direction is not None]
+    return SegalError(
+        f"strategy.{_SPREAD}: {name} does not order by a score",
+        expected=f"one of {', '.join(ordered)}",
+        got=name,
+        remedy=f"leave strategy.{_SPREAD} out",
+    )
 
 
 def _is_strategy(kind: object) -> bool:
@@ -263,6 +286,7 @@ def _describe(name: str, kind: Any, package: str) -> dict[str, Any]:
             "summary": (inspect.getdoc(kind) or "").split("\n")[0],
             "direction": strategy.direction,
             "parameters": {f.name: getattr(strategy, f.name) for f in fields(kind)},
+            "spread": [f.name for f in fields(Spread)] if strategy.direction else [],
             "signals": [signal.column for signal in _first_signals(strategy)],
             "presets": sorted(getattr(kind, "presets", {})),
             "uses_reference_labels": strategy.uses_reference_labels,

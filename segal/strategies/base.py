@@ -1,9 +1,9 @@
 """What a strategy is: it names signals, and orders the candidate table."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -118,6 +118,52 @@ class Strategy(Protocol):
             unless the strategy says that it plans for the whole count.
         """
         ...
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A strategy that picks otherwise from round to round."""
+
+    def at_round(self, number: int, rounds: int) -> Any:
+        """The strategy of a round; its signals are the same in all of them.
+
+        Args:
+            number: Of the round, from 0.
+            rounds: How many rounds select.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksImages(Protocol):
+    """A strategy that not every pool will do for, and that can tell before work starts."""
+
+    def check_images(self, paths: Sequence[str]) -> None:
+        """Raises a SegalError if it cannot pick from images.
+
+        Args:
+            paths: Of the pool's images.
+        """
+        ...
+
+
+def at_round(strategy: Strategy, number: int, rounds: int) -> Strategy:
+    """A strategy as it picks in one of several rounds; see `Scheduled`."""
+    if isinstance(strategy, Scheduled):
+        scheduled: Strategy = strategy.at_round(number, rounds)
+        return scheduled
+    return strategy
+
+
+def check_images(strategy: Strategy, paths: Sequence[str]) -> None:
+    """Raises a SegalError if a strategy cannot pick from a pool; see `ChecksImages`.
+
+    Args:
+        strategy: The strategy.
+        paths: Of the pool's images.
+    """
+    if isinstance(strategy, ChecksImages):
+        strategy.check_images(paths)
 
 
 def choose(

@@ -1,28 +1,24 @@
 """RALIF: candidates that lower the pool's own loss, thinned out for diversity."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from segal.candidates.table import CandidateTable
 from segal.functional.kmeans_plusplus import k_means_plusplus
 from segal.functional.ranking import rank
-from segal.signals import MeanFeature, Signal
+from segal.signals import Signal
 from segal.signals.directions import Influence
 from segal.signals.influence import EstimatedLoss
+from segal.strategies._features import FEATURE, Floats, Integers, in_turn, k_means
 from segal.strategies._influence import Count, InverseParameters, Layers
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks, Presets
 
-Floats = NDArray[np.floating]
-Integers = NDArray[np.int64]
-
-_FEATURE = MeanFeature()
 _BANDWIDTH_SAMPLES = 1000  # candidates whose distances the bandwidth is estimated from
 _CONSTANT = (
     "With classes=expectation the estimated loss is the same for every candidate, since "
@@ -121,7 +117,7 @@ class ReliableInfluence(InverseParameters):
 
     def passes(self, context: PassContext) -> Iterator[list[Signal]]:
         """One pass for the estimated loss and the mean features; the signal takes one before."""
-        yield [self._signal, _FEATURE]
+        yield [self._signal, FEATURE]
 
     def select(
         self,
@@ -148,7 +144,7 @@ class ReliableInfluence(InverseParameters):
         if self.diversity == "none":
             return best[:count]
         ascending = np.sort(best)
-        features = table.view(ascending, table.pixels[ascending]).embedding(_FEATURE.column)
+        features = table.view(ascending, table.pixels[ascending]).embedding(FEATURE.column)
         features = features[np.searchsorted(ascending, best)]
         if self.diversity == "k_means_plusplus":
             x = torch.from_numpy(features)
@@ -163,11 +159,7 @@ class ReliableInfluence(InverseParameters):
 
 def _by_k_means(features: Floats, clusters: int, generator: torch.Generator) -> Integers:
     """All rows: the nearest to each centroid, then the second nearest, and so on."""
-    from sklearn.cluster import KMeans  # noqa: PLC0415 (a quarter of the time any command starts in)
-
-    seeds = k_means_plusplus(torch.from_numpy(features), clusters, generator, first=0)
-    found = KMeans(clusters, init=features[seeds.numpy()], n_init=1).fit(features)
-    return _in_turn(features, found.labels_, found.cluster_centers_, lambda rank, _: rank)
+    return in_turn(features, *k_means(features, clusters, generator, first=0))
 
 
 def _by_mean_shift(features: Floats, generator: torch.Generator) -> Integers:
@@ -180,27 +172,6 @@ def _by_mean_shift(features: Floats, generator: torch.Generator) -> Integers:
         return np.arange(len(features))
     found = MeanShift(bandwidth=bandwidth, bin_seeding=True).fit(features)
     # Sainte-Lague's divisors: whatever the number of picks, shares are in proportion.
-    return _in_turn(
+    return in_turn(
         features, found.labels_, found.cluster_centers_, lambda rank, size: (2 * rank + 1) / size
     )
-
-
-def _in_turn(
-    features: Floats,
-    labels: NDArray[np.integer],
-    centroids: Floats,
-    turn: Callable[[Floats, int], Floats],
-) -> Integers:
-    """Rows by the turn of (their rank by the distance to the centroid, the cluster's size).
-
-    In equal turns the cluster of the lowest row comes first.
-    """
-    distance = np.linalg.norm(features - centroids[labels], axis=1)
-    turns = np.empty(len(features))
-    first = np.empty(len(features), np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        ranked = members[np.argsort(distance[members], kind="stable")]
-        turns[ranked] = turn(np.arange(float(len(members))), len(members))
-        first[members] = members[0]
-    return np.lexsort((first, turns))

@@ -20,6 +20,8 @@ CASES = [
     ("random", {"stratify": "image"}),
     ("random", {"stratify": "folder"}),
     ("random", {"draw": 1}),
+    ("random", {"foreground": 1 / 3}),
+    ("random", {"foreground": 1.0, "background": 2}),
     ("entropy", {"reduction": "max"}),
     ("entropy", {"reduction": "sum"}),
     ("coreset", {"selector": "k_means_plusplus"}),
@@ -51,6 +53,15 @@ CASES = [
     ("error_change", {"holdout_per_class": 3, "prefilter": 0.25}),
     ("localization_stability", {"levels": 2, "step": 4.5}),
     ("cald", {"base": 1.0, "delta": 3.0}),
+    ("pixbal", {"nu": 12.0, "bvsb_temperature": 0.1}),
+    ("clasp", {"share": 1.0, "beta": 1e6, "background": 0}),
+    ("clasp", {"share": 0.0}),
+    ("max_herding", {"sigma": 0.3, "normalize": "none"}),
+    ("uherding", {"temperature": 2.0, "sigma": 0.5, "uncertainty": "entropy"}),
+    ("typiclust", {"distance": "squared", "smallest": 6, "clusters": 4, "neighbours": 3}),
+    ("prob_cover", {"delta": 0.6}),
+    ("prob_cover", {"purity": 0.5, "clusters": 3, "normalize": "none"}),
+    ("drop_query", {"rate": 0.5, "samples": 5}),
     ("enms_divproto", {"enms": 0.3, "intra": -0.2, "inter": 0.5, "alpha": 1.0, "beta": 1.0}),
 ]
 every_case = pytest.mark.parametrize(("name", "parameters"), CASES)
@@ -66,8 +77,12 @@ EMBEDDINGS = {
     "labelled_objects": 3,
     "class_scores": 3,
     "box_prototypes": 12,
+    "mean_softmax-": 3,
+    "by_class-": 3,
+    "weighted_by_class-": 3,
+    "predicted_": 3,
 }
-PLAN_AHEAD = {"cald", "enms_divproto"}
+PLAN_AHEAD = {"cald", "enms_divproto", "typiclust", "drop_query"}
 """What these pick first depends on how many they pick."""
 
 

@@ -167,6 +167,8 @@ NEEDS_NO_HEAD = [
     "mc_dropout",
     "bald",
     "cdal",
+    "pixbal",
+    "clasp",
 ]
 OF_BOXES = ["localization_stability", "cald", "enms_divproto"]
 

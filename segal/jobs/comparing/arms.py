@@ -20,7 +20,7 @@ from segal.models.wrapped import Model
 from segal.reporting.protocol import OF_THE_FULL_ARM, compared
 from segal.runs.oracle import Oracle
 from segal.runs.run_folder import fingerprint
-from segal.strategies.base import Strategy
+from segal.strategies.base import ChecksImages, Strategy, check_images
 from segal.system.console import bar
 from segal.tasks import find_task
 from segal.training.balance import check_class_weights
@@ -149,6 +149,11 @@ class _Pool:
         return budget.amount / sum(len(size.grid(*image)) for image in self._sizes)
 
     @property
+    def paths(self) -> Sequence[str]:
+        """Of the images."""
+        return self._dataset.pool.paths
+
+    @property
     def unit(self) -> str:
         """What shares are counted in."""
         return find_task(self._config.task).metric.elements
@@ -232,6 +237,23 @@ def check_networks(arms: Sequence[Arm]) -> None:
             check_network(arm.strategy, models[network])
         except SegalError as error:
             errors.append(error.renamed(f"arms.{arm.name}: {error.problem}"))
+    raise_all(errors)
+
+
+def check_pools(arms: Sequence[Arm]) -> None:
+    """Looks at the pool's images for arms whose strategy not every pool will do for.
+
+    Raises:
+        SegalError: With all that is missing, and where.
+    """
+    errors, pool = list[SegalError](), None
+    for arm in arms:
+        if isinstance(arm.strategy, ChecksImages):
+            pool = pool or _Pool(arm.config)
+            try:
+                check_images(arm.strategy, pool.paths)
+            except SegalError as error:
+                errors.append(error.renamed(f"arms.{arm.name}: {error.problem}"))
     raise_all(errors)
 
 

@@ -19,7 +19,7 @@ from segal import __version__
 from segal.comparison import Question, Table, analyse, gather, statement, write_tables
 from segal.config import CompareConfig
 from segal.errors import SegalError
-from segal.jobs.comparing.arms import Arm, check_networks
+from segal.jobs.comparing.arms import Arm, check_networks, check_pools
 from segal.jobs.comparing.report import write_report
 from segal.jobs.network import draw_scenes
 from segal.jobs.planning import Plan, PlannedRun
@@ -78,7 +78,9 @@ def run_comparison(plan: Plan, *, processes: int = 1, partial: bool = False) -> 
             _check_begun(plan)
             _record(plan)
             _draw_scenes(plan)
-            check_networks([arm for arm in plan.arms if not _has_begun(arm)])
+            waiting = [arm for arm in plan.arms if not _has_begun(arm)]
+            check_networks(waiting)
+            check_pools(waiting)
         with _helpers(plan, processes):
             failed = _share_work(plan.runs, _threads(plan.config, processes))
     missing = [run.title for run in plan.runs if run.arm and not is_finished(run.config.out)]

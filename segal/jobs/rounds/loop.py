@@ -60,7 +60,7 @@ from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
 from segal.runs.run_folder import fingerprint
 from segal.signals import Signal
-from segal.strategies.base import PassContext, Strategy
+from segal.strategies.base import PassContext, Strategy, at_round
 from segal.system.console import bar
 from segal.system.files import remove, write_json
 from segal.system.machine import describe
@@ -327,7 +327,7 @@ class Rounds:
                 (before, ())
                 if before
                 else acquire(
-                    self.strategy,
+                    at_round(self.strategy, number, len(config.budgets)),
                     table,
                     labelled,
                     offer,

@@ -24,7 +24,7 @@ from segal.jobs.rounds.run_data import RunData, check_budgets
 from segal.jobs.strategies import check_network, notes_of_loss
 from segal.runs.history import COMMAND, CONFIG_FILE, History, read_history
 from segal.runs.ledger import Ledger
-from segal.strategies.base import Strategy
+from segal.strategies.base import Strategy, check_images
 from segal.system.console import tell
 from segal.system.files import write_bytes
 from segal.system.machine import find_device, precision_note, use_threads
@@ -68,6 +68,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     data = RunData.open(config)
     check_budgets(config, data)
     check_class_weights(config.train, data.pool_set.classes.names)
+    check_images(strategy, data.pool_set.pool.paths)
     task = find_task(config.task)
     model = initial_model(config, task.outline_of(data.pool_set))
     check_channels(model.spec, *data.pools())

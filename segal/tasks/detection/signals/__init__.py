@@ -5,6 +5,7 @@ from typing import Any
 
 from segal.signals import Directional, MeanFeature, PredictedLoss, RegionGradient, Signal, Value
 from segal.signals.box_prototypes import BoxPrototypes, ClassScores, EntropyAfterNMS
+from segal.signals.by_class import MeanSoftmax, Tempered, ValueByClass, WeightedByClass
 from segal.signals.class_profiles import ClassProfiles
 from segal.signals.class_wise import ClassWiseEmbedding
 from segal.signals.dropout import DropoutValue
@@ -46,6 +47,10 @@ MEASURED: dict[type[Any], Callable[[Any], Signal]] = {
     PredictedLoss: LossOfMaps,
     RegionGradient: ClassGradient,
     Value: OfBoxes,
+    MeanSoftmax: OfBoxes,
+    ValueByClass: OfBoxes,
+    WeightedByClass: OfBoxes,
+    Tempered: OfBoxes,
     Directional: BoxDirectional,
     TopKDirectional: BoxDirectional,
     EstimatedLoss: measured_estimated_loss,
