@@ -31,6 +31,7 @@ from segal.jobs.inputs import (
     image_digests,
     image_shapes,
     image_sizes,
+    named_inputs,
     refuse_out_within,
     scan_settings,
 )
@@ -159,7 +160,8 @@ def run_selection(
     identity = _identity(config, labels)
     if given is not None:
         identity["checkpoint"] = dict(given.identity)
-    with Ledger.open(config.out, "select", identity) as ledger:
+    read = named_inputs({"reference": labels.reference, "training": labels.training})
+    with Ledger.open(config.out, "select", identity, inputs=read) as ledger:
         return _Selection(config, strategy, ledger, model, device, labels, identity).run()
 
 

@@ -14,7 +14,7 @@ from segal.candidates.regions import Box
 from segal.candidates.selection import Selected, write_selection
 from segal.config import DataConfig, TrainConfig
 from segal.data.labelled import LabelledDataset
-from segal.jobs.inputs import check_channels, image_digests
+from segal.jobs.inputs import check_channels, image_digests, named_inputs
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
     OWED_FILE,
@@ -120,7 +120,9 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     config = resolved(config, model.spec)
     identity = _identity(config, given)
     tell(*model.notes, *code_notes(identity))
-    with Ledger.open(config.out, "train", identity) as ledger:
+    used_for = {"training": dataset, "validation": validation, "test": test}
+    read = named_inputs(used_for, None if bought is None else {"training": bought})
+    with Ledger.open(config.out, "train", identity, inputs=read) as ledger:
         inputs = fingerprint(
             [
                 [image_digests(used.pool), used.digest(images)]

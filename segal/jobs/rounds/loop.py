@@ -2,7 +2,8 @@
 
 A round's stages are phases in the ledger. Each has a fingerprint of its settings and of the phase
 before it, so that a run that was killed goes on from whole phases to the picks that it would have
-made, and no finished training or scan is done again.
+made, and no finished training or scan is done again. A run goes on where its budgets do; of labels
+that were corrected see `segal.jobs.rounds.corrections`.
 """
 
 import json
@@ -27,6 +28,7 @@ from segal.jobs.passes import Scanned, run_passes, table_folder
 from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
 from segal.jobs.prices import drawn_prices
 from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
+from segal.jobs.rounds.corrections import book_corrections, correction_notes
 from segal.jobs.rounds.inspection import Inspection
 from segal.jobs.rounds.results import Bought, SeenClasses, say_score, summary
 from segal.jobs.rounds.run_data import RunData
@@ -122,7 +124,9 @@ class Rounds:
         for number in range(len(self.config.budgets) + 1):
             self.train(number)
             self.evaluate(number)
-            if self.is_good_enough(number) or number == len(self.config.budgets):
+            # What was bought once is trained on, also where labels were corrected since.
+            is_last = self.ledger.phase("buy", number) is None and self.is_good_enough(number)
+            if is_last or number == len(self.config.budgets):
                 break
             offer = Offer.of(self.sizes, self.region, self.bought.boxes)
             if not len(offer):
@@ -156,6 +160,7 @@ class Rounds:
             return
         if self.start is not None and take_over(self.start, self.ledger, name, number, self.chain):
             return
+        remove(self.config.out / SUMMARY_FILE)  # which says that a run came to its end
         started = time.perf_counter()
         artefacts, purchases = work(round_folder(self.config.out, number))
         seconds = time.perf_counter() - started
@@ -184,6 +189,8 @@ class Rounds:
 
         settings = [config.seed, config.seed_set, config.seed_region]
         self.phase(_SEED_SET, 0, settings, draw)
+        book_corrections(self.ledger, self.oracle, [SUMMARY_FILE, _UNFINISHED_FILE])
+        self.notes += correction_notes(self.ledger)
         self.bought.add(self.ledger.purchases(_SEED_SET, 0), allowance)
 
     def train(self, number: int) -> None:
@@ -226,7 +233,7 @@ class Rounds:
             "network": [network["model"], network["checkpoint"]],
             "seed": config.seed,
             "warm": warm,
-            "labels": self.oracle.digest(self.bought.boxes),
+            "labels": self.labels(),
         }
         self.phase("train", number, depends, work)
         remove(folder / _UNFINISHED_FILE)
@@ -374,6 +381,12 @@ class Rounds:
             path = round_folder(self.config.out, number) / MODEL_FILE
             self._model = (number, load_checkpoint(path, options).to(self.device))
         return self._model[1]
+
+    def labels(self) -> object:
+        """What identifies the labels of all that is bought so far."""
+        if any(label is None for _, _, label in self.bought.labels):
+            return self.oracle.digest(self.bought.boxes)  # as runs had it before these were booked
+        return fingerprint([self.oracle.class_names, self.bought.labels])
 
     def allowance(self, number: int) -> Allowance:
         """What may be spent after a round: its budget, and what is left of earlier ones like it."""

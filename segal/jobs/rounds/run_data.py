@@ -16,7 +16,7 @@ from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import copies_notes, first_of_each
-from segal.jobs.inputs import image_digests, image_sizes
+from segal.jobs.inputs import image_digests, image_sizes, named_inputs
 from segal.jobs.labels import check_labels, class_notes, refuse_unlabelled
 from segal.jobs.network import open_split
 from segal.jobs.prices import drawn_prices
@@ -79,6 +79,10 @@ class RunData:
         raise_all(mistakes)
         tell(*class_notes(pool_set, *held_out.values()))
         return cls(pool_set, held_out, notes)
+
+    def inputs(self) -> dict[str, dict[str, str]]:
+        """Digests of what is held out, by kind and name."""
+        return named_inputs(self.held_out)
 
     def fingerprint(self) -> str:
         """Of all that may be known before anything is bought: no label of the pool."""
