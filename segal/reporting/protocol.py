@@ -181,6 +181,6 @@ def _check_labels(histories: Sequence[History]) -> None:
                         expected="the same labels in all runs",
                         got=f"labels that differ at {purchase.box}, such as where one was "
                         "corrected between the runs",
-                        remedy="give segal run --config FOLDER/config.yaml of both, which trains "
+                        remedy="give the segal compare or segal run of both again, which trains "
                         "again what depends on it",
                     )

@@ -28,9 +28,9 @@ def scenes(tmp_path_factory):
     return root
 
 
-def run(data, out, **changes):
+def run(root, out, /, **changes):
     quick = {"overlays": 0, "measure_picks": False, "budgets": BUDGETS, **changes}
-    return run_rounds(*configure_run(quick_run(data, out=str(out), **quick)))
+    return run_rounds(*configure_run(quick_run(root, out=str(out), **quick)))
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_labels_outside_of_what_is_bought_are_nothing_to_a_run(copied, work):
 
 @pytest.mark.parametrize("stopped", ["before it is trained again", "before it bought"])
 def test_a_run_that_was_stopped_over_a_correction_goes_on(
-    scenes, whole, copied, work, monkeypatch, tmp_path, stopped
+    segal, whole, copied, work, monkeypatch, tmp_path, stopped
 ):
     data, out = copied
     if stopped == "before it bought":
@@ -203,7 +203,7 @@ def test_a_run_that_was_stopped_over_a_correction_goes_on(
         image, box = next(p[2:4] for p in purchases(out) if p[4] == 32 * 32)
         correct(data, image, box)
         work.clear()
-        run(data, out)
+        assert segal("run", "--config", out / "config.yaml")[0] == 0
         # The choice that nothing was bought by is made again, and is that of a run that never saw
         # the old label.
         assert work == ["train", "scan", "train"]
@@ -236,6 +236,46 @@ def test_a_run_of_before_labels_were_booked_goes_on_and_refuses_other_labels(
     correct(data, read_history(out).seed_set[0].image, (0, 0, 20, 20))
     with pytest.raises(SegalError, match="train of round 0 was done with other inputs"):
         run(data, out, budgets=["4", "4"])
+
+
+@pytest.mark.slow
+def test_a_comparison_goes_on_with_more_budgets_and_corrected_labels(segal, scenes, work, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(scenes, data)
+    shared = quick_run(data, seed_set="1img", overlays=0, measure_picks=False, budgets=["4"])
+    del shared["strategy"], shared["machine"]
+    raw = {
+        "run": shared,
+        "arms": [{"name": name, "set": {"strategy": name}} for name in ("random", "entropy")],
+        "seeds": [0],
+        "permutations": 100,
+    }
+    (tmp_path / "compare.yaml").write_text(json.dumps(raw))
+    call = ("compare", "--config", tmp_path / "compare.yaml", "--out", out, "--threads", 1)
+    assert segal(*call)[0] == 0
+    assert work.count("train") == 3  # the first round is shared
+    longer = (*call, "run.budgets=4,3")
+    assert segal(*longer)[0] == 0
+    assert work.count("train") == 5
+    arms = [out / "runs" / arm / "seed-0" for arm in ("random", "entropy")]
+    bought = [purchases(arm) for arm in arms]
+    first = read_history(arms[0]).seed_set[0]
+    correct(data, first.image, first.box)
+    work.clear()
+    assert segal(*longer)[0] == 0
+    assert work == ["train"] * 5
+    assert [purchases(arm) for arm in arms] == bought
+    assert len({networks(arm)[0] for arm in arms} | {networks(out / "start" / "seed-0")[0]}) == 1
+    # One of its own is that arm's alone.
+    own = set(bought[1]) - set(bought[0])
+    correct(data, *next(p[2:4] for p in sorted(own) if p[0] == 1))
+    work.clear()
+    assert segal(*longer)[0] == 0
+    assert work == ["train"]
+    data.rename(tmp_path / "away")
+    code, _, stderr = segal(*longer, "target=0.5")
+    assert code == 0
+    assert "corrected cannot be told" in stderr
 
 
 # What is refused, by name

@@ -20,6 +20,7 @@ from segal.comparison import Question, Table, analyse, gather, statement, write_
 from segal.config import CompareConfig
 from segal.errors import SegalError
 from segal.jobs.comparing.arms import Arm, check_networks
+from segal.jobs.comparing.corrected import corrected_runs
 from segal.jobs.comparing.report import write_report
 from segal.jobs.network import draw_scenes
 from segal.jobs.planning import Plan, PlannedRun
@@ -83,6 +84,7 @@ def run_comparison(plan: Plan, *, processes: int = 1, partial: bool = False) -> 
             _check_begun(plan)
             _record(plan)
             _draw_scenes(plan)
+            _reopen_corrected(plan)
             check_networks([arm for arm in plan.arms if not _has_begun(arm)])
         with _helpers(plan, processes):
             failed = _share_work(plan.runs, _threads(plan.config, processes))
@@ -227,6 +229,12 @@ def _draw_scenes(plan: Plan) -> None:
     if data.scenes is not None and not (drawn.exists() and _read_json(drawn) == wanted):
         draw_scenes(data)
         write_json(drawn, wanted)
+
+
+def _reopen_corrected(plan: Plan) -> None:
+    """Lets go on what was finished with labels that were corrected since."""
+    for folder in corrected_runs([run for run in plan.runs if _is_done(run)]):
+        remove(folder / SUMMARY_FILE)  # which says that a run came to its end
 
 
 # Sharing the work

@@ -35,7 +35,7 @@ def book_corrections(ledger: Ledger, oracle: Oracle, stale: Sequence[str]) -> No
     bought |= {p: (p.round or 0) + 1 for p in ledger.purchases("buy")}  # the first trained on it
     if any(purchase.label is None for purchase in bought):
         return
-    now = _labels_now(oracle, bought)
+    now = labels_now(oracle, bought)
     changed = [
         replace(p, label=now[p.image, p.box]) for p in bought if p.label != now[p.image, p.box]
     ]
@@ -56,6 +56,26 @@ def book_corrections(ledger: Ledger, oracle: Oracle, stale: Sequence[str]) -> No
     ledger.correct(changed, sorted(undone), sorted(phases - undone), since)
 
 
+def labels_now(oracle: Oracle, bought: Iterable[Purchase]) -> dict[tuple[str, Box], str]:
+    """Digests of what labels say of regions now, by image and box.
+
+    Args:
+        oracle: Knows the labels.
+        bought: The regions.
+
+    Raises:
+        SegalError: If a label cannot be read.
+    """
+    boxes: dict[str, list[Box]] = {}
+    for purchase in bought:
+        boxes.setdefault(purchase.image, []).append(purchase.box)
+    return {
+        (image, box): digest
+        for image, found in boxes.items()
+        for box, digest in zip(found, oracle.digests(image, found), strict=True)
+    }
+
+
 def correction_notes(ledger: Ledger) -> list[str]:
     """What to tell of labels that were corrected once they had been trained on."""
     booked: dict[tuple[str, int], list[tuple[str, Box]]] = {}
@@ -68,17 +88,6 @@ def correction_notes(ledger: Ledger) -> list[str]:
         "stays bought, as the networks of before had picked it."
         for (found, since), regions in booked.items()
     ]
-
-
-def _labels_now(oracle: Oracle, bought: Iterable[Purchase]) -> dict[tuple[str, Box], str]:
-    boxes: dict[str, list[Box]] = {}
-    for purchase in bought:
-        boxes.setdefault(purchase.image, []).append(purchase.box)
-    return {
-        (image, box): digest
-        for image, found in boxes.items()
-        for box, digest in zip(found, oracle.digests(image, found), strict=True)
-    }
 
 
 def _named(image: str, box: Box) -> str:
