@@ -267,8 +267,8 @@ def test_a_comparison_goes_on_with_more_budgets_and_corrected_labels(segal, scen
     assert [purchases(arm) for arm in arms] == bought
     assert len({networks(arm)[0] for arm in arms} | {networks(out / "start" / "seed-0")[0]}) == 1
     # One of its own is that arm's alone.
-    own = set(bought[1]) - set(bought[0])
-    correct(data, *next(p[2:4] for p in sorted(own) if p[0] == 1))
+    others = {p[2:4] for p in bought[0]}
+    correct(data, *next(p[2:4] for p in bought[1] if p[0] == 1 and p[2:4] not in others))
     work.clear()
     assert segal(*longer)[0] == 0
     assert work == ["train"]
