@@ -3,9 +3,13 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from segal.candidates.regions import Box
 from segal.config import RunConfig, SelectConfig
+from segal.data.exclusion import Excluded, excluded_pixels
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
@@ -107,6 +111,18 @@ def named_inputs(
 def image_sizes(pool: ImagePool) -> dict[str, tuple[int, int]]:
     """(height, width) in elements, by path."""
     return {path: pool.size(i) for i, path in enumerate(pool.paths)}
+
+
+def image_areas(pool: ImagePool, excluded: Excluded) -> NDArray[np.int64]:
+    """Elements of every image that can be annotated."""
+    sizes = image_sizes(pool).items()
+    areas = [h * w - excluded_pixels(excluded.get(path, ())) for path, (h, w) in sizes]
+    return np.array(areas, np.int64)
+
+
+def by_index(pool: ImagePool, excluded: Excluded) -> dict[int, tuple[Box, ...]]:
+    """The same boxes by image index."""
+    return {i: excluded[path] for i, path in enumerate(pool.paths) if path in excluded}
 
 
 def image_shapes(pool: ImagePool) -> set[tuple[int, int]]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, raise_all
+from segal.jobs.exclusions import unfit_exclusion
 from segal.jobs.prices import unfit_budgets
 from segal.jobs.reference import unmet_needs
 from segal.models.wrapped import Model, NoHeadError
@@ -49,7 +50,7 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     raise_all(mistakes + further)
     assert config is not None
     assert strategy is not None
-    mistakes = _unfit(config) + unfit_budgets(config)
+    mistakes = _unfit(config) + unfit_budgets(config) + unfit_exclusion(config, strategy)
     mistakes += unmet_needs(config, strategy) + _untrained(config, strategy)
     raise_all(mistakes)
     return config, strategy

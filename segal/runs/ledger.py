@@ -10,10 +10,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 from segal.candidates.regions import Box
 from segal.data.changes import Changes
+from segal.data.exclusion import Excluded, excluded_pixels
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
@@ -31,7 +33,11 @@ _CORRECTIONS = """CREATE TABLE corrections (
         phase INTEGER NOT NULL, rank INTEGER NOT NULL, found TEXT NOT NULL,
         since INTEGER NOT NULL,
         FOREIGN KEY (phase, rank) REFERENCES purchases (phase, rank))"""
-"""Purchases whose label was another one when the rounds `since` then were trained first."""
+"""Purchases whose label was another one when they were trained on first."""
+_EXCLUDED = """CREATE TABLE excluded (
+        image INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+        pixels INTEGER NOT NULL CHECK (pixels > 0))"""
+"""Of images, what is never annotated."""
 _SCHEMA = (
     """CREATE TABLE images (
         id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE,
@@ -54,6 +60,7 @@ _SCHEMA = (
         clicks INTEGER CHECK (clicks >= 0), label TEXT,
         PRIMARY KEY (phase, rank), UNIQUE (image, x0, y0, x1, y1))""",
     _CORRECTIONS,
+    _EXCLUDED,
 )
 _ANY = ""
 """The fingerprint of a stage that stays as it is after the next change of what came before."""
@@ -61,7 +68,7 @@ _PHASES = "SELECT name, round, fingerprint, finished, seconds FROM phases"
 _UPGRADES = {
     1: ("ALTER TABLE purchases ADD COLUMN clicks INTEGER CHECK (clicks >= 0)",),
     2: (_SHAPES,),
-    3: (INPUTS_TABLE, "ALTER TABLE purchases ADD COLUMN label TEXT", _CORRECTIONS),
+    3: (INPUTS_TABLE, "ALTER TABLE purchases ADD COLUMN label TEXT", _CORRECTIONS, _EXCLUDED),
 }
 
 
@@ -140,6 +147,7 @@ class Ledger(RunFolder):
     schema: ClassVar[tuple[str, ...]] = _SCHEMA
     upgrades: ClassVar[Mapping[int, Sequence[str]]] = _UPGRADES
     work: ClassVar[str] = "phases"
+    _excluded: Excluded = MappingProxyType({})
 
     def known_images(self) -> dict[str, tuple[int, int, ImageInfo]]:
         """By path: bytes, modification time in nanoseconds, and what was read of the image."""
@@ -154,10 +162,16 @@ class Ledger(RunFolder):
         """What there is to buy: elements (pixels, where these are bought), and images."""
         rows = self._rows("SELECT coalesce(sum(height * width), 0), count(*) FROM images")
         elements, images = rows[0]
+        if self.version > 3:
+            elements -= self._rows("SELECT coalesce(sum(pixels), 0) FROM excluded")[0][0]
         return elements, images
 
-    def record_images(self, pool: ImagePool) -> None:
+    def record_images(self, pool: ImagePool, excluded: Excluded | None = None) -> None:
         """Makes the table of images that of the pool; it stays that once a stage is done.
+
+        Args:
+            pool: The images.
+            excluded: What of them is never annotated, and never charged by this ledger.
 
         Raises:
             SegalError: If a stage is done, and the images are not those that it was done with.
@@ -196,6 +210,12 @@ class Ledger(RunFolder):
                     for i, path in enumerate(pool.paths)
                     if pool.shape(i) != pool.size(i)
                 ),
+            )
+            self._excluded = excluded or {}
+            database.execute("DELETE FROM excluded")
+            database.executemany(
+                "INSERT INTO excluded SELECT id, ? FROM images WHERE path = ?",
+                ((excluded_pixels(boxes), path) for path, boxes in self._excluded.items()),
             )
 
     def finished(self, phase: str, round: int, fingerprint: str) -> bool:
@@ -468,7 +488,7 @@ class Ledger(RunFolder):
                     remedy="select from the images that this run was started with",
                 )
             boxes = known.setdefault(purchase.image, [])
-            pixels = _price(box, boxes)
+            pixels = _price(box, [*boxes, *self._excluded.get(purchase.image, ())])
             if pixels == 0:
                 raise SegalError(
                     f"{purchase.image}: box {box} is bought already",

@@ -166,6 +166,13 @@ class AsksOfNetwork(Protocol):
         ...
 
 
+class Pooled:
+    """A signal that looks at a candidate by `Units.pool` and `Units.pool_max` alone.
+
+    Candidates of which a part is never annotated can be measured without that part.
+    """
+
+
 class PlainSignal:
     """A signal that needs nothing but the evidence: it is its own meter."""
 

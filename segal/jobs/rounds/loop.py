@@ -22,6 +22,7 @@ from segal.candidates.regions import RegionSize
 from segal.candidates.selection import read_selection, write_selection
 from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
+from segal.data.exclusion import together
 from segal.jobs.inputs import image_sizes
 from segal.jobs.network import initial_model
 from segal.jobs.passes import Scanned, run_passes, table_folder
@@ -103,6 +104,7 @@ class Rounds:
         self.outline = self.task.outline_of(data.pool_set)
         self.oracle = Oracle(data.pool_set, self.task)
         self.areas, self.sizes = data.areas(), image_sizes(self.pool)
+        self.excluded = data.excluded
         self.start = start
         self.region = RegionSize.parse(config.region)
         self.bought = Bought()
@@ -117,7 +119,7 @@ class Rounds:
         Raises:
             SegalError: For anything that the user can mend.
         """
-        self.ledger.record_images(self.pool)
+        self.ledger.record_images(self.pool, self.excluded)
         if "val" in {need.of for need in needs_of(self.strategy)}:
             check_apart(self.held_out["validation"].pool, self.pool)
         self.buy_seed_set()
@@ -128,7 +130,8 @@ class Rounds:
             is_last = self.ledger.phase("buy", number) is None and self.is_good_enough(number)
             if is_last or number == len(self.config.budgets):
                 break
-            offer = Offer.of(self.sizes, self.region, self.bought.boxes)
+            taken = together(self.bought.boxes, self.excluded)
+            offer = Offer.of(self.sizes, self.region, taken)
             if not len(offer):
                 self.notes.append(f"The pool is used up: the run ends with round {number}.")
                 break
@@ -175,7 +178,7 @@ class Rounds:
 
         def draw(folder: Path) -> Made:
             region = RegionSize.parse(config.seed_region)
-            offer = Offer.of(self.sizes, region, {})
+            offer = Offer.of(self.sizes, region, self.excluded)
             generator = derive_generator(config.seed, 0, SEED_SET)
             order = torch.randperm(len(offer), generator=generator).numpy()
             order = order[: allowance.fits(self.prices(region, offer, allowance)[order])]
@@ -184,7 +187,7 @@ class Rounds:
                 for path, size in self.sizes.items()
                 for x0, y0, x1, y1 in region.grid(*size).boxes()
             ]
-            drawn = [(*boxes[row], 0.0) for row in order]
+            drawn = [(*boxes[row], 0.0) for row in offer.rows[order]]
             return [], priced(_SEED_SET, drawn, self.oracle, self.bought.boxes)
 
         settings = [config.seed, config.seed_set, config.seed_region]
@@ -296,6 +299,7 @@ class Rounds:
                 validation=self.held_out.get("validation"),
                 seed_set=boxes_of(self.ledger.purchases(_SEED_SET, 0)),
                 bought=self.bought.boxes,
+                excluded=self.excluded,
             )
             model = self.model(number) if signals else None
             scan.run(number, signals, model, tables)
@@ -353,6 +357,7 @@ class Rounds:
                 oracle=self.oracle,
                 value=shown_value(self.strategy),
                 bought=self.bought.boxes,
+                excluded=self.excluded,
             )
             selected = read_selection(folder / SELECTION_FILE)
             table = CandidateTable.open(table_folder(folder, 0) / self.config.region)
