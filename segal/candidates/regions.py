@@ -7,6 +7,7 @@ half-open (x0, y0, x1, y1).
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -106,6 +107,7 @@ class Grid:
 
     rows: tuple[Interval, ...]
     columns: tuple[Interval, ...]
+    excluded: ClassVar[tuple[Box, ...]] = ()
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
@@ -141,6 +143,7 @@ class Boxes:
     """
 
     listed: tuple[Box, ...]
+    excluded: ClassVar[tuple[Box, ...]] = ()
     _rows: tuple[Interval, ...] = field(init=False, repr=False)
     _columns: tuple[Interval, ...] = field(init=False, repr=False)
 
@@ -169,6 +172,15 @@ class Boxes:
         """Largest value in each box: (B, n, D)."""
         values = [element_map[..., y0:y1, x0:x1].amax((-1, -2)) for x0, y0, x1, y1 in self.listed]
         return torch.stack(values, 1)
+
+
+def split(units: Units, most: int) -> list[Units]:
+    """Units in parts of at most so many."""
+    if len(units) <= most:
+        return [units]
+    boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in units.boxes().tolist()]
+    parts = [Boxes(tuple(boxes[i : i + most])) for i in range(0, len(boxes), most)]
+    return [Rest(part, units.excluded) if units.excluded else part for part in parts]
 
 
 @dataclass(frozen=True)

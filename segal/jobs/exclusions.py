@@ -74,8 +74,8 @@ def unfit_exclusion(config: SelectConfig | RunConfig, strategy: Strategy) -> lis
     return [
         SegalError(
             f"exclude: not with {config.strategy['name']}",
-            expected=f"a strategy that measures by the pixel: {fit}",
-            got="one that measures regions as whole rectangles",
+            expected=f"a strategy that can leave a part of a region out: {fit}",
+            got="one that looks at whole rectangles",
             remedy="choose one of these, or leave exclude out",
         )
     ]

@@ -125,7 +125,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     excluded = excluded_of(config.exclude, whole)
     offer, allowance = make_offer(config, pool, boxes, excluded)
     sets, needed = (
-        labels.sets(config, pool, labelled, whole),
+        labels.sets(config, pool, labelled, whole, excluded),
         {need.of for need in needs_of(strategy)},
     )
     trial = _Trial(

@@ -281,7 +281,7 @@ class _Selection:
         }
         self.ledger.record_images(pool, self.excluded)
         self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
-        self.sets = self.labels.sets(self.config, pool, labelled, whole)
+        self.sets = self.labels.sets(self.config, pool, labelled, whole, self.excluded)
         self.notes += self.labels.labelled.notes
         inputs = fingerprint(image_digests(pool))
         if self.model is not None and not self.ledger.finished("scan-0", _ROUND, inputs):

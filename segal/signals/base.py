@@ -167,9 +167,9 @@ class AsksOfNetwork(Protocol):
 
 
 class Pooled:
-    """A signal that looks at a candidate by `Units.pool` and `Units.pool_max` alone.
+    """A signal that heeds `Units.excluded`: it measures candidates without that part of the image.
 
-    Candidates of which a part is never annotated can be measured without that part.
+    Whatever looks at them by `Units.pool` and `Units.pool_max`, or by tiles, does.
     """
 
 

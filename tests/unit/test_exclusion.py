@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from segal.candidates.evidence import Upsampling
 from segal.candidates.regions import Boxes, RegionSize, Rest
@@ -17,6 +18,23 @@ from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.coverage import mask_boxes
+from segal.functional.divergence import class_profile
+from segal.jobs.reference import run_sets
+from segal.models.spec import ModelSpec
+from segal.runs.oracle import Oracle
+from segal.scanning.scan import ScanSettings
+from segal.scanning.workbench import Bench
+from segal.signals import (
+    Directional,
+    GradientNorm,
+    KeptMass,
+    Pooled,
+    RegionGradient,
+    Truncated,
+)
+from segal.signals.class_profiles import ClassProfiles
+from segal.tasks.segmentation.model import SegmentationModel
+from segal.tasks.segmentation.task import Segmentation
 
 HEIGHT, WIDTH = 12, 20
 SIZE = 32, 40  # of images as files
@@ -172,6 +190,83 @@ def test_what_is_left_is_pooled_as_pixel_by_pixel(spread, align_corners):
     )
 
 
+def a_model(groups):
+    """A network at a quarter of the image's size, in float64; grouped heads are differentiated."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=4, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 1, groups=groups),
+        nn.UpsamplingBilinear2d(scale_factor=4),
+    )
+    spec = ModelSpec("own", "", tuple("abcd"), (0.5,) * 3, (0.2,) * 3, stride=4)
+    return SegmentationModel(network.eval(), spec).double()
+
+
+class Ones:
+    """A direction."""
+
+    name, layers, needs = "ones", "last", frozenset()
+
+    def vector(self, bench):
+        parameters = bench.model.tail("last").parameters
+        return {n: torch.ones_like(p, dtype=torch.float64) for n, p in parameters.items()}
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("split_into", [None, 2])
+def test_gradients_are_of_what_is_left_alone(groups, split_into, monkeypatch):
+    """Against autograd of the mean loss over the pixels that are left, region by region."""
+    torch.manual_seed(0)
+    model, size = a_model(groups), (24, 40)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    mask = a_mask(5, size)
+    mask[8:16, :8] = True
+    units = RegionSize(8, 8).grid(*size)
+    rest = Rest(units, tuple(mask_boxes(mask)))
+    signals = [
+        RegionGradient(bias=True), GradientNorm(), KeptMass(Truncated(0.3, "paper")),
+        Directional(Ones()), Directional(Ones(), reduction="sum"), ClassProfiles(),
+    ]  # fmt: skip
+    assert all(isinstance(signal, Pooled) for signal in signals)
+    if split_into:
+        head = sum(p.numel() for p in model.tail("last").parameters.values())
+        monkeypatch.setattr("segal.signals.gradients._HELD", split_into * head)
+    bench = Bench(model, Segmentation(), ScanSettings(torch.device("cpu")))
+    meters = [signal.prepare(bench) for signal in signals]
+    catch = dict.fromkeys(name for meter in meters for name in meter.catch)
+    with torch.no_grad():
+        evidence = model(x, list(catch))
+        found = [meter.measure(evidence, rest) for meter in meters]
+    logits = model(x).logits
+    parameters = list(model.tail("last").parameters.values())
+    left = torch.from_numpy(~mask)
+
+    def gradient(loss):
+        parts = torch.autograd.grad(loss, parameters, retain_graph=True)
+        return torch.cat([part.flatten() for part in parts])
+
+    for image, own in enumerate(logits):
+        for i, (x0, y0, x1, y1) in enumerate(units.boxes().tolist()):
+            of = [measured[image, i] for measured in found]
+            inside = left[y0:y1, x0:x1]
+            if not inside.any():
+                assert all((value == 0).all() for value in of)
+                continue
+            scores = own[:, y0:y1, x0:x1][:, inside]
+            p, predicted = scores.detach().softmax(0), scores.argmax(0)
+            expected = gradient(F.cross_entropy(scores.T, predicted))
+            entropies = -(scores.softmax(0) * scores.log_softmax(0)).sum(0)
+            kept = torch.where(p > 0.3, p, 0).sum(0)
+            close = {"rtol": 1e-9, "atol": 1e-12}
+            torch.testing.assert_close(of[0], expected, **close)
+            torch.testing.assert_close(of[1], gradient(entropies.mean()).norm(), **close)
+            torch.testing.assert_close(of[2], kept.mean(), **close)
+            torch.testing.assert_close(of[3], expected.sum(), **close)
+            torch.testing.assert_close(of[4], expected.sum() * inside.sum(), **close)
+            profile = class_profile(p, entropies.detach(), predicted)
+            torch.testing.assert_close(of[5], profile.flatten(), **close)
+
+
 @pytest.fixture
 def dataset(tmp_path):
     rng = np.random.default_rng(0)
@@ -210,3 +305,15 @@ def test_labels_of_what_is_excluded_are_void(dataset):
     assert counts.void == (joined == 255).sum()
     assert mask[31].all() and counts.empty == {0: [box], 2: [box]}
     assert all(a < b for a, b in pairwise(sorted(rest.digests())))
+
+
+def test_sets_that_signals_measure_on_lack_what_is_excluded(dataset):
+    mask, bought = a_mask(7, SIZE), [(0, 0, 20, 20)]
+    excluded = {"0.png": tuple(mask_boxes(mask))}
+    oracle = Oracle(RestOfDataset.of(dataset, excluded), Segmentation())
+    sets = run_sets(oracle, dataset.pool, None, {}, {"0.png": bought, "1.png": bought}, excluded)
+    inside = painted(bought, SIZE) > 0
+    assert np.array_equal(sets["pool"].mask(0), ~mask & ~inside)
+    assert np.array_equal(sets["pool"].mask(1), ~inside)
+    label = dataset.read_label(0)
+    assert np.array_equal(sets["labelled"].label(0), np.where(inside & ~mask, label, 255))

@@ -76,7 +76,10 @@ class RoundScan:
             model=model if signals else None,
             labelled=labelled,
             excluded=excluded,
-            sets=run_sets(self.oracle, self.pool, self.validation, self.seed_set, self.bought),
+            sets=run_sets(
+                *(self.oracle, self.pool, self.validation),
+                *(self.seed_set, self.bought, self.excluded),
+            ),
             seed=derive_seed(config.seed, number, SCAN),
         )
         with bar(f"Round {number}: scanning the pool") as advance:
