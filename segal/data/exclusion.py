@@ -150,7 +150,8 @@ class Exclusion:
         file = self.path if self.masks is None else self.masks.get(_stem(path))
         if file is None:
             return ()
-        shape, boxes = _read_mask(file)
+        status = file.stat()
+        shape, boxes = _read_mask(file, (status.st_size, status.st_mtime_ns))
         if shape != size:
             raise SegalError(
                 f"{file}: not of the size of {path}",
@@ -281,8 +282,8 @@ def _wrong(path: Path, got: str) -> SegalError:
 
 
 @lru_cache(maxsize=8)
-def _read_mask(file: Path) -> tuple[tuple[int, int], tuple[Box, ...]]:
-    """(height, width), and what is excluded."""
+def _read_mask(file: Path, _: tuple[int, int]) -> tuple[tuple[int, int], tuple[Box, ...]]:
+    """(height, width), and what is excluded, of a file of some size and time."""
     values = read_label(file)
     return (values.shape[0], values.shape[1]), tuple(mask_boxes(values != 0))
 

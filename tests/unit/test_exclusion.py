@@ -15,7 +15,7 @@ from segal.candidates.regions import Boxes, RegionSize, Rest
 from segal.data.datasets import open_dataset
 from segal.data.exclusion import Exclusion, RestOfDataset, excluded_pixels, together, uncovered
 from segal.data.images import ImageInfo
-from segal.data.pool import ImagePool
+from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError
 from segal.functional.coverage import mask_boxes
 from segal.functional.divergence import class_profile
@@ -31,8 +31,11 @@ from segal.signals import (
     Pooled,
     RegionGradient,
     Truncated,
+    Value,
 )
 from segal.signals.class_profiles import ClassProfiles
+from segal.tasks.drawing import Drawn
+from segal.tasks.segmentation.drawing import _load
 from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
 
@@ -80,6 +83,8 @@ def test_one_mask_is_of_all_images(tmp_path):
     for boxes in (*first.values(), *second.values()):
         assert np.array_equal(painted(boxes), mask)
     assert excluded_pixels(first["a.png"]) == mask.sum()
+    cv2.imwrite(str(tmp_path / "bonnet.png"), ~mask * np.uint8(1))  # in a session that goes on
+    assert np.array_equal(painted(given.of(pools)[1]["d.png"]), ~mask)
     digest = given.digest()
     (tmp_path / "bonnet.png").rename(tmp_path / "other.png")
     assert Exclusion.open(tmp_path / "other.png").digest() == digest
@@ -317,3 +322,16 @@ def test_sets_that_signals_measure_on_lack_what_is_excluded(dataset):
     assert np.array_equal(sets["pool"].mask(1), ~inside)
     label = dataset.read_label(0)
     assert np.array_equal(sets["labelled"].label(0), np.where(inside & ~mask, label, 255))
+
+
+def test_pictures_show_what_is_excluded_as_grey(image_folder):
+    pool = open_pool(image_folder)
+    drawn = Drawn(
+        pool, None, Value("entropy"), {}, "fp32", excluded={pool.paths[1]: [(4, 5, 9, 8)]}
+    )
+    image, _ = _load(drawn, 1)
+    whole = pool.read(1)
+    assert (image[5:8, 4:9] == 128).all()
+    image[5:8, 4:9] = whole[5:8, 4:9]
+    assert np.array_equal(image, whole)
+    assert np.array_equal(_load(drawn, 0)[0], pool.read(0))
