@@ -372,10 +372,14 @@ class Ledger(RunFolder):
             for purchase in purchases:
                 x0, y0, x1, y1 = purchase.box
                 phase, rank = database.execute(
-                    "UPDATE purchases SET label = ? WHERE x0 = ? AND y0 = ? AND x1 = ? AND y1 = ? "
-                    "AND image = (SELECT id FROM images WHERE path = ?) RETURNING phase, rank",
-                    (purchase.label, x0, y0, x1, y1, purchase.image),
+                    "SELECT phase, rank FROM purchases JOIN images ON image = images.id "
+                    "WHERE path = ? AND x0 = ? AND y0 = ? AND x1 = ? AND y1 = ?",
+                    (purchase.image, x0, y0, x1, y1),
                 ).fetchone()
+                database.execute(
+                    "UPDATE purchases SET label = ? WHERE phase = ? AND rank = ?",
+                    (purchase.label, phase, rank),
+                )
                 if undone:
                     database.execute(
                         "INSERT INTO corrections VALUES (?, ?, ?, ?)", (phase, rank, now(), since)

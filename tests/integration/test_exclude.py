@@ -127,6 +127,11 @@ def test_what_is_excluded_is_no_centre(segal, image_folder, checkpoint, masks, t
     with Ledger.read(tmp_path / "out") as ledger:
         (booked,) = ledger.purchases("labelled")
     assert booked.pixels == (~excluded[PARTLY][0:60, 32:101]).sum()
+    code, _, stderr = segal(
+        "tune", "--scan", tmp_path / "out", "--budget", 3, "--out", tmp_path / "tuned"
+    )
+    assert code == 2
+    assert "one of a run with exclude" in stderr
 
 
 def test_plans_take_it_and_what_cannot_be_is_refused(segal, image_folder, checkpoint, masks):
