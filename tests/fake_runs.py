@@ -169,7 +169,12 @@ def make_run(
                 _remove_tables(files / CANDIDATES_FOLDER)
     _write_json(
         folder / "summary.json",
-        {"notes": list(notes), "seconds": 80.0 * rounds, "machine": {"device": "cpu"}},
+        {
+            "fingerprint": inputs,
+            "notes": list(notes),
+            "seconds": 80.0 * rounds,
+            "machine": {"device": "cpu"},
+        },
     )
     return folder
 

@@ -144,6 +144,11 @@ class Evidence:
 class Units(Protocol):
     """What is scored: the regions of an image, or the image itself. A batch shares its units."""
 
+    @property
+    def excluded(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Boxes of the image, which do not overlap, that no unit is measured on."""
+        ...
+
     def __len__(self) -> int:
         """Number of units in one image."""
         ...

@@ -7,13 +7,14 @@ half-open (x0, y0, x1, y1).
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segal.candidates.evidence import Upsampling
+from segal.candidates.evidence import Units, Upsampling
 from segal.errors import SegalError
 from segal.functional.pooling import interval_weights, pool_boxes, pool_grid
 
@@ -106,6 +107,7 @@ class Grid:
 
     rows: tuple[Interval, ...]
     columns: tuple[Interval, ...]
+    excluded: ClassVar[tuple[Box, ...]] = ()
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
@@ -141,6 +143,7 @@ class Boxes:
     """
 
     listed: tuple[Box, ...]
+    excluded: ClassVar[tuple[Box, ...]] = ()
     _rows: tuple[Interval, ...] = field(init=False, repr=False)
     _columns: tuple[Interval, ...] = field(init=False, repr=False)
 
@@ -169,3 +172,70 @@ class Boxes:
         """Largest value in each box: (B, n, D)."""
         values = [element_map[..., y0:y1, x0:x1].amax((-1, -2)) for x0, y0, x1, y1 in self.listed]
         return torch.stack(values, 1)
+
+
+def split(units: Units, most: int) -> list[Units]:
+    """Units in parts of at most so many."""
+    if len(units) <= most:
+        return [units]
+    boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in units.boxes().tolist()]
+    parts = [Boxes(tuple(boxes[i : i + most])) for i in range(0, len(boxes), most)]
+    return [Rest(part, units.excluded) if units.excluded else part for part in parts]
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What is left of units where some of the image is never annotated.
+
+    Sums over what is excluded, in closed form too, are taken from the sums over whole units. A unit
+    of which nothing is left sums to 0, as of one element, so that its mean is 0 as well.
+
+    Attributes:
+        units: Whole.
+        excluded: Boxes that do not overlap.
+    """
+
+    units: Units
+    excluded: tuple[Box, ...]
+    _parts: Boxes = field(init=False, repr=False)
+    _owners: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        owners, parts = [], []
+        boxes = self.units.boxes().astype(np.int64)
+        for a, b, c, d in self.excluded:
+            x0, y0 = np.maximum(boxes[:, 0], a), np.maximum(boxes[:, 1], b)
+            x1, y1 = np.minimum(boxes[:, 2], c), np.minimum(boxes[:, 3], d)
+            meeting = np.flatnonzero((x0 < x1) & (y0 < y1))
+            owners += meeting.tolist()
+            parts += np.stack([x0, y0, x1, y1], 1)[meeting].tolist()
+        object.__setattr__(self, "_owners", tuple(owners))
+        object.__setattr__(self, "_parts", Boxes(tuple((x, y, z, w) for x, y, z, w in parts)))
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def boxes(self) -> NDArray[np.int32]:
+        """(n, 4) boxes of the whole units."""
+        return self.units.boxes()
+
+    def pool(
+        self, element_map: Tensor, upsampling: Upsampling | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Sums (B, n, D) and pixel counts (n,), both float64; see `evidence.Units`."""
+        sums, counts = self.units.pool(element_map, upsampling)
+        if self._owners:
+            less, fewer = self._parts.pool(element_map, upsampling)
+            owners = torch.tensor(self._owners, device=sums.device)
+            sums = sums.index_add(1, owners, less.to(sums), alpha=-1)
+            counts = counts.index_add(0, owners, fewer.to(counts), alpha=-1)
+        nothing = counts == 0
+        return sums.masked_fill(nothing[:, None], 0.0), counts.masked_fill(nothing, 1.0)
+
+    def pool_max(self, element_map: Tensor) -> Tensor:
+        """Largest value in what is left of each unit; 0 where that is nothing: (B, n, D)."""
+        shown = element_map.clone()
+        for x0, y0, x1, y1 in self.excluded:
+            shown[..., y0:y1, x0:x1] = -torch.inf
+        largest = self.units.pool_max(shown)
+        return largest.masked_fill(largest == -torch.inf, 0.0)

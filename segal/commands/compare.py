@@ -10,7 +10,11 @@ from segal.commands import options as o
 _SHOWN_ROWS = 40
 
 
-@o.configured(o.flag("out", Path, "The comparison's folder."), o.DEVICE, o.THREADS)
+@o.configured(
+    o.flag("out", Path, "The comparison's folder."),
+    o.flag("run.exclude", Path, "What is never annotated; see `segal run`.", name="exclude"),
+    *(o.DEVICE, o.THREADS),
+)
 def compare(
     raw: dict[str, Any],
     processes: Annotated[

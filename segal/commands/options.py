@@ -99,6 +99,11 @@ REFERENCE = flag(
     metavar="ROOT[:SPLIT]",
     parts=root_and_split,
 )
+EXCLUDE = flag(
+    "exclude",
+    Path,
+    "What is never annotated: a PNG mask, a folder of masks by image name, or a CSV of boxes.",
+)
 REGION = flag("region", str, "512, HEIGHTxWIDTH or image. [default: 512]")
 BUDGET = flag("budget", str, "500 (regions), 2% (of the pool), 10img; 500box in detection.")
 STRATEGY = flag("strategy", str, "See `segal strategies`. [default: uwe]")
@@ -153,7 +158,7 @@ SCANNING = (
 INPUTS = (IMAGES, CHECKPOINT, LABELLED, REFERENCE)
 """What it looks at."""
 
-SELECTION = (*INPUTS, REGION, BUDGET, STRATEGY, TAU, OUT, OVERLAYS, *SCANNING)
+SELECTION = (*INPUTS, EXCLUDE, REGION, BUDGET, STRATEGY, TAU, OUT, OVERLAYS, *SCANNING)
 """What `segal select` takes, and `segal plan` as well."""
 
 

@@ -9,7 +9,7 @@ from segal.commands import options as o
 
 @o.configured(
     *(o.TASK, o.DATA),
-    *(o.STRATEGY, o.TAU, o.REGION),
+    *(o.STRATEGY, o.TAU, o.REGION, o.EXCLUDE),
     o.flag("seed_set", str, "Labelled at the start, at random, such as 5% or 20img."),
     o.flag("budgets", str, "Bought after each round, such as 5%,10%; in detection also 500box."),
     o.flag("target", float, "Stop at this score (0 to 1; mIoU, accuracy) on validation."),

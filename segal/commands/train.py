@@ -14,7 +14,7 @@ from segal.commands import options as o
     o.flag("data.train", str, "To train on. [default: train]", name="split"),
     o.flag("data.validation", str, "Split that picks the best weights. [default: none]"),
     o.flag("data.test", str, "Split to evaluate the result on. [default: none]"),
-    o.LABELLED,
+    *(o.LABELLED, o.EXCLUDE),
     o.flag(
         "missing_labels",
         str,

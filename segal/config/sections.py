@@ -198,6 +198,8 @@ class SelectConfig(ImagesSection, _Regions):
             first purchase.
         skip_missing: Go on without labelled regions of images that are not there any more.
         unique: Of images that are the same byte by byte, offer one, and count one as of the pool.
+        exclude: What is never annotated, as `segal.data.exclusion.Exclusion.open` takes it: it is
+            neither offered nor measured nor charged, and is not of the pool that shares are of.
         reference: Labelled images that strategies measure on which ask for a reference set; none of
             them may be in the pool.
         training: The data set that the labels of `labelled` are from; for strategies that measure
@@ -225,6 +227,7 @@ class SelectConfig(ImagesSection, _Regions):
     labelled: Input[Paths] = ()
     skip_missing: Aside[bool] = False
     unique: Annotated[bool, result_unless(False)] = False
+    exclude: Input[Path | None] = None
     reference: Input[LabelsConfig | None] = None
     training: Input[LabelsConfig | None] = None
     out: Aside[Path]
@@ -333,6 +336,7 @@ class TrainConfig(_Trained):
         data: The data set.
         labelled: Selections and run folders that are labelled; everything outside them is ignored.
             None: all of the training split is labelled.
+        exclude: As in `SelectConfig`; it is not trained on, nor evaluated.
         missing_labels: What to do about labelled regions whose labels have not come: `refuse`, or
             `skip` to train on the others and write down what is owed.
         skip_missing: As in `SelectConfig`.
@@ -347,6 +351,7 @@ class TrainConfig(_Trained):
     task: TaskName = DEFAULT_TASK
     data: Result[DataConfig]
     labelled: Input[Paths] = ()
+    exclude: Input[Path | None] = None
     missing_labels: Annotated[Literal["refuse", "skip"], result_unless("refuse")] = "refuse"
     skip_missing: Aside[bool] = False
     checkpoint: FileResult[Path | None] = None
@@ -387,6 +392,7 @@ class RunConfig(_Regions, _Trained):
             those that do not go by them, and how many of their pixels the network had wrong; this
             costs `random` a scan a round, and every strategy a pass over the images picked from.
         unique: As in `SelectConfig`.
+        exclude: As in `SelectConfig`; it is not evaluated either.
         precision: Of the network's forward pass in evaluation and scan.
         embedding_dtype: Of the stored embeddings; float16 takes half the disk, and rounds gradients
             below 6e-8 (of regions that the network is very sure of) to 0.
@@ -412,6 +418,7 @@ class RunConfig(_Regions, _Trained):
     target: Result[Annotated[float, Field(gt=0, le=1)] | None] = None
     measure_picks: Result[bool] = True
     unique: Annotated[bool, result_unless(False)] = False
+    exclude: Input[Path | None] = None
     precision: Result[Literal["fp32", "bf16", "fp16"]] = "fp32"
     embedding_dtype: Result[Literal["float32", "float16"]] = "float32"
     overlays: Aside[Annotated[int, Field(ge=0, le=10_000)]] = 4

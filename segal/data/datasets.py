@@ -187,16 +187,20 @@ class LabelFiles(LabelledDataset):
         Raises:
             SegalError: If a label cannot be read.
         """
-        chosen = range(len(self)) if indices is None else indices
-        files = [
-            [self.pool.paths[i], hashlib.sha256(read_bytes(self.label_paths[i])).hexdigest()]
-            for i in chosen
-        ]
+        files = list(map(list, self.digests(indices).items()))
         mapping: list[object] = [self.classes.names, self.classes.lookup.tolist()]
         if self.classes.colours is not None:
             mapping.append(self.classes.colours.tolist())
         text = json.dumps([*mapping, files])
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def digests(self, indices: Iterable[int] | None = None) -> dict[str, str]:
+        """As `LabelledDataset.digests`: of the files' bytes."""
+        chosen = range(len(self)) if indices is None else indices
+        return {
+            self.pool.paths[i]: hashlib.sha256(read_bytes(self.label_paths[i])).hexdigest()
+            for i in chosen
+        }
 
     def refuse_values(self, split: str, counts: LabelCounts) -> None:
         """Raises a SegalError for masks of 0 and 255 where 255 is void since none said other."""

@@ -112,6 +112,20 @@ class LabelledDataset(ABC):
         """
 
     @abstractmethod
+    def digests(self, indices: Iterable[int] | None = None) -> dict[str, str]:
+        """A fingerprint of each label, all by default, by the path of its image.
+
+        Args:
+            indices: Images whose labels count; no other label is read.
+
+        Returns:
+            sha256 in hexadecimal digits.
+
+        Raises:
+            SegalError: If a label cannot be read.
+        """
+
+    @abstractmethod
     def subset(self, indices: Iterable[int]) -> Self:
         """The data set of some of the images, in the order given."""
 

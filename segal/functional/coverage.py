@@ -34,6 +34,33 @@ def remaining_pixels(boxes: ArrayLike, bought: ArrayLike) -> NDArray[np.int64]:
     return area - (covered(x1, y1) - covered(x0, y1) - covered(x1, y0) + covered(x0, y0))
 
 
+def mask_boxes(mask: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
+    """Boxes that do not overlap and cover a mask: runs of pixels, joined with equal runs below.
+
+    Args:
+        mask: (H, W).
+
+    Returns:
+        Half-open (x0, y0, x1, y1), by their lower edge and then from the left.
+
+    Examples:
+        >>> mask_boxes(np.array([[1, 1, 0], [1, 1, 0], [1, 0, 1]], bool))
+        [(0, 0, 2, 2), (0, 2, 1, 3), (2, 2, 3, 3)]
+    """
+    boxes: list[tuple[int, int, int, int]] = []
+    open_since: dict[tuple[int, int], int] = {}
+    edged = np.zeros(mask.shape[1] + 2, np.int8)
+    for y in range(len(mask) + 1):
+        edged[1:-1] = mask[y] if y < len(mask) else 0
+        edges = np.flatnonzero(np.diff(edged)).tolist()
+        runs = list(zip(edges[::2], edges[1::2], strict=True))
+        ended = [run for run in open_since if run not in set(runs)]
+        boxes += [(x0, open_since.pop((x0, x1)), x1, y) for x0, x1 in sorted(ended)]
+        for run in runs:
+            open_since.setdefault(run, y)
+    return boxes
+
+
 class _CoveredArea:
     """Area of a union of boxes within the quadrant left of and above a point; exact in int64."""
 

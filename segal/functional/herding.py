@@ -110,11 +110,11 @@ def herding_order(
     left = torch.ones(rows.count, dtype=torch.bool, device=rows.device)
     left[picks] = False
     picks += left.nonzero()[: k - len(picks), 0].tolist()
-    gain = torch.zeros(k, dtype=torch.float64)
-    gain[: len(found)] = torch.tensor(found, dtype=torch.float64)
-    gain = gain.div_(rows.count).to(rows.device)
+    gained = torch.zeros(k, dtype=torch.float64)
+    gained[: len(found)] = torch.tensor(found, dtype=torch.float64)
+    gained = gained.div_(rows.count).to(rows.device)
     where = torch.tensor(picks, dtype=torch.int64, device=rows.device)
-    return HerdingOrder(where, gain, gain.cumsum(0) + covered)
+    return HerdingOrder(where, gained, gained.cumsum(0) + covered)
 
 
 def _checked(weights: Tensor | None, rows: Rows) -> Tensor:
@@ -232,7 +232,7 @@ class _Gains:
         for part in torch.split(ids, self.rows.chunk) if len(ids) else ():
             taken = self._take(part)
             lost = torch.zeros_like(taken.squares)
-            levels, counts = self._seen[part].unique_consecutive(return_counts=True)
+            levels, counts = torch.unique_consecutive(self._seen[part], return_counts=True)
             stops = [*levels.tolist()[1:], self._log.now]
             ends = counts.cumsum(0).tolist()
             for start, stop, end in zip(levels.tolist(), stops, ends, strict=True):

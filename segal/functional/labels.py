@@ -4,6 +4,7 @@ What is asked of labels of every kind is a function that dispatches on their typ
 labels are no arrays registers its own.
 """
 
+import hashlib
 from collections.abc import Sequence
 from functools import singledispatch
 from typing import Any
@@ -65,6 +66,29 @@ def drop_regions(label: Any, regions: Sequence[tuple[int, int, int, int]]) -> An
     for x0, y0, x1, y1 in regions:
         kept[y0:y1, x0:x1] = void_of(label)
     return kept
+
+
+@singledispatch
+def region_digest(label: Any, region: tuple[int, int, int, int]) -> str:
+    """A fingerprint of what a label says of a region, whatever it says elsewhere.
+
+    Args:
+        label: (H, W), as `has_class` takes it.
+        region: A box (x0, y0, x1, y1) in elements.
+
+    Returns:
+        A sha256 in hexadecimal digits.
+
+    Examples:
+        >>> a, b = np.zeros((2, 2), np.uint8), np.array([[0, 1], [0, 1]], np.uint8)
+        >>> [region_digest(a, box) == region_digest(b, box) for box in [(0, 0, 1, 2), (0, 0, 2, 2)]]
+        [True, False]
+    """
+    x0, y0, x1, y1 = region
+    part = np.ascontiguousarray(label[y0:y1, x0:x1])
+    digest = hashlib.sha256(f"{part.shape} {part.dtype.str}".encode())
+    digest.update(part.tobytes())
+    return digest.hexdigest()
 
 
 @singledispatch

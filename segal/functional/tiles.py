@@ -8,7 +8,7 @@ Windows of neighbours overlap, and their gradients add up: a region's gradient i
 tiles', whatever the region's size, and regions of several sizes share the tiles where they nest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segal.functional.coverage import mask_boxes
 from segal.functional.pooling import interpolation_matrix
 
 TILE = 64
@@ -33,7 +34,7 @@ class Tiling:
         tiles: (m, 4) half-open tiles (x0, y0, x1, y1), each once, by y0, y1, x0, x1.
         box: (k,) with `part`: tile `part[i]` is in box `box[i]`.
         part: (k,).
-        pixels: (count,) float64, pixels of each box.
+        pixels: (count,) float64, pixels of each box; at least 1.
     """
 
     count: int
@@ -73,11 +74,15 @@ class Tiling:
         return sums.index_add_(1, box, values.index_select(1, part).double())
 
 
-def tile_boxes(boxes: NDArray[np.integer]) -> Tiling:
+def tile_boxes(
+    boxes: NDArray[np.integer], excluded: Sequence[tuple[int, int, int, int]] = ()
+) -> Tiling:
     """Cuts boxes into tiles of at most `TILE` pixels a side, as equal as can be.
 
     Args:
         boxes: (n, 4) half-open (x0, y0, x1, y1); they may overlap.
+        excluded: Boxes that no tile shows a pixel of. A box of which nothing is left has no tile,
+            and counts as one pixel.
 
     Raises:
         ValueError: If a box is empty.
@@ -85,15 +90,19 @@ def tile_boxes(boxes: NDArray[np.integer]) -> Tiling:
     wide = np.ascontiguousarray(boxes, np.int64).reshape(-1, 4)
     if (wide[:, :2] >= wide[:, 2:]).any() or (wide < 0).any():
         raise ValueError("boxes: expected 0 <= x0 < x1 and 0 <= y0 < y1")
-    return _tile_boxes(wide.tobytes())
+    return _tile_boxes(wide.tobytes(), tuple(excluded))
 
 
 @lru_cache(maxsize=64)
-def _tile_boxes(raw: bytes) -> Tiling:
+def _tile_boxes(raw: bytes, excluded: tuple[tuple[int, int, int, int], ...]) -> Tiling:
     boxes = np.frombuffer(raw, np.int64).reshape(-1, 4)
+    parts = [(row, part) for row, box in enumerate(boxes) for part in _rest(box, excluded)]
+    pixels = np.zeros(len(boxes))
+    for row, (left, top, right, bottom) in parts:
+        pixels[row] += (right - left) * (bottom - top)
     tiles = [
         (y0, y1, x0, x1, row)
-        for row, (left, top, right, bottom) in enumerate(boxes.tolist())
+        for row, (left, top, right, bottom) in parts
         for y0, y1 in _cut(top, bottom)
         for x0, x1 in _cut(left, right)
     ]
@@ -104,8 +113,23 @@ def _tile_boxes(raw: bytes) -> Tiling:
         tiles=np.ascontiguousarray(unique[:, [2, 0, 3, 1]]),
         box=torch.from_numpy(listed[:, 4].copy()),
         part=torch.from_numpy(part.reshape(-1)),
-        pixels=torch.from_numpy((boxes[:, 2:] - boxes[:, :2]).prod(1).astype(np.float64)),
+        pixels=torch.from_numpy(pixels.clip(1)),
     )
+
+
+def _rest(
+    box: NDArray[np.int64], excluded: tuple[tuple[int, int, int, int], ...]
+) -> list[tuple[int, int, int, int]]:
+    """What is left of a box, in boxes."""
+    left, top, right, bottom = box.tolist()
+    meeting = [e for e in excluded if e[0] < right and left < e[2] and e[1] < bottom and top < e[3]]
+    if not meeting:
+        return [(left, top, right, bottom)]
+    shown = np.ones((bottom - top, right - left), np.bool_)
+    for x0, y0, x1, y1 in meeting:
+        shown[max(y0 - top, 0) : y1 - top, max(x0 - left, 0) : x1 - left] = False
+    boxes = mask_boxes(shown)
+    return [(x0 + left, y0 + top, x1 + left, y1 + top) for x0, y0, x1, y1 in boxes]
 
 
 @lru_cache(maxsize=4096)

@@ -1,10 +1,16 @@
 """What several jobs take in: digests of files and images, how the pool is scanned."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from segal.candidates.regions import Box
 from segal.config import RunConfig, SelectConfig
+from segal.data.exclusion import Excluded, excluded_pixels
+from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.models.spec import ModelSpec
@@ -81,9 +87,42 @@ def image_digests(pool: ImagePool) -> list[list[str]]:
     return [[path, info.digest] for path, info in zip(pool.paths, pool.infos, strict=True)]
 
 
+def named_inputs(
+    datasets: Mapping[str, LabelledDataset | None],
+    labelled: Mapping[str, Iterable[int]] | None = None,
+) -> dict[str, dict[str, str]]:
+    """Digests of what is read of data sets, as `segal.runs.run_folder.RunFolder.open` takes them.
+
+    Args:
+        datasets: By what they are for, such as `validation`.
+        labelled: Of those of which not all labels are read, the images whose labels are.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name, dataset in datasets.items():
+        if dataset is not None:
+            infos = zip(dataset.pool.paths, dataset.pool.infos, strict=True)
+            found[f"images of {name}"] = {path: info.digest for path, info in infos}
+            found[f"labels of {name}"] = dataset.digests((labelled or {}).get(name))
+            classes = enumerate(dataset.classes.names)
+            found[f"classes of {name}"] = {name: str(number) for number, name in classes}
+    return found
+
+
 def image_sizes(pool: ImagePool) -> dict[str, tuple[int, int]]:
     """(height, width) in elements, by path."""
     return {path: pool.size(i) for i, path in enumerate(pool.paths)}
+
+
+def image_areas(pool: ImagePool, excluded: Excluded) -> NDArray[np.int64]:
+    """Elements of every image that can be annotated."""
+    sizes = image_sizes(pool).items()
+    areas = [h * w - excluded_pixels(excluded.get(path, ())) for path, (h, w) in sizes]
+    return np.array(areas, np.int64)
+
+
+def by_index(pool: ImagePool, excluded: Excluded) -> dict[int, tuple[Box, ...]]:
+    """The same boxes by image index."""
+    return {i: excluded[path] for i, path in enumerate(pool.paths) if path in excluded}
 
 
 def image_shapes(pool: ImagePool) -> set[tuple[int, int]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from segal.config import RunConfig, SelectConfig, TrainConfig
+from segal.data.exclusion import Exclusion
 from segal.models.sources import own, source_of
 from segal.strategies import STRATEGIES
 from segal.system.source_code import source_digest
@@ -17,6 +18,7 @@ def identity_of(config: SelectConfig | RunConfig | TrainConfig) -> dict[str, Any
     Returns:
         As `Section.identity`. Where `model` or `strategy` name code by import path or entry point,
         they have a key `code` more: digests by import path, None where no source can be read.
+        Where something is excluded there is its digest as `exclude`.
 
     Raises:
         SegalError: As `Section.identity` does.
@@ -29,6 +31,8 @@ def identity_of(config: SelectConfig | RunConfig | TrainConfig) -> dict[str, Any
         code = {path: source_digest(path) for path in found}
         if code:
             named[section] = {**named[section], _CODE: code}  # type: ignore[dict-item]
+    if config.exclude is not None:
+        named["exclude"] = Exclusion.open(config.exclude).digest()
     return named
 
 

@@ -78,7 +78,7 @@ def priced(
     oracle: Oracle,
     before: Mapping[str, Sequence[Box]],
 ) -> list[Purchase]:
-    """Regions to buy, with the clicks that the oracle took for them.
+    """Regions to buy, with the clicks that the oracle took for them and digests of their labels.
 
     Args:
         strategy: What picked them.
@@ -93,12 +93,19 @@ def priced(
     for image, box, _ in drawn:
         wanted.setdefault(image, []).append(box)
     clicks: dict[tuple[str, Box], int] = {}
+    labels: dict[tuple[str, Box], str] = {}
     with bar("Counting clicks") as advance:
         for done, (image, boxes) in enumerate(wanted.items(), 1):
             counts = oracle.clicks(image, boxes, before.get(image, ()))
             clicks |= {(image, box): n for box, n in zip(boxes, counts, strict=True)}
+            digests = oracle.digests(image, boxes)
+            labels |= {(image, box): d for box, d in zip(boxes, digests, strict=True)}
             advance(done, len(wanted))
     return [
-        Purchase(rank, strategy, image, box, score, clicks=clicks[image, box])
+        Purchase(
+            *(rank, strategy, image, box, score),
+            clicks=clicks[image, box],
+            label=labels[image, box],
+        )
         for rank, (image, box, score) in enumerate(drawn, 1)
     ]

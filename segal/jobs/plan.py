@@ -7,12 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from segal.candidates.budget import Allowance
-from segal.candidates.regions import RegionSize
+from segal.candidates.regions import Box, RegionSize
 from segal.config import SelectConfig
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
 from segal.jobs.copies import copies_notes, without_copies
-from segal.jobs.inputs import check_channels, image_shapes, image_sizes, scan_settings
+from segal.jobs.exclusions import excluded_of
+from segal.jobs.inputs import by_index, check_channels, image_shapes, image_sizes, scan_settings
 from segal.jobs.network import with_folder
 from segal.jobs.passes import run_passes
 from segal.jobs.prices import EXPECTED, signals_of
@@ -123,13 +124,15 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     slow = precision_note(device, config.precision)
     notes += [*labels.labelled.notes, *([slow] if slow else [])]
     boxes = {pool.paths[image]: found for image, found in labelled.items()}
-    offer, allowance = make_offer(config, pool, boxes)
+    excluded = excluded_of(config.exclude, whole)
+    offer, allowance = make_offer(config, pool, boxes, excluded)
     sets, needed = (
-        labels.sets(config, pool, labelled, whole),
+        labels.sets(config, pool, labelled, whole, excluded),
         {need.of for need in needs_of(strategy)},
     )
     trial = _Trial(
-        config, strategy, pool, {name: sets[name] for name in sets if name in needed}, model
+        *(config, strategy, pool, {name: sets[name] for name in sets if name in needed}, model),
+        excluded=by_index(pool, excluded),
     )
     rows = len(Offer.of(image_sizes(pool), RegionSize.parse(config.region), {}))
     plan = _extrapolate(trial, rows, offer, allowance)
@@ -168,6 +171,7 @@ class _Trial:
     pool: ImagePool
     sets: Mapping[SetName, ImageSet]
     model: Model | None
+    excluded: Mapping[int, tuple[Box, ...]]
 
     def __call__(self, images: int, beside: int) -> _Measured:
         """Runs all passes over the first images of the pool, and of each set beside it."""
@@ -214,6 +218,7 @@ class _Trial:
             settings=scan_settings(config, find_device(config.machine.device)),
             signals=list(dict.fromkeys([*signals, *signals_of(config.budget)])),
             model=self.model,
+            excluded=self.excluded,
             sets=sets,
         )
         started = time.perf_counter()

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from segal.candidates.regions import Box
 from segal.config import LabelsConfig, MachineConfig, RunConfig, SelectConfig
 from segal.data.datasets import Chooser
+from segal.data.exclusion import Excluded, together
 from segal.data.image_file import Reading
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.labels import count_labelled
-from segal.jobs.inputs import check_channels, image_digests
+from segal.jobs.exclusions import without_excluded
+from segal.jobs.inputs import by_index, check_channels, image_digests
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
     check_labels,
@@ -108,6 +110,10 @@ class SelectionLabels:
         if config.training is not None and {need.of for need in needs} & {"initial", "labelled"}:
             given = config.training.beside(config)
             training = open_labels(task, given, config.machine, labelled.images)
+        reference, training = (
+            one and without_excluded(config.exclude, [one], all_there=False)[0]
+            for one in (reference, training)
+        )
         return cls(labelled, reference, training)
 
     def identity(self, reading: Reading) -> dict[str, str]:
@@ -139,6 +145,7 @@ class SelectionLabels:
         pool: ImagePool,
         labelled: Mapping[int, Sequence[Box]],
         whole: ImagePool,
+        excluded: Excluded,
     ) -> dict[SetName, ImageSet]:
         """The sets of images that signals may look at.
 
@@ -147,12 +154,15 @@ class SelectionLabels:
             pool: The pool.
             labelled: Boxes that are labelled, by image index.
             whole: The pool with copies that are not offered, of which something may be labelled.
+            excluded: What is never annotated of it.
 
         Raises:
             SegalError: If the reference set shares images with the pool, or the images that
                 `training` has labels of are not those of the pool.
         """
-        sets: dict[SetName, ImageSet] = {"pool": ImageSet(pool, outside=labelled)}
+        left_out = together({pool.paths[i]: boxes for i, boxes in labelled.items()}, excluded)
+        out = {i: left_out[path] for i, path in enumerate(pool.paths) if path in left_out}
+        sets: dict[SetName, ImageSet] = {"pool": ImageSet(pool, outside=out)}
         if self.reference is not None:
             check_apart(self.reference.pool, pool)
             sets["val"] = ImageSet(self.reference.pool, self.reference)
@@ -163,8 +173,10 @@ class SelectionLabels:
             found = self.labelled.boxes(images)
             if self.training is not None:
                 _refuse_none_arrived(self.training, found)
-            sets["initial"] = ImageSet(images, dataset, self.labelled.first(images))
-            sets["labelled"] = ImageSet(images, dataset, found)
+            # Labels of `training` know nothing of what is excluded.
+            none = by_index(images, excluded) if dataset is None else {}
+            sets["initial"] = ImageSet(images, dataset, self.labelled.first(images), none)
+            sets["labelled"] = ImageSet(images, dataset, found, none)
         return sets
 
 
@@ -174,6 +186,7 @@ def run_sets(
     validation: LabelledDataset | None,
     seed_set: Mapping[str, Sequence[Box]],
     bought: Mapping[str, Sequence[Box]],
+    excluded: Excluded,
 ) -> dict[SetName, ImageSet]:
     """The sets of images of a round.
 
@@ -183,11 +196,12 @@ def run_sets(
         validation: The reference set.
         seed_set: Boxes by image that were bought before the first round.
         bought: Boxes by image that are bought by now.
+        excluded: What is never annotated.
     """
     sets: dict[SetName, ImageSet] = {
         "initial": ImageSet(pool, oracle.reveal(seed_set), oracle.by_index(seed_set)),
         "labelled": ImageSet(pool, oracle.reveal(bought), oracle.by_index(bought)),
-        "pool": ImageSet(pool, outside=oracle.by_index(bought)),
+        "pool": ImageSet(pool, outside=oracle.by_index(together(bought, excluded))),
     }
     if validation is not None:
         sets["val"] = ImageSet(validation.pool, validation)

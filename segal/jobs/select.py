@@ -22,15 +22,20 @@ from segal.candidates.budget import Allowance, Budget, Prices
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import Selected, read_selection, write_selection
 from segal.config import SelectConfig
+from segal.data.exclusion import Excluded, together, uncovered
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
 from segal.jobs.copies import copies_notes, without_copies
+from segal.jobs.exclusions import excluded_of
 from segal.jobs.inputs import (
+    by_index,
     check_channels,
+    image_areas,
     image_digests,
     image_shapes,
     image_sizes,
+    named_inputs,
     refuse_out_within,
     scan_settings,
 )
@@ -160,7 +165,8 @@ def run_selection(
     identity = _identity(config, labels)
     if given is not None:
         identity["checkpoint"] = dict(given.identity)
-    with Ledger.open(config.out, "select", identity) as ledger:
+    read = named_inputs({"reference": labels.reference, "training": labels.training})
+    with Ledger.open(config.out, "select", identity, inputs=read) as ledger:
         return _Selection(config, strategy, ledger, model, device, labels, identity).run()
 
 
@@ -194,7 +200,10 @@ def load_network(config: SelectConfig, strategy: Strategy) -> Model | None:
 
 
 def make_offer(
-    config: SelectConfig, pool: ImagePool, labelled: Mapping[str, Sequence[Box]]
+    config: SelectConfig,
+    pool: ImagePool,
+    labelled: Mapping[str, Sequence[Box]],
+    excluded: Excluded,
 ) -> tuple[Offer, Allowance]:
     """The candidates of which something is left to buy, and what may be spent.
 
@@ -202,12 +211,13 @@ def make_offer(
         config: The configuration.
         pool: The pool.
         labelled: Boxes that are labelled, by image.
+        excluded: What is never annotated.
 
     Raises:
         SegalError: If nothing is left, or the budget buys nothing.
     """
     sizes = image_sizes(pool)
-    offer = Offer.of(sizes, RegionSize.parse(config.region), labelled)
+    offer = Offer.of(sizes, RegionSize.parse(config.region), together(labelled, excluded))
     if not len(offer):
         raise SegalError(
             f"{config.images}: nothing is left to select",
@@ -215,7 +225,7 @@ def make_offer(
             got="candidates that are all labelled",
             remedy="add images",
         )
-    areas = np.array([h * w for h, w in sizes.values()], np.int64)
+    areas = image_areas(pool, excluded)
     allowance = Budget.parse(config.budget).allowance(areas, pool.unit, config.budget_fit)
     if allowance.counts != "boxes" and allowance.most(offer.prices) == 0:
         raise SegalError(
@@ -267,14 +277,20 @@ class _Selection:
         labelled = self.labels.labelled.boxes(whole)
         if self.config.unique:
             pool, labelled = without_copies(whole, labelled)
-        self.ledger.record_images(pool)
+        self.excluded = excluded_of(self.config.exclude, whole)
+        labelled = {
+            image: left
+            for image, boxes in labelled.items()
+            if (left := uncovered(boxes, self.excluded.get(pool.paths[image], ())))
+        }
+        self.ledger.record_images(pool, self.excluded)
         self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
-        self.sets = self.labels.sets(self.config, pool, labelled, whole)
+        self.sets = self.labels.sets(self.config, pool, labelled, whole, self.excluded)
         self.notes += self.labels.labelled.notes
         inputs = fingerprint(image_digests(pool))
         if self.model is not None and not self.ledger.finished("scan-0", _ROUND, inputs):
             check_image_sizes(self.model, image_shapes(pool))
-        offer, allowance = make_offer(self.config, pool, self.labelled)
+        offer, allowance = make_offer(self.config, pool, self.labelled, self.excluded)
         scanned = run_passes(
             self.strategy,
             PassContext(offered=offer.rows, shared_features=self.task.shared_features),
@@ -303,7 +319,7 @@ class _Selection:
         }
         if self.labels.reference is not None:
             self.reference_cost = cost = reference_cost(self.labels.reference)
-            total = sum(h * w for h, w in image_sizes(pool).values())
+            total = int(image_areas(pool, self.excluded).sum())
             name = str(self.config.strategy["name"])
             self.notes.append(reference_note(name, cost, total, pool.unit))
         if len(selected) == len(offer):
@@ -343,7 +359,8 @@ class _Selection:
         purchases: list[Purchase] = []
         for image, boxes in self.labelled.items():
             for i, box in enumerate(boxes):
-                if remaining_pixels([box], boxes[:i])[0]:
+                before = [*boxes[:i], *self.excluded.get(image, ())]
+                if remaining_pixels([box], before)[0]:
                     rank = len(purchases) + 1
                     purchases.append(Purchase(rank, "labelled", image, box, 0.0))
         self.ledger.finish("labelled", _ROUND, inputs, purchases=purchases)
@@ -375,6 +392,7 @@ class _Selection:
             signals=list(dict.fromkeys([*signals, *signals_of(config.budget)])),
             model=self.model,
             labelled=labelled,
+            excluded=by_index(pool, self.excluded),
             sets=self.sets,
             seed=derive_seed(config.seed, _ROUND, SCAN),
         )
@@ -413,10 +431,12 @@ class _Selection:
         out, config = self.config.out, self.config
         with self.clock("write"):
             write_selection(out / SELECTION_FILE, selected)
-            handed_out = self.task.hand_out(out, selected, pool, self.labelled)
+            left = together(self.labelled, self.excluded)
+            handed_out = self.task.hand_out(out, selected, pool, left)
         with self.clock("overlays"), bar("Drawing pictures") as advance:
             drawn = Drawn(
-                pool, self.model, shown_value(self.strategy), self.labelled, config.precision
+                *(pool, self.model, shown_value(self.strategy), self.labelled, config.precision),
+                excluded=self.excluded,
             )
             self.task.draw(out / OVERLAYS_FOLDER, selected, config.overlays, drawn, advance)
         resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -440,7 +460,7 @@ class _Selection:
 
     def summarise(self, pool: ImagePool, selected: Sequence[Selected]) -> dict[str, object]:
         pixels = sum(s.pixels for s in selected)
-        total = sum(h * w for h, w in image_sizes(pool).values())
+        total = int(image_areas(pool, self.excluded).sum())
         return {
             "segal": __version__,
             "configuration": self.config.model_dump(mode="json"),

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from segal.config import RunConfig, SelectConfig, validate
 from segal.errors import SegalError, SegalErrors, raise_all
+from segal.jobs.exclusions import unfit_exclusion
 from segal.jobs.losses import TrainedBy, loss_notes
 from segal.jobs.network import check_training
 from segal.jobs.prices import unfit_budgets
@@ -55,7 +56,7 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     raise_all(mistakes + further)
     assert config is not None
     assert strategy is not None
-    mistakes = _unfit(config) + unfit_budgets(config)
+    mistakes = _unfit(config) + unfit_budgets(config) + unfit_exclusion(config, strategy)
     mistakes += unmet_needs(config, strategy) + _untrained(config, strategy)
     mistakes += _of_training(config, strategy)
     raise_all(mistakes)

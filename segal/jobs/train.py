@@ -15,7 +15,9 @@ from segal.candidates.selection import Selected, write_selection
 from segal.config import DataConfig, TrainConfig
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import one_of
-from segal.jobs.inputs import check_channels, image_digests
+from segal.errors import raise_all
+from segal.jobs.exclusions import annotated, refuse_task, without_excluded
+from segal.jobs.inputs import check_channels, image_digests, named_inputs
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
     OWED_FILE,
@@ -78,31 +80,16 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     config = with_folder(config)
     refuse_two_sources(config)
     check_training(config)
+    raise_all(refuse_task(config))
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
     data = config.data
     draw_scenes(data)
-    with bar("Checking images") as advance:
-        # Images of which nothing is labelled need no label, and are not looked at unless the
-        # training draws unlabelled ones.
-        given = Labelled.open(config.labelled, skip_missing=config.skip_missing)
-        only = given.images if given and config.train.mial is None else None
-        dataset = open_split(
-            config.task,
-            data,
-            data.train,
-            config.machine,
-            advance,
-            only,
-            missing_labels=_may_miss(config),
-        )
-        validation, test = (
-            open_split(config.task, data, split, config.machine, advance) if split else None
-            for split in (data.validation, data.test)
-        )
+    given = Labelled.open(config.labelled, skip_missing=config.skip_missing)
+    dataset, validation, test = _open_splits(config, given)
     labelled: Mapping[int, Sequence[Box]] | None = None
     if given:
-        labelled = given.boxes(dataset.pool)
+        labelled = annotated(given.boxes(dataset.pool), dataset)
         tell(*given.notes)
     elif _may_miss(config):
         labelled = {i: [(0, 0, *dataset.pool.size(i)[::-1])] for i in range(len(dataset))}
@@ -113,8 +100,8 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     _check_held_out(data, validation, test)
     tell(*class_notes(dataset, validation, test))
     task = find_task(config.task)
-    splits = {data.train: dataset, data.validation: validation, data.test: test}
-    task.check_splits({name: split for name, split in splits.items() if split is not None})
+    named = {data.train: dataset, data.validation: validation, data.test: test}
+    task.check_splits({name: split for name, split in named.items() if split is not None})
     model = initial_model(config, task.outline_of(dataset)).to(device)
     for used in (dataset, validation, test):
         if used is not None:
@@ -127,7 +114,9 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     config = resolved(config, model.spec)
     identity = _identity(config, given)
     tell(*model.notes, *code_notes(identity))
-    with Ledger.open(config.out, "train", identity) as ledger:
+    used_for = {"training": dataset, "validation": validation, "test": test}
+    read = named_inputs(used_for, None if bought is None else {"training": bought})
+    with Ledger.open(config.out, "train", identity, inputs=read) as ledger:
         inputs = fingerprint(
             [
                 [image_digests(used.pool), used.digest(images)]
@@ -150,6 +139,35 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     return TrainingOutcome(
         config.out / MODEL_FILE, json.loads((config.out / METRICS_FILE).read_text())
     )
+
+
+def _open_splits(
+    config: TrainConfig, given: Labelled
+) -> tuple[LabelledDataset, LabelledDataset | None, LabelledDataset | None]:
+    """What is trained on, what picks the best weights, and what the result is evaluated on."""
+    data = config.data
+    with bar("Checking images") as advance:
+        # Images of which nothing is labelled need no label, and are not looked at unless the
+        # training draws unlabelled ones.
+        only = given.images if given and config.train.mial is None else None
+        dataset = open_split(
+            config.task,
+            data,
+            data.train,
+            config.machine,
+            advance,
+            only,
+            missing_labels=_may_miss(config),
+        )
+        held_out = [
+            open_split(config.task, data, split, config.machine, advance) if split else None
+            for split in (data.validation, data.test)
+        ]
+    dataset, *others = without_excluded(
+        config.exclude, [dataset, *filter(None, held_out)], all_there=only is None
+    )
+    validation, test = (others.pop(0) if split is not None else None for split in held_out)
+    return dataset, validation, test
 
 
 def _check_held_out(

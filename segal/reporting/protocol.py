@@ -42,7 +42,7 @@ def check_protocol(histories: Sequence[History]) -> None:
     Raises:
         SegalError: If another setting differs, or the images of the pool or the labels that they
             are evaluated on do, with both runs' values; or if runs of one seed have another seed
-            set.
+            set, or a region was bought with another label.
     """
     ordinary = [history for history in histories if not is_full(history)]
     if not histories:
@@ -68,6 +68,7 @@ def check_protocol(histories: Sequence[History]) -> None:
             remedy="report on the runs of each protocol by themselves",
         )
     _check_seed_sets(histories)
+    _check_labels(histories)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -160,3 +161,26 @@ def _check_seed_sets(histories: Sequence[History]) -> None:
                 got=f"{len(here)} regions, of which {len(set(here) - set(there))} are others",
                 remedy="run both again with the same data and version of segal",
             )
+
+
+def _check_labels(histories: Sequence[History]) -> None:
+    """Runs are trained on the same labels, as far as these are known: one may be corrected."""
+    first: dict[tuple[str, object], tuple[str, History]] = {}
+    for history in histories:
+        for bought in (history.seed_set, *(r.bought for r in history.rounds)):
+            for purchase in bought:
+                if purchase.label is None:
+                    continue
+                label, other = first.setdefault(
+                    (purchase.image, purchase.box), (purchase.label, history)
+                )
+                if label != purchase.label:
+                    raise SegalError(
+                        f"{history.folder}: trained on another label of {purchase.image} than "
+                        f"{other.folder}",
+                        expected="the same labels in all runs",
+                        got=f"labels that differ at {purchase.box}, such as where one was "
+                        "corrected between the runs",
+                        remedy="give the segal compare or segal run of both again, which trains "
+                        "again what depends on it",
+                    )

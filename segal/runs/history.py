@@ -14,6 +14,8 @@ from segal.tasks.evaluation import Evaluation, Metric
 from segal.tasks.judging import metric_of, read_evaluation
 
 COMMAND = "run"
+GROWS = ("budgets",)
+"""Keys of its configuration whose lists may go on from what they were."""
 ROUNDS_FOLDER = "rounds"
 CONFIG_FILE, METRICS_FILE, PICKS_FILE = "config.yaml", "metrics.json", "picks.json"
 MODEL_FILE, SELECTION_FILE, EVALUATION_FILE = "model.safetensors", "selection.csv", "evaluation.npz"

@@ -6,20 +6,22 @@ place and then adds its row, so that a run killed at any moment goes on from who
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 from segal.candidates.regions import Box
 from segal.data.changes import Changes
+from segal.data.exclusion import Excluded, excluded_pixels
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
 from segal.runs.database import transaction
-from segal.runs.run_folder import RunFolder, now
+from segal.runs.run_folder import INPUTS_TABLE, RunFolder, now
 from segal.system.files import write_error
 
 HASHED_BYTES = 64 * 2**20  # larger artefacts are checked by size alone when a run goes on
@@ -27,6 +29,15 @@ _SHAPES = """CREATE TABLE shapes (
         image INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
         height INTEGER NOT NULL CHECK (height > 0), width INTEGER NOT NULL CHECK (width > 0))"""
 """Of images that are read in another size than they are bought in, which `images` has."""
+_CORRECTIONS = """CREATE TABLE corrections (
+        phase INTEGER NOT NULL, rank INTEGER NOT NULL, found TEXT NOT NULL,
+        since INTEGER NOT NULL,
+        FOREIGN KEY (phase, rank) REFERENCES purchases (phase, rank))"""
+"""Purchases whose label was another one when they were trained on first."""
+_EXCLUDED = """CREATE TABLE excluded (
+        image INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+        pixels INTEGER NOT NULL CHECK (pixels > 0))"""
+"""Of images, what is never annotated."""
 _SCHEMA = (
     """CREATE TABLE images (
         id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE,
@@ -46,13 +57,18 @@ _SCHEMA = (
         x0 INTEGER NOT NULL CHECK (x0 >= 0), y0 INTEGER NOT NULL CHECK (y0 >= 0),
         x1 INTEGER NOT NULL CHECK (x1 > x0), y1 INTEGER NOT NULL CHECK (y1 > y0),
         pixels INTEGER NOT NULL CHECK (pixels > 0), score REAL NOT NULL,
-        clicks INTEGER CHECK (clicks >= 0),
+        clicks INTEGER CHECK (clicks >= 0), label TEXT,
         PRIMARY KEY (phase, rank), UNIQUE (image, x0, y0, x1, y1))""",
+    _CORRECTIONS,
+    _EXCLUDED,
 )
+_ANY = ""
+"""The fingerprint of a stage that stays as it is after the next change of what came before."""
 _PHASES = "SELECT name, round, fingerprint, finished, seconds FROM phases"
 _UPGRADES = {
     1: ("ALTER TABLE purchases ADD COLUMN clicks INTEGER CHECK (clicks >= 0)",),
     2: (_SHAPES,),
+    3: (INPUTS_TABLE, "ALTER TABLE purchases ADD COLUMN label TEXT", _CORRECTIONS, _EXCLUDED),
 }
 
 
@@ -70,6 +86,8 @@ class Purchase:
         round: When it was bought. Set by the ledger.
         clicks: What it cost in polygon clicks (see `segal.functional.clicks`); None where
             that is not known, such as where people label.
+        label: Digest of what its label says (see `segal.functional.labels.region_digest`), as it is
+            trained on; None where that is not known.
     """
 
     rank: int
@@ -80,6 +98,7 @@ class Purchase:
     pixels: int | None = None
     round: int | None = None
     clicks: int | None = None
+    label: str | None = None
 
     @property
     def _wanted(self) -> tuple[object, ...]:
@@ -128,6 +147,7 @@ class Ledger(RunFolder):
     schema: ClassVar[tuple[str, ...]] = _SCHEMA
     upgrades: ClassVar[Mapping[int, Sequence[str]]] = _UPGRADES
     work: ClassVar[str] = "phases"
+    _excluded: Excluded = MappingProxyType({})
 
     def known_images(self) -> dict[str, tuple[int, int, ImageInfo]]:
         """By path: bytes, modification time in nanoseconds, and what was read of the image."""
@@ -142,10 +162,16 @@ class Ledger(RunFolder):
         """What there is to buy: elements (pixels, where these are bought), and images."""
         rows = self._rows("SELECT coalesce(sum(height * width), 0), count(*) FROM images")
         elements, images = rows[0]
+        if self.version > 3:
+            elements -= self._rows("SELECT coalesce(sum(pixels), 0) FROM excluded")[0][0]
         return elements, images
 
-    def record_images(self, pool: ImagePool) -> None:
+    def record_images(self, pool: ImagePool, excluded: Excluded | None = None) -> None:
         """Makes the table of images that of the pool; it stays that once a stage is done.
+
+        Args:
+            pool: The images.
+            excluded: What of them is never annotated, and never charged by this ledger.
 
         Raises:
             SegalError: If a stage is done, and the images are not those that it was done with.
@@ -185,9 +211,17 @@ class Ledger(RunFolder):
                     if pool.shape(i) != pool.size(i)
                 ),
             )
+            self._excluded = excluded or {}
+            database.execute("DELETE FROM excluded")
+            database.executemany(
+                "INSERT INTO excluded SELECT id, ? FROM images WHERE path = ?",
+                ((excluded_pixels(boxes), path) for path, boxes in self._excluded.items()),
+            )
 
     def finished(self, phase: str, round: int, fingerprint: str) -> bool:
         """Whether a stage is done and its files are there as it left them.
+
+        One that `correct` kept takes the fingerprint that is asked for.
 
         A missing or damaged file is warned of, and the stage is to be done again. What it bought
         stays bought: take it from `purchases`, and write the files from that.
@@ -198,7 +232,13 @@ class Ledger(RunFolder):
         found = self._find(phase, round)
         if found is None:
             return False
-        self._check_fingerprint(phase, round, found[1], fingerprint)
+        if found[1] == _ANY:
+            with transaction(self._database, self.path) as database:
+                database.execute(
+                    "UPDATE phases SET fingerprint = ? WHERE id = ?", (fingerprint, found[0])
+                )
+        else:
+            self._check_fingerprint(phase, round, found[1], fingerprint)
         damage = list(self._damage(found[0]))
         if damage:
             more = f" and {len(damage) - 1} more" if len(damage) > 1 else ""
@@ -307,8 +347,65 @@ class Ledger(RunFolder):
                 f"{self.folder}: {phase} of round {round} was done with other inputs or settings",
                 expected=f"fingerprint {now[:12]}",
                 got=f"fingerprint {there[:12]}",
-                remedy="put the inputs back as they were, or choose another folder with --out",
+                remedy="put the inputs back as they were; or, if they are, take the versions of "
+                "segal and of all code of others that it began with; or choose another folder with "
+                "--out",
             )
+
+    def correct(
+        self,
+        purchases: Sequence[Purchase],
+        undone: Collection[tuple[str, int]],
+        kept: Collection[tuple[str, int]],
+        since: int,
+    ) -> None:
+        """Books labels that have changed since they were bought, in one transaction.
+
+        Args:
+            purchases: As they are recorded, with `label` as it is now.
+            undone: Name and round of the stages that were done with the old labels, and are to be
+                done again; they have bought nothing.
+            kept: Of those that stay done, whatever comes before them now.
+            since: The first round that is done again.
+        """
+        with transaction(self._database, self.path) as database:
+            for purchase in purchases:
+                x0, y0, x1, y1 = purchase.box
+                phase, rank = database.execute(
+                    "SELECT phase, rank FROM purchases JOIN images ON image = images.id "
+                    "WHERE path = ? AND x0 = ? AND y0 = ? AND x1 = ? AND y1 = ?",
+                    (purchase.image, x0, y0, x1, y1),
+                ).fetchone()
+                database.execute(
+                    "UPDATE purchases SET label = ? WHERE phase = ? AND rank = ?",
+                    (purchase.label, phase, rank),
+                )
+                if undone:
+                    database.execute(
+                        "INSERT INTO corrections VALUES (?, ?, ?, ?)", (phase, rank, now(), since)
+                    )
+            keys = "SELECT id FROM phases WHERE name = ? AND round = ?"
+            database.executemany(f"DELETE FROM artefacts WHERE phase = ({keys})", undone)
+            database.executemany("DELETE FROM phases WHERE name = ? AND round = ?", undone)
+            database.executemany(
+                f"UPDATE phases SET fingerprint = '{_ANY}' WHERE name = ? AND round = ?", kept
+            )
+
+    def corrections(self) -> list[tuple[str, int, str, Box]]:
+        """Labels that changed after they were trained on, in the order in which it was seen.
+
+        Returns:
+            Of each when it was seen (UTC, ISO 8601), the first round that was done again, the
+            image and the box.
+        """
+        if self.version < 4:
+            return []
+        rows = self._rows(
+            "SELECT found, since, path, x0, y0, x1, y1 FROM corrections "
+            "JOIN purchases USING (phase, rank) JOIN images ON image = images.id "
+            "ORDER BY corrections.rowid"
+        )
+        return [(found, since, path, tuple(box)) for found, since, path, *box in rows]
 
     def _measure(self, file: Path) -> tuple[str, int, str]:
         path = file.resolve().relative_to(self.folder.resolve()).as_posix()
@@ -333,7 +430,8 @@ class Ledger(RunFolder):
     def purchases(self, phase: str | None = None, round: int | None = None) -> list[Purchase]:
         """What was bought, by round and rank; of one stage or one round where asked for."""
         rows = self._rows(
-            f"SELECT rank, strategy, path, x0, y0, x1, y1, score, pixels, round, {self._clicks()} "
+            f"SELECT rank, strategy, path, x0, y0, x1, y1, score, pixels, round, {self._clicks()}, "
+            f"{'label' if self.version > 3 else 'NULL'} "
             "FROM purchases JOIN images ON image = images.id JOIN phases ON phase = phases.id "
             "WHERE (:phase IS NULL OR name = :phase) AND (:round IS NULL OR round = :round) "
             "ORDER BY round, phase, rank",
@@ -394,7 +492,7 @@ class Ledger(RunFolder):
                     remedy="select from the images that this run was started with",
                 )
             boxes = known.setdefault(purchase.image, [])
-            pixels = _price(box, boxes)
+            pixels = _price(box, [*boxes, *self._excluded.get(purchase.image, ())])
             if pixels == 0:
                 raise SegalError(
                     f"{purchase.image}: box {box} is bought already",
@@ -404,10 +502,10 @@ class Ledger(RunFolder):
                 )
             boxes.append(box)
             self._database.execute(
-                "INSERT INTO purchases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO purchases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(key, int(purchase.rank), purchase.strategy, number, *box, pixels),
-                    *(float(purchase.score), _whole(purchase.clicks)),
+                    *(float(purchase.score), _whole(purchase.clicks), purchase.label),
                 ),
             )
 

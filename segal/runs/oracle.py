@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from segal.candidates.regions import Box
 from segal.data.labelled import LabelCounts, LabelledDataset, NamedClasses
 from segal.data.pool import ImagePool, Progress
-from segal.functional.labels import keep_regions
+from segal.functional.labels import keep_regions, region_digest
+from segal.runs.run_folder import fingerprint
 from segal.tasks import Task
 
 Boxes = Mapping[str, Sequence[Box]]
@@ -59,8 +60,18 @@ class RevealedDataset(LabelledDataset):
         return self.dataset.check(indices, progress, self.bought if within is None else within)
 
     def digest(self, indices: Iterable[int] | None = None) -> str:
-        """As `LabelledDataset.digest`."""
-        return self.dataset.digest(indices)
+        """As `LabelledDataset.digest`, of what is bought: what labels say elsewhere is nothing."""
+        return fingerprint([self.classes.names, list(self.digests(indices).items())])
+
+    def digests(self, indices: Iterable[int] | None = None) -> dict[str, str]:
+        """As `LabelledDataset.digests`, of what is bought."""
+        found = {}
+        for i in range(len(self)) if indices is None else indices:
+            label, boxes = self.dataset.read_label(i), self.bought.get(i, ())
+            found[self.pool.paths[i]] = fingerprint(
+                [[list(map(int, box)), region_digest(label, box)] for box in boxes]
+            )
+        return found
 
     def subset(self, indices: Iterable[int]) -> "RevealedDataset":
         """As `LabelledDataset.subset`; no more of any image is revealed than before."""
@@ -96,6 +107,20 @@ class Oracle:
             SegalError: If one cannot be read, such as when it vanished since the run began.
         """
         return self._dataset.digest(sorted(self._positions[path] for path in bought))
+
+    def digests(self, image: str, boxes: Iterable[Box]) -> list[str]:
+        """What the label of an image says of boxes, as fingerprints, in order.
+
+        Raises:
+            SegalError: As `LabelledDataset.read_label` does.
+        """
+        label = self._dataset.read_label(self._positions[image])
+        return [region_digest(label, box) for box in boxes]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the labels."""
+        return list(self._dataset.classes.names)
 
     def label(self, image: str, boxes: Sequence[Box]) -> NDArray[Any]:
         """The label of an image, as far as boxes of it are bought.

@@ -4,21 +4,27 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from segal.data.changes import Changes
 from segal.errors import SegalError
 from segal.runs.database import LOCK_FILE, connect, explained, lock, transaction
 from segal.system.files import write_error
 
 LEDGER_FILE = "ledger.sqlite"
-_APPLICATION, _VERSION = 0x5E6A1000, 3  # marks the file as segal's; the version of its tables
+_APPLICATION, _VERSION = 0x5E6A1000, 4  # marks the file as segal's; the version of its tables
 _META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
+INPUTS_TABLE = """CREATE TABLE inputs (
+        kind TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (kind, name))"""
 _FILES_OF_SQLITE = {LEDGER_FILE + suffix for suffix in ("", "-wal", "-shm", "-journal")}
 _SHOWN_CHARACTERS = 100
+
+Inputs = Mapping[str, Mapping[str, str]]
+"""Digests by name of what a run reads, by kind, such as `labels of validation`."""
 
 
 def canonical(value: object) -> str:
@@ -35,6 +41,31 @@ def canonical(value: object) -> str:
 def fingerprint(value: object) -> str:
     """sha256 of a value's canonical JSON, in hexadecimal digits."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def goes_on(
+    there: Mapping[str, object], here: Mapping[str, object], grows: Collection[str]
+) -> bool:
+    """Whether a configuration is another one, but for lists that go on from what they were.
+
+    Args:
+        there: The other.
+        here: It.
+        grows: Keys of such lists.
+
+    Examples:
+        >>> goes_on({"budgets": ["5%"]}, {"budgets": ["5%", "10%"]}, ["budgets"])
+        True
+        >>> goes_on({"budgets": ["5%"]}, {"budgets": ["10%"]}, ["budgets"])
+        False
+    """
+    for key in there.keys() | here.keys():
+        old, new = there.get(key), here.get(key)
+        if key in grows and isinstance(old, list) and isinstance(new, list):
+            new = new[: len(old)]
+        if (key in there) != (key in here) or canonical(old) != canonical(new):
+            return False
+    return True
 
 
 class RunFolder:
@@ -59,13 +90,23 @@ class RunFolder:
         self._database, self._lock = database, descriptor
 
     @classmethod
-    def open(cls, folder: Path, command: str, configuration: Mapping[str, object]) -> Self:
+    def open(
+        cls,
+        folder: Path,
+        command: str,
+        configuration: Mapping[str, object],
+        *,
+        grows: Collection[str] = (),
+        inputs: Inputs | None = None,
+    ) -> Self:
         """Opens a run folder for this process alone; makes it where there is none.
 
         Args:
             folder: The run folder: not there yet, empty, or of the same run.
             command: The command that runs.
             configuration: All that its result depends on, of what JSON can hold.
+            grows: Keys of the configuration whose lists may go on from what they were.
+            inputs: What is read beside; the folder keeps the digests, to name what changed.
 
         Raises:
             SegalError: If the folder holds another run or something else, another process is at
@@ -91,7 +132,7 @@ class RunFolder:
             raise
         try:
             files = {name for name in others - _FILES_OF_SQLITE if not name.startswith(".")}
-            opened._begin(command, configuration, is_empty=not files)
+            opened._begin(command, configuration, not files, grows, inputs or {})
         except BaseException:
             opened.close()
             raise
@@ -181,12 +222,19 @@ class RunFolder:
                 remedy="upgrade segal (pip install --upgrade segal-regions)",
             )
 
-    def _begin(self, command: str, configuration: Mapping[str, object], is_empty: bool) -> None:
+    def _begin(
+        self,
+        command: str,
+        configuration: Mapping[str, object],
+        is_empty: bool,
+        grows: Collection[str],
+        inputs: Inputs,
+    ) -> None:
         text = canonical(configuration)
         with transaction(self._database, self.path) as database:
             tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if is_empty and not tables:  # also after a kill while it was being made
-                for statement in (_META, *self.schema):
+                for statement in (_META, INPUTS_TABLE, *self.schema):
                     database.execute(statement)
                 database.execute(f"PRAGMA application_id = {_APPLICATION}")
                 database.execute(f"PRAGMA user_version = {_VERSION}")
@@ -197,28 +245,61 @@ class RunFolder:
                 for statement in self.upgrades.get(version, ()):
                     database.execute(statement)
                 database.execute(f"PRAGMA user_version = {version + 1}")
-            there = (self.command, canonical(self.configuration))
-            if there != (command, text):
-                begun = database.execute(f"SELECT EXISTS (SELECT * FROM {self.work})").fetchone()[0]
-                if begun or not is_empty or self.command != command:
-                    self._refuse(command, json.loads(text))
-                # Nothing is done yet, such as after a mistake: the folder may still change.
+            begun = database.execute(f"SELECT EXISTS (SELECT * FROM {self.work})").fetchone()[0]
+            # Where nothing is done yet, such as after a mistake, the folder may still change.
+            if begun or not is_empty or self.command != command:
+                self._check(command, json.loads(text), grows, inputs)
+            if (self.command, canonical(self.configuration)) != (command, text):
                 rows = {"command": command, "configuration": text}
                 database.executemany("REPLACE INTO meta VALUES (?, ?)", rows.items())
+            if not begun:
+                database.execute("DELETE FROM inputs")
+                database.executemany(
+                    "INSERT INTO inputs VALUES (?, ?, ?)",
+                    ((kind, *item) for kind, found in inputs.items() for item in found.items()),
+                )
 
-    def _refuse(self, command: str, configuration: Mapping[str, object]) -> None:
+    def _check(
+        self,
+        command: str,
+        configuration: Mapping[str, object],
+        grows: Collection[str],
+        inputs: Inputs,
+    ) -> None:
+        """Raises a SegalError, with all that differs, unless it is the folder's own run."""
+        then: dict[str, dict[str, str]] = {}
+        for kind, name, digest in self._rows("SELECT kind, name, digest FROM inputs"):
+            then.setdefault(kind, {})[name] = digest
+        changes = {k: Changes.of(then[k], now) for k, now in inputs.items() if k in then}
+        changed = [f"\n    {kind}: {found}" for kind, found in changes.items() if found]
+        if self.command == command and goes_on(self.configuration, configuration, grows):
+            if changed:
+                raise SegalError(
+                    f"{self.folder}: not the files that it began with",
+                    expected="the same files to its end",
+                    got="files that differ" + "".join(changed),
+                    remedy="put them back as they were, or choose another folder with --out",
+                )
+            return
         there = {"command": self.command, **_flat(self.configuration)}
         here = {"command": command, **_flat(configuration)}
-        differing = [
-            f"\n    {key}: {_shown(there, key)} in the folder, {_shown(here, key)} now"
+        keys = [
+            key
             for key in sorted(there.keys() | here.keys())
             if key not in there or key not in here or canonical(there[key]) != canonical(here[key])
         ]
+        differing = [
+            f"\n    {key}: {_shown(there, key)} in the folder, {_shown(here, key)} now"
+            for key in keys
+        ]
+        lists = " and ".join(key for key in grows if key in keys)
         raise SegalError(
             f"{self.folder}: holds another run",
             expected=f"the configuration of this command, fingerprint {fingerprint(here)[:12]}",
-            got=f"fingerprint {fingerprint(there)[:12]}, which differs in" + "".join(differing),
-            remedy="choose another folder with --out, or remove this one",
+            got=f"fingerprint {fingerprint(there)[:12]}, which differs in"
+            + "".join(differing + changed),
+            remedy="choose another folder with --out, or remove this one"
+            + (f"; {lists} may go on here from those in the folder" if lists else ""),
         )
 
 

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence, Units
-from segal.candidates.regions import Box, Boxes, RegionSize
+from segal.candidates.regions import Box, Boxes, RegionSize, Rest
 from segal.candidates.table import TableWriter
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
@@ -53,6 +55,8 @@ class Scan:
         model: The network, in `eval()` mode on the settings' device; None only without signals.
         labelled: Boxes that are labelled already, by image: they are measured as they are, on
             whatever grid they were bought, into a table of their own.
+        excluded: What is never annotated, by image, as boxes that do not overlap: candidates are
+            measured without it.
         sets: Sets of images that signals may look at before the pass.
         seed: Of everything random in the pass.
     """
@@ -64,6 +68,7 @@ class Scan:
     signals: Sequence[Signal] = ()
     model: Model | None = None
     labelled: Mapping[int, Sequence[Box]] = field(default_factory=dict)
+    excluded: Mapping[int, tuple[Box, ...]] = field(default_factory=dict)
     sets: Mapping[SetName, ImageSet] = field(default_factory=dict)
     seed: int = 0
 
@@ -120,10 +125,17 @@ class Scan:
         return sum(n * len(self.task.units(*size, region)) for size, n in sizes.items())
 
     def _read(self) -> Iterator[tuple[list[int], Tensor | None]]:
-        grouped = batches(self.pool, range(len(self.pool)), self.settings.batch_size)
+        grouped = (
+            list(alike)
+            for batch in batches(self.pool, range(len(self.pool)), self.settings.batch_size)
+            for _, alike in groupby(batch, self._excluded)  # a batch shares its units
+        )
         if not self.signals:
             return ((batch, None) for batch in grouped)
         return prefetch(self._read_batch, grouped, self.settings.workers)
+
+    def _excluded(self, image: int) -> tuple[Box, ...]:
+        return self.excluded.get(image, ())
 
     def _read_batch(self, batch: list[int]) -> tuple[list[int], Tensor]:
         return batch, stack_images([self.pool.read(i) for i in batch])
@@ -141,7 +153,7 @@ class Scan:
         evidence = self._forward(images, meters, names)
         for region in self.regions:
             grid = self.task.units(*self.pool.size(batch[0]), region)
-            measured = _measure(evidence, grid, meters, names)
+            measured = _measure(evidence, _rest(grid, self._excluded(batch[0])), meters, names)
             writers[str(region)].append(batch, grid.boxes(), measured)
         kept = {signal: meter for signal, meter in meters.items() if signal.of_labelled}
         alike: dict[tuple[Box, ...], list[int]] = {}
@@ -151,7 +163,7 @@ class Scan:
         found: dict[int, tuple[Boxes, dict[str, NDArray[np.float64]]]] = {}
         for listed, rows in alike.items():  # a batch shares its units: once for all of a kind
             boxes = Boxes(listed)
-            measured = _measure(evidence, boxes, kept, names)
+            measured = _measure(evidence, _rest(boxes, self._excluded(batch[0])), kept, names)
             for row in rows:
                 own = {column: values[row : row + 1].copy() for column, values in measured.items()}
                 found[row] = boxes, own
@@ -173,6 +185,12 @@ def scan_notes(folder: Path) -> list[str]:
     path = folder / NOTES_FILE
     notes: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return notes
+
+
+@lru_cache(maxsize=64)
+def _rest(units: Units, excluded: tuple[Box, ...]) -> Units:
+    """Units without what is excluded."""
+    return Rest(units, excluded) if excluded else units
 
 
 def _measure(

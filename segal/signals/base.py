@@ -193,6 +193,13 @@ class TakesCrossEntropy(Protocol):
         ...
 
 
+class Pooled:
+    """A signal that heeds `Units.excluded`: it measures candidates without that part of the image.
+
+    Whatever looks at them by `Units.pool` and `Units.pool_max`, or by tiles, does.
+    """
+
+
 class PlainSignal:
     """A signal that needs nothing but the evidence: it is its own meter."""
 

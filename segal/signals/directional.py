@@ -12,7 +12,7 @@ from segal.functional.gradients import chunk_size
 from segal.functional.tiles import Windows
 from segal.models.tails import Tail
 from segal.models.wrapped import Model
-from segal.signals.base import Direction, Need, Parameters, Workbench
+from segal.signals.base import Direction, Need, Parameters, Pooled, Workbench
 from segal.signals.labels import LabelRule, Pseudo, residual
 from segal.signals.pulled_back import PulledBack, TileGradients, is_closed, note_general_route
 
@@ -24,7 +24,7 @@ _FEW = 2
 
 
 @dataclass(frozen=True)
-class Directional:
+class Directional(Pooled):
     """Inner product of each candidate's gradient with a vector of parameters.
 
     It is the derivative of the candidate's loss along the vector. No region is differentiated:

@@ -15,7 +15,7 @@ from segal.candidates.evidence import Evidence, Reduction, Units
 from segal.functional.divergence import DisagreementSum
 from segal.models.dropout import Drawn, check_dropout, dropout_passes
 from segal.models.wrapped import Model
-from segal.signals.base import Need, Workbench
+from segal.signals.base import Need, Pooled, Workbench
 from segal.system.machine import Precision, autocast
 
 DropoutName = Literal["mc_dropout", "bald"]
@@ -23,7 +23,7 @@ _ROWS: dict[DropoutName, int] = {"mc_dropout": 0, "bald": 1}
 
 
 @dataclass(frozen=True)
-class DropoutValue:
+class DropoutValue(Pooled):
     """An uncertainty over T passes with dropout, pooled over each candidate.
 
     Masks are drawn for each image on its own, from a generator seeded by the pass's seed, the

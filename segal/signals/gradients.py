@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence, Units
-from segal.candidates.regions import Box, Boxes
+from segal.candidates.regions import split
 from segal.models.wrapped import FEATURES, Model
-from segal.signals.base import Need, Workbench
+from segal.signals.base import Need, Pooled, Workbench
 from segal.signals.labels import LabelRule, Pseudo, residual
 from segal.signals.pulled_back import EntropyLoss, Loss, PulledBack, TileGradients
 
@@ -18,7 +18,7 @@ _HELD = 1 << 24
 
 
 @dataclass(frozen=True)
-class RegionGradient:
+class RegionGradient(Pooled):
     """Gradient of each candidate's mean loss by the last layers' parameters, as an embedding.
 
     For the head it is `G_R = mean of r [up(f); 1]^T`, with r the residual of the labels and f the
@@ -146,7 +146,7 @@ class OutputMeter:
 
 
 @dataclass(frozen=True)
-class GradientNorm:
+class GradientNorm(Pooled):
     """Norm of the gradient of each candidate's mean entropy by the last layers' parameters.
 
     The entropy's gradient by the logits is `-p * (log p + H)` (GradNorm as UWE, TMLR 2024,
@@ -199,16 +199,12 @@ class NormMeter:
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units) float64; the gradients of many units are not held all at once."""
         count = max(1, _HELD // self.gradient.gradients.width)
-        parts: list[Units] = [units]
-        if len(units) > count:
-            boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in units.boxes().tolist()]
-            parts = [Boxes(tuple(boxes[i : i + count])) for i in range(0, len(boxes), count)]
-        gradients = (self.gradient.measure(evidence, part) for part in parts)
+        gradients = (self.gradient.measure(evidence, part) for part in split(units, count))
         return torch.cat([torch.linalg.vector_norm(g, dim=-1) for g in gradients], 1)
 
 
 @dataclass(frozen=True)
-class KeptMass:
+class KeptMass(Pooled):
     """Mean over each candidate of what a label rule's weights sum to (RALIF's constant term).
 
     Attributes:

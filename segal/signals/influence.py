@@ -9,7 +9,7 @@ from segal.candidates.evidence import Evidence, Units
 from segal.errors import SegalError
 from segal.functional.labels import count_labelled
 from segal.models.wrapped import Model
-from segal.signals.base import Direction, Meter, Need, Workbench
+from segal.signals.base import Direction, Meter, Need, Pooled, Workbench
 from segal.signals.directional import Directional, DirectionalMeter
 from segal.signals.directions import set_loss
 from segal.signals.gradients import KeptMass
@@ -50,7 +50,7 @@ class TopKDirectional(Directional):
 
 
 @dataclass(frozen=True)
-class EstimatedLoss:
+class EstimatedLoss(Pooled):
     """The pool's mean loss as estimated after training on a candidate too (RALIF, eqs. 7-10).
 
     With class k for a candidate z it is `L_k(z) = L - g_{z,k}^T h / m`: L the pool's mean loss on

@@ -9,7 +9,7 @@ from segal.candidates.evidence import Evidence, Units
 from segal.errors import SegalError
 from segal.models.loss_prediction import LossPrediction
 from segal.models.wrapped import FEATURE_MAPS, Model
-from segal.signals.base import Meter, Need, Workbench
+from segal.signals.base import Meter, Need, Pooled, Workbench
 
 
 class ReadsLossPrediction:
@@ -40,7 +40,7 @@ class ReadsLossPrediction:
 
 
 @dataclass(frozen=True)
-class PredictedLoss(ReadsLossPrediction):
+class PredictedLoss(ReadsLossPrediction, Pooled):
     """The predicted loss of each candidate (Yoo and Kweon, CVPR 2019).
 
     Every feature map that the module takes is averaged over the candidate's pixels, exactly, after

@@ -74,7 +74,7 @@ class PulledBack:
         height, width = evidence.caught.shape[-2:]
         upsampling = evidence.upsampling
         return windows(
-            tile_boxes(units.boxes()),
+            tile_boxes(units.boxes(), units.excluded),
             self.kernel.output(height, width),
             upsampling.size,
             upsampling.align_corners,

@@ -13,7 +13,7 @@ from segal.functional import uncertainty
 from segal.functional.uncertainty import UncertaintyFunction
 from segal.models.wrapped import FEATURES, Model
 from segal.registry import Registry
-from segal.signals.base import PlainSignal
+from segal.signals.base import PlainSignal, Pooled
 
 UNCERTAINTIES: Registry[UncertaintyFunction] = Registry("uncertainty")
 UNCERTAINTIES.register("entropy")(uncertainty.entropy)
@@ -35,7 +35,7 @@ UncertaintyName = Annotated[str, AfterValidator(_known)]
 
 
 @dataclass(frozen=True)
-class Value(PlainSignal):
+class Value(PlainSignal, Pooled):
     """An uncertainty, pooled over each candidate.
 
     Attributes:
@@ -69,7 +69,7 @@ class Value(PlainSignal):
 
 
 @dataclass(frozen=True)
-class MeanFeature(PlainSignal):
+class MeanFeature(PlainSignal, Pooled):
     """Mean over each candidate's pixels of the upsampled input of the last layer (UWE, eq. 7)."""
 
     catch: ClassVar[tuple[str, ...]] = (FEATURES,)

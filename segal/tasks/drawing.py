@@ -1,7 +1,7 @@
 """What the pictures of a selection are drawn from, whatever they show."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -47,6 +47,7 @@ class Drawn:
         precision: Of the network's forward pass.
         label: Gives what is known of an image by its path, as `LabelledDataset.read_label` does;
             None where nothing is.
+        excluded: What is never annotated, by image.
     """
 
     pool: ImagePool
@@ -55,6 +56,7 @@ class Drawn:
     bought: Mapping[str, Sequence[Box]]
     precision: Precision
     label: Callable[[str], NDArray[Any]] | None = None
+    excluded: Mapping[str, Sequence[Box]] = field(default_factory=dict)
 
     @property
     def caption(self) -> str:

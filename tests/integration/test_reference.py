@@ -192,7 +192,7 @@ def test_void_pixels_of_labels_that_are_given_are_left_out(scenes, labelled, tmp
         pool = open_pool(config.images)
         labels = SelectionLabels.open(config, strategy)
         bought = labels.labelled.boxes(pool)
-        images = labels.sets(config, pool, bought, pool)["labelled"]
+        images = labels.sets(config, pool, bought, pool, {})["labelled"]
         counts.append(labelled_pixels(Bench(None, None, None, {"labelled": images})))
     void = int((open_dataset(root, "train").read_label(0)[:32, :32] == 255).sum())
     assert counts[0] == 2 * 32 * 32

@@ -491,18 +491,6 @@ def test_a_label_that_vanished_since_the_run_began(raw, scenes, tmp_path):
         run(raw, data=data, budgets=[])
 
 
-def test_a_label_that_changed_since_the_run_began(raw, scenes, tmp_path):
-    root = tmp_path / "scenes"
-    shutil.copytree(scenes, root)
-    data = {"root": str(root), "test": "val"}
-    history = run(raw, data=data, budgets=[]).history
-    name = history.seed_set[0].image.replace("_leftImg8bit", "_gtFine_labelIds")
-    path = root / "gtFine" / "train" / name
-    cv2.imwrite(str(path), np.full((64, 128), 7, np.uint8))
-    with pytest.raises(SegalError, match="fingerprint"):
-        run(raw, data=data, budgets=[])
-
-
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not(segal, raw, tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text(json.dumps({**raw, "budgets": []}))

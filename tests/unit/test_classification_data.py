@@ -102,6 +102,7 @@ def test_folders(tmp_path):
     assert labels_of(part) == [[[2]], [[0]]] and part.pool.paths == ("cat/2.png", "ant/0.png")
     assert part.check().pixels.tolist() == [1, 0, 1]
     assert part.digest() == data.digest([8, 0]) != data.digest([0, 8])
+    assert part.digests() == data.digests([8, 0]) and len(set(data.digests().values())) == 3
 
 
 def test_class_list_gives_order_and_classes_without_images(tmp_path):

@@ -99,6 +99,8 @@ def field_of(kind: type[BaseModel], key: str) -> FieldInfo:
     field = kind.model_fields[first]
     if not rest:
         return field
+    if (kind, first) == (CompareConfig, "run"):
+        return field_of(RunConfig, rest)
     (section,) = (o for o in (field.annotation, *get_args(field.annotation)) if is_section(o))
     return field_of(section, rest)
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sqlite3
 import time
 from collections import Counter
 
@@ -14,6 +15,7 @@ from segal.jobs.comparing import compare
 from segal.jobs.planning import plan_comparison
 from segal.jobs.rounds.loop import SUMMARY_FILE
 from segal.runs.database import lock
+from segal.system.files import remove
 from tests.fake_runs import make_run
 
 SCORES = {"random": (0.40, 0.50, 0.60), "uwe": (0.40, 0.57, 0.65)}
@@ -50,11 +52,12 @@ class Rounds:
             config.out.parent / f".{config.out.name}",
             strategy=config.strategy,
             seed=config.seed,
-            scores=SCORES[name] if config.budgets else [0.4],
+            scores=SCORES[name][: len(config.budgets) + 1] if config.budgets else [0.4],
             full=config.seed_set == "100%",
         )
         for file in sorted(made.iterdir(), key=lambda f: f.name == SUMMARY_FILE):
             if file.name != ".lock":
+                remove(config.out / file.name)  # of a run that goes on
                 file.rename(config.out / file.name)
         shutil.rmtree(made)
 
@@ -288,6 +291,54 @@ def test_runs_of_other_settings_are_refused(plan, rounds, tmp_path):
     raw["arms"][1]["set"] = {"strategy": {"name": "uwe", "tau": 0.1}}
     outcome = compare.run_comparison(plan_comparison(raw | {"out": str(tmp_path / "new")}))
     assert outcome.missing == []
+
+
+def test_more_budgets_go_on_in_the_same_folder(plan, rounds, tmp_path):
+    raw = plan().config.model_dump(mode="json")
+    shorter = raw | {"run": raw["run"] | {"budgets": ["10%"]}}
+    compare.run_comparison(plan_comparison(shorter))
+    rounds.broken = {"uwe": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        compare.run_comparison(plan_comparison(raw))
+    # What needs no more rounds is finished as it is; the others go on.
+    assert rounds.done()[len(SEED_BY_SEED) :] == ["random/seed-0", "uwe/seed-0"]
+    assert compare.run_comparison(plan_comparison(raw), partial=True).missing == [
+        "uwe, seed 0", "random, seed 1", "uwe, seed 1"
+    ]  # fmt: skip
+    rounds.broken = {}
+    outcome = compare.run_comparison(plan_comparison(raw))
+    assert outcome.missing == []
+    assert rounds.done()[len(SEED_BY_SEED) + 2 :] == ["uwe/seed-0", "random/seed-1", "uwe/seed-1"]
+    scores = next(t for t in outcome.tables if t.title == "mIoU by budget")
+    assert {row[1] for row in scores.rows if row[0] == "uwe"} == {0, 1, 2}
+    with pytest.raises(SegalError, match="holds runs of other settings") as caught:
+        compare.run_comparison(plan_comparison(shorter))
+    assert 'budgets: ["10%","10%"] in the folder, ["10%"] now' in caught.value.got
+
+
+def test_the_full_arm_is_not_trained_for_longer_under_its_name(plan, rounds):
+    raw = plan().config.model_dump(mode="json")
+    raw["run"] |= {"start": "warm", "budgets": ["10%"]}
+    compare.run_comparison(plan_comparison(raw))
+    raw["run"]["budgets"] = ["10%", "10%"]
+    with pytest.raises(SegalError, match="holds runs of other settings") as caught:
+        compare.run_comparison(plan_comparison(raw))
+    assert "train.iterations" in caught.value.got
+    assert "under another name" in caught.value.remedy
+    raw["arms"][2]["name"] = "full-3"
+    assert compare.run_comparison(plan_comparison(raw)).missing == []
+
+
+def test_runs_of_labels_that_differ_are_not_compared(plan, rounds, tmp_path):
+    compare.run_comparison(plan())
+    for arm, label in (("random", "a"), ("uwe", "b")):
+        with sqlite3.connect(
+            tmp_path / "out" / "runs" / arm / "seed-1" / "ledger.sqlite"
+        ) as ledger:
+            ledger.execute("UPDATE purchases SET label = ? WHERE phase = 1 AND rank = 1", (label,))
+        ledger.close()
+    with pytest.raises(SegalError, match="trained on another label of street/"):
+        compare.run_comparison(plan(target=0.5))
 
 
 def test_partial_refuses_other_settings_as_well(plan, rounds, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from segal.errors import SegalError
+from segal.functional.labels import region_digest
 from segal.tasks.detection.datasets import (
     LAYOUTS,
     class_names,
@@ -136,6 +137,18 @@ def test_subset_digest_and_counts_within_boxes(tmp_path):
     changed = replace(dataset, objects=(*dataset.objects[:2], moved))
     assert changed.digest() != dataset.digest()
     assert changed.digest([0, 1]) == dataset.digest([0, 1])
+    told = [data.digests() for data in (dataset, changed)]
+    assert [path for path in told[0] if told[0][path] != told[1][path]] == ["c.png"]
+    # What a region's label says is what is known of objects whose centre lies there.
+    box = moved.boxes[0]
+    x, y = int((box[0] + box[2]) / 2), int((box[1] + box[3]) / 2)
+    regions = [(x - 2, y - 2, x + 3, y + 3), (0, 0, x - 2, y - 2)]
+    same = [
+        region_digest(moved, region) == region_digest(LABELS["c.png"], region) for region in regions
+    ]
+    assert same == [False, True]
+    arrays = np.array(regions[1], np.int32)
+    assert region_digest(moved, tuple(arrays)) == region_digest(moved, regions[1])
     within = {2: [(0, 0, 30, 40)]}
     assert dataset.check(within=within).pixels.tolist() == [1, 0, 1]
     assert dataset.check([1]).pixels.tolist() == [0, 0, 0]

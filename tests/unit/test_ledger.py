@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -31,8 +31,13 @@ from segal.system.files import replacing, write_bytes
 _CONFIGURATION = {"region": "8", "strategy": {"name": "uwe", "tau": 1.0}, "seed": 0}
 
 
-def _open(folder: Path, **changes: object) -> Ledger:
-    return Ledger.open(folder, "select", _CONFIGURATION | changes)
+def _open(
+    folder: Path,
+    grows: Collection[str] = (),
+    inputs: Mapping[str, Mapping[str, str]] | None = None,
+    **changes: object,
+) -> Ledger:
+    return Ledger.open(folder, "select", _CONFIGURATION | changes, grows=grows, inputs=inputs)
 
 
 def _pool(*paths: str, height: int = 16, width: int = 24, digest: str = "d") -> ImagePool:
@@ -97,6 +102,53 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
         Ledger.open(tmp_path, "train", _CONFIGURATION)
     with _open(tmp_path) as ledger:  # and nothing is lost
         assert ledger.configuration == _CONFIGURATION
+
+
+def test_a_list_may_go_on_from_what_it_was_where_that_is_allowed(tmp_path):
+    def reopen(budgets, grows=("budgets",), **changes):
+        return _open(tmp_path, grows, budgets=budgets, **changes)
+
+    with reopen(["5%", "10%"]) as ledger:
+        ledger.finish("seed", 0, "f")
+    with reopen(["5%", "10%", "5%"]) as ledger:
+        assert ledger.configuration["budgets"] == ["5%", "10%", "5%"]
+        assert ledger.finished("seed", 0, "f")
+    with reopen(["5%", "10%", "5%"]):
+        pass
+    for budgets, changes in (
+        (["5%", "10%"], {}),
+        (["10%", "5%", "10%", "5%"], {}),
+        (["5%", "10%", "5%", "1%"], {"seed": 1}),
+        ("5%", {}),
+    ):
+        with pytest.raises(SegalError, match="holds another run") as caught:
+            reopen(budgets, **changes)
+        assert "budgets: " in caught.value.got
+        assert ("seed: " in caught.value.got) == bool(changes)
+        assert "budgets may go on here" in caught.value.remedy
+    with pytest.raises(SegalError, match="holds another run"):
+        reopen(["5%", "10%", "5%", "1%"], grows=())
+
+
+def test_files_that_changed_are_named(tmp_path):
+    def reopen(seed=0, **inputs):
+        return _open(tmp_path, seed=seed, inputs=inputs)
+
+    with reopen(images={"a": "1"}, labels={"a": "x"}):
+        pass
+    with reopen(images={"a": "1", "b": "2"}, labels={"a": "x", "b": "y"}) as ledger:
+        ledger.finish("train", 0, "f")  # from now on they stay
+    with reopen(images={"a": "1", "b": "2"}, labels={"a": "x", "b": "y"}, other={"c": "3"}):
+        pass
+    with pytest.raises(SegalError, match="not the files that it began with") as caught:
+        reopen(images={"a": "1", "b": "2", "c": "3"}, labels={"a": "x", "b": "z"})
+    assert "images: 1 added (c)" in caught.value.got
+    assert "labels: 1 changed (b)" in caught.value.got
+    with pytest.raises(SegalError, match="holds another run") as caught:
+        reopen(seed=1, images={"b": "2"}, labels={"a": "x", "b": "y"})
+    assert "seed: 0 in the folder, 1 now" in caught.value.got
+    assert "images: 1 removed (a)" in caught.value.got
+    assert "labels" not in caught.value.got
 
 
 def test_fingerprint_does_not_depend_on_the_order_of_keys():
@@ -546,6 +598,37 @@ def test_clicks_are_booked_and_known_only_if_all_are(tmp_path):
         assert ledger.cost().clicks == 12 and ledger.phase("select", 2) is None
 
 
+def test_a_corrected_label_undoes_what_is_said_and_keeps_the_rest(tmp_path):
+    seed = replace(_buy(1, (0, 0, 8, 8)), label="x")
+    late = [replace(_buy(rank, (8 * rank, 8, 8 * rank + 8, 16)), label="y") for rank in (1, 2)]
+    with _open(tmp_path) as ledger:
+        ledger.record_images(_pool("a.png"))
+        write_bytes(tmp_path / "model", b"old")
+        ledger.finish("seed", 0, "s", purchases=[seed])
+        ledger.finish("train", 0, "t", [tmp_path / "model"])
+        ledger.finish("buy", 0, "b", purchases=late)
+        before = ledger.purchases()
+        assert [p.label for p in before] == ["x", "y", "y"]
+        assert ledger.corrections() == []
+        ledger.correct([replace(before[2], label="z")], [], [], 1)  # nothing was trained on it
+        assert [p.label for p in ledger.purchases()] == ["x", "y", "z"]
+        assert ledger.corrections() == []
+        ledger.correct([replace(before[0], label="X")], [("train", 0)], [("buy", 0)], 0)
+        assert [p.label for p in ledger.purchases()] == ["X", "y", "z"]
+        assert ledger.purchases() == [
+            replace(p, label=label) for p, label in zip(before, "Xyz", strict=True)
+        ]
+        ((found, since, *region),) = ledger.corrections()
+        assert (since, region) == (0, ["a.png", (0, 0, 8, 8)]) and found > "2024"
+        assert ledger.phase("train", 0) is None and not ledger.finished("train", 0, "t2")
+        assert ledger.artefacts("train", 0) == []
+        # What is kept takes the next fingerprint, and no other after that.
+        assert ledger.finished("buy", 0, "b2") and ledger.finished("buy", 0, "b2")
+        with pytest.raises(SegalError, match="other inputs or settings"):
+            ledger.finished("buy", 0, "b")
+        assert ledger.finished("seed", 0, "s")
+
+
 # A folder of version 1, as segal 0.1.0 made it
 
 _VERSION_1 = f"""
@@ -603,7 +686,7 @@ def test_an_old_ledger_is_read_as_it_is(old):
 
 def test_an_old_ledger_is_upgraded_where_work_goes_on(old):
     with _open(old) as ledger:
-        assert ledger.version == 3 and ledger.purchases() == _BOUGHT_IN_VERSION_1
+        assert ledger.version == 4 and ledger.purchases() == _BOUGHT_IN_VERSION_1
         ledger.record_images(_pool("a.png"))
         more = Purchase(1, "uwe", "a.png", (8, 0, 16, 8), 0.2, clicks=9)
         ledger.finish("select", 1, "f", purchases=[more])
@@ -614,6 +697,8 @@ def test_an_old_ledger_is_upgraded_where_work_goes_on(old):
     with _open(old / "new") as new, _open(old) as upgraded:
         columns = "SELECT name, type, \"notnull\" FROM pragma_table_info('purchases')"
         assert upgraded._rows(columns) == new._rows(columns)
+        tables = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+        assert upgraded._rows(tables) == new._rows(tables)
         with pytest.raises(sqlite3.IntegrityError):  # the check came along
             upgraded._database.execute("UPDATE purchases SET clicks = -1")
 
@@ -640,7 +725,7 @@ def test_a_refused_or_killed_upgrade_leaves_the_old_ledger(old):
     _killed(die, after=None)
     assert _version(old) == 1
     with _open(old) as ledger:
-        assert ledger.version == 3 and ledger.purchases() == _BOUGHT_IN_VERSION_1
+        assert ledger.version == 4 and ledger.purchases() == _BOUGHT_IN_VERSION_1
 
 
 # A kill at any moment

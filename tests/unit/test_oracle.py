@@ -1,5 +1,6 @@
 """The oracle reveals labels where they are bought, and nowhere else."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -61,3 +62,22 @@ def test_clicks_are_those_of_the_labels(dataset):
     clicks = oracle_of(dataset).clicks(dataset.pool.paths[0], boxes, [])
     assert clicks == polygon_clicks(dataset.read_label(0), boxes).tolist()
     assert oracle_of(dataset).clicks(dataset.pool.paths[0], boxes[:1], boxes[:1]) == [0]
+
+
+def test_what_labels_say_of_regions_is_told_by_those_alone(dataset):
+    path = dataset.pool.paths[1]
+    boxes = [(0, 0, 64, 64), (64, 0, 128, 64), (0, 0, 128, 64)]
+    before = oracle_of(dataset).digests(path, boxes)
+    assert len(set(before)) == 3
+    revealed = oracle_of(dataset).reveal({path: boxes[:1]})
+    digest, by_path = revealed.digest([1]), revealed.digests([1])
+    label = cv2.imread(str(dataset.label_paths[1]), cv2.IMREAD_UNCHANGED)
+    label[0, 127] = 7 if label[0, 127] != 7 else 8
+    cv2.imwrite(str(dataset.label_paths[1]), label)
+    after = oracle_of(dataset).digests(path, boxes)
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False]
+    assert (revealed.digest([1]), revealed.digests([1])) == (digest, by_path)
+    assert revealed.digest([0]) != digest
+    whole = oracle_of(dataset).reveal({path: boxes[2:]}).digests()
+    assert list(whole) == list(dataset.pool.paths)
+    assert whole[path] != by_path[path]

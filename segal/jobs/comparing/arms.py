@@ -9,15 +9,17 @@ from typing import Any
 from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
 from segal.config import RunConfig
+from segal.data.exclusion import Excluded, Exclusion
 from segal.data.labelled import LabelledDataset
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import first_of_each
-from segal.jobs.inputs import image_sizes
+from segal.jobs.inputs import image_areas, image_sizes
 from segal.jobs.network import draw_scenes, initial_model, open_split
 from segal.jobs.own_code import identity_of
 from segal.jobs.strategies import check_network
 from segal.models.wrapped import Model
 from segal.reporting.protocol import OF_THE_FULL_ARM, compared
+from segal.runs.acquisition import Offer
 from segal.runs.oracle import Oracle
 from segal.runs.run_folder import fingerprint
 from segal.strategies.base import ChecksImages, Strategy, check_images
@@ -126,8 +128,9 @@ class _Pool:
         return dataset.subset(first_of_each(dataset.pool)) if self._config.unique else dataset
 
     @cached_property
-    def _sizes(self) -> Sequence[tuple[int, int]]:
-        return list(image_sizes(self._dataset.pool).values())
+    def _excluded(self) -> Excluded:
+        exclude, pool = self._config.exclude, self._dataset.pool
+        return Exclusion.open(exclude).of([pool], all_there=False)[0] if exclude else {}
 
     @cached_property
     def _boxes(self) -> int:
@@ -142,11 +145,11 @@ class _Pool:
         if budget.unit == "share":
             return budget.amount / 100
         if budget.unit == "images":
-            return budget.amount / len(self._sizes)
+            return budget.amount / len(self._dataset)
         if budget.unit == "boxes":
             return min(Fraction(1), budget.amount / max(1, self._boxes))
-        size = RegionSize.parse(region)
-        return budget.amount / sum(len(size.grid(*image)) for image in self._sizes)
+        sizes = image_sizes(self._dataset.pool)
+        return budget.amount / len(Offer.of(sizes, RegionSize.parse(region), self._excluded))
 
     @property
     def paths(self) -> Sequence[str]:
@@ -159,7 +162,7 @@ class _Pool:
         return find_task(self._config.task).metric.elements
 
     def pixels(self, share: Fraction) -> int:
-        return round(share * sum(height * width for height, width in self._sizes))
+        return round(share * int(image_areas(self._dataset.pool, self._excluded).sum()))
 
 
 def _cumulative(config: RunConfig, pool: _Pool) -> list[Fraction]:

@@ -20,6 +20,7 @@ from segal.comparison import Question, Table, analyse, gather, statement, write_
 from segal.config import CompareConfig
 from segal.errors import SegalError
 from segal.jobs.comparing.arms import Arm, check_networks, check_pools
+from segal.jobs.comparing.corrected import corrected_runs
 from segal.jobs.comparing.report import write_report
 from segal.jobs.network import draw_scenes
 from segal.jobs.planning import Plan, PlannedRun
@@ -27,8 +28,9 @@ from segal.jobs.rounds.loop import SUMMARY_FILE
 from segal.jobs.rounds.run import run_rounds
 from segal.reporting.protocol import alike_notes, check_protocol, flat
 from segal.runs.database import lock
-from segal.runs.history import History, read_history
-from segal.runs.run_folder import LEDGER_FILE, fingerprint
+from segal.runs.history import GROWS, History, read_history
+from segal.runs.ledger import Ledger
+from segal.runs.run_folder import LEDGER_FILE, fingerprint, goes_on
 from segal.system.console import bar, say, tell
 from segal.system.files import read_error, remove, write_bytes, write_error, write_json
 
@@ -36,6 +38,10 @@ CONFIG_FILE, COMPARISON_FILE = "compare.yaml", "comparison.json"
 TABLES_FOLDER, REPORT_FILE = "tables", "report.html"
 _ARM_FILE, _SCENES_FILE, _LOGS_FOLDER = "arm.json", ".scenes.json", "logs"
 _POLL_SECONDS = 2.0
+_OF_THE_FULL_ARM = (
+    "; where the others' budgets went on, the fully supervised arm has as many steps more, and is "
+    "trained anew under another name"
+)
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,13 @@ def run_comparison(plan: Plan, *, processes: int = 1, partial: bool = False) -> 
             _check_begun(plan)
             _record(plan)
             _draw_scenes(plan)
+            _reopen_corrected(plan)
             waiting = [arm for arm in plan.arms if not _has_begun(arm)]
             check_networks(waiting)
             check_pools(waiting)
         with _helpers(plan, processes):
             failed = _share_work(plan.runs, _threads(plan.config, processes))
-    missing = [run.title for run in plan.runs if run.arm and not is_finished(run.config.out)]
+    missing = [run.title for run in plan.runs if run.arm and not _is_done(run)]
     try:
         with _alone(out):
             outcome = _write_analysis(plan, missing)
@@ -96,9 +103,26 @@ def run_comparison(plan: Plan, *, processes: int = 1, partial: bool = False) -> 
     return outcome
 
 
-def is_finished(run: Path) -> bool:
-    """Whether a run of rounds has come to its end."""
-    return (run / SUMMARY_FILE).is_file() and (run / LEDGER_FILE).is_file()
+def is_finished(run: Path, budgets: Sequence[str] = ()) -> bool:
+    """Whether a run of rounds has come to its end.
+
+    Args:
+        run: Its folder.
+        budgets: All that it is to buy by; those that it was begun with may be fewer.
+
+    Raises:
+        SegalError: If a file of it is damaged.
+    """
+    if not ((run / SUMMARY_FILE).is_file() and (run / LEDGER_FILE).is_file()):
+        return False
+    with Ledger.read(run) as ledger:
+        configuration = ledger.configuration
+    ended = _read_json(run / SUMMARY_FILE)["fingerprint"] == fingerprint(configuration)
+    return ended and configuration["budgets"] == list(budgets)
+
+
+def _is_done(run: PlannedRun) -> bool:
+    return is_finished(run.config.out, run.config.budgets)
 
 
 @contextmanager
@@ -156,7 +180,10 @@ def _check_arm(arm: Arm) -> None:
     file = arm.config.out / _ARM_FILE
     if not (_has_begun(arm) and file.exists()):
         return
-    there, here = flat(_read_json(file)), flat(arm.identity)
+    begun = _read_json(file)
+    if goes_on(begun, arm.identity, GROWS):
+        return
+    there, here = flat(begun), flat(arm.identity)
     differing = [
         f"\n    {key}: {there.get(key, 'not set')} in the folder, {here.get(key, 'not set')} now"
         for key in sorted(there.keys() | here.keys())
@@ -167,7 +194,8 @@ def _check_arm(arm: Arm) -> None:
             f"{arm.config.out}: holds runs of other settings",
             expected=f"those of arm {arm.name!r}, fingerprint {fingerprint(here)[:12]}",
             got=f"fingerprint {fingerprint(there)[:12]}, which differs in" + "".join(differing),
-            remedy="give the arm another name, or the comparison another --out",
+            remedy="give the arm another name, or the comparison another --out"
+            + (_OF_THE_FULL_ARM if arm.full and "train.iterations" in there else ""),
         )
 
 
@@ -175,7 +203,7 @@ def _record(plan: Plan) -> None:
     """Writes what the arms are, once their runs begin, and the configuration."""
     for arm in _all_arms(plan):
         file = arm.config.out / _ARM_FILE
-        if not (_has_begun(arm) and file.exists()):
+        if not file.exists() or _read_json(file) != arm.identity:
             write_json(file, arm.identity)
     text = yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False)
     write_bytes(plan.config.out / CONFIG_FILE, text.encode())
@@ -203,6 +231,12 @@ def _draw_scenes(plan: Plan) -> None:
     if data.scenes is not None and not (drawn.exists() and _read_json(drawn) == wanted):
         draw_scenes(data)
         write_json(drawn, wanted)
+
+
+def _reopen_corrected(plan: Plan) -> None:
+    """Lets go on what was finished with labels that were corrected since."""
+    for folder in corrected_runs([run for run in plan.runs if _is_done(run)]):
+        remove(folder / SUMMARY_FILE)  # which says that a run came to its end
 
 
 # Sharing the work
@@ -251,7 +285,7 @@ def _share_work(runs: Sequence[PlannedRun], threads: int | None) -> dict[str, st
     Returns:
         What went wrong, by the run's title.
     """
-    waiting = [run for run in runs if not is_finished(run.config.out)]
+    waiting = [run for run in runs if not _is_done(run)]
     failed: dict[Path, tuple[str, str]] = {}
     is_waiting = False
     while waiting:
@@ -272,7 +306,7 @@ def _share_work(runs: Sequence[PlannedRun], threads: int | None) -> dict[str, st
             if outcome != "held":
                 waiting.remove(run)
             is_waiting = False
-        waiting = [r for r in waiting if not is_finished(r.config.out)]
+        waiting = [r for r in waiting if not _is_done(r)]
     return dict(failed.values())
 
 
@@ -325,7 +359,7 @@ def _write_analysis(plan: Plan, missing: Sequence[str]) -> ComparisonOutcome:
         arm.name: {
             seed: read_history(arm.config.out / f"seed-{seed}")
             for seed in arm.seeds
-            if is_finished(arm.config.out / f"seed-{seed}")
+            if is_finished(arm.config.out / f"seed-{seed}", arm.config.budgets)
         }
         for arm in plan.arms
     }

@@ -11,6 +11,7 @@ from segal.candidates.regions import Box
 from segal.candidates.selection import Selected
 from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
+from segal.data.exclusion import Excluded
 from segal.data.pool import ImagePool
 from segal.jobs.picks import boxes_of, describe_picks, rows_of
 from segal.models.wrapped import Model
@@ -34,6 +35,7 @@ class Inspection:
         oracle: Knows the labels.
         value: The uncertainty to draw.
         bought: Boxes that were bought before, by image.
+        excluded: What is never annotated.
     """
 
     config: RunConfig
@@ -42,6 +44,7 @@ class Inspection:
     oracle: Oracle
     value: Value
     bought: Mapping[str, Sequence[Box]]
+    excluded: Excluded
 
     def write(
         self,
@@ -77,6 +80,7 @@ class Inspection:
                 drawn = Drawn(
                     *(self.pool, model, self.value, self.bought, self.config.precision),
                     label=lambda image: self.oracle.label(image, boxes[image]),
+                    excluded=self.excluded,
                 )
                 task_of(model.spec).draw(overlays, selected, self.config.overlays, drawn, advance)
         return [folder / PICKS_FILE, overlays]

@@ -2,7 +2,8 @@
 
 A round's stages are phases in the ledger. Each has a fingerprint of its settings and of the phase
 before it, so that a run that was killed goes on from whole phases to the picks that it would have
-made, and no finished training or scan is done again.
+made, and no finished training or scan is done again. A run goes on where its budgets do; of labels
+that were corrected see `segal.jobs.rounds.corrections`.
 """
 
 import json
@@ -21,12 +22,14 @@ from segal.candidates.regions import RegionSize
 from segal.candidates.selection import read_selection, write_selection
 from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
+from segal.data.exclusion import together
 from segal.jobs.inputs import image_sizes
 from segal.jobs.network import initial_model
 from segal.jobs.passes import Scanned, run_passes, table_folder
 from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
 from segal.jobs.prices import drawn_prices
 from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
+from segal.jobs.rounds.corrections import book_corrections, correction_notes
 from segal.jobs.rounds.inspection import Inspection
 from segal.jobs.rounds.results import (
     Bought,
@@ -107,6 +110,7 @@ class Rounds:
         self.outline = self.task.outline_of(data.pool_set)
         self.oracle = Oracle(data.pool_set, self.task)
         self.areas, self.sizes = data.areas(), image_sizes(self.pool)
+        self.excluded = data.excluded
         self.start = start
         self.region = RegionSize.parse(config.region)
         self.bought = Bought()
@@ -123,16 +127,19 @@ class Rounds:
         Raises:
             SegalError: For anything that the user can mend.
         """
-        self.ledger.record_images(self.pool)
+        self.ledger.record_images(self.pool, self.excluded)
         if "val" in {need.of for need in needs_of(self.strategy)}:
             check_apart(self.held_out["validation"].pool, self.pool)
         self.buy_seed_set()
         for number in range(len(self.config.budgets) + 1):
             self.train(number)
             self.evaluate(number)
-            if self.is_good_enough(number) or number == len(self.config.budgets):
+            # What was bought once is trained on, also where labels were corrected since.
+            is_last = self.ledger.phase("buy", number) is None and self.is_good_enough(number)
+            if is_last or number == len(self.config.budgets):
                 break
-            offer = Offer.of(self.sizes, self.region, self.bought.boxes)
+            taken = together(self.bought.boxes, self.excluded)
+            offer = Offer.of(self.sizes, self.region, taken)
             if not len(offer):
                 self.notes.append(f"The pool is used up: the run ends with round {number}.")
                 break
@@ -170,6 +177,7 @@ class Rounds:
             return
         if self.start is not None and take_over(self.start, self.ledger, name, number, self.chain):
             return
+        remove(self.config.out / SUMMARY_FILE)  # which says that a run came to its end
         started = time.perf_counter()
         artefacts, purchases = work(round_folder(self.config.out, number))
         seconds = time.perf_counter() - started
@@ -184,7 +192,7 @@ class Rounds:
 
         def draw(folder: Path) -> Made:
             region = RegionSize.parse(config.seed_region)
-            offer = Offer.of(self.sizes, region, {})
+            offer = Offer.of(self.sizes, region, self.excluded)
             generator = derive_generator(config.seed, 0, SEED_SET)
             order = torch.randperm(len(offer), generator=generator).numpy()
             order = order[allowance.takes(self.prices(region, offer, allowance)[order])]
@@ -193,11 +201,13 @@ class Rounds:
                 for path, size in self.sizes.items()
                 for x0, y0, x1, y1 in region.grid(*size).boxes()
             ]
-            drawn = [(*boxes[row], 0.0) for row in order]
+            drawn = [(*boxes[row], 0.0) for row in offer.rows[order]]
             return [], priced(_SEED_SET, drawn, self.oracle, self.bought.boxes)
 
         settings = [config.seed, config.seed_set, config.seed_region, *self.fit()]
         self.phase(_SEED_SET, 0, settings, draw)
+        book_corrections(self.ledger, self.oracle, [SUMMARY_FILE, _UNFINISHED_FILE])
+        self.notes += correction_notes(self.ledger)
         self.bought.add(self.ledger.purchases(_SEED_SET, 0), allowance)
 
     def train(self, number: int) -> None:
@@ -240,7 +250,7 @@ class Rounds:
             "network": [network["model"], network["checkpoint"]],
             "seed": config.seed,
             "warm": warm,
-            "labels": self.oracle.digest(self.bought.boxes),
+            "labels": self.labels(),
         }
         self.phase("train", number, depends, work)
         remove(folder / _UNFINISHED_FILE)
@@ -304,6 +314,7 @@ class Rounds:
                 validation=self.held_out.get("validation"),
                 seed_set=boxes_of(self.ledger.purchases(_SEED_SET, 0)),
                 bought=self.bought.boxes,
+                excluded=self.excluded,
             )
             model = self.model(number) if signals else None
             scan.run(number, signals, model, tables)
@@ -361,6 +372,7 @@ class Rounds:
                 oracle=self.oracle,
                 value=shown_value(self.strategy),
                 bought=self.bought.boxes,
+                excluded=self.excluded,
             )
             selected = read_selection(folder / SELECTION_FILE)
             table = CandidateTable.open(table_folder(folder, 0) / self.config.region)
@@ -389,6 +401,12 @@ class Rounds:
             path = round_folder(self.config.out, number) / MODEL_FILE
             self._model = (number, load_checkpoint(path, options).to(self.device))
         return self._model[1]
+
+    def labels(self) -> object:
+        """What identifies the labels of all that is bought so far."""
+        if any(label is None for _, _, label in self.bought.labels):
+            return self.oracle.digest(self.bought.boxes)  # as runs had it before these were booked
+        return fingerprint([self.oracle.class_names, self.bought.labels])
 
     def allowance(self, number: int) -> Allowance:
         """What may be spent after a round: its budget, and what is left of earlier ones like it."""

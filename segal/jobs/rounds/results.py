@@ -30,12 +30,14 @@ class Bought:
         pixels: Charged so far.
         clicks: Likewise.
         unspent: By what budgets count, what they have left of it.
+        labels: What is bought, in order, each with the digest of its label where it is known.
     """
 
     boxes: dict[str, list[Box]] = field(default_factory=dict)
     pixels: int = 0
     clicks: int = 0
     unspent: dict[str, int] = field(default_factory=dict)
+    labels: list[tuple[str, Box, str | None]] = field(default_factory=list)
 
     def add(self, purchases: Sequence[Purchase], allowance: Allowance) -> None:
         """Books purchases that an allowance paid for."""
@@ -46,6 +48,7 @@ class Bought:
         if allowance.counts != "regions":
             spent = pixels if allowance.counts == "pixels" else clicks
             self.unspent[allowance.counts] = allowance.limit - spent
+        self.labels += [(p.image, p.box, p.label) for p in purchases]
         for image, boxes in boxes_of(purchases).items():
             self.boxes.setdefault(image, []).extend(boxes)
 

@@ -22,7 +22,7 @@ from segal.jobs.picks import measured_with
 from segal.jobs.rounds.loop import Rounds
 from segal.jobs.rounds.run_data import RunData, check_budgets
 from segal.jobs.strategies import check_network, notes_of_loss
-from segal.runs.history import COMMAND, CONFIG_FILE, History, read_history
+from segal.runs.history import COMMAND, CONFIG_FILE, GROWS, History, read_history
 from segal.runs.ledger import Ledger
 from segal.strategies.base import Strategy, check_images
 from segal.system.console import tell
@@ -80,7 +80,8 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     del model
     identity = identity_of(config)
     notes = [*notes, *of_loss, *code_notes(identity)]
-    with Ledger.open(config.out, COMMAND, identity) as ledger:
+    opened = Ledger.open(config.out, COMMAND, identity, grows=GROWS, inputs=data.inputs())
+    with opened as ledger:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_bytes(config.out / CONFIG_FILE, text.encode())
         rounds = Rounds(config, strategy, ledger, device, data, start, measured)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
 from segal.config import RunConfig
+from segal.data.exclusion import Excluded, RestOfDataset
 from segal.data.images import ImageInfo
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import copies_notes, first_of_each
-from segal.jobs.inputs import image_digests, image_sizes
+from segal.jobs.exclusions import without_excluded
+from segal.jobs.inputs import image_areas, image_digests, image_sizes, named_inputs
 from segal.jobs.labels import check_labels, class_notes, refuse_unlabelled
 from segal.jobs.network import open_split
 from segal.jobs.prices import drawn_prices
@@ -36,11 +38,13 @@ class RunData:
         pool_set: The pool, with the labels that the oracle knows.
         held_out: Splits to evaluate on: `validation`, `test`.
         notes: What the user should be told of them.
+        excluded: What is never annotated of the pool.
     """
 
     pool_set: LabelledDataset
     held_out: Mapping[str, LabelledDataset]
     notes: Sequence[str] = ()
+    excluded: Excluded = field(default_factory=dict)
 
     @classmethod
     def open(cls, config: RunConfig) -> "RunData":
@@ -61,6 +65,8 @@ class RunData:
                 if split
             }
         find_task(task).check_splits({data.train: pool_set, **held_out})
+        pool_set, *rest = without_excluded(config.exclude, [pool_set, *held_out.values()])
+        held_out = dict(zip(held_out, rest, strict=True))
         notes = copies_notes(pool_set.pool, unique=config.unique)
         if config.unique:
             pool_set = pool_set.subset(first_of_each(pool_set.pool))
@@ -78,7 +84,13 @@ class RunData:
                 mistakes.append(error)
         raise_all(mistakes)
         tell(*class_notes(pool_set, *held_out.values()))
-        return cls(pool_set, held_out, notes)
+        boxes = pool_set.excluded if isinstance(pool_set, RestOfDataset) else {}
+        excluded = {pool_set.pool.paths[i]: tuple(found) for i, found in boxes.items()}
+        return cls(pool_set, held_out, notes, excluded)
+
+    def inputs(self) -> dict[str, dict[str, str]]:
+        """Digests of what is held out, by kind and name."""
+        return named_inputs(self.held_out)
 
     def fingerprint(self) -> str:
         """Of all that may be known before anything is bought: no label of the pool."""
@@ -92,8 +104,8 @@ class RunData:
         return [dataset.pool for dataset in (self.pool_set, *self.held_out.values())]
 
     def areas(self) -> NDArray[np.int64]:
-        """Pixels of every image of the pool."""
-        return np.array([h * w for h, w in image_sizes(self.pool_set.pool).values()], np.int64)
+        """Pixels of every image of the pool, but for those that are excluded."""
+        return image_areas(self.pool_set.pool, self.excluded)
 
 
 def _known_images(out: Path) -> dict[str, tuple[int, int, ImageInfo]]:
@@ -113,7 +125,8 @@ def check_budgets(config: RunConfig, data: RunData) -> None:
     for key, budget, region in keys:
         size = RegionSize.parse(region)
         allowance = Budget.parse(budget).allowance(areas, pool.unit, config.budget_fit)
-        prices = drawn_prices(oracle, sizes, size, {}, Offer.of(sizes, size, {}), allowance)
+        offer = Offer.of(sizes, size, data.excluded)
+        prices = drawn_prices(oracle, sizes, size, {}, offer, allowance)
         skips = allowance.fit == "skip"
         least = prices.min(keepdims=True) if skips else prices.max(keepdims=True)
         if allowance.fits(least) == 0:

@@ -8,9 +8,10 @@ import torch
 
 from segal.candidates.regions import Box, RegionSize
 from segal.config import RunConfig
+from segal.data.exclusion import Excluded, uncovered
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
-from segal.jobs.inputs import scan_settings
+from segal.jobs.inputs import by_index, scan_settings
 from segal.jobs.reference import run_sets
 from segal.models.wrapped import Model
 from segal.runs.acquisition import SCAN, cut_to_grid, derive_seed
@@ -33,6 +34,7 @@ class RoundScan:
         validation: The reference set, if there is one.
         seed_set: Boxes by image that were bought before the first round.
         bought: Boxes by image that are bought by now.
+        excluded: What is never annotated.
     """
 
     config: RunConfig
@@ -42,6 +44,7 @@ class RoundScan:
     validation: LabelledDataset | None
     seed_set: Mapping[str, Sequence[Box]]
     bought: Mapping[str, Sequence[Box]]
+    excluded: Excluded
 
     def run(
         self,
@@ -59,7 +62,11 @@ class RoundScan:
             tables: Folder of the tables.
         """
         config, region = self.config, RegionSize.parse(self.config.region)
-        by_index = self.oracle.by_index(self.bought)
+        excluded = by_index(self.pool, self.excluded)
+        labelled = {
+            i: uncovered(cut_to_grid(b, self.pool.size(i), region), excluded.get(i, ()))
+            for i, b in self.oracle.by_index(self.bought).items()
+        }
         scan = Scan(
             pool=self.pool,
             task=find_task(config.task),
@@ -67,8 +74,12 @@ class RoundScan:
             settings=scan_settings(config, self.device),
             signals=signals,
             model=model if signals else None,
-            labelled={i: cut_to_grid(b, self.pool.size(i), region) for i, b in by_index.items()},
-            sets=run_sets(self.oracle, self.pool, self.validation, self.seed_set, self.bought),
+            labelled=labelled,
+            excluded=excluded,
+            sets=run_sets(
+                *(self.oracle, self.pool, self.validation),
+                *(self.seed_set, self.bought, self.excluded),
+            ),
             seed=derive_seed(config.seed, number, SCAN),
         )
         with bar(f"Round {number}: scanning the pool") as advance:

@@ -53,7 +53,8 @@ class StoredScan:
             path: A run folder of `segal select`, or a round of `segal run`: RUN/rounds/001.
 
         Raises:
-            SegalError: If there is none, or its tables are missing or damaged.
+            SegalError: If there is none, its tables are missing or damaged, or something of the
+                images was excluded.
         """
         root = next((p for p in (path, path.parent.parent) if (p / LEDGER_FILE).is_file()), path)
         with Ledger.read(root) as ledger:
@@ -61,6 +62,13 @@ class StoredScan:
             phase = _phase_of(ledger, tables)
             if phase is None or not tables.is_dir():
                 raise _no_scan(path, root)
+            if "exclude" in ledger.configuration:
+                raise SegalError(
+                    f"{root}: a scan without what is never annotated, which is not known here",
+                    expected="a scan of whole images",
+                    got="one of a run with exclude",
+                    remedy="tune on a scan that was made without it",
+                )
             task = find_task(str(ledger.configuration.get("task", DEFAULT_TASK)))
             fit: Fit = "skip" if ledger.configuration.get("budget_fit") == "skip" else "prefix"
             identity = [ledger.configuration, phase.name, phase.round, phase.fingerprint]

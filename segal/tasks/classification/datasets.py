@@ -128,6 +128,14 @@ class ClassifiedImages(LabelledDataset):
             digest.update(f"\0{self.pool.paths[i]}\0{label}".encode())  # no name holds NUL
         return digest.hexdigest()
 
+    def digests(self, indices: Iterable[int] | None = None) -> dict[str, str]:
+        """As `LabelledDataset.digests`."""
+        chosen = range(len(self)) if indices is None else indices
+        return {
+            self.pool.paths[i]: hashlib.sha256(f"{self.labels[i].tolist()}".encode()).hexdigest()
+            for i in chosen
+        }
+
     def subset(self, indices: Iterable[int]) -> Self:
         """The data set of some of the images, in the order given."""
         chosen = list(indices)

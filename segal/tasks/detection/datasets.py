@@ -115,6 +115,11 @@ class DetectionDataset(LabelledDataset):
                 digest.update(array.astype(kind).tobytes())
         return digest.hexdigest()
 
+    def digests(self, indices: Iterable[int] | None = None) -> dict[str, str]:
+        """As `LabelledDataset.digests`."""
+        chosen = range(len(self)) if indices is None else indices
+        return {self.pool.paths[i]: self.objects[i].digest() for i in chosen}
+
     def subset(self, indices: Iterable[int]) -> Self:
         """The data set of some of the images, in the order given."""
         chosen = list(indices)

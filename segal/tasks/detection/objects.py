@@ -1,5 +1,6 @@
 """The label of an image in which objects are found: boxes with classes."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -8,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
-from segal.functional.labels import count_labelled, drop_regions, keep_regions
+from segal.functional.labels import (
+    count_labelled,
+    drop_regions,
+    keep_regions,
+    region_digest,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +51,14 @@ class Objects:
     def none(cls, known: Sequence[Box] = ()) -> Self:
         """No object: of an image without a label, or one that is known to show none."""
         return cls(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.bool_), tuple(known))
+
+    def digest(self) -> str:
+        """A fingerprint of them: a sha256 in hexadecimal digits."""
+        known = [list(map(int, box)) for box in self.known]
+        digest = hashlib.sha256(f"{known}\0{len(self)}\0".encode())
+        for array, kind in ((self.boxes, "<f8"), (self.classes, "<i8"), (self.crowd, "?")):
+            digest.update(array.astype(kind).tobytes())
+        return digest.hexdigest()
 
     @property
     def centres(self) -> NDArray[np.float64]:
@@ -126,6 +140,12 @@ def _(label: Objects, regions: Sequence[Box]) -> Objects:
 @drop_regions.register
 def _(label: Objects, regions: Sequence[Box]) -> Objects:
     return label.drop(regions)
+
+
+@region_digest.register
+def _(label: Objects, region: Box) -> str:
+    """Of the objects whose centre lies there, as far as they are known."""
+    return label.keep([region]).digest()
 
 
 @count_labelled.register

@@ -13,6 +13,8 @@ from segal.pictures.overlays import Pick, Picture, shown_bands, write_overlays
 from segal.system.machine import autocast
 from segal.tasks.drawing import Drawn, PictureWords
 
+_EXCLUDED = 128
+
 OVERLAY_WORDS = PictureWords(
     shown="Picked regions, numbered in the order of picking, beside the map that shows where the "
     "network was unsure.",
@@ -46,13 +48,21 @@ def draw_overlays(
 
 @torch.inference_mode()
 def _load(drawn: Drawn, image: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """An image and its uncertainty map."""
+    """An image and its uncertainty map; what is excluded is grey, and 0."""
     pixels = drawn.pool.read(image)
     shown = shown_bands(pixels, stretched=drawn.pool.reading.bands is not None)
+    excluded = drawn.excluded.get(drawn.pool.paths[image], ())
+    if excluded:
+        shown = shown.copy()
+    for x0, y0, x1, y1 in excluded:
+        shown[y0:y1, x0:x1] = _EXCLUDED
     if drawn.model is None:
         return shown, None
     device = drawn.model.device
     with autocast(device, drawn.precision):
         batch = torch.from_numpy(pixels)[None].to(device)
         evidence = drawn.model(drawn.model.normalise(batch))
-    return shown, drawn.value.element_map(evidence)[0].float().cpu().numpy()
+    uncertain = drawn.value.element_map(evidence)[0].float().cpu().numpy()
+    for x0, y0, x1, y1 in excluded:
+        uncertain[y0:y1, x0:x1] = 0
+    return shown, uncertain

@@ -7,6 +7,7 @@ value 0 and the embedding 0.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ class Slices:
     """
 
     lengths: tuple[int, ...]
+    excluded: ClassVar[tuple[tuple[int, int, int, int], ...]] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -1,0 +1,86 @@
+"""What a configuration excludes, and whether it can be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from segal.config import RunConfig, SelectConfig, TrainConfig
+from segal.data.exclusion import Excluded, Exclusion, RestOfDataset, uncovered
+from segal.data.labelled import LabelledDataset
+from segal.data.pool import ImagePool
+from segal.errors import SegalError
+from segal.jobs.labelled import Boxes
+from segal.models.spec import DEFAULT_TASK
+from segal.signals import Pooled
+from segal.strategies import STRATEGIES
+from segal.strategies.base import PassContext, Strategy
+
+
+def excluded_of(exclude: Path | None, pool: ImagePool) -> Excluded:
+    """What is excluded of a pool's images.
+
+    Raises:
+        SegalError: As `Exclusion.of` does.
+    """
+    return Exclusion.open(exclude).of([pool])[0] if exclude is not None else {}
+
+
+def without_excluded(
+    exclude: Path | None, datasets: Sequence[LabelledDataset], *, all_there: bool = True
+) -> list[LabelledDataset]:
+    """The data sets, without labels where something is excluded.
+
+    Args:
+        exclude: What is; None for nothing.
+        datasets: They.
+        all_there: As `Exclusion.of` takes it.
+
+    Raises:
+        SegalError: As `Exclusion.of` does.
+    """
+    if exclude is None:
+        return list(datasets)
+    found = Exclusion.open(exclude).of([d.pool for d in datasets], all_there=all_there)
+    return [RestOfDataset.of(d, boxes) for d, boxes in zip(datasets, found, strict=True)]
+
+
+def annotated(labelled: Boxes, dataset: LabelledDataset) -> Boxes:
+    """Labelled boxes by image index, without those that are excluded as a whole."""
+    if not isinstance(dataset, RestOfDataset):
+        return labelled
+    left = {i: uncovered(b, dataset.excluded.get(i, ())) for i, b in labelled.items()}
+    return {i: boxes for i, boxes in left.items() if boxes}
+
+
+def refuse_task(config: SelectConfig | RunConfig | TrainConfig) -> list[SegalError]:
+    """What is wrong with excluding a part of images whose parts nobody labels."""
+    if config.exclude is None or config.task == DEFAULT_TASK:
+        return []
+    return [
+        SegalError(
+            f"exclude: not in {config.task}",
+            expected="images of which pixels are labelled",
+            got=f"task: {config.task}",
+            remedy="leave it out, and take whole images out of the folder",
+        )
+    ]
+
+
+def unfit_exclusion(config: SelectConfig | RunConfig, strategy: Strategy) -> list[SegalError]:
+    """The same, and strategies that look at whole rectangles."""
+    errors = refuse_task(config)
+    if config.exclude is None or errors or _pools(strategy):
+        return errors
+    fit = ", ".join(name for name in STRATEGIES if _pools(STRATEGIES.get(name)()))
+    return [
+        SegalError(
+            f"exclude: not with {config.strategy['name']}",
+            expected=f"a strategy that can leave a part of a region out: {fit}",
+            got="one that looks at whole rectangles",
+            remedy="choose one of these, or leave exclude out",
+        )
+    ]
+
+
+def _pools(strategy: Strategy) -> bool:
+    signals = next(iter(strategy.passes(PassContext())), [])
+    return all(isinstance(signal, Pooled) for signal in signals)
