@@ -33,10 +33,10 @@ class MeanSoftmax(PlainSignal):
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units, C) float64."""
         if self.temperature == 1:
-            return _mean(softmax(evidence).split(1, 1), units)
+            return _mean(torch.split(softmax(evidence), 1, 1), units)
         logits = evidence.logits
         sharp = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
-        return _mean(sharp.softmax(1).split(1, 1), units)
+        return _mean(torch.split(sharp.softmax(1), 1, 1), units)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class WeightedByClass(PlainSignal):
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units, C) float64."""
         values = Value(self.name).element_map(evidence)[:, None]
-        return _mean((values * p for p in softmax(evidence).split(1, 1)), units)
+        return _mean((values * p for p in torch.split(softmax(evidence), 1, 1)), units)
 
 
 @dataclass(frozen=True)
