@@ -17,7 +17,7 @@ Raw = dict[str, Any]
 _MAX_CONFIG_BYTES = 1 << 20
 _PLAIN = {
     **dict.fromkeys(("tuple_type", "list_type"), "a list such as [a, b]"),
-    **dict.fromkeys(("dict_type", "model_type"), "a mapping of keys to values"),
+    **dict.fromkeys(("dict_type", "model_type", "dataclass_type"), "a mapping of keys to values"),
 }
 """What pydantic expects in Python's terms, in a user's."""
 

@@ -34,6 +34,9 @@ Kernel = Literal["gaussian", "ball"]
 _WAVE = 64
 """Bounds that are brought up to date first; then twice as many, until the best is certain."""
 
+_TILE = 256
+"""Rows whose kernels with a chunk of others are held at a time."""
+
 _TIE = 1e-12
 """Gains that differ by less than this share are equal: it is what summation leaves open."""
 
@@ -110,11 +113,10 @@ def herding_order(
     left = torch.ones(rows.count, dtype=torch.bool, device=rows.device)
     left[picks] = False
     picks += left.nonzero()[: k - len(picks), 0].tolist()
-    gained = torch.zeros(k, dtype=torch.float64)
-    gained[: len(found)] = torch.tensor(found, dtype=torch.float64)
-    gained = gained.div_(rows.count).to(rows.device)
+    found += [0.0] * (k - len(found))
+    raised = torch.tensor(found, dtype=torch.float64, device=rows.device) / rows.count
     where = torch.tensor(picks, dtype=torch.int64, device=rows.device)
-    return HerdingOrder(where, gained, gained.cumsum(0) + covered)
+    return HerdingOrder(where, raised, raised.cumsum(0) + covered)
 
 
 def _checked(weights: Tensor | None, rows: Rows) -> Tensor:
@@ -216,7 +218,7 @@ class _Gains:
 
     def _evaluate(self, ids: Tensor) -> None:
         """Takes gains anew, over all rows."""
-        for part in torch.split(ids, self.rows.chunk) if len(ids) else ():
+        for part in torch.split(ids, _TILE) if len(ids) else ():
             taken = self._take(part)
             total = torch.zeros_like(taken.squares)
             for chunk in self.rows.parts():
@@ -229,13 +231,14 @@ class _Gains:
     def _lower(self, ids: Tensor) -> None:
         """Takes off gains what picks since have taken."""
         ids = ids[self._seen[ids].argsort(stable=True)]
-        for part in torch.split(ids, self.rows.chunk) if len(ids) else ():
+        for part in torch.split(ids, _TILE) if len(ids) else ():
             taken = self._take(part)
             lost = torch.zeros_like(taken.squares)
-            levels, counts = torch.unique_consecutive(self._seen[part], return_counts=True)
-            stops = [*levels.tolist()[1:], self._log.now]
-            ends = counts.cumsum(0).tolist()
-            for start, stop, end in zip(levels.tolist(), stops, ends, strict=True):
+            seen = self._seen[part].tolist()
+            begins = [i for i, one in enumerate(seen) if i == 0 or one != seen[i - 1]]
+            levels = [seen[begin] for begin in begins]
+            stops, ends = [*levels[1:], self._log.now], [*begins[1:], len(seen)]
+            for start, stop, end in zip(levels, stops, ends, strict=True):
                 for entry in self._log.read(start, stop, self.rows.chunk):
                     near = self._between(taken.first(end), self._take(entry.rows))
                     # What lies between the old and the new cover is gained no more.

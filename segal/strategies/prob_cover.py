@@ -1,7 +1,7 @@
 """ProbCover: candidates whose balls cover most of the pool."""
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -34,13 +34,13 @@ class ProbCover:
     features alone.
 
     Attributes:
-        delta: The balls' radius, or `purity` (default) to choose it.
+        delta: The balls' radius; None (default) chooses it by their purity.
         purity: The share of balls of one cluster, 0.95 as published.
         clusters: The number of classes, or what is thought to come near it.
         normalize: `l2` (default) brings features to unit length, as published; `none` does not.
     """
 
-    delta: Literal["purity"] | Annotated[float, Field(gt=0.0, le=1e6)] = "purity"
+    delta: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
     purity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
     clusters: Annotated[int, Field(ge=2, le=4096)] = 10
     normalize: Normalize = "l2"
@@ -68,7 +68,7 @@ class ProbCover:
         offered = features_of(table, self.normalize)
         known = features_of(labelled, self.normalize) if len(labelled) else None
         delta = self.delta
-        if delta == "purity":
+        if delta is None:
             delta = self._pure(joined(offered, known), generator)
         notes: tuple[str, ...] = (f"Balls have a radius of {delta:.3g}.",)
         order = herding_order(offered, count, kernel="ball", radius=delta, centers=known)

@@ -1,7 +1,7 @@
 """UHerding: candidates that cover what the network is unsure of."""
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -41,16 +41,15 @@ reference set |
     Attributes:
         uncertainty: A registered uncertainty (`margin` by default, as published), or
             `package.module:function`; at least 0.
-        temperature: `calibrated` (default), which measures on a labelled reference set, or T of the
-            logits z / T.
-        sigma: The kernel's bandwidth; `adaptive` (default) is the smallest distance above 0 between
-            the features of what is labelled.
+        temperature: T of the logits z / T; None (default) calibrates it on the reference set.
+        sigma: The kernel's bandwidth; None (default) is the smallest distance above 0 between the
+            features of what is labelled.
         normalize: `l2` (default) brings features to unit length, as published; `none` does not.
     """
 
     uncertainty: UncertaintyName = "margin"
-    temperature: Literal["calibrated"] | Annotated[float, Field(gt=0.0, le=1e6)] = "calibrated"
-    sigma: Literal["adaptive"] | Annotated[float, Field(gt=0.0, le=1e6)] = "adaptive"
+    temperature: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
+    sigma: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
     normalize: Normalize = "l2"
     name: ClassVar[str] = "uherding"
     direction: ClassVar[Direction | None] = None
@@ -59,11 +58,11 @@ reference set |
     @property
     def uses_reference_labels(self) -> bool:
         """Where the temperature is calibrated."""
-        return self.temperature == "calibrated"
+        return self.temperature is None
 
     @property
     def _signal(self) -> Signal:
-        if self.temperature == "calibrated":
+        if self.temperature is None:
             return Calibrated(self.uncertainty)
         return Tempered(self.uncertainty, self.temperature)
 
@@ -88,12 +87,12 @@ reference set |
         order = herding_order(
             features_of(table, self.normalize), count, radius=sigma, weights=weights, centers=known
         )
-        if self.sigma == "adaptive":
+        if self.sigma is None:
             notes += (f"The kernel's bandwidth is {sigma:.3g}.",)
         return Picks(order.picks.numpy(), order.gain.numpy(), notes)
 
     def _bandwidth(self, known: StoredRows | None) -> float:
-        if self.sigma != "adaptive":
+        if self.sigma is not None:
             return self.sigma
         smallest = torch.inf
         if known is not None:

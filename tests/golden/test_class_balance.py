@@ -23,6 +23,8 @@ from segal.strategies.bvsb import BestVersusSecondBest
 from segal.strategies.clasp import ClassStratifiedPower
 from segal.strategies.pixbal import PixelwiseBalance
 from segal.strategies.random import Random
+from segal.tasks.detection.signals import MEASURED
+from segal.tasks.detection.signals.elements import OfBoxes, Slices
 
 C, H, W = 4, 7, 10
 BOXES = Boxes(((0, 0, 4, 5), (3, 2, 10, 7), (9, 6, 10, 7)))
@@ -90,6 +92,18 @@ def test_over_the_classes_they_sum_to_what_is_pooled_of_all():
     ):
         total = by_class.measure(found, BOXES).sum(-1)
         torch.testing.assert_close(total, whole.measure(found, BOXES), rtol=1e-6, atol=1e-9)
+
+
+def test_of_a_detector_a_box_is_an_element():
+    logits = evidence(batch=1).logits[..., :1, :5]
+    found = Evidence(logits, None, Upsampling((1, 5), align_corners=True))
+    slices = Slices((2, 0, 3))
+    for signal in (MeanSoftmax(0.1), ValueByClass("bvsb", 0.5), WeightedByClass("entropy")):
+        assert MEASURED[type(signal)] is OfBoxes
+        measured = signal.measure(found, slices)[0].numpy()
+        boxes = [of_pixel(signal, logits[0], 0, x) for x in range(5)]
+        expected = [np.mean(boxes[:2], 0), np.zeros(C), np.mean(boxes[2:], 0)]
+        np.testing.assert_allclose(measured, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_shares_need_pixels_and_a_class_that_is_there(model):
@@ -202,12 +216,12 @@ def test_clasp_leaves_the_background_out_and_draws_by_power():
     table = table_of(images=2, **columns_of(ClassStratifiedPower()))
     by_class = table.embeddings["weighted_by_class-entropy"].astype(float)
     strategy = ClassStratifiedPower(share=1.0, beta=2.0, background=1)
-    first = [pick(strategy, table, 1, seed=seed).rows[0] for seed in range(3000)]
+    first = [pick(strategy, table, 1, seed=seed).rows[0] for seed in range(1500)]
     # Gumbel noise of scale 1 / beta on a logarithm is a draw in proportion to the beta-th power.
     powers = by_class[:, [0, 2]] ** 2
     expected = (powers / powers.sum(0)).mean(1)
-    found = np.bincount(first, minlength=len(table)) / 3000
-    np.testing.assert_allclose(found, expected, atol=4 * math.sqrt(0.25 / 3000))
+    found = np.bincount(first, minlength=len(table)) / 1500
+    np.testing.assert_allclose(found, expected, atol=4 * math.sqrt(0.25 / 1500))
     assert pick(strategy, table, 1).notes == ("Noise was drawn at beta 2.",)
 
 
