@@ -133,6 +133,7 @@ class Exclusion:
         else:
             there = {"", *paths}
             names = list(dict.fromkeys(r.image for r in self.rows or () if r.image not in there))
+        names = [name for name in names if not _is_skipped(name, pools)]
         if not names:
             return []
         return [
@@ -274,6 +275,11 @@ class RestOfDataset(LabelledDataset):
 
 def _stem(path: str) -> str:
     return PurePosixPath(path).with_suffix("").as_posix()
+
+
+def _is_skipped(name: str, pools: Sequence[ImagePool]) -> bool:
+    """Whether an image of that name, whatever its suffix, was left out as it cannot be read."""
+    return any(r.startswith(f"{p.root / _stem(name)}.") for p in pools for r in p.skipped)
 
 
 def _wrong(path: Path, got: str) -> SegalError:

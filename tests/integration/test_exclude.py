@@ -57,7 +57,7 @@ def test_a_selection_by_brute_force(segal, model, image_folder, checkpoint, mask
     folder, excluded = masks
     call = (
         "select", "--images", image_folder, "--checkpoint", checkpoint, "--region", 32,
-        "--strategy", "entropy", "--exclude", folder, "machine.batch_size=4",
+        "--strategy", "entropy", "--exclude", folder, "machine.batch_size=4", "--overlays", 1,
     )  # fmt: skip
     assert segal(*call, "--budget", "9", "--out", tmp_path / "one")[0] == 0
     pool = open_pool(image_folder)

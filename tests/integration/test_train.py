@@ -245,7 +245,8 @@ def test_only_labels_that_were_bought_are_read_and_they_are_inputs(segal, plain,
         write_picture(changed, np.zeros((40, 60), np.uint8))
         code, _, stderr = segal(*call)
         assert code == 2
-        assert "was done with other inputs" in stderr
+        assert "not the files that it began with" in stderr
+        assert f": 1 changed ({changed.name})" in stderr
         changed.write_bytes(kept)
     assert segal(*call)[0] == 0
     assert trained.read_bytes() == before

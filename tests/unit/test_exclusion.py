@@ -1,5 +1,6 @@
 """What is never annotated: how it is read, and that regions are measured without it."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -143,7 +144,9 @@ def test_what_cannot_be_excluded_is_refused(tmp_path, files, name, match):
 
 def test_images_that_are_not_opened_may_be_named(tmp_path):
     (tmp_path / "t.csv").write_text("image,x,y,width,height\nz.png,1,1,1,1")
-    assert Exclusion.open(tmp_path / "t.csv").of([pool_of("a.png")], all_there=False) == [{}]
+    given = Exclusion.open(tmp_path / "t.csv")
+    assert given.of([pool_of("a.png")], all_there=False) == [{}]
+    assert given.of([replace(pool_of("a.png"), skipped=("images/z.png: damaged",))]) == [{}]
 
 
 def test_boxes_of_which_something_is_left():
