@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -177,15 +177,16 @@ def open_pool(
 
     images: list[tuple[str, Stat, ImageInfo]] = []
     recalled = _recalled(root, found, known or {})
-    results = prefetch(inspect, (path for path in found if path not in recalled), workers)
-    for done, path in enumerate(found, start=1):
-        result = recalled.get(path) or next(results)
-        if isinstance(result, SegalError):
-            refused.append(result)
-        else:
-            images.append((path, *result))
-        if progress is not None:
-            progress(done, len(found))
+    unknown = (path for path in found if path not in recalled)
+    with closing(prefetch(inspect, unknown, workers)) as results:
+        for done, path in enumerate(found, start=1):
+            result = recalled.get(path) or next(results)
+            if isinstance(result, SegalError):
+                refused.append(result)
+            else:
+                images.append((path, *result))
+            if progress is not None:
+                progress(done, len(found))
     if refused and not (skip_unreadable and images):
         raise _unreadable(root, refused, len(refused) + len(images))
     return ImagePool(

@@ -1,7 +1,7 @@
 """Reads ahead in threads, so that the network is what one waits for."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -15,7 +15,7 @@ def prefetch(
     items: Iterable[Item],
     workers: int,
     depth: int | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yields `read(item)` for each item, in order, reading ahead.
 
     An exception of `read` surfaces in place of the result of the item that raised it. Closing the

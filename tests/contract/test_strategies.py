@@ -80,7 +80,8 @@ EMBEDDINGS = {
     "mean_softmax-": 3,
     "by_class-": 3,
     "weighted_by_class-": 3,
-    "predicted_": 3,
+    "predicted_shares": 3,
+    "predicted_borders": 3,
 }
 PLAN_AHEAD = {"cald", "enms_divproto", "typiclust", "drop_query"}
 """What these pick first depends on how many they pick."""

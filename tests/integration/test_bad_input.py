@@ -310,7 +310,7 @@ def big_uncertainty(tmp_path, monkeypatch):
 
 def test_a_budget_that_does_not_buy_the_first_pick(refused, image_folder):
     # Clipped regions are cheap, but random draws a whole one first.
-    message = refused(strategy="random", budget="0.1%")
+    message = refused("budget_fit=prefix", strategy="random", budget="0.1%")
     assert "does not buy the first pick" in message
 
 

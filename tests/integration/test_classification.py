@@ -508,7 +508,7 @@ def test_messages_count_in_the_words_of_the_task(segal, made, trained, tmp_path,
     config = quick_run(made, name, budgets=["1%"], out=str(tmp_path / "run"))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     message = refused(segal, "run", "--config", tmp_path / "run.yaml")
-    assert f"at least {price} {unit}, the dearest region's price" in message
+    assert f"at least {price} {unit}, the cheapest region's price" in message
     assert "pixel" not in message
     # What a reference set costs, and what a scan is tuned by.
     reference = ("--reference", f"{made / name}:val")

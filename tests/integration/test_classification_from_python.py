@@ -294,7 +294,7 @@ def test_what_holds_no_images_is_said_before_the_function_is_called(made, tmp_pa
     for images, message in (
         (f"{made / 'archive.npz'}:y_train", r"archive\.npz/y_train: neither pictures nor features"),
         (made / "nowhere", "nowhere: no such folder"),
-        (made / "features" / "classes.txt", "no pool of images"),
+        (made / "features" / "classes.txt", "names files that are no images"),
     ):
         with pytest.raises(SegalError, match=message):
             package.select(**options(made, tmp_path, images=images), predict=fails)

@@ -239,12 +239,14 @@ def test_a_selection_pairs_with_the_lists_of_voc(segal, tmp_path):
     lists = root / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("".join(f"{i:06d}\n" for i in range(4)))
-    (lists / "val.txt").write_text("000003\n")
+    (lists / "val.txt").write_text("000004\n")
     code, _, stderr = segal(
         "select", "--images", root / "JPEGImages", "--region", 20, "--budget", 3, "--strategy",
         "random", "--out", tmp_path / "bought", "--overlays", 0,
     )  # fmt: skip
     assert code == 0, stderr
+    write(root / "JPEGImages/000004.jpg", rng.integers(0, 256, (*SIZE, 3), np.uint8))
+    write(root / "SegmentationClass/000004.png", rng.integers(0, 21, SIZE, np.uint8))
     selection = tmp_path / "bought" / "selection.csv"
     call = ("train", "--data", root, "--labelled", selection, *OWN, *QUICK, "--out")
     code, _, stderr = segal(*call, tmp_path / "run")

@@ -403,7 +403,7 @@ def test_another_configuration_is_refused_with_what_differs(segal, raw, tmp_path
             r"seed_set: 0.1% does[\s\S]*budgets.1: 0.1% does not buy",
         ),
         # Enough for the clipped regions at the edges, and not for the others.
-        ({"region": "60", "budgets": ["4%"]}, "at least 3600 pixels"),
+        ({"region": "60", "budgets": ["4%"], "budget_fit": "prefix"}, "at least 3600 pixels"),
         ({"data": {"test": "tset"}}, "there is no split 'tset'"),
     ],
 )
@@ -429,6 +429,8 @@ def test_a_split_of_void_labels_is_refused(raw, scenes, tmp_path, split):
     shutil.copytree(scenes, root)
     for kind in ("leftImg8bit", "gtFine"):
         shutil.copytree(root / kind / "val", root / kind / "void")
+    for path in root.glob("leftImg8bit/void/*/*.png"):
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
     for path in root.glob("gtFine/void/*/*_labelIds.png"):
         cv2.imwrite(str(path), np.zeros_like(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
     data = {"root": str(root), "test": "val", split: "void"}

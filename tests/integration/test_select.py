@@ -158,7 +158,15 @@ def test_keys_that_came_later_count_only_where_they_are_given(
     with Ledger.read(tmp_path / "run") as ledger:
         made = ledger.configuration
     assert made.keys() == {
-        *("budget", "checkpoint", "embedding_dtype", "extra_regions", "labelled", "model"),
+        *(
+            "budget",
+            "budget_fit",
+            "checkpoint",
+            "embedding_dtype",
+            "extra_regions",
+            "labelled",
+            "model",
+        ),
         *("precision", "region", "seed", "skip_unreadable", "strategy", "value_range"),
     }
     assert made["model"].keys() == {

@@ -157,7 +157,7 @@ def test_labels_that_do_not_fit_are_all_named(segal, scenes, tmp_path):
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
         for i in range(3):
-            image = np.full((40, 60, 3), 50 * i, np.uint8)
+            image = np.full((40, 60, 3), 50 * i + (split == "val"), np.uint8)
             cv2.imwrite(str(folder / "images" / split / f"{i}.png"), image)
             cv2.imwrite(str(folder / "labels" / split / f"{i}.png"), np.zeros((40, 60), np.uint8))
     (folder / "classes.txt").write_text("road\nsky\n")

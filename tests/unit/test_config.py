@@ -120,7 +120,7 @@ def test_a_preset_stands_for_published_parameters():
     with pytest.raises(SegalError, match="preset: unknown to uwe"):
         configure_selection({**raw, "strategy": {"preset": "codes"}})
     with pytest.raises(SegalError, match="it has none"):
-        configure_selection({**raw, "strategy": {"name": "random", "preset": "code"}})
+        configure_selection({**raw, "strategy": {"name": "coreset", "preset": "code"}})
 
 
 @pytest.mark.parametrize("name", ["uwe", "isal", "ralif"])
