@@ -47,9 +47,9 @@ def outputs(out):
     [
         ("random", []),
         ("entropy", ["strategy.reduction=max"]),
-        ("least_confidence", []),
-        ("margin", []),
-        ("bvsb", []),
+        pytest.param("least_confidence", [], marks=pytest.mark.slow),
+        pytest.param("margin", [], marks=pytest.mark.slow),
+        pytest.param("bvsb", [], marks=pytest.mark.slow),
         ("coreset", []),
         ("uwe", ["--tau", "0.1"]),
     ],
@@ -175,7 +175,15 @@ def test_keys_that_came_later_count_only_where_they_are_given(
     }
 
 
-@pytest.mark.parametrize("lost", ["selection.csv", "summary.json", "masks", "candidates"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "masks",
+        "candidates",
+        pytest.param("selection.csv", marks=pytest.mark.slow),
+        pytest.param("summary.json", marks=pytest.mark.slow),
+    ],
+)
 def test_a_lost_artefact_is_made_again_as_it_was(
     segal, image_folder, checkpoint, tmp_path, lost, monkeypatch
 ):

@@ -356,7 +356,7 @@ def test_the_hessian_of_fasterrcnn_is_the_exact_one(doubles):
     assert not bench.notes
 
 
-@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+@pytest.mark.parametrize("name", ["fcos", pytest.param("retinanet", marks=pytest.mark.slow)])
 def test_the_hessian_of_a_dense_detector_is_the_part_that_curves_upwards(doubles, name):
     model, seed = doubles[name], torch.Generator().manual_seed(3)
     bench = Bench(model, TARGETS[:2])

@@ -55,8 +55,8 @@ def both(model, images, catch, monkeypatch):
     ("architecture", "encoder", "radius"),
     [
         ("DeepLabV3Plus", "resnet18", 1),
-        ("Unet", "mobilenet_v2", 3),
-        ("FPN", "resnet18", 0),
+        pytest.param("Unet", "mobilenet_v2", 3, marks=pytest.mark.slow),
+        pytest.param("FPN", "resnet18", 0, marks=pytest.mark.slow),
         ("Linknet", "resnet18", None),
     ],
 )
