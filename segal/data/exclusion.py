@@ -14,7 +14,7 @@ from segal.candidates.regions import Box
 from segal.data.changes import count, listed
 from segal.data.find import shortened
 from segal.data.images import read_bytes, read_label
-from segal.data.labelled import LabelCounts, LabelledDataset, NamedClasses
+from segal.data.labelled import LabelCounts, LabelledDataset, PartlyLabelled
 from segal.data.pool import ImagePool, Progress
 from segal.errors import SegalError, raise_all
 from segal.functional.coverage import mask_boxes
@@ -187,7 +187,7 @@ def excluded_pixels(boxes: Sequence[Box]) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class RestOfDataset(LabelledDataset):
+class RestOfDataset(PartlyLabelled):
     """A data set in which nothing is known of what is excluded.
 
     Attributes:
@@ -195,7 +195,6 @@ class RestOfDataset(LabelledDataset):
         excluded: Boxes by image index.
     """
 
-    dataset: LabelledDataset
     excluded: Mapping[int, Sequence[Box]]
 
     @classmethod
@@ -203,16 +202,6 @@ class RestOfDataset(LabelledDataset):
         """The data set without boxes that are given by path."""
         paths = enumerate(dataset.pool.paths)
         return cls(dataset, {i: excluded[path] for i, path in paths if path in excluded})
-
-    @property
-    def pool(self) -> ImagePool:  # type: ignore[override]
-        """The images."""
-        return self.dataset.pool
-
-    @property
-    def classes(self) -> NamedClasses:  # type: ignore[override]
-        """The classes."""
-        return self.dataset.classes
 
     def read_label(self, index: int) -> NDArray[Any]:
         """The label of an image; what is excluded has no class.

@@ -140,3 +140,24 @@ class LabelledDataset(ABC):
             split: Its name.
             counts: Of all its labels.
         """
+
+
+@dataclass(frozen=True, eq=False)
+class PartlyLabelled(LabelledDataset):
+    """The images and classes of a data set of which not all labels are looked at.
+
+    Attributes:
+        dataset: It, with all its labels.
+    """
+
+    dataset: LabelledDataset
+
+    @property
+    def pool(self) -> ImagePool:  # type: ignore[override]
+        """The images."""
+        return self.dataset.pool
+
+    @property
+    def classes(self) -> NamedClasses:  # type: ignore[override]
+        """The classes."""
+        return self.dataset.classes

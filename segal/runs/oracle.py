@@ -7,8 +7,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
-from segal.data.labelled import LabelCounts, LabelledDataset, NamedClasses
-from segal.data.pool import ImagePool, Progress
+from segal.data.labelled import LabelCounts, LabelledDataset, PartlyLabelled
+from segal.data.pool import Progress
 from segal.functional.labels import keep_regions, region_digest
 from segal.runs.run_folder import fingerprint
 from segal.tasks import Task
@@ -17,7 +17,7 @@ Boxes = Mapping[str, Sequence[Box]]
 
 
 @dataclass(frozen=True, eq=False)
-class RevealedDataset(LabelledDataset):
+class RevealedDataset(PartlyLabelled):
     """A data set whose labels are ignored outside of what is bought.
 
     Attributes:
@@ -25,18 +25,7 @@ class RevealedDataset(LabelledDataset):
         bought: Boxes by image index.
     """
 
-    dataset: LabelledDataset
     bought: Mapping[int, Sequence[Box]]
-
-    @property
-    def pool(self) -> ImagePool:  # type: ignore[override]
-        """The images."""
-        return self.dataset.pool
-
-    @property
-    def classes(self) -> NamedClasses:  # type: ignore[override]
-        """The classes."""
-        return self.dataset.classes
 
     def read_label(self, index: int) -> NDArray[Any]:
         """Reads the label of an image as an annotator has delivered it so far.
