@@ -144,7 +144,7 @@ class Rounds:
                 self.notes.append(f"The pool is used up: the run ends with round {number}.")
                 break
             allowance = self.allowance(number)
-            if allowance.most(self.prices(self.region, offer, allowance)) == 0:
+            if allowance.counts == "pixels" and allowance.most(offer.prices) == 0:
                 self.notes.append(
                     f"Round {number}: {allowance} do not buy any of the {len(offer)} regions that "
                     "are left: the run ends here."
