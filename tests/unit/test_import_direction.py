@@ -18,7 +18,7 @@ FLOORS = [
     {"data", "models", "pictures"},
     {"signals"},
     {"tasks", "strategies"},
-    {"training", "scanning"},
+    {"training", "scanning", "annotation"},
     {"runs"},
     {"config", "reporting"},
     {"comparison"},

@@ -1,0 +1,1 @@
+"""One file a tool or format; each writes a handout and reads answers."""
