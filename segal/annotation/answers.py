@@ -14,7 +14,7 @@ class Layer:
     Attributes:
         name: Of the label, as the tool has it.
         mask: (h, w) bool.
-        corner: (x, y) of the mask's first pixel in the task's frame; the mask lies within the frame.
+        corner: (x, y) of the mask's first pixel in the task's frame, within which the mask lies.
         order: Layers of higher order lie on top; those of the same order conflict where they share
             pixels and differ in their names.
         is_drawn: False for what the network drew and nobody touched.
