@@ -11,10 +11,13 @@ from segal.commands import (
     compare,
     demo,
     explain,
+    export,
+    import_,
     plan,
     report,
     run,
     select,
+    status,
     strategies,
     train,
     tune,
@@ -40,11 +43,14 @@ for command in (
     compare.compare,
     tune.tune,
     report.report,
+    export.export,
+    import_.import_,
+    status.status,
     validate.validate,
     strategies.strategies,
     demo.demo,
 ):
-    app.command()(command)
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 def _print_version(wanted: bool) -> None:

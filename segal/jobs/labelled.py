@@ -10,11 +10,14 @@ from segal.candidates.regions import Box
 from segal.candidates.selection import ImageNames, plain_name, read_selection
 from segal.data.changes import count, listed
 from segal.data.find import shortened
+from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_digests, image_sizes
 from segal.runs.history import COMMAND, ROUNDS_FOLDER, SELECTION_FILE
 from segal.runs.ledger import Ledger, Purchase
+from segal.runs.returned import Answered, ReturnedDataset
+from segal.runs.returns import classes_of, labels_of, returns_of
 from segal.runs.run_folder import LEDGER_FILE, fingerprint
 from segal.system.files import file_digest
 
@@ -31,10 +34,14 @@ class _Booked:
     Attributes:
         purchases: In the order of purchase.
         digests: Of the images that something is bought of, by path.
+        answers: The labels that annotators gave back to its run.
+        classes: Names that they chose from; empty where nothing was handed out.
     """
 
     purchases: Sequence[Purchase]
     digests: Mapping[str, str]
+    answers: Sequence[Answered] = ()
+    classes: Sequence[str] = ()
 
     @property
     def first(self) -> list[Region]:
@@ -179,6 +186,38 @@ class Labelled:
             )
         return _sorted_boxes(regions, pool)
 
+    def answered(self, dataset: LabelledDataset, question: str) -> LabelledDataset:
+        """The data set with the labels that annotators gave back to the runs among the sources.
+
+        Args:
+            dataset: Of the labelled images, whose label files may be missing.
+            question: Name of the task.
+
+        Raises:
+            SegalError: If annotators chose from other classes than the data set's.
+        """
+        booked = [s.booked for s in self.sources if s.booked and s.booked.answers]
+        if not booked:
+            return dataset
+        names, classes = self._names(dataset.pool), tuple(dataset.classes.names)
+        positions = {path: i for i, path in enumerate(dataset.pool.paths)}
+        answers: dict[int, dict[Box, Answered]] = {}
+        for one in booked:
+            if tuple(one.classes) != classes:
+                raise SegalError(
+                    f"{one.answers[0].folder}: annotators chose from other classes",
+                    expected=f"those of the data set: {', '.join(classes)}",
+                    got=", ".join(one.classes),
+                    remedy="train on the data set that the picks were handed out for, or give its "
+                    "classes the same names in the same order",
+                )
+            for answer in one.answers:
+                image = names.find(answer.returned.image)
+                if image is not None:
+                    answers.setdefault(positions[image], {})[answer.returned.box] = answer
+        listed = {i: tuple(found.values()) for i, found in sorted(answers.items())}
+        return ReturnedDataset(dataset, question, listed)
+
     def first(self, pool: ImagePool) -> Boxes:
         """The same of what was bought first: by the first that was given, as its ledger tells."""
         source, names = self.sources[0], self._names(pool)
@@ -280,7 +319,8 @@ def _booked(ledger: Ledger, last: int | None) -> _Booked:
     digests = {
         path: info.digest for path, (*_, info) in ledger.known_images().items() if path in images
     }
-    return _Booked(purchases, digests)
+    answers = [Answered(ledger.folder, one) for one in labels_of(returns_of(ledger)).values()]
+    return _Booked(purchases, digests, answers, classes_of(ledger) if answers else ())
 
 
 def _purchases(source: _Source) -> Sequence[Purchase]:

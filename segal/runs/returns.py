@@ -75,10 +75,12 @@ def returns_of(ledger: Ledger) -> list[Return]:
         "JOIN images ON image = images.id JOIN phases ON purchases.phase = phases.id "
         "ORDER BY returns.id"
     )
-    return [
-        Return(path, (x0, y0, x1, y1), *rest[:-2], counts=json.loads(rest[-2]), booked=rest[-1])
-        for path, x0, y0, x1, y1, *rest in rows
-    ]
+    return [_return(*row) for row in rows]
+
+
+def _return(image: str, x0: int, y0: int, x1: int, y1: int, *rest: Any) -> Return:
+    counts, booked = json.loads(rest[-2]), rest[-1]
+    return Return(image, (x0, y0, x1, y1), *rest[:-2], counts, booked)  # type: ignore[call-arg]
 
 
 def latest(returns: Sequence[Return]) -> list[Return]:
@@ -231,3 +233,9 @@ def handouts_of(ledger: Ledger, kind: str | None = None) -> list[Handout]:
             )
         found.append(read_manifest_text(data.decode(), str(path)))
     return found
+
+
+def classes_of(ledger: Ledger) -> tuple[str, ...]:
+    """The classes that the latest handout has asked for, by name."""
+    last = handouts_of(ledger)[-1]
+    return last.classes[: -1 if last.void else None]

@@ -12,6 +12,7 @@ from segal.annotation.handout import AnnotationTask
 from segal.candidates.evidence import Evidence
 from segal.candidates.regions import Box
 from segal.errors import SegalError
+from segal.functional.labels import has_class
 from segal.registry import nearest
 
 VOID = "void"
@@ -133,6 +134,16 @@ class Question(Protocol):
         """The label of an image of which nothing is known."""
         ...
 
+    def count(
+        self, label: Any, boxes: Sequence[Box], classes: int
+    ) -> tuple[NDArray[np.int64], int, list[Box]]:
+        """What a label says within boxes, as `LabelledDataset.check` counts it.
+
+        Returns:
+            (classes,) by class, what has none, and those boxes of which nothing is known.
+        """
+        ...
+
     def agreement(self, one: Any, other: Any, classes: int) -> NDArray[np.int64]:
         """How far two labels of a region agree.
 
@@ -175,3 +186,16 @@ def place(answer: Answer, task: AnnotationTask) -> str:
     x0, y0, x1, y1 = task.region
     region = f"x {x0}, y {y0}, width {x1 - x0}, height {y1 - y0}"
     return f"{answer.source}: task {task.key}, {task.image} at {region}"
+
+
+def count_elements(
+    label: NDArray[Any], boxes: Sequence[Box], classes: int
+) -> tuple[NDArray[np.int64], int, list[Box]]:
+    """As `Question.count`, of labels that are arrays of classes."""
+    inside = np.zeros(label.shape, np.bool_)
+    for x0, y0, x1, y1 in boxes:
+        inside[y0:y1, x0:x1] = True
+    known = has_class(label)
+    counts = np.bincount(label[inside & known], minlength=classes)
+    empty = [b for b in boxes if not known[b[1] : b[3], b[0] : b[2]].any()]
+    return counts.astype(np.int64), int((inside & ~known).sum()), empty

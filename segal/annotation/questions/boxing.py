@@ -119,6 +119,15 @@ class Boxing:
         del size
         return Objects.none()
 
+    def count(
+        self, label: Objects, boxes: Sequence[Box], classes: int
+    ) -> tuple[NDArray[np.int64], int, list[Box]]:
+        """As `Question.count`: objects by class, and crowds."""
+        found = label.keep(boxes)
+        counts = np.bincount(found.classes[~found.crowd], minlength=classes).astype(np.int64)
+        empty = [box for box in boxes if not label.keep([box]).known]
+        return counts, int(found.crowd.sum()), empty
+
     def agreement(self, one: Objects, other: Objects, classes: int) -> NDArray[np.int64]:
         """As `Question.agreement`: boxes of a class are the same object from an IoU of 0.5 on."""
         counts = np.zeros((classes, 3), np.int64)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from segal.annotation.answers import Answer
 from segal.annotation.handout import AnnotationTask
-from segal.annotation.questions.base import Rules, Settled, class_index, place
+from segal.annotation.questions.base import Rules, Settled, class_index, count_elements, place
 from segal.candidates.evidence import Evidence
 from segal.candidates.regions import Box
 from segal.errors import SegalError
@@ -94,6 +94,19 @@ class Choosing:
     def blank(self, size: tuple[int, int]) -> NDArray[np.int32]:
         """As `Question.blank`."""
         return np.full(size, _UNKNOWN, np.int32)
+
+    def count(
+        self, label: NDArray[np.int32], boxes: Sequence[Box], classes: int
+    ) -> tuple[NDArray[np.int64], int, list[Box]]:
+        """As `Question.count`."""
+        if not self.several:
+            return count_elements(label, boxes, classes)
+        known = label.ravel() >= 0
+        return (
+            (label.ravel() == 1).astype(np.int64),
+            int((~known).sum()),
+            [b for b in boxes if not known[b[1] : b[3]].any()],
+        )
 
     def agreement(
         self, one: NDArray[np.int32], other: NDArray[np.int32], classes: int

@@ -15,6 +15,7 @@ from segal.annotation.questions.base import (
     Rules,
     Settled,
     class_index,
+    count_elements,
     place,
 )
 from segal.candidates.evidence import Evidence
@@ -116,6 +117,12 @@ class Painting:
     def blank(self, size: tuple[int, int]) -> NDArray[np.uint8]:
         """As `Question.blank`."""
         return np.full(size, IGNORE_INDEX, np.uint8)
+
+    def count(
+        self, label: NDArray[np.uint8], boxes: Sequence[Box], classes: int
+    ) -> tuple[NDArray[np.int64], int, list[Box]]:
+        """As `Question.count`."""
+        return count_elements(label, boxes, classes)
 
     def agreement(
         self, one: NDArray[np.uint8], other: NDArray[np.uint8], classes: int

@@ -4,10 +4,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from segal.annotation.handout import task_key
 from segal.annotation.questions import QUESTIONS
+from segal.candidates.regions import Box
+from segal.data.changes import count
 from segal.models.spec import DEFAULT_TASK
-from segal.runs.ledger import Ledger
-from segal.runs.returns import handouts_of, returns_of
+from segal.runs.history import COMMAND
+from segal.runs.ledger import Ledger, Purchase
+from segal.runs.returns import Return, handouts_of, latest, read_return, returns_of, run_key
 
 SEED_SET = "seed"
 
@@ -116,8 +122,8 @@ def _agreement(
     for answers in by_region.values():
         first, *others = answers
         for other in others:
-            labels = (read_return(folder, one, question) for one in (first, other))
-            total += QUESTIONS[question].agreement(*labels, len(names))
+            mine, theirs = (read_return(folder, one, question) for one in (first, other))
+            total += QUESTIONS[question].agreement(mine, theirs, len(names))
     return {
         name: (int(same), int(one + other))
         for name, (same, one, other) in zip(names, total.tolist(), strict=True)
