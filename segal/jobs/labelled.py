@@ -186,6 +186,11 @@ class Labelled:
             )
         return _sorted_boxes(regions, pool)
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether annotators gave labels back to a run among the sources."""
+        return any(s.booked and s.booked.answers for s in self.sources)
+
     def answered(self, dataset: LabelledDataset, question: str) -> LabelledDataset:
         """The data set with the labels that annotators gave back to the runs among the sources.
 
