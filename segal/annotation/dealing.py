@@ -14,12 +14,12 @@ LEAST_SIDE = 32
 def deal(
     tasks: Sequence[AnnotationTask], annotators: Sequence[str], overlap: float
 ) -> list[AnnotationTask]:
-    """Shares tasks out in turn, so that everyone is given picks from the first to the last.
+    """Shares tasks out, so that all are given as many, from the first picks to the last.
 
     Args:
         tasks: In pick order, for nobody yet.
         annotators: Their names; nobody for one task each that anyone may do.
-        overlap: Share of the tasks, evenly spread, that the next annotator is given too, in [0, 1].
+        overlap: Share of the tasks, evenly spread, that a second annotator is given too, in [0, 1].
 
     Returns:
         Tasks in pick order, those of two annotators twice.
@@ -30,16 +30,15 @@ def deal(
         >>> [(t.key, t.annotator) for t in deal(tasks, ["ann", "bob"], 0.25)]
         [('0', 'ann'), ('1', 'bob'), ('2', 'ann'), ('3', 'bob'), ('3', 'ann')]
     """
-    dealt = []
+    if not annotators:
+        return list(tasks)
+    dealt, load = [], dict.fromkeys(annotators, 0)
     for place, task in enumerate(tasks):
-        if not annotators:
-            dealt.append(task)
-            continue
-        first = place % len(annotators)
-        dealt.append(replace(task, annotator=annotators[first]))
-        if math.floor((place + 1) * overlap) > math.floor(place * overlap):
-            second = annotators[(first + 1) % len(annotators)]
-            dealt.append(replace(task, annotator=second))
+        is_double = math.floor((place + 1) * overlap) > math.floor(place * overlap)
+        chosen = sorted(annotators, key=lambda name: load[name])[: 2 if is_double else 1]
+        for name in chosen:
+            dealt.append(replace(task, annotator=name))
+            load[name] += 1
     return dealt
 
 

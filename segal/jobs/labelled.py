@@ -16,7 +16,7 @@ from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_digests, image_sizes
 from segal.runs.history import COMMAND, ROUNDS_FOLDER, SELECTION_FILE
 from segal.runs.ledger import Ledger, Purchase
-from segal.runs.returned import Answered, ReturnedDataset
+from segal.runs.returned import Answered, check_answer_classes, with_answers
 from segal.runs.returns import classes_of, labels_of, returns_of
 from segal.runs.run_folder import LEDGER_FILE, fingerprint
 from segal.system.files import file_digest
@@ -204,24 +204,12 @@ class Labelled:
         booked = [s.booked for s in self.sources if s.booked and s.booked.answers]
         if not booked:
             return dataset
-        names, classes = self._names(dataset.pool), tuple(dataset.classes.names)
-        positions = {path: i for i, path in enumerate(dataset.pool.paths)}
-        answers: dict[int, dict[Box, Answered]] = {}
+        names, answers = self._names(dataset.pool), []
         for one in booked:
-            if tuple(one.classes) != classes:
-                raise SegalError(
-                    f"{one.answers[0].folder}: annotators chose from other classes",
-                    expected=f"those of the data set: {', '.join(classes)}",
-                    got=", ".join(one.classes),
-                    remedy="train on the data set that the picks were handed out for, or give its "
-                    "classes the same names in the same order",
-                )
-            for answer in one.answers:
-                image = names.find(answer.returned.image)
-                if image is not None:
-                    answers.setdefault(positions[image], {})[answer.returned.box] = answer
-        listed = {i: tuple(found.values()) for i, found in sorted(answers.items())}
-        return ReturnedDataset(dataset, question, listed)
+            check_answer_classes(one.answers[0].folder, one.classes, dataset.classes.names)
+            pairs = [(names.find(answer.returned.image), answer) for answer in one.answers]
+            answers += [(image, answer) for image, answer in pairs if image is not None]
+        return with_answers(dataset, question, answers)
 
     def first(self, pool: ImagePool) -> Boxes:
         """The same of what was bought first: by the first that was given, as its ledger tells."""
