@@ -7,6 +7,7 @@ from pathlib import Path
 from segal.annotation.questions import QUESTIONS, Question
 from segal.candidates.regions import Box
 from segal.config import MachineConfig, RunConfig, SelectConfig, read_config, validate
+from segal.data.class_list import read_lines
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
@@ -16,7 +17,6 @@ from segal.runs.history import COMMAND, CONFIG_FILE
 from segal.runs.ledger import Ledger, Purchase
 from segal.system.console import bar
 from segal.tasks import find_task
-from segal.tasks.classification.labels import ClassList
 
 SELECT = "select"
 
@@ -84,15 +84,7 @@ class RunSource:
             SegalError: If none is known.
         """
         if given is not None:
-            found = ClassList.read(given)
-            if found is None:
-                raise SegalError(
-                    f"{given}: no such file",
-                    expected="a list of classes, a name a line",
-                    got="nothing there",
-                    remedy="check the path",
-                )
-            return found.names
+            return tuple(read_lines(given, "a class a line, by its name"))
         config = self.config
         if isinstance(config, RunConfig):
             return find_task(config.task).outline(config.data, config.data.train).class_names
