@@ -8,6 +8,7 @@ import typer
 
 from segal import __version__
 from segal.commands import (
+    backup,
     compare,
     demo,
     explain,
@@ -47,6 +48,7 @@ for command in (
     import_.import_,
     status.status,
     validate.validate,
+    backup.backup,
     strategies.strategies,
     demo.demo,
 ):

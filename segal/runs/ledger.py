@@ -25,6 +25,8 @@ from segal.runs.tables import SCHEMA, UPGRADES
 from segal.system.files import write_error
 
 HASHED_BYTES = 64 * 2**20  # larger artefacts are checked by size alone when a run goes on
+_BESIDE = ("config.yaml", "summary.json")
+"""Files of a run that no stage records."""
 _ANY = ""
 """The fingerprint of a stage that stays as it is after the next change of what came before."""
 _PHASES = "SELECT name, round, fingerprint, finished, seconds FROM phases"
@@ -123,6 +125,13 @@ class Ledger(RunFolder):
         if self.version > 3:
             elements -= self.rows("SELECT coalesce(sum(pixels), 0) FROM excluded")[0][0]
         return elements, images
+
+    def excluded_images(self) -> set[str]:
+        """Images of which something is never annotated."""
+        if self.version < 4:
+            return set()
+        rows = self.rows("SELECT path FROM excluded JOIN images ON image = images.id")
+        return {path for (path,) in rows}
 
     def record_images(self, pool: ImagePool, excluded: Excluded | None = None) -> None:
         """Makes the table of images that of the pool; it stays that once a stage is done.
@@ -370,20 +379,40 @@ class Ledger(RunFolder):
         return path, file.stat().st_size, _sha256(file)
 
     def damage(self) -> list[str]:
-        """What is wrong with the artefacts of all stages: files that are missing or changed."""
+        """What is wrong with recorded files: of all stages, and of what went to people and back."""
         keys = self.rows("SELECT id FROM phases ORDER BY id")
-        return [line for (key,) in keys for line in self._damage(int(key))]
+        lines = [line for (key,) in keys for line in self._damage(int(key))]
+        handed = self._handed()
+        return lines + [line for name in sorted(handed) for line in self._wrong(name, handed[name])]
+
+    def files(self) -> list[str]:
+        """All recorded files, by their paths in the folder, and the configuration."""
+        recorded = {name for (name,) in self.rows("SELECT path FROM artefacts")} | {*self._handed()}
+        beside = {name for name in _BESIDE if (self.folder / name).is_file()}
+        return sorted(recorded | beside)
+
+    def _handed(self) -> dict[str, str]:
+        """Digests of what was handed out and came back, by file."""
+        if self.version < 5:
+            return {}
+        rows = self.rows("SELECT file, digest FROM handouts UNION SELECT file, sha256 FROM returns")
+        return dict(rows)
 
     def _damage(self, key: int) -> Iterator[str]:
         for name, size, digest in self._artefacts(key):
-            path = self.folder / name
-            found: int | None = None
-            with suppress(OSError):
-                found = path.stat().st_size
-            if found is None:
-                yield f"{path} is missing"
-            elif found != size or (size <= HASHED_BYTES and _sha256(path) != digest):
-                yield f"{path} is not as it was written"
+            yield from self._wrong(name, digest, size)
+
+    def _wrong(self, name: str, digest: str, size: int | None = None) -> Iterator[str]:
+        path = self.folder / name
+        found: int | None = None
+        with suppress(OSError):
+            found = path.stat().st_size
+        if found is None:
+            yield f"{path} is missing"
+        elif found != (found if size is None else size) or (
+            found <= HASHED_BYTES and _sha256(path) != digest
+        ):
+            yield f"{path} is not as it was written"
 
     def purchases(self, phase: str | None = None, round: int | None = None) -> list[Purchase]:
         """What was bought, by round and rank; of one stage or one round where asked for."""

@@ -1,6 +1,7 @@
 """Picks go out to annotators and come back, and what is trained on is what they drew."""
 
 import shutil
+import sqlite3
 from dataclasses import replace
 
 import cv2
@@ -343,3 +344,41 @@ def test_a_run_stops_for_people_and_goes_on_with_their_labels(segal, desk, scene
     assert "1 bought region are others since" in " ".join(stderr.split())
     assert (out / "rounds/001/selection.csv").read_bytes() == bought
     assert read_config(out / "config.yaml", [], {})["annotate"] is True
+
+
+def test_a_run_is_proved_and_copied_and_goes_on_from_the_copy(
+    segal, desk, scenes, selected, tmp_path
+):
+    handout, _, _ = _export(segal, selected, tmp_path / "handout")
+    desk.drawn["all"] = [painted(t, scenes / "truth/train", _CLASSES) for t in handout.tasks]
+    assert segal("import", selected, "all")[0] == 0
+    assert segal("validate", selected)[0] == 0
+    code, stdout, stderr = segal("backup", selected, tmp_path / "copy")
+    assert (code, stdout.strip()) == (0, str(tmp_path / "copy")), stderr
+    assert segal("validate", tmp_path / "copy")[0] == 0
+    for path, label in _labels(scenes, selected).items():
+        np.testing.assert_array_equal(_labels(scenes, tmp_path / "copy")[path], label)
+    code, _, stderr = segal("import", tmp_path / "copy", "all")
+    assert "8 were known" in " ".join(stderr.split())
+    code, _, stderr = segal("backup", selected, tmp_path / "copy")
+    assert (code, "something is there" in stderr) == (2, True)
+    # What people or disks do to files is found, of every kind.
+    with Ledger.read(selected) as ledger:
+        answer = selected / returns_of(ledger)[0].file
+    mask = next((selected / "masks").rglob("*.png"))
+    manifest = next((selected / "handouts").iterdir())
+    for path in (answer, mask, manifest, selected / "selection.csv"):
+        data = path.read_bytes()
+        path.write_bytes(data[:-1])
+        code, _, stderr = segal("validate", selected)
+        assert (code, path.name in stderr) == (2, True)
+        code, _, stderr = segal("backup", selected, tmp_path / "other")
+        assert (code, "not as the ledger says" in stderr) == (2, True)
+        path.write_bytes(data)
+    assert segal("validate", selected)[0] == 0
+    database = sqlite3.connect(selected / "ledger.sqlite")
+    with database:
+        database.execute("UPDATE purchases SET pixels = pixels - 1 WHERE rank = 1")
+    database.close()
+    code, _, stderr = segal("validate", selected)
+    assert (code, "was charged" in stderr) == (2, True)

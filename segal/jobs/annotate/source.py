@@ -21,6 +21,11 @@ from segal.tasks import find_task
 SELECT = "select"
 
 
+def own_purchases(ledger: Ledger) -> list[Purchase]:
+    """What a run bought, in order; not what was labelled before it."""
+    return ledger.purchases(SELECT if ledger.command == SELECT else None)
+
+
 @dataclass(frozen=True)
 class RunSource:
     """A run whose picks people label; made by `open`.
@@ -29,7 +34,7 @@ class RunSource:
         folder: Of the run.
         config: As the run was configured.
         known: Of its images: bytes, time and what was read of them.
-        purchases: All that was bought, in order.
+        purchases: All that it bought, in order.
     """
 
     folder: Path
@@ -60,7 +65,7 @@ class RunSource:
             config, errors = validate(RunConfig, raw)
         raise_all(errors)
         assert config is not None
-        return cls(folder, config, ledger.known_images(), ledger.purchases())
+        return cls(folder, config, ledger.known_images(), own_purchases(ledger))
 
     @property
     def question(self) -> Question:

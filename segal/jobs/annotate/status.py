@@ -10,6 +10,7 @@ from segal.annotation.handout import task_key
 from segal.annotation.questions import QUESTIONS
 from segal.candidates.regions import Box
 from segal.data.changes import count
+from segal.jobs.annotate.source import own_purchases
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import COMMAND
 from segal.runs.ledger import Ledger, Purchase
@@ -69,7 +70,11 @@ def status_of(folder: Path) -> Status:
     """
     with Ledger.read(folder) as ledger:
         question = str(ledger.configuration.get("task", DEFAULT_TASK))
-        purchases, returns, handouts = ledger.purchases(), returns_of(ledger), handouts_of(ledger)
+        purchases, returns, handouts = (
+            own_purchases(ledger),
+            returns_of(ledger),
+            handouts_of(ledger),
+        )
         trained = {phase.round for phase in ledger.phases() if phase.name == "train"}
         handed = {key for handout in handouts for key in handout.by_key}
         run = run_key(ledger)
