@@ -360,7 +360,10 @@ def _still_batchnorms(model: nn.Module, moving: Collection[str] | None) -> list[
 def _parameter_groups(model: Model, frozen: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
     """Those of its heads and all before; of its loss prediction. Gradients are clipped apart."""
     left_out = {id(p) for module in frozen for p in module.parameters()}
-    groups = [[model.network, model.second_head], [model.loss_prediction]]
+    groups: list[list[nn.Module | None]] = [
+        [model.network, model.second_head],
+        [model.loss_prediction],
+    ]
     there = [[part for part in group if part is not None] for group in groups]
     return [
         [p for x in parts for p in x.parameters() if p.requires_grad and id(p) not in left_out]
