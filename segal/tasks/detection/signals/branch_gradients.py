@@ -16,7 +16,7 @@ from segal.tasks.detection.detectors.base import RAW
 from segal.tasks.detection.evidence import Detections, RawOutputs
 from segal.tasks.detection.signals.branches import LastLayers
 from segal.tasks.detection.signals.class_layer import class_layers
-from segal.tasks.detection.signals.elements import Measured, of_detections
+from segal.tasks.detection.signals.elements import Measured, holding, of_detections
 from segal.tasks.detection.signals.gradients import ClassMeter
 from segal.tasks.detection.signals.influence import inside
 from segal.tasks.detection.signals.last_layers import last_layers
@@ -96,18 +96,18 @@ class _Meter:
         found = found.keep((x0 < x1) & (y0 < y1))
         assert raw.sizes is not None
         size, resized = raw.sizes
-        holding = inside(found.boxes, (1.0, 1.0), size, places).any(1).nonzero()[:, 0]
+        holders = holding(found.boxes, units).any(1).nonzero()[0]
         scale = (size[1] / resized[1], size[0] / resized[0])
-        parts: list[dict[str, Tensor]] = [{} for _ in holding]
+        parts: list[dict[str, Tensor]] = [{} for _ in holders]
         for stage in self.layers.compared(raw, {"boxes": found.boxes, "labels": found.classes}):
             slopes = self.layers.by_layer(stage)
             asked = {k: v for k, v in slopes.items() if f"{k}.weight" in self.weights}
-            held = inside(stage.anchors, scale, size, places)[holding]
+            held = inside(stage.anchors, scale, size, places)[holders]
             for part, own in zip(parts, held, strict=True):
                 of_unit = replace(
                     stage, positive=stage.positive & own, negative=stage.negative & own
                 )
                 part.update(self.layers.by_parameters(raw, asked, of_unit.weights()))
-        for unit, part in zip(holding.tolist(), parts, strict=True):
+        for unit, part in zip(holders.tolist(), parts, strict=True):
             gradients[unit] = torch.cat([part[name].flatten() for name in self.weights])
         return gradients
