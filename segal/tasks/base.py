@@ -405,6 +405,9 @@ class Task(ABC):
             progress: Called with (images done, all images).
         """
 
+    def check_explained(self) -> None:  # noqa: B027
+        """Raises a SegalError if images are not explained, see `explainer`."""
+
     @abstractmethod
     def explainer(self, explaining: Explaining) -> Explainer:
         """What draws images whose elements have a score.
