@@ -1,7 +1,7 @@
 """The gradient of a candidate by the last layers of several branches of a detector."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from segal.signals.detector import AsksForBoxes
 
@@ -13,13 +13,14 @@ Branches = Literal["cls", "cls+reg", "cls+reg+rpn"]
 class BranchGradient(AsksForBoxes):
     """Gradients by the weights of the last layers of branches, one after another (UWE, A.3).
 
+    What is labelled already is measured, too.
+
     Attributes:
         branches: Which.
-        of_labelled: Whether what is labelled already is measured, too.
     """
 
     branches: Branches = "cls+reg"
-    of_labelled: bool = True
+    of_labelled: ClassVar[bool] = True
 
     @property
     def column(self) -> str:

@@ -45,10 +45,9 @@ class Badge:
 
     @property
     def _gradient(self) -> RegionGradient | BranchGradient:
-        of_labelled = self.init == "labelled"
         if self.branches != "cls":
-            return BranchGradient(self.branches, of_labelled)
-        return RegionGradient(of_labelled=of_labelled)
+            return BranchGradient(self.branches)
+        return RegionGradient(of_labelled=self.init == "labelled")
 
     @property
     def _factors(self) -> tuple[OutputGradient, MeanFeature]:

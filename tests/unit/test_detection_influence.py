@@ -571,9 +571,7 @@ def test_branches_that_are_not_there_are_refused(models):
         measured(BranchGradient("cls+reg+rpn")).check(models["retinanet"])
     with pytest.raises(SegalError, match="no last layers"):
         measured(BranchGradient("cls+reg")).check(build("ssd"))
-    assert Badge(branches="cls+reg").passes(PassContext()).__next__() == [
-        BranchGradient("cls+reg", of_labelled=False)
-    ]
+    assert Badge(branches="cls+reg").passes(PassContext()).__next__() == [BranchGradient("cls+reg")]
     classified = tiny_classifier.make_model()
     with pytest.raises(SegalError, match="it measures boxes"):
         check_network(Badge(branches="cls+reg"), classified)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,7 +97,7 @@ class _Meter:
         found = found.keep((x0 < x1) & (y0 < y1))
         assert raw.sizes is not None
         size, resized = raw.sizes
-        holders = holding(found.boxes, units).any(1).nonzero()[0]
+        holders = np.flatnonzero(holding(found.boxes, units).any(1))
         scale = (size[1] / resized[1], size[0] / resized[0])
         parts: list[dict[str, Tensor]] = [{} for _ in holders]
         for stage in self.layers.compared(raw, {"boxes": found.boxes, "labels": found.classes}):
