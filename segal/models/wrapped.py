@@ -67,12 +67,14 @@ class Model(nn.Module, ABC):
 
     Attributes:
         loss_prediction: The module that predicts losses; None for a network that has none.
+        second_head: A second last layer beside the network's own (f2 of MIAL), likewise.
         notes: What the user should be told about where its weights come from.
         fed_by: What can be said of how a function, which is known by nothing else, is fed: keys of
             a configuration's `model`, and the stride.
     """
 
     loss_prediction: LossPrediction | None
+    second_head: nn.Conv2d | None
     fed_by: ClassVar[Collection[str]] = ("mean", "std", "input_scale", "stride")
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
@@ -82,6 +84,7 @@ class Model(nn.Module, ABC):
         self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
         self.loss_prediction = None
+        self.second_head = None
         self._found: Head | NoHeadError | None = None
         self.notes: list[str] = []
         self._tails: dict[str, Tail] = {}
@@ -311,6 +314,24 @@ class Model(nn.Module, ABC):
             module = LossPrediction([x.shape[1] for x in maps])
         self.loss_prediction = module.to(self.like)
         return self.loss_prediction
+
+    def add_second_head(self, seed: int) -> nn.Conv2d:
+        """Gives the network a second last layer of the shape of its own, and returns it.
+
+        Args:
+            seed: Of its weights, which torch's own initialisers draw.
+
+        Raises:
+            NoHeadError: If the network has no last layer.
+        """
+        first = self.head
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            second = nn.Conv2d(
+                first.in_channels, first.out_channels, 1, bias=first.bias is not None
+            )
+        self.second_head = second.to(self.like)
+        return second
 
     def check_feature_maps(self) -> list[Tensor]:
         """The `FEATURE_MAPS` of one image of noise.

@@ -193,6 +193,15 @@ class TakesCrossEntropy(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsAdded(Protocol):
+    """A signal that reads what a training adds to a network, which shows after it."""
+
+    def was_added(self, model: Model) -> bool:
+        """Whether it was added to a network."""
+        ...
+
+
 class Pooled:
     """A signal that heeds `Units.excluded`: it measures candidates without that part of the image.
 

@@ -24,6 +24,7 @@ from segal.data.transforms import stack_images, stack_padded
 from segal.errors import SegalError
 from segal.functional.labels import class_indices, has_class
 from segal.models.loss_prediction import LearningLossSettings
+from segal.models.mial import MialSettings
 from segal.models.spec import Answers
 from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.signals.base import Signal
@@ -116,13 +117,6 @@ class Task(ABC):
         Raises:
             SegalError: If the task's networks are not trained so.
         """
-        if settings.mial is not None:
-            raise SegalError(
-                f"train.mial: not for {self.name}",
-                expected="a network that finds boxes, with two class heads",
-                got=f"task: {self.name}",
-                remedy="leave train.mial out, or give task: detection",
-            )
         loss = Loss(settings.loss or CROSS_ENTROPY, class_weights)
         if self.answers.of != "pixels" and set(loss.terms) & set(OF_CLASSES):
             raise SegalError(
@@ -131,10 +125,31 @@ class Task(ABC):
                 got=loss.name,
                 remedy="choose one of these, or leave it out",
             )
+        if settings.mial is not None:
+            return self.mial_scheme(settings.mial, settings.iterations, loss)
         if settings.learning_loss is not None:
             of_batch = partial(self.ranked_training_loss, loss=loss)
             return Ranked(of_batch, settings.learning_loss, settings.iterations)
         return Usual(partial(self.training_loss, loss=loss))
+
+    def mial_scheme(self, settings: MialSettings, iterations: int, loss: Loss) -> Scheme:
+        """How networks are trained in the stages of MIAL.
+
+        Args:
+            settings: Of these.
+            iterations: Steps in all.
+            loss: Of labelled elements.
+
+        Raises:
+            SegalError: If the task's networks are not trained so.
+        """
+        raise SegalError(
+            f"train.mial: not for {self.name}",
+            expected="a network that finds boxes, with two class heads, or one that classifies "
+            "images",
+            got=f"task: {self.name}",
+            remedy="leave train.mial out",
+        )
 
     def training_loss(
         self, model: Model, images: Tensor, labels: Tensor, loss: Loss = USUAL_LOSS
@@ -389,6 +404,9 @@ class Task(ABC):
             drawn: What they are drawn from.
             progress: Called with (images done, all images).
         """
+
+    def check_explained(self) -> None:  # noqa: B027
+        """Raises a SegalError if images are not explained, see `explainer`."""
 
     @abstractmethod
     def explainer(self, explaining: Explaining) -> Explainer:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -59,7 +59,13 @@ class Batch:
 
 
 class Scheme(ABC):
-    """How the steps of a training go; pure: all depends on the number of a step, from 0."""
+    """How the steps of a training go; pure: all depends on the number of a step, from 0.
+
+    Attributes:
+        second_head: Whether the network is given a second last layer, see `Model.second_head`.
+    """
+
+    second_head: ClassVar[bool] = False
 
     def check(self, model: Model) -> None:  # noqa: B027
         """Raises a SegalError if a network cannot be trained so."""

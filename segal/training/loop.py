@@ -40,7 +40,7 @@ __all__ = ["TrainResult", "TrainSettings", "train"]
 Progress = Callable[[int, int, float], None]
 
 # Streams of random numbers, beside those of segal.training.sampling.
-_STEP, _LOSS_PREDICTION, _UNLABELLED = 2, 3, 6
+_STEP, _LOSS_PREDICTION, _UNLABELLED, _SECOND_HEAD = 2, 3, 6, 7
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def train(
 
     Args:
         model: The network. With `learning_loss` it is given a loss-prediction module, unless it has
-            one, which is trained on; without, it loses its own, which would go out of date.
+            one, which is trained on; without, it loses its own, which would go out of date. The
+            same goes for the second head of `mial`, where the network itself has none.
         dataset: Images and labels.
         settings: How to train.
         seed: Not negative; decides everything random.
@@ -202,6 +203,11 @@ class _Run:
                 self._derived_seed(_LOSS_PREDICTION)
             )
             self.identity["loss prediction"] = fingerprint(*module.state_dict().values())
+        if not scheme.second_head:
+            model.second_head = None
+        else:
+            second = model.second_head or model.add_second_head(self._derived_seed(_SECOND_HEAD))
+            self.identity["second head"] = fingerprint(*second.state_dict().values())
         model.to(device)
         self.frozen = _batchnorms(model) if settings.batchnorm == "frozen" else []
         self.optimizer = _optimizer(_parameter_groups(model, self.frozen), settings)
@@ -352,13 +358,17 @@ def _still_batchnorms(model: nn.Module, moving: Collection[str] | None) -> list[
 
 
 def _parameter_groups(model: Model, frozen: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
-    """The network's, then those of its loss-prediction module; gradients are clipped apart."""
+    """Those of its heads and all before; of its loss prediction. Gradients are clipped apart."""
     left_out = {id(p) for module in frozen for p in module.parameters()}
-    parts = [model.network, model.loss_prediction]
+    groups: list[list[nn.Module | None]] = [
+        [model.network, model.second_head],
+        [model.loss_prediction],
+    ]
+    there = [[part for part in group if part is not None] for group in groups]
     return [
-        [p for p in part.parameters() if p.requires_grad and id(p) not in left_out]
-        for part in parts
-        if part is not None
+        [p for x in parts for p in x.parameters() if p.requires_grad and id(p) not in left_out]
+        for parts in there
+        if parts
     ]
 
 

@@ -71,8 +71,9 @@ class TrainSettings(Section):
         workers: Threads that read and transform; they do not change the result.
         learning_loss: Trains a loss-prediction module with the network, which the strategy
             `learning_loss` needs: `true`, or a section of `LearningLossSettings`.
-        mial: Trains a detector with two class heads in the stages of MIAL, which the strategy
-            `mial` needs: `true`, or a section of `MialSettings`.
+        mial: Trains a detector with two class heads, or a network that classifies images and is
+            given a second head, in the stages of MIAL, which the strategy `mial` needs: `true`, or
+            a section of `MialSettings`.
     """
 
     iterations: Result[int] = Field(default=5000, ge=1)

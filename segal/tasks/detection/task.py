@@ -286,7 +286,12 @@ class Detection(Task):
         )
 
     def explainer(self, explaining: Explaining) -> Explainer:
-        """Refused: boxes have no map.
+        """Refused, as `check_explained` does."""
+        self.check_explained()
+        raise AssertionError
+
+    def check_explained(self) -> None:
+        """Refused: a loss is of the image's boxes together, and none has a score of its own.
 
         Raises:
             SegalError: Always.
@@ -295,7 +300,8 @@ class Detection(Task):
             "explain: not of a network that finds boxes",
             expected="a network that classifies pixels or images",
             got="a detector",
-            remedy="look at the overlays of a selection: they show the boxes behind a pick",
+            remedy="look at the overlays of a selection: they show what is found in an image, and "
+            "with thick lines the boxes that made it interesting",
         )
 
     def evaluation(
