@@ -25,6 +25,7 @@ from segal.jobs.labels import (
     refuse_unlabelled,
 )
 from segal.jobs.network import (
+    check_layers,
     check_sizes,
     draw_scenes,
     initial_model,
@@ -114,6 +115,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             check_channels(model.spec, used.pool)
             tell(*used.pool.notes(labelled=True))
     model.check()
+    check_layers(model, config.train)
     check_sizes(
         model, config.train.crop, *(x.pool for x in (dataset, validation, test) if x is not None)
     )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from segal.candidates.evidence import Evidence
 from segal.errors import SegalError
 from segal.models.callables import CallableNetwork, FunctionNetwork, Predict
+from segal.models.cut import DECODER, Cut, decoder_cut
 from segal.models.loss_prediction import LossPrediction
 from segal.models.noise import (
     Head,
@@ -212,6 +213,23 @@ class Model(nn.Module, ABC):
         if layers not in self._tails:
             self._tails[layers] = TailFinder(self.network, self._head(), self.spec).find(layers)
         return self._tails[layers]
+
+    def cut(self, layers: str) -> Cut:
+        """Where the network is divided, if these layers alone are trained.
+
+        Args:
+            layers: `decoder`: all but its encoder. `last` and `last_two` as in `tail`, with what
+                lies between the two convolutions. Else the name of a module, such as
+                `decoder.block2.0`: all from there on, in the order that modules run in.
+
+        Raises:
+            SegalError: If the network has no such place.
+        """
+        if isinstance(self.network, CallableNetwork):
+            raise self.network.no_head()
+        if layers == DECODER:
+            return decoder_cut(self.network, self.spec.title)
+        return TailFinder(self.network, self._head(), self.spec).cut(layers)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Network input from images as read.

@@ -31,7 +31,7 @@ from segal.tasks import Task, task_of
 from segal.tasks.classes import check_classes
 from segal.tasks.schemes import Batch, Scheme, SemiSupervised
 from segal.training.sampling import LabelledRegions, Samples, UnlabelledSamples
-from segal.training.settings import TrainSettings
+from segal.training.settings import ALL_LAYERS, TrainSettings
 from segal.training.state import TrainingState, copy_weights, fingerprint
 
 __all__ = ["TrainResult", "TrainSettings", "train"]
@@ -201,8 +201,8 @@ class _Run:
             )
             self.identity["loss prediction"] = fingerprint(*module.state_dict().values())
         model.to(device)
-        self.frozen = _batchnorms(model) if settings.batchnorm == "frozen" else []
-        self.optimizer = _optimizer(_parameter_groups(model, self.frozen), settings)
+        self.frozen = _Frozen.of(model, settings)
+        self.optimizer = _optimizer(_parameter_groups(model, self.frozen.parameters), settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.state = TrainingState()
 
@@ -213,7 +213,7 @@ class _Run:
                 checkpoint, self.identity, weights_of(self.model), self.optimizer, self.scaler
             )
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), _without_gradient(self.frozen):
+        with torch.random.fork_rng(devices), _without_gradient(self.frozen.parameters):
             for drawn in self._batches(state.step):
                 state.loss = self._step(drawn)
                 state.step += 1
@@ -268,13 +268,13 @@ class _Run:
         settings, step = self.settings, self.state.step
         moving = self.scheme.moving(step, self.model)
         self.model.train()
-        for module in [*self.frozen, *_still_batchnorms(self.model, moving)]:
+        for module in [*self.frozen.modules, *_still_batchnorms(self.model, moving)]:
             module.eval()
         torch.manual_seed(self._derived_seed(_STEP, step))
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate(step)
         self.optimizer.zero_grad()
-        with _moving_alone(self.model, moving):
+        with _without_gradient(_resting(self.model, moving)):
             with autocast(self.device, settings.precision):
                 loss = self.scheme.loss(self.model, step, [self._on_device(one) for one in drawn])
             value = float(loss.detach())
@@ -333,6 +333,29 @@ def _optimizer(
     return torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
 
 
+@dataclass(frozen=True)
+class _Frozen:
+    """What a training leaves as it is.
+
+    Attributes:
+        modules: Those that stay in `eval()` mode.
+        parameters: Those that do not move.
+    """
+
+    modules: Sequence[nn.Module]
+    parameters: Sequence[nn.Parameter]
+
+    @classmethod
+    def of(cls, model: Model, settings: TrainSettings) -> "_Frozen":
+        modules = _batchnorms(model) if settings.batchnorm == "frozen" else []
+        parameters = [p for module in modules for p in module.parameters()]
+        if settings.layers != ALL_LAYERS:
+            cut = model.cut(settings.layers)
+            modules += cut.frozen_modules()
+            parameters += cut.frozen_parameters()
+        return cls(modules, list(dict.fromkeys(parameters)))
+
+
 def _batchnorms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
@@ -349,9 +372,9 @@ def _still_batchnorms(model: nn.Module, moving: Collection[str] | None) -> list[
     ]
 
 
-def _parameter_groups(model: Model, frozen: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
+def _parameter_groups(model: Model, frozen: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
     """The network's, then those of its loss-prediction module; gradients are clipped apart."""
-    left_out = {id(p) for module in frozen for p in module.parameters()}
+    left_out = {id(parameter) for parameter in frozen}
     parts = [model.network, model.loss_prediction]
     return [
         [p for p in part.parameters() if p.requires_grad and id(p) not in left_out]
@@ -361,25 +384,8 @@ def _parameter_groups(model: Model, frozen: Sequence[nn.Module]) -> list[list[nn
 
 
 @contextmanager
-def _without_gradient(modules: Sequence[nn.Module]) -> Iterator[None]:
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def _moving_alone(model: nn.Module, moving: Collection[str] | None) -> Iterator[None]:
-    """Only these parameters have a gradient, of those that can be trained; None for all."""
-    still = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if moving is not None and name not in moving and parameter.requires_grad
-    ]
+def _without_gradient(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    still = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in still:
         parameter.requires_grad_(False)
     try:
@@ -387,6 +393,12 @@ def _moving_alone(model: nn.Module, moving: Collection[str] | None) -> Iterator[
     finally:
         for parameter in still:
             parameter.requires_grad_(True)
+
+
+def _resting(model: nn.Module, moving: Collection[str] | None) -> list[nn.Parameter]:
+    """The parameters that a step does not move; none where it moves all that can be trained."""
+    named = model.named_parameters()
+    return [p for name, p in named if moving is not None and name not in moving]
 
 
 def _check_finite(model: nn.Module, step: int) -> None:

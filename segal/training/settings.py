@@ -11,6 +11,9 @@ from segal.models.mial import Mial
 from segal.system.machine import Precision
 from segal.system.sections import Aside, Result, Section, result_unless
 
+ALL_LAYERS = "all"
+"""Of `train.layers`: nothing is frozen."""
+
 
 def _crop_text(value: object) -> str:
     try:
@@ -37,6 +40,9 @@ class TrainSettings(Section):
     | momentum, weight decay | 0.9, 5e-4 | not stated (MMSegmentation: 0.9, 5e-4) |
 
     Attributes:
+        layers: What is trained: `all`; `decoder`, all but the encoder; `last`, the last layer;
+            `last_two`, from the convolution before it on; or all from the module of this name on.
+            What lies before is frozen: parameters, statistics of BatchNorm, and no dropout.
         iterations: Optimizer steps.
         batch_size: Crops in a step; at least 2 unless BatchNorm is frozen and `learning_loss` off.
         optimizer: `sgd` with momentum, or `adamw`.
@@ -69,6 +75,9 @@ class TrainSettings(Section):
             `mial` needs: `true`, or a section of `MialSettings`.
     """
 
+    layers: Annotated[str, Field(min_length=1, max_length=200), result_unless(ALL_LAYERS)] = (
+        ALL_LAYERS
+    )
     iterations: Result[int] = Field(default=5000, ge=1)
     batch_size: Result[int] = Field(default=8, ge=1)
     optimizer: Result[Literal["sgd", "adamw"]] = "sgd"
