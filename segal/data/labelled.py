@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -110,6 +110,10 @@ class LabelledDataset(ABC):
         Raises:
             SegalError: If a label cannot be read.
         """
+
+    def with_pool(self, pool: ImagePool) -> Self:
+        """The same labels, of the same images as another pool has them."""
+        return replace(self, pool=pool)  # type: ignore[type-var]
 
     @abstractmethod
     def subset(self, indices: Iterable[int]) -> Self:

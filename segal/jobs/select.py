@@ -34,6 +34,7 @@ from segal.jobs.inputs import (
     refuse_out_within,
     scan_settings,
 )
+from segal.jobs.keeping import Keeping
 from segal.jobs.network import with_folder
 from segal.jobs.own_code import code_notes, identity_of
 from segal.jobs.passes import Scanned, run_passes
@@ -248,7 +249,7 @@ class _Selection:
         self.config, self.strategy, self.ledger = config, strategy, ledger
         self.task = find_task(config.task)
         self.model = None if model is None else model.to(device)
-        self.device = device
+        self.device, self.keeping = device, Keeping.of(config)
         self.clock = _Clock()
         self.notes = [*([] if model is None else model.notes), *code_notes(identity)]
         self.reference_cost: Mapping[str, int] | None = None
@@ -364,18 +365,19 @@ class _Selection:
             return
         sizes = dict.fromkeys([config.region, *config.extra_regions])
         scan = Scan(
-            pool=pool,
+            pool=pool if self.model is None else self.keeping.pool(self.model, pool),
             task=self.task,
             regions=[RegionSize.parse(size) for size in sizes],
             settings=scan_settings(config, self.device),
             signals=list(dict.fromkeys([*signals, *signals_of(config.budget)])),
             model=self.model,
             labelled=labelled,
-            sets=self.sets,
+            sets=self.sets if self.model is None else self.keeping.sets(self.model, self.sets),
             seed=derive_seed(config.seed, _ROUND, SCAN),
         )
         with bar("Scanning the pool") as advance, self.clock(phase):
             scan.run(folder, advance)
+        self.notes += [note for note in self.keeping.notes if note not in self.notes]
         self.ledger.finish(
             phase, _ROUND, inputs, artefacts=[folder], seconds=self.clock.seconds[phase]
         )

@@ -15,6 +15,7 @@ from segal.candidates.selection import Selected, write_selection
 from segal.config import DataConfig, TrainConfig
 from segal.data.labelled import LabelledDataset
 from segal.jobs.inputs import check_channels, image_digests
+from segal.jobs.keeping import Keeping, check_keeping
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
     OWED_FILE,
@@ -25,7 +26,6 @@ from segal.jobs.labels import (
     refuse_unlabelled,
 )
 from segal.jobs.network import (
-    check_layers,
     check_sizes,
     draw_scenes,
     initial_model,
@@ -115,7 +115,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
             check_channels(model.spec, used.pool)
             tell(*used.pool.notes(labelled=True))
     model.check()
-    check_layers(model, config.train)
+    keeping = check_keeping(config, model, dataset.pool)
     check_sizes(
         model, config.train.crop, *(x.pool for x in (dataset, validation, test) if x is not None)
     )
@@ -135,13 +135,14 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
         if not trained:
             if owed:
                 write_selection(config.out / OWED_FILE, owed)
-            _train(config, ledger, model, dataset, labelled, validation, inputs)
+            _train(config, ledger, model, dataset, labelled, validation, keeping, inputs)
         elif not evaluated:
             own = CheckpointOptions(architecture=config.model.architecture)
             model = load_checkpoint(config.out / MODEL_FILE, own).to(device)
         remove(config.out / _UNFINISHED_FILE)
         if not evaluated:
-            _evaluate(config, ledger, model, validation, test, inputs)
+            held_out = {"validation": validation, "test": test}
+            _evaluate(config, ledger, model, held_out, keeping, inputs)
     return TrainingOutcome(
         config.out / MODEL_FILE, json.loads((config.out / METRICS_FILE).read_text())
     )
@@ -201,17 +202,18 @@ def _train(
     dataset: LabelledDataset,
     labelled: Mapping[int, Sequence[Box]] | None,
     validation: LabelledDataset | None,
+    keeping: Keeping,
     inputs: str,
 ) -> None:
     unfinished = config.out / _UNFINISHED_FILE
     with bar("Training") as advance:
         result = train(
             model,
-            dataset,
+            keeping.dataset(model, dataset),
             config.train,
             seed=config.seed,
             labelled=labelled,
-            validation=validation,
+            validation=validation and keeping.dataset(model, validation),
             device=model.device,
             progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
             checkpoint=unfinished,
@@ -235,19 +237,19 @@ def _evaluate(
     config: TrainConfig,
     ledger: Ledger,
     model: Model,
-    validation: LabelledDataset | None,
-    test: LabelledDataset | None,
+    held_out: Mapping[str, LabelledDataset | None],
+    keeping: Keeping,
     inputs: str,
 ) -> None:
     start = time.perf_counter()
     metrics: dict[str, object] = {"segal": __version__, "machine": describe(model.device)}
-    for name, dataset in (("validation", validation), ("test", test)):
+    for name, dataset in held_out.items():
         if dataset is None:
             continue
         with bar(f"Evaluating on {name}") as advance:
             measured = task_of(model.spec).evaluate(
                 model,
-                dataset,
+                keeping.dataset(model, dataset),
                 device=model.device,
                 batch_size=config.machine.batch_size,
                 workers=config.machine.workers,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segal.errors import SegalError
-from segal.models.cut import Cut
+from segal.models.cut import ChainCut, Cut
 from segal.models.noise import Head, hooked, run_on_noise
 from segal.models.spec import ModelSpec
 from segal.models.tails import Tail, affine_of
@@ -97,8 +97,8 @@ class TailFinder:
         Raises:
             SegalError: If there is no such place.
         """
-        names = {name for name, _ in self.network.named_modules() if name}
-        if layers not in {"last", "last_two"} and layers not in names:
+        modules = {name for name, _ in self.network.named_modules() if name}
+        if layers not in {"last", "last_two"} and layers not in modules:
             raise self._unknown(layers)
         calls = self._trace()
         last = next(call for call in reversed(calls) if call.name == self.head.name)
@@ -111,7 +111,8 @@ class TailFinder:
             chain = (_chain_from(calls, own[0], last) if len(own) == 1 else None) or []
         if chain and _intact(chain) and _run_once(calls, chain):
             chain = _with_dropout(calls, chain)
-            return Cut(layers, self.network, frozenset(call.name for call in chain))
+            names = tuple(call.name for call in chain)
+            return ChainCut(layers, self.network, frozenset(names), names)
         ran = {call.name for call in calls if own[0].start <= call.start <= last.start}
         return Cut(layers, self.network, frozenset(ran))
 

@@ -1,7 +1,7 @@
 """The oracle of a simulation: it knows all labels, and reveals them where regions are bought."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -61,6 +61,10 @@ class RevealedDataset(LabelledDataset):
     def digest(self, indices: Iterable[int] | None = None) -> str:
         """As `LabelledDataset.digest`."""
         return self.dataset.digest(indices)
+
+    def with_pool(self, pool: ImagePool) -> "RevealedDataset":
+        """As `LabelledDataset.with_pool`."""
+        return replace(self, dataset=self.dataset.with_pool(pool))
 
     def subset(self, indices: Iterable[int]) -> "RevealedDataset":
         """As `LabelledDataset.subset`; no more of any image is revealed than before."""

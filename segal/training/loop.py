@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from segal.candidates.kept import Images, Kept
 from segal.candidates.regions import Box
+from segal.data.kept import KeptPool
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import one_of
 from segal.data.prefetch import prefetch
@@ -26,13 +28,14 @@ from segal.errors import SegalError
 from segal.functional.labels import count_labelled, keep_regions
 from segal.models.checkpoint import weights_of
 from segal.models.wrapped import Model
+from segal.system.digests import fingerprint
 from segal.system.machine import autocast
 from segal.tasks import Task, task_of
 from segal.tasks.classes import check_classes
 from segal.tasks.schemes import Batch, Scheme, SemiSupervised
-from segal.training.sampling import LabelledRegions, Samples, UnlabelledSamples
+from segal.training.sampling import KeptSamples, LabelledRegions, Samples, UnlabelledSamples
 from segal.training.settings import ALL_LAYERS, TrainSettings
-from segal.training.state import TrainingState, copy_weights, fingerprint
+from segal.training.state import TrainingState, copy_weights
 
 __all__ = ["TrainResult", "TrainSettings", "train"]
 
@@ -108,7 +111,7 @@ def train(
     task = task or task_of(model.spec)
     scheme = task.training_scheme(settings)
     scheme.check(model)
-    samples = _samples(dataset, labelled, settings, seed, task)
+    samples = _samples(model, dataset, labelled, settings, seed, task)
     run = _Run(
         model,
         samples,
@@ -124,6 +127,7 @@ def train(
 
 
 def _samples(
+    model: Model,
     dataset: LabelledDataset,
     labelled: Mapping[int, Sequence[Box]] | None,
     settings: TrainSettings,
@@ -132,7 +136,10 @@ def _samples(
 ) -> Samples:
     regions = LabelledRegions.of(dataset, labelled)
     _refuse_void(dataset, regions)
-    transform = task.transform(settings, dataset.pool, np.unique(regions.images).tolist())
+    pool = dataset.pool
+    transform = task.transform(settings, pool.pixels(), np.unique(regions.images).tolist())
+    if isinstance(pool, KeptPool):
+        return KeptSamples(dataset, regions, transform, seed, pool, model.spec.channels)
     return Samples(dataset, regions, transform, seed)
 
 
@@ -260,9 +267,15 @@ class _Run:
         for number in range(step, count):
             sources = [pairs, *([others] if before(number + 1) > before(number) else [])]
             yield [
-                Batch(*self.task.stack([next(source) for _ in range(size)]), source is others)
+                Batch(*self._stack([next(source) for _ in range(size)]), source is others)
                 for source in sources
             ]
+
+    def _stack(self, samples: Sequence[tuple[Any, Any]]) -> tuple[Images, Any]:
+        images, labels = zip(*samples, strict=True)
+        if isinstance(images[0], Kept):
+            return Kept.stack(images), torch.from_numpy(np.stack(labels))
+        return self.task.stack(samples)
 
     def _step(self, drawn: Sequence[Batch]) -> float:
         settings, step = self.settings, self.state.step

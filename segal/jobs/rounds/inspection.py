@@ -12,6 +12,7 @@ from segal.candidates.selection import Selected
 from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
 from segal.data.pool import ImagePool
+from segal.jobs.keeping import Keeping
 from segal.jobs.picks import boxes_of, describe_picks, rows_of
 from segal.models.wrapped import Model
 from segal.runs.history import OVERLAYS_FOLDER, PICKS_FILE
@@ -34,6 +35,7 @@ class Inspection:
         oracle: Knows the labels.
         value: The uncertainty to draw.
         bought: Boxes that were bought before, by image.
+        keeping: Where outputs of the network's frozen part are kept.
     """
 
     config: RunConfig
@@ -42,6 +44,7 @@ class Inspection:
     oracle: Oracle
     value: Value
     bought: Mapping[str, Sequence[Box]]
+    keeping: Keeping
 
     def write(
         self,
@@ -88,7 +91,7 @@ class Inspection:
         with bar(f"Round {number}: comparing the picks with their labels") as advance:
             return task_of(model.spec).mistakes(
                 model,
-                picked.subset(sorted(picked.bought)),
+                self.keeping.dataset(model, picked.subset(sorted(picked.bought))),
                 device=self.device,
                 batch_size=self.config.machine.batch_size,
                 workers=self.config.machine.workers,

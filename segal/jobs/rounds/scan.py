@@ -11,6 +11,7 @@ from segal.config import RunConfig
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.jobs.inputs import scan_settings
+from segal.jobs.keeping import Keeping
 from segal.jobs.reference import run_sets
 from segal.models.wrapped import Model
 from segal.runs.acquisition import SCAN, cut_to_grid, derive_seed
@@ -33,6 +34,7 @@ class RoundScan:
         validation: The reference set, if there is one.
         seed_set: Boxes by image that were bought before the first round.
         bought: Boxes by image that are bought by now.
+        keeping: Where outputs of the network's frozen part are kept.
     """
 
     config: RunConfig
@@ -42,6 +44,7 @@ class RoundScan:
     validation: LabelledDataset | None
     seed_set: Mapping[str, Sequence[Box]]
     bought: Mapping[str, Sequence[Box]]
+    keeping: Keeping
 
     def run(
         self,
@@ -60,15 +63,16 @@ class RoundScan:
         """
         config, region = self.config, RegionSize.parse(self.config.region)
         by_index = self.oracle.by_index(self.bought)
+        sets = run_sets(self.oracle, self.pool, self.validation, self.seed_set, self.bought)
         scan = Scan(
-            pool=self.pool,
+            pool=self.pool if model is None else self.keeping.pool(model, self.pool),
             task=find_task(config.task),
             regions=[region],
             settings=scan_settings(config, self.device),
             signals=signals,
             model=model if signals else None,
             labelled={i: cut_to_grid(b, self.pool.size(i), region) for i, b in by_index.items()},
-            sets=run_sets(self.oracle, self.pool, self.validation, self.seed_set, self.bought),
+            sets=sets if model is None else self.keeping.sets(model, sets),
             seed=derive_seed(config.seed, number, SCAN),
         )
         with bar(f"Round {number}: scanning the pool") as advance:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segal.candidates.evidence import Upsampling
+from segal.candidates.kept import Images, Kept
 from segal.errors import SegalError
 from segal.models.callables import FunctionNetwork, Predict
 from segal.models.cut import DECODER, Cut
@@ -67,7 +68,7 @@ class DetectionModel(Model):
             )
 
     def forward(
-        self, images: Tensor | Sequence[Tensor], catch: Collection[str] = ()
+        self, images: Images | Sequence[Tensor], catch: Collection[str] = ()
     ) -> DetectionEvidence:
         """Runs the network, one image after another: no image's numbers depend on the batch.
 
@@ -86,6 +87,7 @@ class DetectionModel(Model):
         for name in catch:
             if name not in {FEATURES, FEATURE_MAPS, RAW}:
                 self.tail(name)
+        assert not isinstance(images, Kept)  # of a detector nothing is kept
         detector = self.detector
         found = [self._detect(detector, image, catch) for image in images]
         maps: tuple[Tensor, ...] = ()

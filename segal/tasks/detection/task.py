@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segal.candidates.kept import Images
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import Selected
 from segal.data.datasets import Chooser
@@ -189,7 +190,7 @@ class Detection(Task):
             return super().training_scheme(settings)
         return MultipleInstance(settings.mial, settings.iterations)
 
-    def training_loss(self, model: Model, images: Tensor, labels: Any) -> Tensor:
+    def training_loss(self, model: Model, images: Images, labels: Any) -> Tensor:
         """The sum of the library's own losses of a batch.
 
         Args:
@@ -199,6 +200,7 @@ class Detection(Task):
         """
         assert isinstance(model, DetectionModel)
         assert isinstance(labels, Targets)
+        assert isinstance(images, Tensor)
         losses = model.losses(labels.cut(images), labels.objects)
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 
