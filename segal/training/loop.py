@@ -33,6 +33,7 @@ from segal.system.machine import autocast
 from segal.tasks import Task, task_of
 from segal.tasks.classes import check_classes
 from segal.tasks.schemes import Batch, Scheme, SemiSupervised
+from segal.training.convex import fit
 from segal.training.sampling import KeptSamples, LabelledRegions, Samples, UnlabelledSamples
 from segal.training.settings import ALL_LAYERS, TrainSettings
 from segal.training.state import TrainingState, copy_weights
@@ -111,6 +112,8 @@ def train(
     task = task or task_of(model.spec)
     scheme = task.training_scheme(settings)
     scheme.check(model)
+    if settings.optimizer == "lbfgs":
+        return _fitted(model.to(device), dataset, labelled, settings, seed, task, progress)
     samples = _samples(model, dataset, labelled, settings, seed, task)
     run = _Run(
         model,
@@ -124,6 +127,23 @@ def train(
         device=torch.device(device),
     )
     return run(progress, checkpoint)
+
+
+def _fitted(
+    model: Model,
+    dataset: LabelledDataset,
+    labelled: Mapping[int, Sequence[Box]] | None,
+    settings: TrainSettings,
+    seed: int,
+    task: Task,
+    progress: Progress | None,
+) -> TrainResult:
+    """A training to the optimum of a linear last layer, of which there is one."""
+    regions = LabelledRegions.of(dataset, labelled)
+    _refuse_void(dataset, regions)
+    found, seconds = fit(model, dataset, regions, settings, seed=seed, task=task, progress=progress)
+    _check_finite(model, found.steps)
+    return TrainResult(found.steps, found.loss, (), None, seconds)
 
 
 def _samples(

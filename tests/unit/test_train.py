@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from segal.data.datasets import open_dataset
+from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.models.spec import ModelSpec
 from segal.tasks.segmentation.model import SegmentationModel
@@ -62,6 +63,9 @@ class Pool:
 
     def pixels(self):
         return self
+
+    def batch(self, indices):
+        return stack_images([self.read(index) for index in indices])
 
     def read(self, index):
         self.seen.add(index)
