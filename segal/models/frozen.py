@@ -2,10 +2,12 @@
 
 import threading
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Self
 
+import segmentation_models_pytorch as smp
+import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from segal.candidates.kept import Kept
@@ -18,8 +20,8 @@ from segal.models.wrapped import Model
 from segal.system.digests import fingerprint
 from segal.system.source_code import source_digest
 
-_LIBRARIES = ("torch", "torchvision", "segmentation-models-pytorch", "timm")
-"""Whose code the frozen part is."""
+_VERSIONS = [library.__version__ for library in (torch, torchvision, smp, timm)]
+"""Of those whose code the frozen part is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +103,7 @@ def _digest(model: Model, cut: KeepingCut) -> str:
         "spec": replace(spec, class_names=(), insert_dropout=0.0).as_dict(),
         "layers": cut.layers,
         "names": list(tensors),
-        "libraries": [version(name) for name in _LIBRARIES],
+        "libraries": _VERSIONS,
         "code": source_digest(spec.architecture) if own else None,
         "device": model.device.type,
     }
