@@ -274,3 +274,20 @@ def test_maps_go_together_and_apart():
     assert kept.shape == (3, 6, 7, 9)
     again = Kept.stack([kept[0:1], kept[1:3]])
     assert all(map(torch.equal, again.maps, maps))
+
+
+def test_a_selection_from_a_store(segal, image_folder, checkpoint, tmp_path):
+    """Layers that differ between checkpoints are said by the store; `plan` says its bytes."""
+    shared = ["--images", image_folder, "--checkpoint", checkpoint, "--region", "32"]
+    shared += ["--budget", "9", "--strategy", "uwe", "overlays=0"]
+    stored = [f"store.folder={tmp_path / 'store'}", "store.gigabytes=0.001"]
+    code, out, _ = segal("plan", *shared, *stored)
+    assert code == 0
+    assert "MB in the store" in out
+    assert not list((tmp_path / "store").glob("*/*"))
+    for name, more in (("plain", []), ("stored", [*stored, "store.gigabytes=1"])):
+        code, _, err = segal("select", *shared, *more, "--out", tmp_path / name)
+        assert code == 0, err
+    picks = [(tmp_path / name / "selection.csv").read_text() for name in ("plain", "stored")]
+    assert picks[0] == picks[1]
+    assert check_store(tmp_path / "store").files == 7
