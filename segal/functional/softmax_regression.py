@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
-_MEMORY = 20
+_MEMORY = 40
 """Pairs of steps that L-BFGS keeps."""
 
 _LEG = 40
@@ -49,10 +49,10 @@ def fit_softmax(
     """Minimises `sum_i w_i CE_i / sum_i w_i + l2 / 2 |weight|^2` by L-BFGS, in float64.
 
     The loss is strictly convex in the weight, so that its optimum is one; the bias, which is not
-    penalised, is the one that sums to 0. Steps are taken in coordinates in which the mean over
-    classes of the Hessian's blocks was the unit matrix some steps ago: features that go together
-    would else take hundreds of steps more. The start is 0: the same numbers give the same
-    classifier.
+    penalised, is the one that sums to 0. Steps are taken in coordinates in which each class's
+    block of the Hessian was about the unit matrix some steps ago: features that go together, and
+    rare classes, would else take hundreds of steps more. The start is 0: the same numbers give the
+    same classifier.
 
     Args:
         x: (n, D) features, best of mean 0 and variance 1.
@@ -120,15 +120,19 @@ class _Problem:
         loss = fit + self.l2 / 2 * weight.square().sum()
         return loss, residual.T @ self.x + self.l2 * weight, residual.sum(0)
 
-    def coordinates(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """(D, D) symmetric S with S H S = 1, H the mean over classes of the Hessian's blocks."""
+    def coordinates(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What makes unit matrices of the Hessian's blocks, about: class c's is `s_c A + l2`.
+
+        Returns:
+            (D, D) directions of A, (C, D) lengths along them, and (C, 1) of the biases.
+        """
         p = torch.addmm(bias, self.x, weight.T).softmax(1)
-        curvature = self.share * (p * (1 - p)).mean(1)
-        scaled = (self.x * curvature[:, None].sqrt()).float()  # it needs no more digits
-        values, vectors = torch.linalg.eigh((scaled.T @ scaled).double())
-        hessian = values.clamp(min=0) + self.l2
-        found: Tensor = (vectors * hessian.rsqrt()) @ vectors.T
-        return found
+        curvature = self.share[:, None] * p * (1 - p)
+        of_class, of_row = curvature.sum(0), curvature.sum(1)
+        scaled = (self.x * (of_row / of_row.sum()).sqrt()[:, None]).float()  # digits enough
+        values, directions = torch.linalg.eigh((scaled.T @ scaled).double())
+        hessian = of_class[:, None] * values.clamp(min=0) + self.l2
+        return directions, hessian.rsqrt(), (of_class + self.l2).rsqrt()[:, None]
 
 
 class _Leg:
@@ -144,7 +148,7 @@ class _Leg:
         progress: Callable[[int, float], None] | None,
     ) -> None:
         self.problem, self.start = problem, (weight, bias)
-        self.to_weight = problem.coordinates(weight, bias)
+        self.directions, self.lengths, self.of_bias = problem.coordinates(weight, bias)
         self.done, self.enough, self.progress = done, gradient_norm, progress
         self.norm = float("inf")
 
@@ -172,12 +176,14 @@ class _Leg:
     def _at(self, flat: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         weight, bias = self.start
         moved = torch.from_numpy(flat).to(weight.device).view(len(bias), -1)
-        return weight + moved[:, :-1] @ self.to_weight, bias + moved[:, -1]
+        step = (moved[:, :-1] * self.lengths) @ self.directions.T
+        return weight + step, bias + (moved[:, -1:] * self.of_bias)[:, 0]
 
     def _value(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         loss, by_weight, by_bias = self.problem.value(*self._at(flat))
         self.norm = float(torch.cat([by_weight.flatten(), by_bias]).norm())
-        gradient = torch.cat([by_weight @ self.to_weight, by_bias[:, None]], 1)
+        along = (by_weight @ self.directions) * self.lengths
+        gradient = torch.cat([along, by_bias[:, None] * self.of_bias], 1)
         return float(loss), gradient.flatten().cpu().numpy()
 
     def _after(self, intermediate_result: OptimizeResult) -> None:
