@@ -153,6 +153,14 @@ class Segmentation(Task):
             return TrainingTransform(size, (1.0, 1.0), 0.0, 0.0)
         return TrainingTransform(size, settings.scale, settings.flip, settings.colour_jitter)
 
+    def beyond_flips(self, settings: Augmentation) -> dict[str, str]:
+        """As `Task.beyond_flips`: crops, scales and colours."""
+        found = {} if settings.crop == "image" else {"crop": "image"}
+        if settings.augment != "none":
+            found |= {} if settings.scale == (1.0, 1.0) else {"scale": "1,1"}
+            found |= {"colour_jitter": "0"} if settings.colour_jitter else {}
+        return found
+
     def clicks(self, label: NDArray[Any], boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
         """Polygon clicks; see `polygon_clicks`."""
         clicks: list[int] = polygon_clicks(label, boxes, before).tolist()
