@@ -487,7 +487,7 @@ class Task(ABC):
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """As `outputs`, with the predicted classes (H, W) int64 in place of the logits."""
         for index, logits, label in self.outputs(model, dataset, **options):
-            yield index, logits.argmax(0), label
+            yield index, logits.max(0).indices, label  # several times faster than argmax
 
     def outputs(
         self,

@@ -210,14 +210,15 @@ class Segmentation(Task):
         count, num_classes = len(dataset), len(dataset.classes.names)
         confusions = np.zeros((count, num_classes, num_classes), np.int32)
         labels, predictions = np.zeros((2, count, SAMPLED_PIXELS), np.uint8)
-        for index, predicted, target in self.predictions(model, dataset, **options):
+        for index, classes, target in self.predictions(model, dataset, **options):
+            predicted = classes.to(torch.uint8)
             confusions[index] = confusion_matrix(predicted, target, num_classes).cpu().numpy()
             # In float32 the last place may be rounded up, past the last pixel of a large image.
             last = target.numel() - 1
             places = torch.linspace(0, last, SAMPLED_PIXELS).long().clamp(max=last)
             places = places.to(target.device)
             labels[index] = target.flatten()[places].cpu().numpy()
-            predictions[index] = predicted.flatten()[places].to(torch.uint8).cpu().numpy()
+            predictions[index] = predicted.flatten()[places].cpu().numpy()
         return SegmentationEvaluation(
             dataset.classes.names, tuple(dataset.pool.paths), confusions, labels, predictions
         )
