@@ -63,7 +63,7 @@ class FeatureStore:
         precision: Of the numbers as kept; `float16` takes half the room.
 
     Attributes:
-        notes: What the user was told, once something cannot be kept.
+        notes: What the user was told: of files that are not used, and that nothing can be kept.
 
     Raises:
         SegalError: If the folder holds something else, or cannot be made.
@@ -72,6 +72,7 @@ class FeatureStore:
     def __init__(self, folder: Path, limit: int, precision: Precision = "float32") -> None:
         self.folder, self.limit, self.precision = folder, limit, precision
         self.notes: list[str] = []
+        self._closed = False
         self._mutex = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -100,12 +101,16 @@ class FeatureStore:
             with safe_open(path, framework="pt") as file:
                 said = file.metadata() or {}
                 if (said.get("part"), said.get("image")) != (part, image):
-                    return None
+                    raise SafetensorError(
+                        "what other weights made, or what was made of another image"
+                    )
                 tensors = [file.get_tensor(str(number)) for number in range(len(file.keys()))]
             os.utime(path)
         except OSError:  # not there, or evicted right now
             return None
-        except SafetensorError:  # damaged: it is made again
+        except SafetensorError as error:
+            with self._mutex:
+                self._tell(f"{path} is not used, and made again: {error}"[:500])
             with suppress(OSError):
                 path.unlink()
             return None
@@ -137,7 +142,7 @@ class FeatureStore:
                 remedy="give store.precision=float32",
             )
         with self._mutex:
-            if not self.notes:
+            if not self._closed:
                 try:
                     self._write(self._path(part, image), part, image, kept)
                 except OSError as error:
@@ -156,9 +161,15 @@ class FeatureStore:
         return self.folder / f"{part[:32]}-{self.precision}" / f"{image[:40]}{_SUFFIX}"
 
     def _refuse(self, why: str) -> None:
-        note = f"The store {self.folder} takes nothing more ({why}); the work goes on without it."
-        self.notes.append(note)
-        tell(note)
+        self._closed = True
+        self._tell(
+            f"The store {self.folder} takes nothing more ({why}); the work goes on without it."
+        )
+
+    def _tell(self, note: str) -> None:
+        if len(self.notes) < _SHOWN:
+            self.notes.append(note)
+            tell(note)
 
     def _write(self, path: Path, part: str, image: str, tensors: Sequence[Tensor]) -> None:
         if path.exists():  # another process was faster

@@ -69,10 +69,11 @@ def at_pixels(
     rows = _neighbours(values.shape[1], y, size[0], align_corners)
     columns = _neighbours(values.shape[2], x, size[1], align_corners)
     spread = torch.zeros(len(y), values.shape[0], dtype=torch.float64, device=values.device)
+    cells = values.permute(1, 2, 0)
     for row, row_weight in zip(*rows, strict=True):
         for column, column_weight in zip(*columns, strict=True):
             weight = (row_weight * column_weight).to(values.device)
-            spread += weight[:, None] * values[:, row, column].T.double()
+            spread.addcmul_(weight[:, None], cells[row, column].double())
     return spread
 
 
@@ -127,6 +128,9 @@ def _sum_columns(x: Tensor, columns: Tensor) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     # Mixed precision would take the product in half precision again, where sums overflow.
     with torch.autocast(x.device.type, enabled=False):
+        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            rows = wide.permute(0, 2, 3, 1)  # which the product would copy, as it lies
+            return (columns.to(wide) @ rows).permute(0, 3, 1, 2).double()
         return (wide @ columns.to(wide).T).double()
 
 

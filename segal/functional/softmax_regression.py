@@ -1,7 +1,7 @@
 """Multinomial logistic regression, to the optimum."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ _MEMORY = 40
 
 _LEG = 40
 """Steps after which the Hessian is looked at again."""
+
+_ROUGH = 1e-3
+"""The gradient's norm down to which float32 has digits enough."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,14 @@ def fit_softmax(
     steps: int = 5000,
     progress: Callable[[int, float], None] | None = None,
 ) -> Regression:
-    """Minimises `sum_i w_i CE_i / sum_i w_i + l2 / 2 |weight|^2` by L-BFGS, in float64.
+    """Minimises `sum_i w_i CE_i / sum_i w_i + l2 / 2 |weight|^2` by L-BFGS.
 
     The loss is strictly convex in the weight, so that its optimum is one; the bias, which is not
     penalised, is the one that sums to 0. Steps are taken in coordinates in which each class's
     block of the Hessian was about the unit matrix some steps ago: features that go together, and
     rare classes, would else take hundreds of steps more. The start is 0: the same numbers give the
-    same classifier.
+    same classifier. Steps down to a gradient of 1e-3 are taken in float32, the others in float64,
+    in which the end is looked at in any case.
 
     Args:
         x: (n, D) features, best of mean 0 and variance 1.
@@ -73,17 +77,24 @@ def fit_softmax(
         >>> bool(fit.weight[1, 0] > 0 > fit.weight[0, 0])
         True
     """
-    problem = _Problem.of(x, y, num_classes, l2, weights)
-    weight = problem.x.new_zeros(num_classes, x.shape[1])
-    bias = problem.x.new_zeros(num_classes)
-    done, norm, loss = 0, float("inf"), float("nan")
-    while done < steps and norm > gradient_norm:
-        leg = _Leg(problem, weight, bias, done, gradient_norm, progress)
-        before = done
-        weight, bias, loss, norm, done = leg.run(min(_LEG, steps - done))
-        if done == before:  # no step is left that makes the loss smaller in float64
-            break
-    return Regression(weight, bias - bias.mean(), loss, norm, done)
+    exact = _Problem.of(x, y, l2, weights)
+    weight = exact.x.new_zeros(num_classes, x.shape[1])
+    bias = exact.x.new_zeros(num_classes)
+    done, rough = 0, max(0.9 * gradient_norm, _ROUGH)
+    for problem, enough in ((exact.rounded(), rough), (exact, gradient_norm)):
+        loss, *gradient = problem.value(weight, bias)
+        norm = _norm(*gradient)
+        while done < steps and norm > enough:
+            leg = _Leg(problem, weight, bias, done, enough, progress)
+            before = done
+            weight, bias, loss, norm, done = leg.run(min(_LEG, steps - done))
+            if done == before:  # no step is left that makes the loss smaller
+                break
+    return Regression(weight, bias - bias.mean(), float(loss), norm, done)
+
+
+def _norm(by_weight: Tensor, by_bias: Tensor) -> float:
+    return float(torch.cat([by_weight.flatten(), by_bias]).norm())
 
 
 @dataclass(frozen=True)
@@ -91,10 +102,10 @@ class _Problem:
     """What is minimised.
 
     Attributes:
-        x: (n, D) float64.
+        x: (n, D) float64, or float32.
         y: (n,) int64.
         l2: Of the weight.
-        share: (n,) float64, of the loss; they sum to 1.
+        share: (n,) of the same dtype, of the loss; they sum to 1.
     """
 
     x: Tensor
@@ -103,22 +114,30 @@ class _Problem:
     share: Tensor
 
     @classmethod
-    def of(
-        cls, x: Tensor, y: Tensor, num_classes: int, l2: float, weights: Tensor | None
-    ) -> "_Problem":
+    def of(cls, x: Tensor, y: Tensor, l2: float, weights: Tensor | None) -> "_Problem":
+        """In float64."""
         x = x.double()
         share = (x.new_ones(len(x)) if weights is None else weights).to(x)
         return cls(x, y, l2, share / share.sum())
 
+    def rounded(self) -> "_Problem":
+        """In float32."""
+        return replace(self, x=self.x.float(), share=self.share.float())
+
+    def logits(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """(n, C)."""
+        return torch.addmm(bias.to(self.x), self.x, weight.to(self.x).T)
+
     def value(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, and its gradients by weight and bias."""
-        log_p = torch.addmm(bias, self.x, weight.T).log_softmax(1)
-        fit = -(self.share * log_p.gather(1, self.y[:, None])[:, 0]).sum()
+        """The loss, and its gradients by weight and bias; they, and these, are float64."""
+        log_p = self.logits(weight, bias).log_softmax(1)
+        fit = -(self.share * log_p.gather(1, self.y[:, None])[:, 0]).double().sum()
         residual = log_p.exp_()
         residual[torch.arange(len(self.y), device=self.y.device), self.y] -= 1
         residual *= self.share[:, None]
         loss = fit + self.l2 / 2 * weight.square().sum()
-        return loss, residual.T @ self.x + self.l2 * weight, residual.sum(0)
+        by_weight = (residual.T @ self.x).double() + self.l2 * weight
+        return loss, by_weight, residual.double().sum(0)
 
     def coordinates(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What makes unit matrices of the Hessian's blocks, about: class c's is `s_c A + l2`.
@@ -126,9 +145,9 @@ class _Problem:
         Returns:
             (D, D) directions of A, (C, D) lengths along them, and (C, 1) of the biases.
         """
-        p = torch.addmm(bias, self.x, weight.T).softmax(1)
+        p = self.logits(weight, bias).softmax(1)
         curvature = self.share[:, None] * p * (1 - p)
-        of_class, of_row = curvature.sum(0), curvature.sum(1)
+        of_class, of_row = curvature.double().sum(0), curvature.sum(1)
         scaled = (self.x * (of_row / of_row.sum()).sqrt()[:, None]).float()  # digits enough
         values, directions = torch.linalg.eigh((scaled.T @ scaled).double())
         hessian = of_class[:, None] * values.clamp(min=0) + self.l2
@@ -152,7 +171,7 @@ class _Leg:
         self.done, self.enough, self.progress = done, gradient_norm, progress
         self.norm = float("inf")
 
-    def run(self, steps: int) -> tuple[Tensor, Tensor, float, float, int]:
+    def run(self, steps: int) -> tuple[Tensor, Tensor, Tensor, float, int]:
         """Where it ends: weight, bias, the loss, the gradient's norm, and all steps so far."""
         weight, bias = self.start
         origin = np.zeros(weight.numel() + bias.numel())
@@ -170,8 +189,9 @@ class _Leg:
                 "gtol": 0,
             },
         )
-        loss, _ = self._value(found.x)
-        return *self._at(found.x), loss, self.norm, self.done
+        weight, bias = self._at(found.x)
+        loss, *gradient = self.problem.value(weight, bias)
+        return weight, bias, loss, _norm(*gradient), self.done
 
     def _at(self, flat: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         weight, bias = self.start
@@ -181,7 +201,7 @@ class _Leg:
 
     def _value(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         loss, by_weight, by_bias = self.problem.value(*self._at(flat))
-        self.norm = float(torch.cat([by_weight.flatten(), by_bias]).norm())
+        self.norm = _norm(by_weight, by_bias)
         along = (by_weight @ self.directions) * self.lengths
         gradient = torch.cat([along, by_bias[:, None] * self.of_bias], 1)
         return float(loss), gradient.flatten().cpu().numpy()

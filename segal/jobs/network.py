@@ -215,10 +215,14 @@ def check_sizes(model: Model, crop: str, trained: ImagePool, *evaluated: ImagePo
 
 def check_layers(model: Model, train: TrainSettings) -> None:
     """Raises a SegalError if a network does not have the layers that are to be trained."""
-    if train.optimizer == "lbfgs":
-        linear_head(model, train.layers)
-    elif train.layers != ALL_LAYERS:
-        model.cut(train.layers)
+    try:
+        if train.optimizer == "lbfgs":
+            linear_head(model, train.layers)
+        elif train.layers != ALL_LAYERS:
+            model.cut(train.layers)
+    except SegalError as error:
+        named = error.problem.startswith("train.")
+        raise error if named else error.renamed(f"train.layers: {error.problem}")
 
 
 def _is_plain(checkpoint: Path) -> bool:

@@ -164,7 +164,10 @@ class TrainSettings(Section):
         }
         told = [f"{key}: expected {value}" for key, value in wanted.items() if value]
         if told:
-            raise ValueError(f"optimizer: lbfgs, which goes with other settings; {'; '.join(told)}")
+            raise ValueError(
+                f"optimizer: lbfgs, which goes with other settings; {'; '.join(told)}"
+                "|give these, or another optimizer"
+            )
 
     def learning_rate(self, step: int) -> float:
         """Of a step, counted from 0."""

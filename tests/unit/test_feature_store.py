@@ -56,10 +56,13 @@ def test_of_other_weights_or_another_image_nothing_is_found(tmp_path):
     # Not even where somebody renames a file: it says itself what it is of.
     path = files(store)[0]
     path.rename(path.with_name(f"{key(2)[:40]}.safetensors"))
-    assert store.get(PART, key(2)) is None
     with pytest.raises(SegalError, match="not as they were written") as caught:
         check_store(store.folder)
     assert "another image" in caught.value.got
+    assert store.get(PART, key(2)) is None
+    assert "another image" in store.notes[0]
+    store.put(PART, key(2), maps(2))
+    assert same(store.get(PART, key(2)), maps(2))
 
 
 def test_in_half_precision_all_see_the_rounded_numbers(tmp_path):
