@@ -221,8 +221,9 @@ def check_layers(model: Model, train: TrainSettings) -> None:
         elif train.layers != ALL_LAYERS:
             model.cut(train.layers)
     except SegalError as error:
-        named = error.problem.startswith("train.")
-        raise error if named else error.renamed(f"train.layers: {error.problem}")
+        if error.problem.startswith("train."):
+            raise
+        raise error.renamed(f"train.layers: {error.problem}") from error
 
 
 def _is_plain(checkpoint: Path) -> bool:
