@@ -21,12 +21,12 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from segal.errors import SegalError
 from segal.system.console import tell
 from segal.system.files import is_there, read_error, sync, write_error, write_json
+from segal.system.tensor_files import save_tensors
 
 Precision = Literal["float32", "float16"]
 
@@ -147,8 +147,6 @@ class FeatureStore:
                     self._write(self._path(part, image), part, image, kept)
                 except OSError as error:
                     self._refuse(os.strerror(error.errno) if error.errno else str(error))
-                except SafetensorError as error:  # which has the system's words inside
-                    self._refuse(str(error))
         return [one.float() for one in kept]
 
     def contents(self) -> Contents:
@@ -178,7 +176,7 @@ class FeatureStore:
         temporary = path.with_name(f".{path.stem}-{secrets.token_hex(8)}{_TEMPORARY}")
         said = {"part": part, "image": image, "sha256": _digest(tensors)}
         try:
-            save_file({str(n): one for n, one in enumerate(tensors)}, temporary, said)
+            save_tensors({str(n): one for n, one in enumerate(tensors)}, temporary, said)
             sync(temporary)
             size = temporary.stat().st_size
             if size > self.limit:

@@ -37,7 +37,9 @@ class Standardise(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """(B, D_i, h_i, w_i) from (B, D_i, h_i, w_i), of which the D_i sum to D; channels last."""
         channels = [one.shape[1] for one in maps]
-        columns = zip(self.mean.split(channels), self.scale.split(channels), strict=True)
+        columns = zip(
+            torch.split(self.mean, channels), torch.split(self.scale, channels), strict=True
+        )
         return [
             (one.contiguous(memory_format=torch.channels_last) - mean[:, None, None]).mul_(
                 scale[:, None, None]

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from segal.errors import SegalError
 from segal.system.files import replacing
+from segal.system.tensor_files import save_tensors
 
 _METADATA_KEY = "segal training"
 
@@ -102,7 +103,7 @@ class TrainingState:
             if isinstance(value, Tensor)
         }
         with replacing(path) as temporary:
-            save_file(_on_cpu(tensors), temporary, {_METADATA_KEY: metadata.model_dump_json()})
+            save_tensors(_on_cpu(tensors), temporary, {_METADATA_KEY: metadata.model_dump_json()})
 
     def load(
         self,
