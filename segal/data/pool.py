@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
+from segal.candidates.kept import Images
 from segal.data.find import (
     MAX_NAMED,
     check_images,
@@ -21,6 +22,7 @@ from segal.data.find import (
 from segal.data.image_file import RGB, Reading
 from segal.data.images import ImageInfo, inspect_image, read_image
 from segal.data.prefetch import prefetch
+from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.system.unicode_forms import escaped, lookalikes
 
@@ -94,6 +96,18 @@ class ImagePool:
                 remedy="leave the files alone during a run, then run the command again",
             )
         return image
+
+    def batch(self, indices: Sequence[int]) -> Images:
+        """Images of one size as a network is given them: (B, H, W, channels), as `stack_images`.
+
+        Raises:
+            SegalError: As `read` does.
+        """
+        return stack_images([self.read(index) for index in indices])
+
+    def pixels(self) -> "ImagePool":
+        """The pool whose batches are pixels."""
+        return self
 
     def subset(self, indices: Iterable[int]) -> Self:
         """The pool of some of the images, in the order given."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segal.errors import SegalError
@@ -21,6 +20,7 @@ from segal.models.weight_files import StoredTensors, read_tensors
 from segal.models.weights import load_weights
 from segal.models.wrapped import Model
 from segal.system.files import replacing
+from segal.system.tensor_files import save_tensors
 
 _METADATA_KEY = "segal"
 _ADDED: Mapping[str, Callable[[Model], nn.Module]] = {
@@ -95,7 +95,7 @@ def save_checkpoint(model: Model, path: Path, training: Mapping[str, object] | N
     metadata = json.dumps({"spec": model.spec.as_dict(), "training": dict(training or {})})
     state = {k: v.detach().cpu().contiguous() for k, v in weights_of(model).items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, {_METADATA_KEY: metadata})
+        save_tensors(state, temporary, {_METADATA_KEY: metadata})
 
 
 def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Model:

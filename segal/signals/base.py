@@ -126,7 +126,11 @@ class Meter(Protocol):
 
     @property
     def catch(self) -> tuple[str, ...]:
-        """What of the evidence it needs caught: `FEATURES`, names of tails, or `FEATURE_MAPS`."""
+        """What of a pass it needs beside the logits; constants of `segal.models.wrapped`.
+
+        `FEATURES`, names of tails, and `FEATURE_MAPS` are caught; `PIXELS` and `FURTHER_PASSES` say
+        what is made of `Evidence.inputs`.
+        """
         ...
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from torch import Tensor
 
+from segal.candidates.kept import Images
 from segal.models.loss_prediction import LearningLossSettings
 from segal.models.mial import MialSettings
 from segal.models.wrapped import Model
@@ -47,13 +48,13 @@ class Batch:
     """Samples of a step.
 
     Attributes:
-        images: (B, 3, H, W), normalised.
+        images: (B, 3, H, W), normalised, or what a frozen part left of images.
         labels: As `Task.stack` makes them.
         unlabelled: Whether nothing is known of the images. An image whose label shows nothing is a
             labelled one all the same.
     """
 
-    images: Tensor
+    images: Images
     labels: Any
     unlabelled: bool = False
 
@@ -129,7 +130,7 @@ class Usual(Scheme):
         of_batch: The task's loss of a network, images and labels.
     """
 
-    of_batch: Callable[[Model, Tensor, Any], Tensor]
+    of_batch: Callable[[Model, Images, Any], Tensor]
 
     def loss(self, model: Model, step: int, batches: Sequence[Batch]) -> Tensor:
         """See `Scheme.loss`."""

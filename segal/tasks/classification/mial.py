@@ -60,8 +60,10 @@ class InstanceUncertainty(Stages):
     def loss(self, model: Model, step: int, batches: Sequence[Batch]) -> Tensor:
         """See `Scheme.loss`: that of the labelled set, or of equation 2 or 4."""
         labelled, *unlabelled = batches
+        assert isinstance(labelled.images, Tensor)
         total = self.labelled_loss(*two_logits(model, labelled.images), labelled.labels)
         for batch in unlabelled:
+            assert isinstance(batch.images, Tensor)
             heads = two_logits(model, batch.images)
             total = total + self.unlabelled_loss(*heads, self.stage(step))
         return total

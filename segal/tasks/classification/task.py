@@ -202,6 +202,10 @@ class Classification(Task):
         """As `Task.mial_scheme`, of one instance an image."""
         return InstanceUncertainty(settings, iterations, loss)
 
+    def beyond_flips(self, settings: Augmentation) -> dict[str, str]:
+        """As `Task.beyond_flips`: all but the image as it is."""
+        return {} if settings.augment == "none" else {"augment": "none"}
+
     def clicks(self, label: NDArray[Any], boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
         """One for the class of an image."""
         return [0 if before or i else 1 for i in range(len(boxes))]

@@ -47,6 +47,7 @@ class MultipleInstance(Stages):
         detector = two_heads(model)
         total = self.labelled_loss(detector, labelled)
         for batch in unlabelled:
+            assert isinstance(batch.images, Tensor)
             images = batch.labels.cut(batch.images)
             outputs, _ = detector.outputs(images, None)
             total = total + self.unlabelled_loss(outputs, self.stage(step))
@@ -63,6 +64,7 @@ class MultipleInstance(Stages):
             A float32 scalar, a mean over images as the library's own losses are.
         """
         assert isinstance(batch.labels, Targets)
+        assert isinstance(batch.images, Tensor)
         targets = batch.labels.objects
         outputs, losses = detector.outputs(batch.labels.cut(batch.images), targets)
         # The code takes the mean over both heads of all losses, the regressor's among them.

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segal.candidates.kept import Images
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import Selected
 from segal.data.datasets import Chooser
@@ -213,7 +214,7 @@ class Detection(Task):
         return MultipleInstance(settings.mial, settings.iterations)
 
     def training_loss(
-        self, model: Model, images: Tensor, labels: Any, loss: Loss = USUAL_LOSS
+        self, model: Model, images: Images, labels: Any, loss: Loss = USUAL_LOSS
     ) -> Tensor:
         """The sum of the library's own losses of a batch.
 
@@ -225,6 +226,7 @@ class Detection(Task):
         """
         assert isinstance(model, DetectionModel)
         assert isinstance(labels, Targets)
+        assert isinstance(images, Tensor)
         losses = model.losses(labels.cut(images), labels.objects)
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 

@@ -129,7 +129,7 @@ def elements(evidence: DetectionEvidence, image: int, units: Units) -> tuple[Evi
         logits,
         features,
         Upsampling((1, logits.shape[-1]), align_corners=False),
-        inputs=None if evidence.inputs is None else evidence.inputs[image, None],
+        inputs=evidence.inputs[image, None] if isinstance(evidence.inputs, Tensor) else None,
         images=evidence.images[image : image + 1],
     )
     return one, slices
