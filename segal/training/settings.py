@@ -145,7 +145,7 @@ class TrainSettings(Section):
         if self.mial is not None and self.learning_loss is not None:
             raise ValueError("mial: expected no learning_loss beside it|leave one of them out")
         if self.mial is not None and self.layers != ALL_LAYERS:
-            raise ValueError(f"layers: expected {ALL_LAYERS} with mial, whose stages say what moves")
+            raise ValueError(f"layers: expected {ALL_LAYERS} beside mial: stages say what moves")
         least = 0 if self.mial is None else sum(self.mial.lengths)
         if self.iterations < least:
             raise ValueError(
