@@ -84,7 +84,8 @@ class Season:
                 label = self.camvid / "labels" / "test" / label_of(image.name)
                 shutil.copy(label, self.root / "labels" / "test")
         gone = self.out / f"withdrawn-{number}.txt"
-        withdrawn = {name for file in self.out.glob("withdrawn-*.txt") for name in lines_of(file)}
+        before = (self.out / f"withdrawn-{earlier}.txt" for earlier in range(2, number + 1))
+        withdrawn = {name for file in before for name in lines_of(file)}
         for image in images[:upto]:
             if image.name not in withdrawn and not (pool / image.name).exists():
                 shutil.copy(image, pool)
@@ -108,7 +109,8 @@ class Season:
         if number > 1:
             last = self.out / f"model-{number - 1}" / "model.safetensors"
             how = ["--strategy", "uwe", "--checkpoint", str(last)]
-        run(
+        run_once(
+            folder / "summary.json",
             *("select", "--images", self.root / "images" / "train", "--region", REGION),
             *("--budget", BUDGET, *how, *flags("--labelled", self.given), "--out", folder),
             *("skip_missing=true", "--overlays", 2, "--threads", 1, "--seed", number),
@@ -162,7 +164,8 @@ class Season:
     def train(self, number: int) -> Path:
         """On what has arrived."""
         folder = self.out / f"model-{number}"
-        run(
+        run_once(
+            folder / "metrics.json",
             *("train", "--config", "configs/camvid_train.yaml", "--data", self.root),
             *("--encoder-weights", self.weights, *flags("--labelled", self.given)),
             *("--missing-labels", "skip", "skip_missing=true", "--iterations", STEPS),
@@ -172,7 +175,9 @@ class Season:
 
     def account(self, number: int, model: Path, events: Sequence[str]) -> None:
         """What was bought and has come, by the ledgers and by the label files."""
-        bought = [row for i in range(1, number + 1) for row in purchases(self.out / f"select-{i}")]
+        # A selection's ledger also knows what was labelled before it.
+        every = (row for i in range(1, number + 1) for row in purchases(self.out / f"select-{i}"))
+        bought = list(dict.fromkeys(every))
         there = {path.name for path in (self.root / "images" / "train").iterdir()}
         kept = [row for row in bought if row[0] in there]
         owed = set(read_rows(model / "owed.csv")) if (model / "owed.csv").exists() else set()
@@ -252,6 +257,12 @@ def lines_of(file: Path) -> list[str]:
 
 def flags(name: str, values: Iterable[object]) -> list[object]:
     return [word for value in values for word in (name, value)]
+
+
+def run_once(last: Path, *arguments: object) -> None:
+    """A command of segal, unless the last file that it writes is there."""
+    if not last.exists():
+        run(*arguments)
 
 
 def run(*arguments: object) -> None:

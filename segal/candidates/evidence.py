@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segal.candidates.kept import Images
+
 Reduction = Literal["mean", "sum", "max"]
 
 
@@ -59,8 +61,8 @@ class Evidence:
         upsampling: How `features` are spread over the image's pixels.
         tail_input: What the tail takes as its input, by the tail's name; filled only when a signal
             asks for it.
-        inputs: (B, 3, H, W) images as the network was given them, normalised; None where nobody
-            asks for a further pass.
+        inputs: (B, 3, H, W) images as the network was given them, normalised, or what a frozen
+            part left of them; None where nobody asks for a further pass.
         images: Paths of the batch's images, relative to the pool's root.
         maps: (B, D, h, w) feature maps of several depths, each spread over pixels as `features`
             are; filled only when a signal asks for them.
@@ -72,7 +74,7 @@ class Evidence:
         features: Tensor | None,
         upsampling: Upsampling,
         tail_input: dict[str, Tensor] | None = None,
-        inputs: Tensor | None = None,
+        inputs: Images | None = None,
         images: tuple[str, ...] = (),
         maps: tuple[Tensor, ...] = (),
     ) -> None:

@@ -11,7 +11,9 @@ from segal.commands import options as o
 def validate(
     path: Annotated[
         Path,
-        typer.Argument(help="A run or comparison, a data set, images, or a configuration."),
+        typer.Argument(
+            help="A run or comparison, a data set, images, a configuration, or a feature store."
+        ),
     ],
     task: Annotated[
         str, typer.Option(help="Of a data set or of images; told by what is there.")
@@ -35,7 +37,7 @@ def validate(
     page: Annotated[int | None, o.PAGE.info] = None,
     workers: Annotated[int | None, o.WORKERS.info] = None,
 ) -> None:
-    """Check a run, a comparison, a data set, a folder of images or a configuration; say what it is.
+    """Check a run, comparison, data set, images, configuration or store; say what it is.
 
     Every mistake is reported at once, with exit code 2.
     """

@@ -25,7 +25,7 @@ from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import Axis
 from segal.system.sections import Aside, FileResult, Input, Result, Section, result_unless
 from segal.tasks import TASKS, find_task, layout_name, task_name
-from segal.training.settings import TrainSettings, split_commas
+from segal.training.settings import ALL_LAYERS, TrainSettings, split_commas
 
 
 def _parsed(parse: Any) -> Any:
@@ -93,6 +93,18 @@ class _Trained(Section):
         if "task" in info.data and model.architecture is None and not info.data.get("checkpoint"):
             _refuse_encoder(find_task(info.data["task"]).usual_network(None), model.encoder)
         return model
+
+
+class _Storing(Section):
+    """A section with a store, which is of use only where something is frozen."""
+
+    @field_validator("store", check_fields=False)
+    @classmethod
+    def _of_frozen(cls, store: "StoreConfig | None", info: ValidationInfo) -> "StoreConfig | None":
+        train = info.data.get("train")
+        if store is not None and train is not None and train.layers == ALL_LAYERS:
+            raise ValueError("no store where all layers are trained|give train.layers, or leave it")
+        return store
 
 
 class _Regions(Section):
@@ -180,6 +192,31 @@ class LabelsConfig(ImagesSection):
         return self.model_copy(update={key: getattr(images, key) for key in keys})
 
 
+class StoreConfig(Section):
+    """Where outputs of the frozen part of a network are kept, for all runs that freeze the same.
+
+    Attributes:
+        folder: Of the store; runs and processes may share it.
+        precision: Of the numbers as kept; float16 takes half the room and rounds to 3 digits.
+        gigabytes: Room of the store at most, in units of 10^9 bytes; what was used least lately
+            goes first.
+    """
+
+    folder: Aside[Path]
+    precision: Annotated[Literal["float32", "float16"], result_unless("float32")] = "float32"
+    gigabytes: Aside[Annotated[float, Field(gt=0, le=1e6)]] = 20.0
+
+
+class LayersStoreConfig(StoreConfig):
+    """A store, where no training says what is frozen.
+
+    Attributes:
+        layers: What is trained, as `train.layers` says it.
+    """
+
+    layers: Aside[Annotated[str, Field(min_length=1, max_length=200)]] = "decoder"
+
+
 class SelectConfig(ImagesSection, _Regions):
     """Configuration of `segal select`, beside what `ImagesSection` has.
 
@@ -188,6 +225,7 @@ class SelectConfig(ImagesSection, _Regions):
         images: Folder of the pool's images, or a `.txt` file that lists them.
         checkpoint: The network; not needed by strategies that ask for no signal.
         model: What the checkpoint does not say.
+        store: Where outputs of layers that do not differ between checkpoints are kept.
         region: Region size.
         extra_regions: Further sizes to measure in the same pass, kept in the candidate tables.
         budget: How much to buy; of boxes, as many as the network expects.
@@ -219,6 +257,7 @@ class SelectConfig(ImagesSection, _Regions):
     images: Input[Path]
     checkpoint: FileResult[Path | None] = None
     model: Result[ModelConfig] = ModelConfig()
+    store: Annotated[LayersStoreConfig | None, result_unless(None)] = None
     region: Result[RegionText] = "512"
     extra_regions: Result[Annotated[tuple[RegionText, ...], BeforeValidator(split_commas)]] = ()
     budget: Result[BudgetText]
@@ -328,7 +367,7 @@ class NetworkConfig(_NamedNetwork):
     input_side: Annotated[Side | None, result_unless(None)] = None
 
 
-class TrainConfig(_Trained):
+class TrainConfig(_Trained, _Storing):
     """Configuration of `segal train`.
 
     Attributes:
@@ -343,6 +382,7 @@ class TrainConfig(_Trained):
         checkpoint: Weights to start from.
         model: The network to start from otherwise; with a checkpoint, what must agree with it.
         train: How to train.
+        store: Where outputs of the layers before `train.layers` are kept; None for nowhere.
         out: The run's folder.
         seed: Of every random draw.
         machine: How to run; `batch_size` is of the evaluation.
@@ -357,12 +397,13 @@ class TrainConfig(_Trained):
     checkpoint: FileResult[Path | None] = None
     model: Result[NetworkConfig] = NetworkConfig()
     train: Result[TrainSettings] = TrainSettings()
+    store: Annotated[StoreConfig | None, result_unless(None)] = None
     out: Aside[Path]
     seed: Result[Annotated[int, Field(ge=0, lt=2**63)]] = 0
     machine: Aside[MachineConfig] = MachineConfig()
 
 
-class RunConfig(_Regions, _Trained):
+class RunConfig(_Regions, _Trained, _Storing):
     """Configuration of `segal run`: rounds of train, evaluate, scan, select and buy.
 
     Attributes:
@@ -374,6 +415,7 @@ class RunConfig(_Regions, _Trained):
         checkpoint: Weights that the first round, or every round from scratch, starts from.
         model: As in `TrainConfig`.
         train: How to train in a round.
+        store: As in `TrainConfig`.
         steps: `fixed`: `train.iterations` in every round. `proportional`: so many in the first
             round, and more in later ones, in proportion to the labelled pixels.
         start: Where a round's training starts: `scratch` from the initial weights, `warm` from the
@@ -410,6 +452,7 @@ class RunConfig(_Regions, _Trained):
     checkpoint: FileResult[Path | None] = None
     model: Result[NetworkConfig] = NetworkConfig()
     train: Result[TrainSettings] = TrainSettings()
+    store: Annotated[StoreConfig | None, result_unless(None)] = None
     steps: Result[Literal["fixed", "proportional"]] = "fixed"
     start: Result[Literal["scratch", "warm"]] = "scratch"
     seed_set: Result[BudgetText]

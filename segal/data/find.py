@@ -123,7 +123,10 @@ class _Walk:
             if entry.name.lower().endswith(OTHER_SUFFIXES):
                 self.other.append(os.fsencode(path).decode(errors="backslashreplace"))
             return []
-        check_path(self.root, path, self.bound if entry.is_symlink() else None)
+        if entry.is_symlink() or not (is_folder or entry.is_file()):
+            check_path(self.root, path, self.bound if entry.is_symlink() else None)
+        else:  # the folder's list says what it is
+            _check_name(self.root, path)
         if is_folder and entry.is_symlink():
             self.links.append(path)
         elif is_folder:
@@ -151,16 +154,7 @@ def check_path(root: Path, path: str, real_root: Path | None = None) -> None:
         SegalError: If the name is not UTF-8, or the file is missing, no plain file or folder, or
             outside the root.
     """
-    shown = path
-    if not path.isascii():
-        shown = os.fsencode(path).decode(errors="backslashreplace")
-    if "\0" in path or shown != path:
-        raise SegalError(
-            f"{root}: a name is not valid UTF-8 or holds NUL",
-            expected="names in UTF-8",
-            got=repr(shown),
-            remedy="rename the file",
-        )
+    _check_name(root, path)
     if real_root is not None:
         pure = PurePosixPath(path)
         real = real_path(root / path)
@@ -193,6 +187,19 @@ def check_path(root: Path, path: str, real_root: Path | None = None) -> None:
         )
 
 
+def _check_name(root: Path, path: str) -> None:
+    shown = path
+    if not path.isascii():
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+    if "\0" in path or shown != path:
+        raise SegalError(
+            f"{root}: a name is not valid UTF-8 or holds NUL",
+            expected="names in UTF-8",
+            got=repr(shown),
+            remedy="rename the file",
+        )
+
+
 def found_as(path: Path) -> str | None:
     """The name beside a missing file that differs from its name in the Unicode form only."""
     if path.name.isascii():
@@ -221,11 +228,13 @@ def check_images(
 
 
 def _refuse_same_stems(root: Path, paths: Sequence[str]) -> None:
-    # Paths are compared as text, since there may be millions.
+    # Paths are compared as text, and as little as need be, since there may be millions.
     stems = [_stem(path) for path in paths]
+    repeated = {stem for stem, many in Counter(stems).items() if many > 1}
     by_stem: dict[str, list[str]] = defaultdict(list)
     for stem, path in zip(stems, paths, strict=True):
-        by_stem[stem].append(path)
+        if stem in repeated:
+            by_stem[stem].append(path)
     errors = [
         SegalError(
             f"{root}: {' and '.join(same)} differ in their suffix only",
@@ -234,10 +243,10 @@ def _refuse_same_stems(root: Path, paths: Sequence[str]) -> None:
             remedy="rename or remove one",
         )
         for same in by_stem.values()
-        if len(same) > 1
     ]
     held = {path.rpartition("/")[0] for path in paths}
-    folders = {str(folder) for path in held for folder in (path, *PurePosixPath(path).parents)}
+    above = (str(folder) for path in held for folder in (path, *PurePosixPath(path).parents))
+    folders = {folder for folder in above if folder.endswith(".png")}
     errors += [
         SegalError(
             f"{root}: the mask of {path} would have the name of the folder {folder}",
@@ -246,6 +255,7 @@ def _refuse_same_stems(root: Path, paths: Sequence[str]) -> None:
             remedy="rename one",
         )
         for stem, path in zip(stems, paths, strict=True)
+        if folders
         if (folder := f"{stem}.png") in folders
     ]
     raise_all(shortened(errors))

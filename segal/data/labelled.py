@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -116,6 +116,10 @@ class LabelledDataset(ABC):
             SegalError: If a label cannot be read.
         """
 
+    def with_pool(self, pool: ImagePool) -> Self:
+        """The same labels, of the same images as another pool has them."""
+        return replace(self, pool=pool)  # type: ignore[type-var]
+
     @abstractmethod
     def digests(self, indices: Iterable[int] | None = None) -> dict[str, str]:
         """A fingerprint of each label, all by default, by the path of its image.
@@ -166,6 +170,10 @@ class PartlyLabelled(LabelledDataset):
     def classes(self) -> NamedClasses:  # type: ignore[override]
         """The classes."""
         return self.dataset.classes
+
+    def with_pool(self, pool: ImagePool) -> Self:
+        """As `LabelledDataset.with_pool`."""
+        return replace(self, dataset=self.dataset.with_pool(pool))
 
     def has_label(self, index: int) -> bool:
         """As `LabelledDataset.has_label`."""

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
+from segal.candidates.kept import Images
 from segal.data.find import (
     MAX_NAMED,
     check_images,
@@ -21,6 +22,7 @@ from segal.data.find import (
 from segal.data.image_file import RGB, Reading
 from segal.data.images import ImageInfo, inspect_image, read_image
 from segal.data.prefetch import prefetch
+from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.system.unicode_forms import escaped, lookalikes
 
@@ -94,6 +96,18 @@ class ImagePool:
                 remedy="leave the files alone during a run, then run the command again",
             )
         return image
+
+    def batch(self, indices: Sequence[int]) -> Images:
+        """Images of one size as a network is given them: (B, H, W, channels), as `stack_images`.
+
+        Raises:
+            SegalError: As `read` does.
+        """
+        return stack_images([self.read(index) for index in indices])
+
+    def pixels(self) -> "ImagePool":
+        """The pool whose batches are pixels."""
+        return self
 
     def subset(self, indices: Iterable[int]) -> Self:
         """The pool of some of the images, in the order given."""
@@ -225,12 +239,12 @@ def _recalled(
     root: Path, paths: Sequence[str], known: Mapping[str, tuple[int, int, ImageInfo]]
 ) -> dict[str, _Inspected]:
     """What is known of images whose bytes and mtime are as they were."""
-    found = {}
+    found, below = {}, os.path.join(root, "")  # noqa: PTH118 (there may be millions)
     for path in paths:
         size, mtime, info = known.get(path, (None, None, None))
         if info is not None:
             with suppress(OSError):  # opening it says what is wrong
-                status = os.stat(os.path.join(root, path))  # noqa: PTH116, PTH118
+                status = os.stat(below + path)  # noqa: PTH116
                 if (status.st_size, status.st_mtime_ns) == (size, mtime):
                     found[path] = (status.st_size, status.st_mtime_ns), info
     return found

@@ -72,6 +72,9 @@ _CLOSE = 2.0**-8
 _LONGEST_CHUNK, _NUMBERS = 512, 2**20
 """Rows, and numbers in them, that are converted and multiplied at a time on a processor."""
 
+_SQUARED = 2**16
+"""Numbers that are squared at a time there: in float64 they stay in the processor's cache."""
+
 _NEAR = 2.0**-36
 """Squared norms and projections of equal rows differ by rounding, and so by less than this share"""
 
@@ -144,11 +147,12 @@ class Rows(ABC):
 
     @abstractmethod
     def centres(self, given: Embedding | None, more: int = 0) -> Points:
-        """Centres, in float64 and taken from the middle.
+        """Centres, taken from the middle; in float64.
 
         Args:
             given: (m, d), as the embedding is; None for none.
-            more: Room for as many more after them.
+            more: Room for as many more after them, of the embedding's own. All are in float32 then
+                where it holds every one of them exactly.
 
         Raises:
             ValueError: If they do not fit the embedding, or are not finite.
@@ -173,10 +177,11 @@ class Rows(ABC):
     def _look(self, squares: Tensor, limit: float = 2.0**100) -> None:
         self.in_range &= not len(squares) or float(squares.max()) < limit
 
-    def parts(self) -> Iterator[slice]:
-        """All rows, a chunk at a time."""
-        for start in range(0, self.count, self.chunk):
-            yield slice(start, min(start + self.chunk, self.count))
+    def parts(self, size: int | None = None) -> Iterator[slice]:
+        """All rows, so many at a time; a chunk by default."""
+        size = size or self.chunk
+        for start in range(0, self.count, size):
+            yield slice(start, min(start + size, self.count))
 
 
 def rows_of(x: Embedding) -> Rows:
@@ -239,8 +244,12 @@ class _VectorRows(Rows):
         if isinstance(given, OuterProducts):
             raise ValueError("centers: expected a matrix as x is one, got outer products")
         points = _as_centres(given, self._reader, "centers")
-        room = points.new_empty(len(points) + more, self.width)
-        torch.sub(points, self._middle, out=(placed := room[: len(points)]))
+        exact = self._narrow_middle is not None and not self._offset
+        exact &= given is None or _Reader(given, "centers").fits_float32
+        dtype = torch.float32 if more and exact else torch.float64
+        room = points.new_empty(len(points) + more, self.width, dtype=dtype)
+        placed = points - self._middle
+        room[: len(points)] = placed
         self._look(torch.linalg.vecdot(placed, placed))
         return Vectors(room)
 
@@ -253,7 +262,8 @@ class _VectorRows(Rows):
     def squares(self) -> tuple[Tensor, Tensor]:
         centred = torch.empty(self.count, dtype=torch.float64, device=self.device)
         raw = torch.empty_like(centred)
-        for part in self.parts():
+        at_once = min(self.chunk, max(1, _SQUARED // max(1, self.width)))
+        for part in self.parts(self.chunk if self.device.type != "cpu" else at_once):
             values = self._reader.read(part, torch.float64)
             torch.linalg.vecdot(values, values, out=raw[part])
             if self._offset:

@@ -217,7 +217,8 @@ class _Cover:
         self._seen_roughly = torch.zeros_like(self.seen)
         self.centres = len(points) - k
         self._points = points  # with room for the picks
-        self._point_squares = points.squares()
+        self._point_squares = self.squares.new_empty(len(points))
+        self._point_squares[: self.centres] = points[: self.centres].double().squares()
         self._tightened = 0
         self._rough = rows.in_range and _float32_is_sound(rows)
         # Rounding may put a copy above what it is a copy of: it is out until nothing else is left.
@@ -310,7 +311,7 @@ class _Cover:
         stop = self.centres
         while len(ids):
             start = max(0, stop - _LONGEST_SLICE)
-            points, squares = self._points[start:stop], self._point_squares[start:stop]
+            points, squares = self._points[start:stop].double(), self._point_squares[start:stop]
             for part in torch.split(ids, self.rows.chunk):
                 self.squared[part] = lower(
                     self.squared[part], self.rows.read(part), self.squares[part], points, squares

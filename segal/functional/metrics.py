@@ -45,12 +45,14 @@ def confusion_matrix(
     if prediction.shape != target.shape:
         raise ValueError(f"shapes differ: {tuple(prediction.shape)} and {tuple(target.shape)}")
     counted = target != ignore_index
-    truth, predicted = target[counted].long(), prediction[counted].long()
+    truth, predicted = (torch.where(counted, x, 0).flatten() for x in (target, prediction))
     for name, classes in (("target", truth), ("prediction", predicted)):
         if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
             raise ValueError(f"{name} holds a class outside 0 to {num_classes - 1}")
-    pairs = torch.bincount(truth * num_classes + predicted, minlength=num_classes**2)
-    return pairs.reshape(num_classes, num_classes)
+    pairs = truth.int() * num_classes + predicted.int()
+    pairs = torch.where(counted.flatten(), pairs, num_classes**2)
+    counts = torch.bincount(pairs, minlength=num_classes**2 + 1)
+    return counts[:-1].reshape(num_classes, num_classes)
 
 
 def largest_answer(predicted: NDArray[np.int64]) -> tuple[int, float]:

@@ -35,6 +35,10 @@ class Points(Protocol):
         """In float32."""
         ...
 
+    def double(self) -> Self:
+        """In float64."""
+        ...
+
     def squares(self) -> Tensor:
         """(m,) squared norms."""
         ...
@@ -79,6 +83,10 @@ class Vectors:
     def float(self) -> Vectors:
         """See `Points`."""
         return Vectors(self.values.float())
+
+    def double(self) -> Vectors:
+        """See `Points`."""
+        return Vectors(self.values.double())
 
     def squares(self) -> Tensor:
         """See `Points`."""
@@ -133,6 +141,10 @@ class Outers:
     def float(self) -> Outers:
         """See `Points`."""
         return Outers(self.left.float(), self.right.float())
+
+    def double(self) -> Outers:
+        """See `Points`."""
+        return Outers(self.left.double(), self.right.double())
 
     def squares(self) -> Tensor:
         """See `Points`."""

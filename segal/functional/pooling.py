@@ -46,6 +46,46 @@ def interpolation_matrix(cells: int, pixels: int, align_corners: bool) -> Tensor
     return matrix
 
 
+def at_pixels(
+    values: Tensor, y: Tensor, x: Tensor, size: tuple[int, int], align_corners: bool
+) -> Tensor:
+    """A map that is spread over an image by bilinear interpolation, at some pixels of it.
+
+    Args:
+        values: (D, h, w).
+        y: (n,) int64 rows of the image.
+        x: (n,) int64 columns.
+        size: (H, W) that the map is spread to.
+        align_corners: As in `torch.nn.functional.interpolate`.
+
+    Returns:
+        (n, D) float64.
+
+    Example:
+        >>> one, middle = torch.tensor([[[0.0, 2.0]]]), torch.tensor([1])
+        >>> at_pixels(one, torch.tensor([0]), middle, (1, 3), align_corners=True)
+        tensor([[1.]], dtype=torch.float64)
+    """
+    rows = _neighbours(values.shape[1], y, size[0], align_corners)
+    columns = _neighbours(values.shape[2], x, size[1], align_corners)
+    spread = torch.zeros(len(y), values.shape[0], dtype=torch.float64, device=values.device)
+    cells = values.permute(1, 2, 0)
+    for row, row_weight in zip(*rows, strict=True):
+        for column, column_weight in zip(*columns, strict=True):
+            weight = (row_weight * column_weight).to(values.device)
+            spread.addcmul_(weight[:, None], cells[row, column].double())
+    return spread
+
+
+def _neighbours(
+    cells: int, pixels: Tensor, count: int, align_corners: bool
+) -> tuple[Tensor, Tensor]:
+    """(k, n) cells that some pixels lie between, k one or two, and the weight of each."""
+    of_pixels = interpolation_matrix(cells, count, align_corners)[pixels.cpu()].double()
+    weights, index = of_pixels.topk(min(2, cells), dim=1)
+    return index.T, weights.T
+
+
 def interval_weights(
     intervals: Sequence[tuple[int, int]],
     cells: int,
@@ -88,6 +128,9 @@ def _sum_columns(x: Tensor, columns: Tensor) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     # Mixed precision would take the product in half precision again, where sums overflow.
     with torch.autocast(x.device.type, enabled=False):
+        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            rows = wide.permute(0, 2, 3, 1)  # which the product would copy, as it lies
+            return (columns.to(wide) @ rows).permute(0, 3, 1, 2).double()
         return (wide @ columns.to(wide).T).double()
 
 

@@ -36,7 +36,7 @@ from segal.signals.directions import Influence, Inverse, ReferenceGradient
 from segal.system.console import bar, say, tell
 from segal.system.files import remove, replacing, write_json
 from segal.system.machine import find_device, precision_note, use_threads
-from segal.tasks import find_task, task_of
+from segal.tasks import TASKS, find_task, task_of
 from segal.tasks.classes import check_classes
 from segal.tasks.explaining import Explainer, Explaining, Pictures, ScoredImage
 
@@ -147,6 +147,11 @@ def configure_explanation(raw: Mapping[str, Any]) -> ExplainConfig:
         SegalError: With all mistakes at once.
     """
     config, mistakes = validate(ExplainConfig, raw)
+    if raw.get("task") in TASKS:
+        try:
+            find_task(str(raw["task"])).check_explained()
+        except SegalError as error:
+            mistakes.append(error)
     raise_all(mistakes)
     assert config is not None
     return config

@@ -37,6 +37,8 @@ from segal.scenes.synthetic import make_scenes
 from segal.system.console import Advance, bar
 from segal.tasks import Outline, find_task
 from segal.tasks.classes import are_numbers, check_class_names
+from segal.training.convex import linear_head
+from segal.training.settings import ALL_LAYERS, TrainSettings
 
 Config = TypeVar("Config", TrainConfig, RunConfig)
 
@@ -209,6 +211,19 @@ def check_sizes(model: Model, crop: str, trained: ImagePool, *evaluated: ImagePo
         highest, widest = (max(side) for side in zip(*whole, strict=True))
         sizes.append((min(size.height, highest), min(size.width, widest)))
     check_image_sizes(model, sizes)
+
+
+def check_layers(model: Model, train: TrainSettings) -> None:
+    """Raises a SegalError if a network does not have the layers that are to be trained."""
+    try:
+        if train.optimizer == "lbfgs":
+            linear_head(model, train.layers)
+        elif train.layers != ALL_LAYERS:
+            model.cut(train.layers)
+    except SegalError as error:
+        if error.problem.startswith("train."):
+            raise
+        raise error.renamed(f"train.layers: {error.problem}") from error
 
 
 def _is_plain(checkpoint: Path) -> bool:

@@ -14,6 +14,7 @@ from segal.data.pool import ImagePool
 from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.exclusions import excluded_of
 from segal.jobs.inputs import by_index, check_channels, image_shapes, image_sizes, scan_settings
+from segal.jobs.keeping import Keeping
 from segal.jobs.network import with_folder
 from segal.jobs.passes import run_passes
 from segal.jobs.prices import EXPECTED, signals_of
@@ -53,6 +54,7 @@ class Plan:
         notes: What the user should be told about the inputs and the machine.
         network: What the network expects of its input; None without a network.
         boxes: Expected of a candidate, in the mean; None where the budget counts something else.
+        store_bytes: What frozen layers give for the pool; None where there is no store of it.
     """
 
     images: int
@@ -66,6 +68,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     network: str | None = None
     boxes: float | None = None
+    store_bytes: int | None = None
 
     def lines(self) -> list[str]:
         """For people."""
@@ -78,7 +81,8 @@ class Plan:
             f"{_minutes(self.scan_seconds)} for the pass over the pool, and the choice",
             f"memory: about {_size(self.scan_bytes)} for the pass, and embeddings of "
             f"{_size(self.select_bytes)} for the choice",
-            f"disk: {_size(self.disk_bytes)} of candidate tables",
+            f"disk: {_size(self.disk_bytes)} of candidate tables"
+            + ("" if self.store_bytes is None else f", {_size(self.store_bytes)} in the store"),
             *([self.network] if self.network else []),
             *self.notes,
         ]
@@ -136,7 +140,13 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     )
     rows = len(Offer.of(image_sizes(pool), RegionSize.parse(config.region), {}))
     plan = _extrapolate(trial, rows, offer, allowance)
-    return replace(plan, notes=tuple(notes))
+    store_bytes = None if model is None else Keeping.bytes_for(config.store, model, pool)
+    if config.store is not None and (store_bytes or 0) > config.store.gigabytes * 1e9:
+        notes.append(
+            f"store.gigabytes: {config.store.gigabytes:g} is less than the images take, so that "
+            "some are made again in every pass."
+        )
+    return replace(plan, notes=tuple(notes), store_bytes=store_bytes)
 
 
 @dataclass(frozen=True)

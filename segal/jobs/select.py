@@ -39,6 +39,7 @@ from segal.jobs.inputs import (
     refuse_out_within,
     scan_settings,
 )
+from segal.jobs.keeping import Keeping
 from segal.jobs.losses import TrainedBy
 from segal.jobs.network import with_folder
 from segal.jobs.own_code import code_notes, identity_of
@@ -260,7 +261,7 @@ class _Selection:
         self.config, self.strategy, self.ledger = config, strategy, ledger
         self.task = find_task(config.task)
         self.model = None if model is None else model.to(device)
-        self.device = device
+        self.device, self.keeping = device, Keeping.of(config)
         self.clock = _Clock()
         self.notes = [*([] if model is None else model.notes), *code_notes(identity)]
         self.reference_cost: Mapping[str, int] | None = None
@@ -385,7 +386,7 @@ class _Selection:
             return
         sizes = dict.fromkeys([config.region, *config.extra_regions])
         scan = Scan(
-            pool=pool,
+            pool=self.keeping.pool(self.model, pool),
             task=self.task,
             regions=[RegionSize.parse(size) for size in sizes],
             settings=scan_settings(config, self.device),
@@ -393,11 +394,12 @@ class _Selection:
             model=self.model,
             labelled=labelled,
             excluded=by_index(pool, self.excluded),
-            sets=self.sets,
+            sets=self.keeping.sets(self.model, self.sets),
             seed=derive_seed(config.seed, _ROUND, SCAN),
         )
         with bar("Scanning the pool") as advance, self.clock(phase):
             scan.run(folder, advance)
+        self.notes += [note for note in self.keeping.notes if note not in self.notes]
         self.ledger.finish(
             phase, _ROUND, inputs, artefacts=[folder], seconds=self.clock.seconds[phase]
         )
@@ -435,7 +437,11 @@ class _Selection:
             handed_out = self.task.hand_out(out, selected, pool, left)
         with self.clock("overlays"), bar("Drawing pictures") as advance:
             drawn = Drawn(
-                *(pool, self.model, shown_value(self.strategy), self.labelled, config.precision),
+                self.keeping.pool(self.model, pool),
+                self.model,
+                shown_value(self.strategy),
+                self.labelled,
+                config.precision,
                 excluded=self.excluded,
             )
             self.task.draw(out / OVERLAYS_FOLDER, selected, config.overlays, drawn, advance)

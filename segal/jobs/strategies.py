@@ -14,7 +14,7 @@ from segal.jobs.network import check_training
 from segal.jobs.prices import unfit_budgets
 from segal.jobs.reference import unmet_needs
 from segal.models.wrapped import Model, NoHeadError
-from segal.signals import AsksOfNetwork, Discrepancy, ReadsLossPrediction, Signal
+from segal.signals import AsksOfNetwork, Discrepancy, ReadsAdded, ReadsLossPrediction, Signal
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 from segal.strategies.spread import Spread, spread
@@ -199,7 +199,7 @@ def check_signals(signals: Sequence[Signal], model: Model, asking: str) -> None:
 def _would_do(strategy: Strategy, model: Model) -> bool:
     """Whether a network has what a strategy asks of it."""
     for signal in map(task_of(model.spec).measured, _first_signals(strategy)):
-        if isinstance(signal, ReadsLossPrediction) and model.loss_prediction is None:
+        if isinstance(signal, ReadsAdded) and not signal.was_added(model):
             return False
         if isinstance(signal, AsksOfNetwork):
             try:

@@ -18,6 +18,7 @@ from segal.data.pool import one_of
 from segal.errors import raise_all
 from segal.jobs.exclusions import annotated, refuse_task, without_excluded
 from segal.jobs.inputs import check_channels, image_digests, named_inputs
+from segal.jobs.keeping import Keeping, check_keeping
 from segal.jobs.labelled import Labelled
 from segal.jobs.labels import (
     OWED_FILE,
@@ -103,14 +104,8 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     named = {data.train: dataset, data.validation: validation, data.test: test}
     task.check_splits({name: split for name, split in named.items() if split is not None})
     model = initial_model(config, task.outline_of(dataset)).to(device)
-    for used in (dataset, validation, test):
-        if used is not None:
-            check_channels(model.spec, used.pool)
-            tell(*used.pool.notes(labelled=True))
-    model.check()
-    check_sizes(
-        model, config.train.crop, *(x.pool for x in (dataset, validation, test) if x is not None)
-    )
+    opened = [used for used in (dataset, validation, test) if used is not None]
+    keeping = _check_network(config, model, opened)
     config = resolved(config, model.spec)
     identity = _identity(config, given)
     tell(*model.notes, *code_notes(identity))
@@ -129,13 +124,14 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
         if not trained:
             if owed:
                 write_selection(config.out / OWED_FILE, owed)
-            _train(config, ledger, model, dataset, labelled, validation, inputs)
+            _train(config, ledger, model, dataset, labelled, validation, keeping, inputs)
         elif not evaluated:
             own = CheckpointOptions(architecture=config.model.architecture)
             model = load_checkpoint(config.out / MODEL_FILE, own).to(device)
         remove(config.out / _UNFINISHED_FILE)
         if not evaluated:
-            _evaluate(config, ledger, model, validation, test, inputs)
+            held_out = {"validation": validation, "test": test}
+            _evaluate(config, ledger, model, held_out, keeping, inputs)
     return TrainingOutcome(
         config.out / MODEL_FILE, json.loads((config.out / METRICS_FILE).read_text())
     )
@@ -169,6 +165,17 @@ def _open_splits(
     )
     validation, test = (others.pop(0) if split is not None else None for split in held_out)
     return dataset, validation, test
+
+
+def _check_network(config: TrainConfig, model: Model, opened: Sequence[LabelledDataset]) -> Keeping:
+    """Refuses a network that does not fit the data sets, of which the first is trained on."""
+    for used in opened:
+        check_channels(model.spec, used.pool)
+        tell(*used.pool.notes(labelled=True))
+    model.check()
+    keeping = check_keeping(config, model, opened[0].pool)
+    check_sizes(model, config.train.crop, *(used.pool for used in opened))
+    return keeping
 
 
 def _check_held_out(
@@ -230,17 +237,18 @@ def _train(
     dataset: LabelledDataset,
     labelled: Mapping[int, Sequence[Box]] | None,
     validation: LabelledDataset | None,
+    keeping: Keeping,
     inputs: str,
 ) -> None:
     unfinished = config.out / _UNFINISHED_FILE
     with bar("Training") as advance:
         result = train(
             model,
-            dataset,
+            keeping.dataset(model, dataset),
             config.train,
             seed=config.seed,
             labelled=labelled,
-            validation=validation,
+            validation=validation and keeping.dataset(model, validation),
             device=model.device,
             progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
             checkpoint=unfinished,
@@ -264,19 +272,19 @@ def _evaluate(
     config: TrainConfig,
     ledger: Ledger,
     model: Model,
-    validation: LabelledDataset | None,
-    test: LabelledDataset | None,
+    held_out: Mapping[str, LabelledDataset | None],
+    keeping: Keeping,
     inputs: str,
 ) -> None:
     start = time.perf_counter()
     metrics: dict[str, object] = {"segal": __version__, "machine": describe(model.device)}
-    for name, dataset in (("validation", validation), ("test", test)):
+    for name, dataset in held_out.items():
         if dataset is None:
             continue
         with bar(f"Evaluating on {name}") as advance:
             measured = task_of(model.spec).evaluate(
                 model,
-                dataset,
+                keeping.dataset(model, dataset),
                 device=model.device,
                 batch_size=config.machine.batch_size,
                 workers=config.machine.workers,

@@ -7,6 +7,7 @@ from typing import Any
 from segal.candidates.selection import MASKS_FOLDER, read_selection
 from segal.config import CompareConfig, MachineConfig, TrainConfig, read_config, validate
 from segal.config.sections import LabelsConfig
+from segal.data.feature_store import check_store, is_store
 from segal.data.image_file import Reading
 from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.data.pool import ImagePool
@@ -33,7 +34,7 @@ def validate_path(path: Path, given: Mapping[str, Any], workers: int, task: str 
     """Checks what a path leads to.
 
     Args:
-        path: A run, a comparison, a data set, images, or a YAML file.
+        path: A run, a comparison, a data set, images, a store of features, or a YAML file.
         given: What is said of a data set and of how images are read, as `LabelsConfig` takes it.
         workers: Threads that read.
         task: Of a data set or of images; empty to tell it by what is there.
@@ -49,6 +50,8 @@ def validate_path(path: Path, given: Mapping[str, Any], workers: int, task: str 
     assert section is not None
     if path.suffix in {".yaml", ".yml"}:
         return _validate_config(path)
+    if is_store(path):
+        return _validate_store(path)
     if (path / LEDGER_FILE).is_file():
         return _validate_run(path)
     if (path / CONFIG_FILE).is_file() and (path / RUNS_FOLDER).is_dir():
@@ -100,6 +103,14 @@ def _validate_config(path: Path) -> list[str]:
     return [
         f"{path}: a configuration of segal {command}, without mistakes",
         f"strategy: {strategy}",
+    ]
+
+
+def _validate_store(path: Path) -> list[str]:
+    found = check_store(path)
+    return [
+        f"{path}: a store of {found.files} images' features, {found.bytes / 1e6:.1f} MB, whole",
+        f"  of {found.parts} frozen parts of networks",
     ]
 
 

@@ -43,7 +43,7 @@ def make_spec(
     Args:
         architecture: A class of segmentation_models_pytorch, `torchvision:NAME`, `hf:FOLDER`,
             `timm:NAME`, `linear`, or an import path.
-        encoder: For segmentation_models_pytorch; None for its usual one.
+        encoder: For segmentation_models_pytorch and, of pixels, `linear`; None for the usual one.
         class_names: Of the logits; empty for the network's own, where it has some.
         mean: None for what the published weights of the encoder, or the folder, expect.
         std: Likewise.
@@ -64,7 +64,7 @@ def make_spec(
             say comes through here too.
     """
     source, answers = source_of(architecture), answers_of(task)
-    encoder = source.usual_encoder(architecture) if encoder is None else encoder
+    encoder = source.usual_encoder(architecture, task) if encoder is None else encoder
     named = source.resolve(architecture, encoder, options or {}, task)
     class_names = class_names or named.class_names
     least = 1 if answers.each or answers.of == "objects" else 2
@@ -96,8 +96,8 @@ def make_spec(
         (
             "input_channels",
             input_channels,
-            (architecture == "linear") == (input_channels is not None),
-            "the number of features for linear, and for linear alone",
+            (architecture == "linear" and answers.of == "images") == (input_channels is not None),
+            "the number of features for linear on a table of them, and for nothing else",
         ),
         (
             "input_channels",

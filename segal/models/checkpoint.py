@@ -1,15 +1,14 @@
 """Checkpoints: safetensors with what it takes to build the network again in their metadata."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from segal.errors import SegalError
 from segal.models.build import build_model, canonical_name, check_encoder, make_spec
@@ -21,9 +20,14 @@ from segal.models.weight_files import StoredTensors, read_tensors
 from segal.models.weights import load_weights
 from segal.models.wrapped import Model
 from segal.system.files import replacing
+from segal.system.tensor_files import save_tensors
 
 _METADATA_KEY = "segal"
-_LOSS_PREDICTION = "loss_prediction/"  # no submodule's name has a slash
+_ADDED: Mapping[str, Callable[[Model], nn.Module]] = {
+    "loss_prediction": lambda model: model.add_loss_prediction(seed=0),
+    "second_head": lambda model: model.add_second_head(seed=0),
+}
+"""What a training may have added to a network, and how it is added again."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,19 @@ class CheckpointOptions:
 def weights_of(model: Model) -> dict[str, Tensor]:
     """What a checkpoint holds of a model: the tensors themselves, not copies.
 
-    They have the network's own names; those of its loss-prediction module, if it has one, come
-    after them and begin with `loss_prediction/`.
+    They have the network's own names; those of what a training added to it come after them and
+    begin with `loss_prediction/` or `second_head/`.
     """
     weights: dict[str, Tensor] = dict(model.network.state_dict())
-    if model.loss_prediction is not None:
-        own = model.loss_prediction.state_dict()
-        weights |= {_LOSS_PREDICTION + key: value for key, value in own.items()}
+    for name in _ADDED:
+        added = getattr(model, name)
+        own = {} if added is None else added.state_dict()
+        weights |= {_prefix(name) + key: value for key, value in own.items()}
     return weights
+
+
+def _prefix(name: str) -> str:
+    return f"{name}/"  # no submodule's name has a slash
 
 
 def save_checkpoint(model: Model, path: Path, training: Mapping[str, object] | None = None) -> None:
@@ -86,7 +95,7 @@ def save_checkpoint(model: Model, path: Path, training: Mapping[str, object] | N
     metadata = json.dumps({"spec": model.spec.as_dict(), "training": dict(training or {})})
     state = {k: v.detach().cpu().contiguous() for k, v in weights_of(model).items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, {_METADATA_KEY: metadata})
+        save_tensors(state, temporary, {_METADATA_KEY: metadata})
 
 
 def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Model:
@@ -108,15 +117,19 @@ def load_checkpoint(path: Path, options: CheckpointOptions | None = None) -> Mod
     stored = read_tensors(path)
     spec = _resolve(path, read_spec(path), options)
     model = build_model(spec)
-    auxiliary = {
-        key.removeprefix(_LOSS_PREDICTION): stored.tensors.pop(key)
-        for key in list(stored.tensors)
-        if key.startswith(_LOSS_PREDICTION)
+    added = {
+        name: {
+            key.removeprefix(_prefix(name)): stored.tensors.pop(key)
+            for key in list(stored.tensors)
+            if key.startswith(_prefix(name))
+        }
+        for name in _ADDED
     }
     model.notes += load_weights(model.network, stored, path, options.state, spec.num_classes)
-    if auxiliary:
-        own = StoredTensors(auxiliary, dict.fromkeys(auxiliary, ""), {})
-        load_weights(model.add_loss_prediction(seed=0), own, path)
+    for name, tensors in added.items():
+        if tensors:
+            own = StoredTensors(tensors, dict.fromkeys(tensors, ""), {})
+            load_weights(_ADDED[name](model), own, path)
     return model.eval()
 
 

@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segal.candidates.kept import Images
 from segal.errors import SegalError
+from segal.models.dropouts import active_dropouts
 from segal.models.wrapped import Model, NoHeadError
 
 
@@ -25,8 +27,6 @@ class Draws(Protocol):
 
 Drawn = Callable[[str], Draws]
 """What masks are drawn from, by the name of the dropout and the number of its call, `name:0`."""
-
-_KINDS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 def insert_dropout(model: Model) -> Model:
@@ -67,20 +67,6 @@ def _through_dropout(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tenso
     return (head.get_submodule("dropout")(inputs[0]), *inputs[1:])
 
 
-def active_dropouts(network: nn.Module) -> dict[str, nn.Module]:
-    """Dropout modules that drop anything, by name.
-
-    They are `Dropout`, `Dropout1d`, `Dropout2d` and `Dropout3d` with p > 0. Left alone are
-    `AlphaDropout` (made for SELU networks), stochastic depth (it drops layers, at rates that grow
-    with depth) and calls of `torch.nn.functional`, which no module stands for.
-    """
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, _KINDS) and module.p > 0
-    }
-
-
 def check_dropout(model: Model) -> None:
     """Runs a network once on noise to see whether dropout changes its logits.
 
@@ -110,7 +96,7 @@ def check_dropout(model: Model) -> None:
 
 
 @contextmanager
-def dropout_passes(model: Model) -> Iterator[Callable[[Tensor, Drawn], Tensor]]:
+def dropout_passes(model: Model) -> Iterator[Callable[[Images, Drawn], Tensor]]:
     """Switches dropout on, and nothing else: BatchNorm and the modes of modules stay as they are.
 
     What does not come after a dropout is run in the first pass only, and its outputs are kept
@@ -205,7 +191,7 @@ class _Passes:
                 else:
                     module.__dict__["forward"] = own
 
-    def run(self, images: Tensor, drawn: Drawn) -> Tensor:
+    def run(self, images: Images, drawn: Drawn) -> Tensor:
         """One pass: logits (B, C, H, W)."""
         self.calls, self.dropped, self.inside = {}, False, False
         self._drawn = drawn

@@ -9,9 +9,9 @@ from itertools import accumulate, pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
-from torch import nn
 
 from segal.models.two_heads import Part, TwoHeads, part_of
+from segal.models.wrapped import Model
 from segal.system.sections import Result, Section
 
 Preset = Literal["paper", "code"]
@@ -52,6 +52,11 @@ class MialSettings(Section):
     unlabelled, as the code does; their labels are not looked at. The code steps on a labelled batch
     and on an unlabelled one in turn; here a step takes both, as equations 8 and 9 do. Validation
     happens in the last stage alone, so that the weights kept are those of a whole training.
+
+    A network that classifies images is trained so, too (table 2 of the paper): f2 is a second last
+    layer, which the training adds, an image is its only instance, and there is no MIL head. With
+    one instance there is nothing to re-weight: `iur`, `weight` and `iur_set` make no difference.
+    Its loss of labelled images is that of the task, of f1 and of f2, added up as in the table.
 
     Attributes:
         preset: Which column.
@@ -145,26 +150,49 @@ def schedule(settings: MialSettings, iterations: int) -> tuple[Stage, ...]:
     return tuple(Stage(kind, start, stop) for kind, (start, stop) in pairs)
 
 
-def moving(kind: Kind, preset: Preset, model: nn.Module) -> frozenset[str]:
+def moving(kind: Kind, preset: Preset, model: Model) -> frozenset[str]:
     """Parameters that move in a stage; the others stay as they are.
 
     Args:
         kind: Of the stage.
         preset: As in `MialSettings`.
-        model: Holds a network with two class heads as its `network`.
+        model: Of a network with two class heads, its own or an added one.
 
     Returns:
         Names, as `model.named_parameters` has them.
 
     Raises:
-        TypeError: If its network has no two heads.
+        TypeError: If it has no two heads.
     """
-    network = getattr(model, "network", None)
-    if not isinstance(network, TwoHeads):
-        raise TypeError(f"expected a network with two class heads, got {type(network).__name__}")
     parts = _MOVING[preset, kind]
-    names = (name for name, _ in network.named_parameters())
-    return frozenset(f"network.{name}" for name in names if part_of(network, name) in parts)
+    return frozenset(name for name, part in parts_of(model).items() if part in parts)
+
+
+def parts_of(model: Model) -> dict[str, Part]:
+    """What each parameter of a network with two class heads is of.
+
+    Args:
+        model: As `moving` takes it.
+
+    Returns:
+        By the name that `model.named_parameters` has.
+
+    Raises:
+        TypeError: If it has no two heads.
+    """
+    network = model.network
+    if isinstance(network, TwoHeads):
+        names = (name for name, _ in network.named_parameters())
+        return {f"network.{name}": part_of(network, name) for name in names}
+    if model.second_head is None:
+        raise TypeError(f"expected a network with two class heads, got {type(network).__name__}")
+    first = {id(parameter) for parameter in model.head.parameters()}
+    own: dict[str, Part] = {
+        f"network.{name}": "f1" if id(parameter) in first else "g"
+        for name, parameter in network.named_parameters()
+    }
+    second = (name for name, _ in model.second_head.named_parameters())
+    return own | {f"second_head.{name}": "f2" for name in second}
 
 
 def _switched(value: object) -> object:

@@ -31,17 +31,21 @@ def failure(network: nn.Module, channels: int, size: Size) -> str | None:
     if isinstance(network, CallableNetwork):
         return _failure(network, channels, size)
     try:
-        twin = _twin(network, None if size[0] * size[1] <= _SMALL else "meta")
+        copied = twin(network, None if size[0] * size[1] <= _SMALL else "meta")
     except Exception:  # whatever its parts raise that cannot be copied
         return _failure(network, channels, size)
-    why = _failure(twin, channels, size)
+    why = _failure(copied, channels, size)
     return _failure(network, channels, size) if why is not None and _of_meta(why) else why
 
 
-def _twin(network: nn.Module, device: str | None = None) -> nn.Module:
-    """A copy: what a network remembers of its passes must not be of a trial.
+def twin(network: nn.Module, device: str | None = None) -> nn.Module:
+    """A copy of a network, for passes that leave no trace in it.
 
     On `meta` it has no values; where the network is, it has the parameters themselves.
+
+    Args:
+        network: It.
+        device: Where the copy is; None for where the network is.
     """
     tensors: dict[int, Tensor] = {
         id(p): p if device is None else nn.Parameter(p.to(device), requires_grad=False)

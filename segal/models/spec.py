@@ -105,7 +105,7 @@ class ModelSpec:
         architecture: A name of segmentation_models_pytorch, `torchvision:NAME`, `hf:MODEL_TYPE`,
             `timm:NAME`, `linear`, or an import path `package.module:name` of a function that takes
             `num_classes` and returns a network.
-        encoder: Encoder name; empty for all but segmentation_models_pytorch.
+        encoder: Encoder name; empty for all but segmentation_models_pytorch and `linear`.
         class_names: One name per class, in the order of the logits.
         mean: Of each of the input's channels (R, G, B), on the scale 0 to 1.
         std: Likewise.

@@ -1,4 +1,4 @@
-"""Finds the parts of a network that gradients are taken by, by watching its modules run once."""
+"""Finds the parts of a network that are trained or differentiated, by watching it run once."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segal.errors import SegalError
+from segal.models.cut import ChainCut, Cut
 from segal.models.noise import Head, hooked, run_on_noise
 from segal.models.spec import ModelSpec
 from segal.models.tails import Tail, affine_of
@@ -84,6 +85,37 @@ class TailFinder:
             else self._named(layers, calls, last)
         )
 
+    def cut(self, layers: str) -> Cut:
+        """Where the network is divided so that these layers are what is trained.
+
+        Args:
+            layers: `last`, `last_two` or the name of a module, as `find` takes them. What runs
+                within the chain of modules from there to the head is trained, normalisation and
+                dropout included; where a module is no such chain's first, it and all modules that
+                begin to run after it are.
+
+        Raises:
+            SegalError: If there is no such place.
+        """
+        modules = {name for name, _ in self.network.named_modules() if name}
+        if layers not in {"last", "last_two"} and layers not in modules:
+            raise self._unknown(layers)
+        calls = self._trace()
+        last = next(call for call in reversed(calls) if call.name == self.head.name)
+        if layers == "last":
+            own, chain = [last], [last]
+        elif layers == "last_two":
+            own = chain = self._two_convolutions(calls, last)
+        else:
+            own = self._runs(layers, calls, last)
+            chain = (_chain_from(calls, own[0], last) if len(own) == 1 else None) or []
+        if chain and _intact(chain) and _run_once(calls, chain):
+            chain = _with_dropout(calls, chain)
+            names = tuple(call.name for call in chain)
+            return ChainCut(layers, self.network, frozenset(names), names)
+        ran = {call.name for call in calls if own[0].start <= call.start <= last.start}
+        return Cut(layers, self.network, frozenset(ran))
+
     def last_layers(self) -> list[nn.Module]:
         """Modules of which each makes the next one's only input; the last of them is the head."""
         calls = self._trace()
@@ -96,7 +128,8 @@ class TailFinder:
             chain.pop(0)
         return [call.module for call in chain]
 
-    def _last_two(self, calls: list[_Call], last: _Call) -> Tail:
+    def _two_convolutions(self, calls: list[_Call], last: _Call) -> list[_Call]:
+        """The convolution before the head, what is in between, and the head."""
         leaves = [call for call in calls if call.leaf]
         chain = [last]
         while len(chain) == 1 or not isinstance(chain[0].module, nn.modules.conv._ConvNd):
@@ -104,6 +137,10 @@ class TailFinder:
             if before is None:
                 raise self._broken(leaves, chain)
             chain.insert(0, before)
+        return chain
+
+    def _last_two(self, calls: list[_Call], last: _Call) -> Tail:
+        chain = self._two_convolutions(calls, last)
         modules = [call.module for call in chain]
         if _intact(chain) and _run_once(calls, chain):
             ends = {"0", str(len(chain) - 1)}
@@ -111,7 +148,8 @@ class TailFinder:
         names = [f"{c.name}.{p}" for c in (chain[0], last) for p, _ in c.module.named_parameters()]
         return self._replayed("last_two", names)
 
-    def _named(self, layers: str, calls: list[_Call], last: _Call) -> Tail:
+    def _runs(self, layers: str, calls: list[_Call], last: _Call) -> list[_Call]:
+        """The calls of a module that come before the head's end."""
         own = [call for call in calls if call.name == layers and call.start <= last.start]
         if not own:
             raise SegalError(
@@ -120,6 +158,10 @@ class TailFinder:
                 got=layers,
                 remedy="name another, or use last, last_two or all",
             )
+        return own
+
+    def _named(self, layers: str, calls: list[_Call], last: _Call) -> Tail:
+        own = self._runs(layers, calls, last)
         chain = _chain_from(calls, own[0], last) if len(own) == 1 else None
         if chain is not None and _intact(chain) and _run_once(calls, chain):
             return self._chained(layers, [call.module for call in chain])
@@ -261,6 +303,22 @@ def _chain_from(calls: list[_Call], first: _Call, last: _Call) -> list[_Call] | 
             return None
         chain.insert(0, before)
     return chain
+
+
+def _with_dropout(calls: list[_Call], chain: list[_Call]) -> list[_Call]:
+    """The chain with the modules between its links that return their input in `eval()` mode."""
+    first, last = chain[0], chain[-1]
+    passing = [
+        call
+        for call in calls
+        if call.leaf
+        and first.end < call.start < last.start
+        and not _within(call, chain)
+        and any(
+            _same(call.source, link.output) and _same(call.output, link.output) for link in chain
+        )
+    ]
+    return sorted([*chain, *passing], key=lambda call: call.start)
 
 
 def _intact(chain: list[_Call]) -> bool:

@@ -11,14 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from segal.candidates.evidence import Evidence
+from segal.candidates.kept import Images, Kept
 from segal.errors import SegalError
 from segal.models.callables import CallableNetwork, FunctionNetwork, Predict
+from segal.models.cut import DECODER, Cut, KeepingCut, decoder_cut
+from segal.models.dropouts import active_dropouts
 from segal.models.loss_prediction import LossPrediction
 from segal.models.noise import (
     Head,
@@ -42,6 +45,14 @@ FEATURES = "features"
 
 FEATURE_MAPS = "feature_maps"
 """Likewise, features of several depths: see `Model.forward`."""
+
+PIXELS = "pixels"
+"""What a meter looks at beside what a pass catches: the images that the network is given."""
+
+FURTHER_PASSES = "further passes"
+"""Likewise: what the network is given, for it to be run on that again, with dropout."""
+
+T = TypeVar("T", bound=Images)
 
 WRAPPERS: Registry[type["Model"]] = Registry("task")
 """The class of every task's networks; tasks register their own."""
@@ -67,12 +78,14 @@ class Model(nn.Module, ABC):
 
     Attributes:
         loss_prediction: The module that predicts losses; None for a network that has none.
+        second_head: A second last layer beside the network's own (f2 of MIAL), likewise.
         notes: What the user should be told about where its weights come from.
         fed_by: What can be said of how a function, which is known by nothing else, is fed: keys of
             a configuration's `model`, and the stride.
     """
 
     loss_prediction: LossPrediction | None
+    second_head: nn.Conv2d | None
     fed_by: ClassVar[Collection[str]] = ("mean", "std", "input_scale", "stride")
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
@@ -82,9 +95,11 @@ class Model(nn.Module, ABC):
         self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
         self.loss_prediction = None
+        self.second_head = None
         self._found: Head | NoHeadError | None = None
         self.notes: list[str] = []
         self._tails: dict[str, Tail] = {}
+        self._cuts: dict[str, Cut] = {}
 
     def check(self) -> None:
         """Runs the network once on noise, to see that it takes images and gives logits.
@@ -213,11 +228,53 @@ class Model(nn.Module, ABC):
             self._tails[layers] = TailFinder(self.network, self._head(), self.spec).find(layers)
         return self._tails[layers]
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def cut(self, layers: str) -> Cut:
+        """Where the network is divided, if these layers alone are trained.
+
+        Args:
+            layers: `decoder`: all but its encoder. `last` and `last_two` as in `tail`, with what
+                lies between the two convolutions. Else the name of a module, such as
+                `decoder.block2.0`: all from there on, in the order that modules run in.
+
+        Raises:
+            SegalError: If the network has no such place.
+        """
+        if layers not in self._cuts:
+            if isinstance(self.network, CallableNetwork):
+                raise self.network.no_head()
+            self._cuts[layers] = (
+                decoder_cut(self.network, self.spec)
+                if layers == DECODER
+                else TailFinder(self.network, self._head(), self.spec).cut(layers)
+            )
+        return self._cuts[layers]
+
+    def gives(self, catch: Collection[str], layers: str) -> bool:
+        """Whether a pass from a cut on gives all that is wanted of it, as one over images does.
+
+        Args:
+            catch: As `forward` takes it; `PIXELS`; `FURTHER_PASSES`.
+            layers: Of the cut.
+        """
+        cut = self.cut(layers)
+        for name in catch:
+            if name in {PIXELS, FEATURE_MAPS}:
+                return False
+            if name == FURTHER_PASSES:
+                if not all(map(cut.is_after, active_dropouts(self.network).values())):
+                    return False
+            elif name != FEATURES:
+                tail = self.tail(name)
+                if tail.replays or not cut.is_after(tail.source):
+                    return False
+        return True
+
+    def normalise(self, images: T) -> T:
         """Network input from images as read.
 
         Args:
-            images: (B, H, W, 3) RGB, uint8, or floating in [0, 1].
+            images: (B, H, W, 3) RGB, uint8, or floating in [0, 1]; or what a frozen part left of
+                images, which stays as it is.
 
         Returns:
             (B, 3, H, W) float32, normalised.
@@ -225,6 +282,8 @@ class Model(nn.Module, ABC):
         Raises:
             SegalError: If the images have another number of channels than the network takes.
         """
+        if isinstance(images, Kept):
+            return images
         if images.shape[-1] != self.spec.channels:
             raise SegalError(
                 f"images of {images.shape[-1]} bands, for a network of {self.spec.channels}",
@@ -235,14 +294,15 @@ class Model(nn.Module, ABC):
         channels_first = images.permute(0, 3, 1, 2)
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         mean, std = self.get_buffer("mean") * scale, self.get_buffer("std") * scale
-        return (channels_first.float() - mean).div_(std).contiguous()
+        return cast(T, (channels_first.float() - mean).div_(std).contiguous())
 
     @abstractmethod
-    def forward(self, images: Tensor, catch: Collection[str] = ()) -> Evidence:
+    def forward(self, images: Images, catch: Collection[str] = ()) -> Evidence:
         """Runs the network.
 
         Args:
-            images: (B, 3, H, W), normalised; any H and W.
+            images: (B, 3, H, W), normalised; any H and W. Or what the frozen part before one of the
+                network's cuts left of images: the layers after it are then run.
             catch: What is wanted beside the logits: `FEATURES`; names of tails, for their input
                 (and the features with it); `FEATURE_MAPS`, features of several depths.
 
@@ -270,6 +330,18 @@ class Model(nn.Module, ABC):
             raise
         except Exception as error:  # whatever the network's own code raises
             raise failed(self.spec.architecture, images.shape, error) from error
+
+    def _resume(self, kept: Kept) -> object:
+        """Runs the layers after a cut: the network's output, or its last layer's."""
+        cut = self.cut(kept.layers)
+        assert isinstance(cut, KeepingCut)
+        shape = (len(kept), self.spec.channels, *self.spec.input_size(*kept.size))
+        try:
+            return cut.resume(kept.maps, shape)
+        except SegalError:
+            raise
+        except Exception as error:  # whatever the network's own code raises
+            raise failed(self.spec.architecture, shape, error) from error
 
     @contextmanager
     def _catching(
@@ -311,6 +383,24 @@ class Model(nn.Module, ABC):
             module = LossPrediction([x.shape[1] for x in maps])
         self.loss_prediction = module.to(self.like)
         return self.loss_prediction
+
+    def add_second_head(self, seed: int) -> nn.Conv2d:
+        """Gives the network a second last layer of the shape of its own, and returns it.
+
+        Args:
+            seed: Of its weights, which torch's own initialisers draw.
+
+        Raises:
+            NoHeadError: If the network has no last layer.
+        """
+        first = self.head
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            second = nn.Conv2d(
+                first.in_channels, first.out_channels, 1, bias=first.bias is not None
+            )
+        self.second_head = second.to(self.like)
+        return second
 
     def check_feature_maps(self) -> list[Tensor]:
         """The `FEATURE_MAPS` of one image of noise.

@@ -16,18 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segal.candidates.evidence import Evidence, Units
+from segal.candidates.kept import Images
 from segal.candidates.regions import Box, Boxes, RegionSize, Rest
 from segal.candidates.table import TableWriter
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
-from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.models.wrapped import Model
-from segal.scanning.workbench import Bench, ScanSettings, batches, forward
+from segal.scanning.workbench import Bench, ScanSettings, batches, forward, seen
 from segal.signals import Meter, Signal
 from segal.signals.base import NOT_FINITE
 from segal.system.files import replacing, write_json
@@ -99,7 +98,7 @@ class Scan:
                 )
                 writers[name] = stack.enter_context(writer)
             done = 0
-            for batch, images in self._read():
+            for batch, images in self._read(self._pool_for(meters)):
                 self._scan_batch(batch, images, meters, writers)
                 done += len(batch)
                 if progress is not None:
@@ -124,7 +123,11 @@ class Scan:
         sizes = Counter(self.pool.size(i) for i in range(len(self.pool)))
         return sum(n * len(self.task.units(*size, region)) for size, n in sizes.items())
 
-    def _read(self) -> Iterator[tuple[list[int], Tensor | None]]:
+    def _pool_for(self, meters: Mapping[Signal, Meter]) -> ImagePool:
+        """The pool as the pass reads it."""
+        return self.pool if self.model is None else seen(self.model, self.pool, _catch(meters))
+
+    def _read(self, pool: ImagePool) -> Iterator[tuple[list[int], Images | None]]:
         grouped = (
             list(alike)
             for batch in batches(self.pool, range(len(self.pool)), self.settings.batch_size)
@@ -132,19 +135,16 @@ class Scan:
         )
         if not self.signals:
             return ((batch, None) for batch in grouped)
-        return prefetch(self._read_batch, grouped, self.settings.workers)
+        return prefetch(lambda batch: (batch, pool.batch(batch)), grouped, self.settings.workers)
 
     def _excluded(self, image: int) -> tuple[Box, ...]:
         return self.excluded.get(image, ())
-
-    def _read_batch(self, batch: list[int]) -> tuple[list[int], Tensor]:
-        return batch, stack_images([self.pool.read(i) for i in batch])
 
     @torch.no_grad()
     def _scan_batch(
         self,
         batch: list[int],
-        images: Tensor | None,
+        images: Images | None,
         meters: Mapping[Signal, Meter],
         writers: Mapping[str, TableWriter],
     ) -> None:
@@ -172,12 +172,16 @@ class Scan:
             writers[LABELLED_FOLDER].append([batch[row]], boxes.boxes(), measured)
 
     def _forward(
-        self, images: Tensor | None, meters: Mapping[Signal, Meter], names: Sequence[str]
+        self, images: Images | None, meters: Mapping[Signal, Meter], names: Sequence[str]
     ) -> Evidence | None:
         if images is None or self.model is None:
             return None
-        catch = dict.fromkeys(name for meter in meters.values() for name in meter.catch)
-        return forward(self.task, self.model, images, self.settings, list(catch), names)
+        return forward(self.task, self.model, images, self.settings, _catch(meters), names)
+
+
+def _catch(meters: Mapping[Signal, Meter]) -> list[str]:
+    """What the signals of a pass want of it beside the logits."""
+    return list(dict.fromkeys(name for meter in meters.values() for name in meter.catch))
 
 
 def scan_notes(folder: Path) -> list[str]:

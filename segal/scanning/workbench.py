@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence
+from segal.candidates.kept import Images, Kept
 from segal.candidates.regions import RegionSize
 from segal.data.image_sets import ImageSet, SetName
+from segal.data.kept import KeptPool
 from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
-from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.models.noise import failed
-from segal.models.wrapped import Model
+from segal.models.wrapped import FURTHER_PASSES, PIXELS, Model
 from segal.signals import Visit
 from segal.signals.base import NOT_FINITE
 from segal.system.console import bar
@@ -77,10 +78,23 @@ def batches(pool: ImagePool, images: Sequence[int], batch_size: int) -> Iterator
         yield batch
 
 
+def seen(model: Model, pool: ImagePool, catch: Collection[str]) -> ImagePool:
+    """A pool as a pass reads it: what a frozen part left of its images, where that is enough.
+
+    Args:
+        model: The network.
+        pool: The images.
+        catch: What is wanted of the pass; see `segal.signals.Meter`.
+    """
+    if isinstance(pool, KeptPool) and not model.gives(catch, pool.part.layers):
+        return pool.pixels()
+    return pool
+
+
 def forward(
     task: Task,
     model: Model,
-    images: Tensor,
+    images: Images,
     settings: ScanSettings,
     catch: Collection[str],
     names: Sequence[str],
@@ -90,9 +104,9 @@ def forward(
     Args:
         task: What the network is asked.
         model: The network.
-        images: (B, H, W, 3) as read.
+        images: (B, H, W, 3) as read, or what a frozen part left of images.
         settings: How to run.
-        catch: What is wanted beside the logits; see `Model.forward`.
+        catch: What is wanted beside the logits; see `segal.signals.Meter`.
         names: Paths of the images.
 
     Raises:
@@ -101,10 +115,12 @@ def forward(
     try:
         with torch.no_grad(), autocast(settings.device, settings.precision):
             inputs = model.normalise(images.to(settings.device, non_blocking=True))
-            evidence = task.evidence(model, inputs, catch)
+            caught = [name for name in catch if name not in {PIXELS, FURTHER_PASSES}]
+            evidence = task.evidence(model, inputs, caught)
     except RuntimeError as error:  # what is beside the network's own pass: memory
-        batch, height, width, channels = images.shape
-        shape = (batch, channels, height, width)
+        batch, *sides = images.shape
+        height, width = sides[1:] if isinstance(images, Kept) else sides[:2]
+        shape = (batch, model.spec.channels, height, width)
         raise failed(model.spec.architecture, shape, error) from error
     evidence.inputs, evidence.images = inputs, tuple(names)
     return evidence
@@ -177,8 +193,10 @@ class Bench:
         chosen = [i for i in images.indices() if only is None or i in only]
         grouped = batches(images.pool, chosen, settings.batch_size)
 
-        def read(batch: list[int]) -> tuple[list[int], Tensor, Tensor, Any]:
-            pixels = stack_images([images.pool.read(i) for i in batch])
+        pool = seen(self.model, images.pool, catch)
+
+        def read(batch: list[int]) -> tuple[list[int], Images, Tensor, Any]:
+            pixels = pool.batch(batch)
             if images.dataset is None:
                 masks = np.stack([images.mask(i) for i in batch])
                 return batch, pixels, torch.from_numpy(masks), None

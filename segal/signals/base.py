@@ -126,7 +126,11 @@ class Meter(Protocol):
 
     @property
     def catch(self) -> tuple[str, ...]:
-        """What of the evidence it needs caught: `FEATURES`, names of tails, or `FEATURE_MAPS`."""
+        """What of a pass it needs beside the logits; constants of `segal.models.wrapped`.
+
+        `FEATURES`, names of tails, and `FEATURE_MAPS` are caught; `PIXELS` and `FURTHER_PASSES` say
+        what is made of `Evidence.inputs`.
+        """
         ...
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
@@ -190,6 +194,15 @@ class TakesCrossEntropy(Protocol):
         `minimised`: beside that, the network has come to the least mean of it over what is
         labelled, which influence functions start from.
         """
+        ...
+
+
+@runtime_checkable
+class ReadsAdded(Protocol):
+    """A signal that reads what a training adds to a network, which shows after it."""
+
+    def was_added(self, model: Model) -> bool:
+        """Whether it was added to a network."""
         ...
 
 

@@ -7,6 +7,9 @@ from segal.errors import SegalError
 from segal.models.wrapped import Model
 from segal.signals.base import Meter, Need, Workbench
 
+BY_CLASS = "class_wise"
+"""What the names of its columns begin with."""
+
 
 @dataclass(frozen=True)
 class ClassWiseEmbedding:
@@ -31,7 +34,7 @@ class ClassWiseEmbedding:
     @property
     def column(self) -> str:
         """As `class_wise-bvsb-1.0-max`."""
-        return f"class_wise-{self.uncertainty}-{self.tau!r}-{self.reduce}"
+        return f"{BY_CLASS}-{self.uncertainty}-{self.tau!r}-{self.reduce}"
 
     def check(self, model: Model) -> None:
         """Raises a SegalError: only a task that finds boxes measures it, in its own way."""

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence, Reduction, Units
+from segal.candidates.kept import Images
 from segal.functional.divergence import DisagreementSum
 from segal.models.dropout import Drawn, check_dropout, dropout_passes
-from segal.models.wrapped import Model
+from segal.models.wrapped import FURTHER_PASSES, Model
 from segal.signals.base import Need, Pooled, Workbench
 from segal.system.machine import Precision, autocast
 
@@ -72,7 +73,7 @@ class _Meter:
     model: Model
     seed: int
     precision: Precision
-    catch: ClassVar[tuple[str, ...]] = ()
+    catch: ClassVar[tuple[str, ...]] = (FURTHER_PASSES,)
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units) float64."""
@@ -97,7 +98,7 @@ class _Meter:
             ]
         return torch.cat(parts)
 
-    def _map(self, paths: Sequence[str], images: Tensor) -> Tensor:
+    def _map(self, paths: Sequence[str], images: Images) -> Tensor:
         """(B, 2, H, W), of images that go together."""
         total = DisagreementSum()
         with dropout_passes(self.model) as forward:

@@ -20,8 +20,12 @@ class ReadsLossPrediction:
 
         Whether it has a module that does so shows after its training.
         """
-        if model.loss_prediction is None:
+        if not self.was_added(model):
             model.check_feature_maps()
+
+    def was_added(self, model: Model) -> bool:
+        """Whether the network has a module."""
+        return model.loss_prediction is not None
 
     def module(self, model: Model) -> LossPrediction:
         """The network's module.

@@ -11,7 +11,7 @@ from segal.candidates.evidence import Evidence, Units
 from segal.data.image_sets import ImageSet, SetName
 from segal.errors import SegalError
 from segal.models.vaal import SIDE, Vaal, VaalTraining, train_vaal
-from segal.models.wrapped import Model
+from segal.models.wrapped import PIXELS, Model
 from segal.signals.base import Need, Workbench
 from segal.signals.crops import Crop, cut, draw_pairs, in_pixels, shrink
 from segal.system.console import Advance, bar
@@ -138,19 +138,24 @@ class VaalMeter:
         mean: Of the network's input, as its wrapper has it.
         std: Likewise.
         known: (B, units, k) what the networks are given beside a batch's crops; None for nothing.
-        catch: As of a `Meter`, for `known`.
+        caught: As `catch` of a `Meter`, for `known`.
     """
 
     vaal: Vaal
     mean: Tensor
     std: Tensor
     known: Callable[[Evidence, Units], Tensor] | None = None
-    catch: tuple[str, ...] = ()
+    caught: tuple[str, ...] = ()
+
+    @property
+    def catch(self) -> tuple[str, ...]:
+        """See `Meter.catch`: the images, beside what `known` is made of."""
+        return (*self.caught, PIXELS)
 
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units) float64 in [0, 1]."""
-        if evidence.inputs is None:
-            raise ValueError("the evidence has no inputs")
+        if not isinstance(evidence.inputs, Tensor):
+            raise ValueError("the evidence has no images")
         size = (evidence.inputs.shape[2], evidence.inputs.shape[3])
         boxes = [in_pixels(tuple(box), evidence.size, size) for box in units.boxes().tolist()]
         known = None if self.known is None else self.known(evidence, units)

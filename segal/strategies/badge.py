@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 from segal.candidates.table import CandidateTable
 from segal.functional.distances import Embedding, OuterProducts
 from segal.signals import MeanFeature, OutputGradient, RegionGradient, Signal
+from segal.signals.branch_gradient import Branches, BranchGradient
 from segal.strategies._distance import Init, Selector, select_by_distance
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
 
@@ -29,17 +30,23 @@ class Badge:
             each time.
         init: `max_norm` (default; the paper's picks do not look at what is labelled), or
             `labelled`: what is labelled gives the first centres.
+        branches: Of a detector, whose last layers the gradient is by: `cls` (default; UWE, A.3,
+            found it the best), `cls+reg`, or of Faster R-CNN `cls+reg+rpn`. Other networks have
+            the first alone.
     """
 
     selector: Selector = "k_means_plusplus"
     init: Init = "max_norm"
+    branches: Branches = "cls"
     name: ClassVar[str] = "badge"
     direction: ClassVar[Direction | None] = None
     uses_reference_labels: ClassVar[bool] = False
     source: ClassVar[str] = "Ash et al., BADGE (ICLR 2020), Algorithm 1; regions as in UWE"
 
     @property
-    def _gradient(self) -> RegionGradient:
+    def _gradient(self) -> RegionGradient | BranchGradient:
+        if self.branches != "cls":
+            return BranchGradient(self.branches)
         return RegionGradient(of_labelled=self.init == "labelled")
 
     @property
@@ -48,7 +55,8 @@ class Badge:
 
     def passes(self, context: PassContext) -> Iterator[list[Signal]]:
         """One pass, for the gradients, or their factors where they are outer products."""
-        yield [*self._factors] if context.shared_features else [self._gradient]
+        factors = context.shared_features and self.branches == "cls"
+        yield [*self._factors] if factors else [self._gradient]
 
     def select(
         self,

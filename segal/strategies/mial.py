@@ -18,11 +18,14 @@ from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks, Pre
 class MultipleInstance:
     """Picks the largest discrepancy of two class heads; higher is picked (MIAL, section 3.4).
 
-    The discrepancy of an instance, such as an anchor of a detector, is the mean over classes of
-    |p1 - p2| (eq. 3), unweighted: re-weighting has had its part in the training. A candidate has
-    the mean over its k instances of the largest; instances belong to the tile that holds their
-    centre, and a tile without any has 0. Heads that are trained as usual learn the same thing: a
-    run asks for `train.mial`, which trains them in turns to disagree about what is not labelled.
+    The discrepancy of an instance, an anchor of a detector or an image that is classified, is the
+    mean over classes of |p1 - p2| (eq. 3), unweighted: re-weighting has had its part in the
+    training. A candidate has the mean over its k instances of the largest; instances belong to the
+    tile that holds their centre, and a tile without any has 0. Heads that are trained as usual
+    learn the same thing: a run asks for `train.mial`, which trains them in turns to disagree about
+    what is not labelled. An image that is classified is one instance, or one for each of several
+    labels. The paper trains classifiers so and picks at random (table 2); for that take the
+    strategy `random`.
 
     | parameter | here | paper | public code |
     |---|---|---|---|

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence
+from segal.candidates.kept import Images
 from segal.candidates.regions import Box, Grid, RegionSize
 from segal.candidates.selection import Selected
 from segal.data.datasets import Chooser
@@ -20,10 +21,11 @@ from segal.data.image_list import images_at
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool, first_shape
 from segal.data.prefetch import prefetch
-from segal.data.transforms import stack_images, stack_padded
+from segal.data.transforms import stack_padded
 from segal.errors import SegalError
 from segal.functional.labels import class_indices, has_class
 from segal.models.loss_prediction import LearningLossSettings
+from segal.models.mial import MialSettings
 from segal.models.spec import Answers
 from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.signals.base import Signal
@@ -93,12 +95,12 @@ class Task(ABC):
         """
         return signal
 
-    def evidence(self, model: Model, images: Tensor, catch: Collection[str] = ()) -> Evidence:
+    def evidence(self, model: Model, images: Images, catch: Collection[str] = ()) -> Evidence:
         """A forward pass.
 
         Args:
             model: The network.
-            images: (B, 3, H, W), normalised.
+            images: (B, 3, H, W), normalised, or what a frozen part left of images.
             catch: What is wanted beside the logits; see `Model.forward`.
         """
         evidence: Evidence = model(images, catch)
@@ -116,13 +118,6 @@ class Task(ABC):
         Raises:
             SegalError: If the task's networks are not trained so.
         """
-        if settings.mial is not None:
-            raise SegalError(
-                f"train.mial: not for {self.name}",
-                expected="a network that finds boxes, with two class heads",
-                got=f"task: {self.name}",
-                remedy="leave train.mial out, or give task: detection",
-            )
         loss = Loss(settings.loss or CROSS_ENTROPY, class_weights)
         if self.answers.of != "pixels" and set(loss.terms) & set(OF_CLASSES):
             raise SegalError(
@@ -131,19 +126,40 @@ class Task(ABC):
                 got=loss.name,
                 remedy="choose one of these, or leave it out",
             )
+        if settings.mial is not None:
+            return self.mial_scheme(settings.mial, settings.iterations, loss)
         if settings.learning_loss is not None:
             of_batch = partial(self.ranked_training_loss, loss=loss)
             return Ranked(of_batch, settings.learning_loss, settings.iterations)
         return Usual(partial(self.training_loss, loss=loss))
 
+    def mial_scheme(self, settings: MialSettings, iterations: int, loss: Loss) -> Scheme:
+        """How networks are trained in the stages of MIAL.
+
+        Args:
+            settings: Of these.
+            iterations: Steps in all.
+            loss: Of labelled elements.
+
+        Raises:
+            SegalError: If the task's networks are not trained so.
+        """
+        raise SegalError(
+            f"train.mial: not for {self.name}",
+            expected="a network that finds boxes, with two class heads, or one that classifies "
+            "images",
+            got=f"task: {self.name}",
+            remedy="leave train.mial out",
+        )
+
     def training_loss(
-        self, model: Model, images: Tensor, labels: Tensor, loss: Loss = USUAL_LOSS
+        self, model: Model, images: Images, labels: Tensor, loss: Loss = USUAL_LOSS
     ) -> Tensor:
         """The loss of the labelled elements of a batch.
 
         Args:
             model: The network.
-            images: (B, 3, H, W), normalised.
+            images: (B, 3, H, W), normalised, or what a frozen part left of images.
             labels: (B, H, W), as `segal.functional.labels.has_class` takes them.
             loss: Which; mean cross-entropy by default.
 
@@ -334,6 +350,25 @@ class Task(ABC):
             images: Those that are trained on.
         """
 
+    def beyond_flips(self, settings: Augmentation) -> dict[str, str]:
+        """Settings by which samples are something else than whole images, as they are or mirrored.
+
+        Args:
+            settings: Of the training.
+
+        Returns:
+            What each of them would have to be, such as `crop` `image`.
+
+        Raises:
+            SegalError: If samples are never whole images.
+        """
+        raise SegalError(
+            f"store: not for {self.name}",
+            expected="a network of which a part runs on whole images of one size",
+            got=f"task: {self.name}",
+            remedy="leave the store out",
+        )
+
     def stack(self, samples: Sequence[tuple[NDArray[Any], Any]]) -> tuple[Tensor, Any]:
         """A batch of training samples.
 
@@ -389,6 +424,9 @@ class Task(ABC):
             drawn: What they are drawn from.
             progress: Called with (images done, all images).
         """
+
+    def check_explained(self) -> None:  # noqa: B027
+        """Raises a SegalError if images are not explained, see `explainer`."""
 
     @abstractmethod
     def explainer(self, explaining: Explaining) -> Explainer:
@@ -467,7 +505,7 @@ class Task(ABC):
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """As `outputs`, with the predicted classes (H, W) int64 in place of the logits."""
         for index, logits, label in self.outputs(model, dataset, **options):
-            yield index, logits.argmax(0), label
+            yield index, logits.max(0).indices, label  # several times faster than argmax
 
     def outputs(
         self,
@@ -517,7 +555,7 @@ class Task(ABC):
 
 def _whole_images(
     dataset: LabelledDataset, batch_size: int, workers: int
-) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+) -> Iterator[tuple[list[int], Images, Tensor]]:
     """Indices and batches (B, H, W, 3) and (B, H, W) of images of equal size."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for index in range(len(dataset.pool)):
@@ -528,11 +566,8 @@ def _whole_images(
         for start in range(0, len(same), batch_size)
     ]
 
-    def read(index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        return dataset.pool.read(index), dataset.read_label(index)
+    def read(batch: list[int]) -> tuple[list[int], Images, Tensor]:
+        labels = np.stack([dataset.read_label(index) for index in batch])
+        return batch, dataset.pool.batch(batch), torch.from_numpy(labels)
 
-    indices = [index for batch in batches for index in batch]
-    pairs = prefetch(read, indices, workers, depth=batch_size)
-    for batch in batches:
-        images, labels = zip(*(next(pairs) for _ in batch), strict=True)
-        yield batch, stack_images(images), torch.from_numpy(np.stack(labels))
+    yield from prefetch(read, batches, workers, depth=max(1, workers))

@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor
 
+from segal.candidates.kept import Images
 from segal.models.loss_prediction import LearningLossSettings
 from segal.models.mial import MialSettings
 from segal.models.wrapped import Model
@@ -47,19 +48,25 @@ class Batch:
     """Samples of a step.
 
     Attributes:
-        images: (B, 3, H, W), normalised.
+        images: (B, 3, H, W), normalised, or what a frozen part left of images.
         labels: As `Task.stack` makes them.
         unlabelled: Whether nothing is known of the images. An image whose label shows nothing is a
             labelled one all the same.
     """
 
-    images: Tensor
+    images: Images
     labels: Any
     unlabelled: bool = False
 
 
 class Scheme(ABC):
-    """How the steps of a training go; pure: all depends on the number of a step, from 0."""
+    """How the steps of a training go; pure: all depends on the number of a step, from 0.
+
+    Attributes:
+        second_head: Whether the network is given a second last layer, see `Model.second_head`.
+    """
+
+    second_head: ClassVar[bool] = False
 
     def check(self, model: Model) -> None:  # noqa: B027
         """Raises a SegalError if a network cannot be trained so."""
@@ -123,7 +130,7 @@ class Usual(Scheme):
         of_batch: The task's loss of a network, images and labels.
     """
 
-    of_batch: Callable[[Model, Tensor, Any], Tensor]
+    of_batch: Callable[[Model, Images, Any], Tensor]
 
     def loss(self, model: Model, step: int, batches: Sequence[Batch]) -> Tensor:
         """See `Scheme.loss`."""

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from segal.candidates.kept import Images, Kept
 from segal.candidates.regions import Box
+from segal.data.kept import KeptPool
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import one_of
 from segal.data.prefetch import prefetch
@@ -26,21 +28,23 @@ from segal.errors import SegalError
 from segal.functional.labels import count_labelled, keep_regions
 from segal.models.checkpoint import weights_of
 from segal.models.wrapped import Model
+from segal.system.digests import fingerprint
 from segal.system.machine import autocast
 from segal.tasks import Task, task_of
 from segal.tasks.classes import check_classes
 from segal.tasks.schemes import Batch, Scheme, SemiSupervised
 from segal.training.balance import class_weights
-from segal.training.sampling import LabelledRegions, Samples, UnlabelledSamples
-from segal.training.settings import TrainSettings
-from segal.training.state import TrainingState, copy_weights, fingerprint
+from segal.training.convex import fit
+from segal.training.sampling import KeptSamples, LabelledRegions, Samples, UnlabelledSamples
+from segal.training.settings import ALL_LAYERS, TrainSettings
+from segal.training.state import TrainingState, copy_weights
 
 __all__ = ["TrainResult", "TrainSettings", "train"]
 
 Progress = Callable[[int, int, float], None]
 
 # Streams of random numbers, beside those of segal.training.sampling.
-_STEP, _LOSS_PREDICTION, _UNLABELLED = 2, 3, 6
+_STEP, _LOSS_PREDICTION, _UNLABELLED, _SECOND_HEAD = 2, 3, 6, 7
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ def train(
 
     Args:
         model: The network. With `learning_loss` it is given a loss-prediction module, unless it has
-            one, which is trained on; without, it loses its own, which would go out of date.
+            one, which is trained on; without, it loses its own, which would go out of date. The
+            same goes for the second head of `mial`, where the network itself has none.
         dataset: Images and labels.
         settings: How to train.
         seed: Not negative; decides everything random.
@@ -109,7 +114,9 @@ def train(
     task = task or task_of(model.spec)
     scheme = task.training_scheme(settings)
     scheme.check(model)
-    samples = _samples(dataset, labelled, settings, seed, task)
+    if settings.optimizer == "lbfgs":
+        return _fitted(model.to(device), dataset, labelled, settings, seed, task, progress)
+    samples = _samples(model, dataset, labelled, settings, seed, task)
     weights = class_weights(settings, dataset, samples.regions, each=task.answers.each)
     scheme = task.training_scheme(settings, weights)
     run = _Run(
@@ -126,7 +133,31 @@ def train(
     return run(progress, checkpoint)
 
 
+def _fitted(
+    model: Model,
+    dataset: LabelledDataset,
+    labelled: Mapping[int, Sequence[Box]] | None,
+    settings: TrainSettings,
+    seed: int,
+    task: Task,
+    progress: Progress | None,
+) -> TrainResult:
+    """A training to the optimum of a linear last layer, of which there is one."""
+    regions = LabelledRegions.of(dataset, labelled)
+    _refuse_void(dataset, regions)
+    weights = class_weights(settings, dataset, regions, each=task.answers.each)
+    found, seconds = fit(
+        *(model, dataset, regions, settings),
+        seed=seed,
+        class_weights=weights,
+        progress=progress,
+    )
+    _check_finite(model, found.steps)
+    return TrainResult(found.steps, found.loss, (), None, seconds)
+
+
 def _samples(
+    model: Model,
     dataset: LabelledDataset,
     labelled: Mapping[int, Sequence[Box]] | None,
     settings: TrainSettings,
@@ -135,7 +166,10 @@ def _samples(
 ) -> Samples:
     regions = LabelledRegions.of(dataset, labelled)
     _refuse_void(dataset, regions)
-    transform = task.transform(settings, dataset.pool, np.unique(regions.images).tolist())
+    pool = dataset.pool
+    transform = task.transform(settings, pool.pixels(), np.unique(regions.images).tolist())
+    if isinstance(pool, KeptPool):
+        return KeptSamples(dataset, regions, transform, seed, pool, model.spec.channels)
     return Samples(dataset, regions, transform, seed)
 
 
@@ -202,9 +236,14 @@ class _Run:
                 self._derived_seed(_LOSS_PREDICTION)
             )
             self.identity["loss prediction"] = fingerprint(*module.state_dict().values())
+        if not scheme.second_head:
+            model.second_head = None
+        else:
+            second = model.second_head or model.add_second_head(self._derived_seed(_SECOND_HEAD))
+            self.identity["second head"] = fingerprint(*second.state_dict().values())
         model.to(device)
-        self.frozen = _batchnorms(model) if settings.batchnorm == "frozen" else []
-        self.optimizer = _optimizer(_parameter_groups(model, self.frozen), settings)
+        self.frozen = _Frozen.of(model, settings)
+        self.optimizer = _optimizer(_parameter_groups(model, self.frozen.parameters), settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.state = TrainingState()
 
@@ -215,7 +254,7 @@ class _Run:
                 checkpoint, self.identity, weights_of(self.model), self.optimizer, self.scaler
             )
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), _without_gradient(self.frozen):
+        with torch.random.fork_rng(devices), _without_gradient(self.frozen.parameters):
             for drawn in self._batches(state.step):
                 state.loss = self._step(drawn)
                 state.step += 1
@@ -262,21 +301,27 @@ class _Run:
         for number in range(step, count):
             sources = [pairs, *([others] if before(number + 1) > before(number) else [])]
             yield [
-                Batch(*self.task.stack([next(source) for _ in range(size)]), source is others)
+                Batch(*self._stack([next(source) for _ in range(size)]), source is others)
                 for source in sources
             ]
+
+    def _stack(self, samples: Sequence[tuple[Any, Any]]) -> tuple[Images, Any]:
+        images, labels = zip(*samples, strict=True)
+        if isinstance(images[0], Kept):
+            return Kept.stack(images), torch.from_numpy(np.stack(labels))
+        return self.task.stack(samples)
 
     def _step(self, drawn: Sequence[Batch]) -> float:
         settings, step = self.settings, self.state.step
         moving = self.scheme.moving(step, self.model)
         self.model.train()
-        for module in [*self.frozen, *_still_batchnorms(self.model, moving)]:
+        for module in [*self.frozen.modules, *_still_batchnorms(self.model, moving)]:
             module.eval()
         torch.manual_seed(self._derived_seed(_STEP, step))
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate(step)
         self.optimizer.zero_grad()
-        with _moving_alone(self.model, moving):
+        with _without_gradient(_resting(self.model, moving)):
             with autocast(self.device, settings.precision):
                 loss = self.scheme.loss(self.model, step, [self._on_device(one) for one in drawn])
             value = float(loss.detach())
@@ -335,6 +380,29 @@ def _optimizer(
     return torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
 
 
+@dataclass(frozen=True)
+class _Frozen:
+    """What a training leaves as it is.
+
+    Attributes:
+        modules: Those that stay in `eval()` mode.
+        parameters: Those that do not move.
+    """
+
+    modules: Sequence[nn.Module]
+    parameters: Sequence[nn.Parameter]
+
+    @classmethod
+    def of(cls, model: Model, settings: TrainSettings) -> "_Frozen":
+        modules = _batchnorms(model) if settings.batchnorm == "frozen" else []
+        parameters = [p for module in modules for p in module.parameters()]
+        if settings.layers != ALL_LAYERS:
+            cut = model.cut(settings.layers)
+            modules += cut.frozen_modules()
+            parameters += cut.frozen_parameters()
+        return cls(modules, list(dict.fromkeys(parameters)))
+
+
 def _batchnorms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
@@ -351,37 +419,24 @@ def _still_batchnorms(model: nn.Module, moving: Collection[str] | None) -> list[
     ]
 
 
-def _parameter_groups(model: Model, frozen: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
-    """The network's, then those of its loss-prediction module; gradients are clipped apart."""
-    left_out = {id(p) for module in frozen for p in module.parameters()}
-    parts = [model.network, model.loss_prediction]
+def _parameter_groups(model: Model, frozen: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Those of its heads and all before; of its loss prediction. Gradients are clipped apart."""
+    left_out = {id(parameter) for parameter in frozen}
+    groups: list[list[nn.Module | None]] = [
+        [model.network, model.second_head],
+        [model.loss_prediction],
+    ]
+    there = [[part for part in group if part is not None] for group in groups]
     return [
-        [p for p in part.parameters() if p.requires_grad and id(p) not in left_out]
-        for part in parts
-        if part is not None
+        [p for x in parts for p in x.parameters() if p.requires_grad and id(p) not in left_out]
+        for parts in there
+        if parts
     ]
 
 
 @contextmanager
-def _without_gradient(modules: Sequence[nn.Module]) -> Iterator[None]:
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def _moving_alone(model: nn.Module, moving: Collection[str] | None) -> Iterator[None]:
-    """Only these parameters have a gradient, of those that can be trained; None for all."""
-    still = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if moving is not None and name not in moving and parameter.requires_grad
-    ]
+def _without_gradient(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    still = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in still:
         parameter.requires_grad_(False)
     try:
@@ -389,6 +444,12 @@ def _moving_alone(model: nn.Module, moving: Collection[str] | None) -> Iterator[
     finally:
         for parameter in still:
             parameter.requires_grad_(True)
+
+
+def _resting(model: nn.Module, moving: Collection[str] | None) -> list[nn.Parameter]:
+    """The parameters that a step does not move; none where it moves all that can be trained."""
+    named = model.named_parameters()
+    return [p for name, p in named if moving is not None and name not in moving]
 
 
 def _check_finite(model: nn.Module, step: int) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segal.candidates.kept import Kept
 from segal.candidates.regions import Box
+from segal.data.kept import KeptPool
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
@@ -130,7 +132,7 @@ class Samples:
     def _draw_order(self, lap: int) -> NDArray[np.int64]:
         return self.regions.order(np.random.default_rng([self._seed, _ORDER, lap]))
 
-    def __call__(self, number: int) -> tuple[NDArray[Any], Any]:
+    def __call__(self, number: int) -> tuple[Any, Any]:
         """Sample `number`: image (H, W, channels) and label, see `Task.transform`."""
         lap, position = divmod(number, len(self.regions.images))
         region = int(self._order(lap)[position])
@@ -139,7 +141,46 @@ class Samples:
         # Before anything else sees it, a label keeps nothing but what was bought.
         label = keep_regions(self.dataset.read_label(image), self.regions.of_image(image))
         generator = np.random.default_rng([self._seed, _SAMPLE, number])
-        return self._transform(self.dataset.pool.read(image), label, (x0, y0, x1, y1), generator)
+        return self._sample(image, label, (x0, y0, x1, y1), generator)
+
+    def _sample(
+        self, image: int, label: Any, box: Box, generator: np.random.Generator
+    ) -> tuple[Any, Any]:
+        return self._transform(self.dataset.pool.read(image), label, box, generator)
+
+
+class KeptSamples(Samples):
+    """The same samples, of whole images: what a frozen part left of them, mirrored or not.
+
+    Args:
+        dataset: As of `Samples`, on the pool `kept`.
+        regions: Likewise.
+        transform: Likewise; it does nothing to images but flip them, left to right.
+        seed: Likewise.
+        kept: The images.
+        channels: That they have.
+    """
+
+    def __init__(
+        self,
+        dataset: LabelledDataset,
+        regions: LabelledRegions,
+        transform: Transform,
+        seed: int,
+        kept: KeptPool,
+        channels: int,
+    ) -> None:
+        super().__init__(dataset, regions, transform, seed)
+        self._kept, self._channels = kept, channels
+
+    def _sample(
+        self, image: int, label: Any, box: Box, generator: np.random.Generator
+    ) -> tuple[Kept, Any]:
+        # An image that shows its left side tells what is drawn, by the numbers that others draw.
+        shown = np.zeros((*self._kept.shape(image), self._channels), np.uint8)
+        shown[:, 0] = 1
+        turned, label = self._transform(shown, label, box, generator)
+        return self._kept.kept(image, flipped=not turned[0, 0, 0]), label
 
 
 class UnlabelledSamples:

@@ -12,6 +12,11 @@ from segal.system.machine import Precision
 from segal.system.sections import Aside, Result, Section, result_unless
 from segal.tasks.losses import CROSS_ENTROPY, ClassWeights, LossName
 
+ALL_LAYERS = "all"
+"""Of `train.layers`: nothing is frozen."""
+
+PIXELS, GRADIENT_NORM = 20_000, 1e-5
+
 
 def _crop_text(value: object) -> str:
     try:
@@ -38,9 +43,19 @@ class TrainSettings(Section):
     | momentum, weight decay | 0.9, 5e-4 | not stated (MMSegmentation: 0.9, 5e-4) |
 
     Attributes:
+        layers: What is trained: `all`; `decoder`, all but the encoder; `last`, the last layer;
+            `last_two`, from the convolution before it on; or all from the module of this name on.
+            What lies before is frozen: parameters, statistics of BatchNorm, and no dropout.
         iterations: Optimizer steps.
         batch_size: Crops in a step; at least 2 unless BatchNorm is frozen and `learning_loss` off.
-        optimizer: `sgd` with momentum, or `adamw`.
+        optimizer: `sgd` with momentum, or `adamw`. Or `lbfgs`, where `layers` leaves nothing to
+            train but a last layer that is linear: it is brought to the optimum of the mean
+            cross-entropy over a sample of `pixels`, plus half of `weight_decay` times the squared
+            weights (biases left out; features standardised), by `iterations` steps at most, and
+            `gradient_norm` says when it is there. Samples are images as they are, without dropout.
+        pixels: Of `lbfgs`: labelled pixels (images, where these have a class as wholes) that are
+            drawn at random; all of them where there are no more.
+        gradient_norm: Of `lbfgs`: the L2 norm of the gradient at which the optimum is reached.
         lr: Learning rate of the first step; about 1e-3 for `adamw`.
         min_lr: Of the last step; None for a hundredth of `lr`.
         power: Of the poly schedule `(lr - min_lr) * (1 - step / iterations) ** power + min_lr`.
@@ -71,13 +86,21 @@ class TrainSettings(Section):
         workers: Threads that read and transform; they do not change the result.
         learning_loss: Trains a loss-prediction module with the network, which the strategy
             `learning_loss` needs: `true`, or a section of `LearningLossSettings`.
-        mial: Trains a detector with two class heads in the stages of MIAL, which the strategy
-            `mial` needs: `true`, or a section of `MialSettings`.
+        mial: Trains a detector with two class heads, or a network that classifies images and is
+            given a second head, in the stages of MIAL, which the strategy `mial` needs: `true`, or
+            a section of `MialSettings`.
     """
 
+    layers: Annotated[str, Field(min_length=1, max_length=200), result_unless(ALL_LAYERS)] = (
+        ALL_LAYERS
+    )
     iterations: Result[int] = Field(default=5000, ge=1)
     batch_size: Result[int] = Field(default=8, ge=1)
-    optimizer: Result[Literal["sgd", "adamw"]] = "sgd"
+    optimizer: Result[Literal["sgd", "adamw", "lbfgs"]] = "sgd"
+    pixels: Annotated[Annotated[int, Field(ge=1, le=10**7)], result_unless(PIXELS)] = PIXELS
+    gradient_norm: Annotated[Annotated[float, Field(gt=0)], result_unless(GRADIENT_NORM)] = (
+        GRADIENT_NORM
+    )
     lr: Result[float] = Field(default=1e-2, gt=0, le=1e4)
     min_lr: Result[float | None] = Field(default=None, ge=0)
     power: Result[float] = Field(default=0.9, gt=0)
@@ -117,8 +140,12 @@ class TrainSettings(Section):
                 "class_weights: expected none with loss lovasz, a mean over classes without factors"
                 "|leave them out, or add a loss that takes them, such as cross_entropy+lovasz"
             )
+        if self.optimizer == "lbfgs":
+            self._check_convex()
         if self.mial is not None and self.learning_loss is not None:
             raise ValueError("mial: expected no learning_loss beside it|leave one of them out")
+        if self.mial is not None and self.layers != ALL_LAYERS:
+            raise ValueError(f"layers: expected {ALL_LAYERS} beside mial: stages say what moves")
         least = 0 if self.mial is None else sum(self.mial.lengths)
         if self.iterations < least:
             raise ValueError(
@@ -126,6 +153,24 @@ class TrainSettings(Section):
                 f"{self.iterations}"
             )
         return self
+
+    def _check_convex(self) -> None:
+        """Raises a ValueError for what the optimum of a convex loss has no use for."""
+        wanted = {
+            "layers": self.layers == ALL_LAYERS and "last or decoder",
+            "weight_decay": self.weight_decay == 0 and "more than 0",
+            "augment": self.augment != "none" and "none",
+            "crop": self.crop != "image" and "image",
+            "loss": self.loss not in {None, CROSS_ENTROPY} and CROSS_ENTROPY,
+            "learning_loss": self.learning_loss is not None and "false",
+            "mial": self.mial is not None and "false",
+        }
+        told = [f"{key}: expected {value}" for key, value in wanted.items() if value]
+        if told:
+            raise ValueError(
+                f"optimizer: lbfgs, which goes with other settings; {'; '.join(told)}"
+                "|give these, or another optimizer"
+            )
 
     def learning_rate(self, step: int) -> float:
         """Of a step, counted from 0."""

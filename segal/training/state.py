@@ -5,8 +5,6 @@ with the rest as JSON in its metadata. Random numbers need no state of their own
 derived from the seed and the step.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +14,12 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from segal.errors import SegalError
 from segal.system.files import replacing
+from segal.system.tensor_files import save_tensors
 
 _METADATA_KEY = "segal training"
 
@@ -104,7 +103,7 @@ class TrainingState:
             if isinstance(value, Tensor)
         }
         with replacing(path) as temporary:
-            save_file(_on_cpu(tensors), temporary, {_METADATA_KEY: metadata.model_dump_json()})
+            save_tensors(_on_cpu(tensors), temporary, {_METADATA_KEY: metadata.model_dump_json()})
 
     def load(
         self,
@@ -163,22 +162,6 @@ def copy_weights(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> 
     with torch.no_grad():
         for key, value in target.items():
             value.copy_(source[key])
-
-
-def fingerprint(*values: object) -> str:
-    """A hash of values: tensors and arrays by shape and content, the rest as JSON."""
-    digest = hashlib.sha256()
-    for value in values:
-        if isinstance(value, Tensor):
-            array = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-            digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
-            digest.update(array.tobytes())
-        elif isinstance(value, np.ndarray):
-            digest.update(f"{value.shape} {value.dtype}".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
-        else:
-            digest.update(json.dumps(value, sort_keys=True).encode())
-    return digest.hexdigest()
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -309,7 +309,35 @@ def test_explain_is_refused_before_work_starts(segal, made, trained, tmp_path):
         "--out", tmp_path / "explained",
     )  # fmt: skip
     assert code == 2
-    assert "no last layers that a loss is differentiated by" in stderr
+    assert "explain: not of a network that finds boxes" in stderr
+    assert "overlays of a selection" in stderr
+    assert "Checking" not in stderr
+
+
+def test_tuning_asks_for_what_a_scan_of_boxes_can_be_tuned_by(segal, made, trained, tmp_path):
+    def scan(name, *options):
+        code, _, stderr = segal(
+            "select", *pool(made, trained), "--strategy", "uwe", "--budget", "3img", "--region",
+            "32", "--overlays", 0, *options, "--out", tmp_path / name,
+        )  # fmt: skip
+        assert code == 0, stderr
+
+    def tune(name, *options):
+        out = tmp_path / f"{name}-tuned"
+        given = ("--scan", tmp_path / name, "--budget", "5", "--uncertainty", "bvsb", "--out", out)
+        code, _, stderr = segal("tune", *given, *options)
+        return code, " ".join(stderr.split())
+
+    scan("by-class")
+    code, stderr = tune("by-class")
+    assert code == 2 and "class by class" in stderr and "strategy.class_wise=none" in stderr
+    scan("means", "strategy.class_wise=none")
+    code, stderr = tune("means")
+    assert code == 0, stderr
+    assert (tmp_path / "means-tuned" / "tune.csv").exists()
+    # A mean over boxes is not the mean of the tiles' means.
+    code, stderr = tune("means", "--region", "64")
+    assert code == 2 and "64 was not scanned" in stderr and "divides" not in stderr
 
 
 def test_a_pool_may_be_a_split_of_a_data_set(segal, made, tmp_path):

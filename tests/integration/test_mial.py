@@ -13,6 +13,7 @@ from segal.errors import SegalError
 from segal.jobs.rounds.run import run_rounds
 from segal.jobs.strategies import configure_run
 from tests.boxed import make_set
+from tests.classified import make_archive, make_features
 
 TINY = "tests.tiny_detectors:small_mial_ssd"
 QUICK = {
@@ -109,3 +110,67 @@ def test_a_network_without_two_heads_is_refused(made, tmp_path):
     config, strategy = configure_run(raw_run(made, tmp_path / "run", model=plain))
     with pytest.raises(SegalError, match=r"no two class heads[\s\S]*mial_retinanet"):
         run_rounds(config, strategy)
+
+
+# Images that are classified
+
+
+OF_IMAGES = {
+    "task": "classification", "model": {"architecture": "tests.tiny_classifier:build"},
+    "train": {**QUICK, "mial": True},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Pictures with a class each; only read."""
+    return make_archive(tmp_path_factory.mktemp("classified") / "pictures.npz")
+
+
+def test_a_run_and_a_selection_by_two_heads_about_images(segal, archive, tmp_path):
+    raw = raw_run(archive, tmp_path / "run", **OF_IMAGES)
+    history = run_rounds(*configure_run(raw)).history
+    assert [round.cost.images for round in history.rounds] == pytest.approx([4, 7])
+    path = next((tmp_path / "run").rglob("selection.csv"))
+    with path.open(newline="") as file:
+        scores = [float(row["score"]) for row in csv.DictReader(file)]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] > 0
+    first, last = sorted((tmp_path / "run").rglob("model.safetensors"))
+    assert {"second_head/weight", "second_head/bias"} < load_file(first).keys()
+    # The checkpoint of a run, with its second head, selects by itself.
+    code, _, stderr = segal(
+        "select", "--task", "classification", "--images", f"{archive}:x_train",
+        "--checkpoint", last, "--arch", OF_IMAGES["model"]["architecture"], "--strategy", "mial",
+        "--budget", "3img", "--out", tmp_path / "picked",
+    )  # fmt: skip
+    assert code == 0, stderr
+
+
+@pytest.mark.slow
+def test_arms_of_a_comparison_are_trained_each_its_way(segal, archive, tmp_path):
+    run = {**raw_run(str(archive), "", **OF_IMAGES), "overlays": 0}
+    for key in ("out", "machine", "strategy"):
+        run.pop(key)
+    usual = {**QUICK, "mial": False}
+    raw = {
+        "run": run, "seeds": [0], "baseline": "random", "machine": {"threads": 1},
+        "arms": [
+            {"name": "random", "set": {"strategy": {"name": "random"}, "train": usual}},
+            {"name": "random-mial", "set": {"strategy": {"name": "random"}}},
+            {"name": "mial", "set": {"strategy": {"name": "mial", "preset": "code"}}},
+        ],
+        "out": str(tmp_path / "out"),
+    }  # fmt: skip
+    config = tmp_path / "compare.yaml"
+    config.write_text(json.dumps(raw))
+    code, _, stderr = segal("compare", "--config", config)
+    assert code == 0, stderr
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_last_layer_alone_is_not_trained_so(tmp_path):
+    root = make_features(tmp_path / "features")
+    raw = raw_run(root, tmp_path / "run", **{**OF_IMAGES, "model": {}})
+    with pytest.raises(SegalError, match="nothing before the last layer is trained"):
+        run_rounds(*configure_run(raw))

@@ -87,6 +87,7 @@ def test_the_radius_never_grows_and_covers(case: tuple[Tensor, int, int]) -> Non
     torch.testing.assert_close(distance.max(), radius[-1], rtol=1e-12, atol=0)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1))
 def test_of_equal_rows_the_lowest_goes_first_whatever_the_block(seed: int) -> None:
     """Rows of single precision, some several times: rounding must not tell copies apart."""

@@ -14,14 +14,19 @@ from torchvision.ops import sigmoid_focal_loss
 from segal.candidates.regions import Boxes
 from segal.errors import SegalError
 from segal.functional.forward_mode import jvp
+from segal.jobs.strategies import check_network
 from segal.models.build import build_network, make_spec
-from segal.signals import Directional, TopK
+from segal.signals import Directional, RegionGradient, TopK
 from segal.signals.base import Visit
+from segal.signals.branch_gradient import BranchGradient
 from segal.signals.directional import UNSCORED
 from segal.signals.directions import Influence, Inverse, ReferenceGradient
 from segal.signals.influence import EstimatedLoss
 from segal.strategies._influence import pick_by_change
+from segal.strategies.badge import Badge
+from segal.strategies.base import PassContext
 from segal.tasks.detection.model import RAW, DetectionModel
+from segal.tasks.detection.signals import measured
 from segal.tasks.detection.signals.branches import Stage
 from segal.tasks.detection.signals.curvature import curvature
 from segal.tasks.detection.signals.dense_layers import focal_slope
@@ -34,6 +39,7 @@ from segal.tasks.detection.signals.influence import (
 )
 from segal.tasks.detection.signals.last_layers import last_layers
 from segal.tasks.detection.targets import Targets
+from tests import tiny_classifier
 from tests.tiny_detectors import CLASSES, SIZES, SMALL, build, enliven, images
 
 NAMES = ("fcos", "retinanet", "retinanet with background", "fasterrcnn")
@@ -499,3 +505,74 @@ def test_what_nobody_listed_has_no_part_in_a_gradient(models, name):
         assert not (stage.positive | stage.negative)[x.clamp(0) >= width // 3].any()
     none = torch.zeros_like(known)
     assert flat(layers.gradient(raw, nothing, none)).abs().max() == 0
+
+
+# BADGE's gradient by further branches
+
+
+@pytest.mark.parametrize(
+    ("name", "branches"),
+    [
+        ("fcos", "cls+reg"), ("retinanet", "cls+reg"), ("retinanet with background", "cls+reg"),
+        ("fasterrcnn", "cls+reg"), ("fasterrcnn", "cls+reg+rpn"),
+    ],
+)  # fmt: skip
+def test_badges_branches_against_backward_passes(models, name, branches):
+    """By the library's own losses of an image whose boxes are its detections."""
+    model, size = models[name], SIZES[1]
+    image = images(1, size, seed=12)[0]
+    bench, signal = Bench(model), BranchGradient(branches)
+    meter = measured(signal).prepare(bench)
+    with torch.no_grad():
+        evidence = model([image], meter.catch)
+        found = meter.measure(evidence, WHOLE[size])[0, 0]
+        alone = measured(RegionGradient()).prepare(bench).measure(evidence, WHOLE[size])[0, 0]
+    boxes = evidence.detections[0]
+    assert torch.equal(found[: len(alone)], alone.float())
+    kept = (boxes.boxes[:, :2] < boxes.boxes[:, 2:]).all(1)
+    target = {"boxes": boxes.boxes[kept], "labels": boxes.classes[kept]}
+    losses = {"objectness": "loss_objectness", "rpn_regression": "loss_rpn_box_reg"}
+    if name == "fasterrcnn":
+        losses["bbox_regression"] = "loss_box_reg"
+    expected = []
+    for branch in last_layers(model).branches:
+        if branch.name in {"cls_logits", "logits"} or (
+            branch.name in {"objectness", "rpn_regression"} and "rpn" not in branches
+        ):
+            continue
+        own = model.losses([image], [target])
+        loss = own[losses.get(branch.name, branch.name)]
+        (grad,) = torch.autograd.grad(loss, [branch.layer.weight])
+        expected.append(grad.flatten())
+    expected = torch.cat(expected)
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(
+        found[len(alone) :], expected, rtol=1e-4, atol=1e-5 * float(expected.norm())
+    )
+
+
+def test_a_tile_without_a_box_has_no_gradient_by_branches(models):
+    model, size = models["retinanet"], SIZES[1]
+    meter = measured(BranchGradient("cls+reg")).prepare(Bench(model))
+    with torch.no_grad():
+        evidence = model([images(1, size, seed=12)[0]], meter.catch)
+    (found,) = evidence.detections
+    x0, y0, x1, y1 = found.boxes[0].tolist()
+    centre = (int((x0 + x1) / 2), int((y0 + y1) / 2))
+    near = (*centre, centre[0] + 1, centre[1] + 1)
+    far = (size[1] + 5, 0, size[1] + 6, 1)
+    whole, own, none = meter.measure(evidence, Boxes((WHOLE[size].boxes()[0], near, far)))[0]
+    assert (none == 0).all()
+    assert (own != 0).any() and not torch.equal(own, whole)
+
+
+def test_branches_that_are_not_there_are_refused(models):
+    with pytest.raises(SegalError, match=r"strategy\.branches: cls\+reg\+rpn"):
+        measured(BranchGradient("cls+reg+rpn")).check(models["retinanet"])
+    with pytest.raises(SegalError, match="no last layers"):
+        measured(BranchGradient("cls+reg")).check(build("ssd"))
+    assert Badge(branches="cls+reg").passes(PassContext()).__next__() == [BranchGradient("cls+reg")]
+    classified = tiny_classifier.make_model()
+    with pytest.raises(SegalError, match="it measures boxes"):
+        check_network(Badge(branches="cls+reg"), classified)
+    check_network(Badge(), classified)

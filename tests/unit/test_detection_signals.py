@@ -27,6 +27,7 @@ from segal.tasks.detection.evidence import DetectionEvidence, Detections
 from segal.tasks.detection.model import RAW, DetectionModel
 from segal.tasks.detection.signals import MEASURED, measured
 from segal.tasks.detection.signals.elements import OfBoxes, Slices
+from segal.tasks.detection.signals.elements import holding as holding_of
 from tests.tiny_detectors import CLASSES, SIZES, build, images
 
 HEIGHT, WIDTH = 40, 60
@@ -66,15 +67,29 @@ def measure(signal, evidence, units, model=None, seed=0):
 
 
 def holding(found, tile):
-    """Numbers of the boxes whose centre lies in a tile, by a loop."""
+    """Numbers of the boxes that have an area, and whose centre lies in a tile, by a loop."""
     x0, y0, x1, y1 = tile
-    centres = [((a + c) / 2, (b + d) / 2) for a, b, c, d in found.boxes.double().tolist()]
-    return [i for i, (x, y) in enumerate(centres) if x0 <= x < x1 and y0 <= y < y1]
+    corners = enumerate(found.boxes.double().tolist())
+    centres = [(i, (a + c) / 2, (b + d) / 2) for i, (a, b, c, d) in corners if a < c and b < d]
+    return [i for i, x, y in centres if x0 <= x < x1 and y0 <= y < y1]
 
 
 def entropy_of(probabilities):
     p = probabilities.double() / probabilities.double().sum()
     return float(-(p * p.log()).sum())
+
+
+@pytest.mark.parametrize("edge", ["near", "inside", "far", "beyond"])
+def test_nothing_holds_a_box_without_area_wherever_it_lies(edge):
+    """Its image of 64 pixels, and a tile of it; FCOS has such boxes, clipped to the far edges."""
+    side = {"near": 0.0, "inside": 40.0, "far": 64.0, "beyond": 64.00001}[edge]
+    boxes = torch.tensor(
+        [[side, 3, side, 9], [3, side, 9, side], [side, side, side, side], [60, 60, 64, 64]]
+    )
+    for size in ("image", "32"):
+        held = holding_of(boxes, RegionSize.parse(size).grid(64, 64))
+        assert held.sum(0).tolist() == [0, 0, 0, 1]
+        assert held[-1, 3]
 
 
 REDUCED = {"mean": lambda x: sum(x) / len(x), "sum": sum, "max": max}
@@ -398,7 +413,7 @@ def test_passes_with_dropout_against_loops(name):
     mean = sum(samples) / 3
     entropy = -torch.xlogy(mean, mean).sum(1)
     each = sum(-torch.xlogy(p, p).sum(1) for p in samples) / 3
-    own = holding(found, FULL.boxes()[0].tolist())  # no box without area on the far edges
+    own = holding(found, FULL.boxes()[0].tolist())  # those that have an area
     assert len(own) >= 0.8 * len(found)
     for signal, of_boxes in [("mc_dropout", entropy), ("bald", entropy - each)]:
         expected = of_boxes[own].detach()

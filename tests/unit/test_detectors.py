@@ -517,8 +517,28 @@ def test_pyramids_may_be_narrow(name, encoder):
     assert maps == 64
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_narrow_fcos_says_which_images_are_too_small(training):
+    """Each of the 32 groups that it normalises is one channel then, and of one cell one number."""
+    options = {"width": 32, "min_size": 32, "max_size": 300}
+    spec = make_spec("torchvision:fcos", "resnet18", CLASSES, options=options, task="detection")
+    model = DetectionModel(build_network(spec), spec).train(training)
+
+    def look(height, width):
+        image = torch.rand(1, 3, height, width)
+        if not training:
+            return model(image)
+        box = torch.tensor([[1.0, 1.0, 20.0, 20.0]])
+        return model.losses([image[0]], [{"boxes": box, "labels": torch.tensor([0])}])
+
+    with pytest.raises(SegalError, match=r"width: 32, of images") as caught:
+        look(32, 64)
+    assert "width=64" in caught.value.remedy and "128 pixels" in caught.value.expected
+    look(32, 160)
+
+
 def test_a_width_is_checked():
-    for width in (0, 5000, "64"):
+    for width in (0, 5000, "64", 48):
         with pytest.raises(SegalError, match="not a width"):
             make_spec("torchvision:fcos", "resnet18", CLASSES, options={"width": width},
                       task="detection")  # fmt: skip

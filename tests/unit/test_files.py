@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from segal.errors import SegalError
 from segal.system import files
 from segal.system.files import remove, replacing, write_bytes, write_json
+from segal.system.tensor_files import save_tensors
 
 
 def _names(folder: Path) -> list[str]:
@@ -121,3 +123,9 @@ def test_a_kill_leaves_the_old_folder_or_the_new_one_whole(tmp_path):
         os.waitpid(child, 0)
         assert _names(folder) == ["a", "b", "c"]
         assert len({file.read_text() for file in folder.iterdir()}) == 1
+
+
+def test_what_cannot_be_written_of_tensors_is_told_in_the_systems_words(tmp_path):
+    with pytest.raises(OSError, match="No such file") as caught:
+        save_tensors({"0": torch.zeros(3)}, tmp_path / "none" / "a.safetensors", {})
+    assert caught.value.errno == errno.ENOENT

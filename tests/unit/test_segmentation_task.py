@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from segal.candidates.regions import RegionSize
+from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.models.spec import ModelSpec
 from segal.tasks.losses import Loss
@@ -53,6 +54,9 @@ class Pool:
 
     def read(self, index):
         return self.images[index]
+
+    def batch(self, indices):
+        return stack_images([self.read(index) for index in indices])
 
 
 class Dataset:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from segal.data.datasets import open_dataset
+from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.models.spec import ModelSpec
 from segal.tasks.segmentation.model import SegmentationModel
@@ -59,6 +60,12 @@ class Pool:
         return self.images[index].shape[:2]
 
     shape = size
+
+    def pixels(self):
+        return self
+
+    def batch(self, indices):
+        return stack_images([self.read(index) for index in indices])
 
     def read(self, index):
         self.seen.add(index)

@@ -14,7 +14,7 @@ from segal.data.labelled import LabelledDataset
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import first_of_each
 from segal.jobs.inputs import image_areas, image_sizes
-from segal.jobs.network import draw_scenes, initial_model, open_split
+from segal.jobs.network import check_layers, draw_scenes, initial_model, open_split
 from segal.jobs.own_code import identity_of
 from segal.jobs.strategies import check_network
 from segal.models.wrapped import Model
@@ -247,6 +247,7 @@ def check_networks(arms: Sequence[Arm]) -> None:
         try:
             check_class_weights(arm.config.train, models[network].spec.class_names)
             check_network(arm.strategy, models[network])
+            check_layers(models[network], arm.config.train)
         except SegalError as error:
             errors.append(error.renamed(f"arms.{arm.name}: {error.problem}"))
     raise_all(errors)

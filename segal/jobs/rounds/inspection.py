@@ -13,6 +13,7 @@ from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
 from segal.data.exclusion import Excluded
 from segal.data.pool import ImagePool
+from segal.jobs.keeping import Keeping
 from segal.jobs.picks import boxes_of, describe_picks, rows_of
 from segal.models.wrapped import Model
 from segal.runs.history import OVERLAYS_FOLDER, PICKS_FILE
@@ -36,6 +37,7 @@ class Inspection:
         value: The uncertainty to draw.
         bought: Boxes that were bought before, by image.
         excluded: What is never annotated.
+        keeping: Where outputs of the network's frozen part are kept.
     """
 
     config: RunConfig
@@ -45,6 +47,7 @@ class Inspection:
     value: Value
     bought: Mapping[str, Sequence[Box]]
     excluded: Excluded
+    keeping: Keeping
 
     def write(
         self,
@@ -78,7 +81,11 @@ class Inspection:
             boxes = boxes_of(selected)
             with bar(f"Round {number}: drawing pictures") as advance:
                 drawn = Drawn(
-                    *(self.pool, model, self.value, self.bought, self.config.precision),
+                    self.keeping.pool(model, self.pool),
+                    model,
+                    self.value,
+                    self.bought,
+                    self.config.precision,
                     label=None
                     if self.oracle.asks_people
                     else lambda image: self.oracle.label(image, boxes[image]),
@@ -94,7 +101,7 @@ class Inspection:
         with bar(f"Round {number}: comparing the picks with their labels") as advance:
             return task_of(model.spec).mistakes(
                 model,
-                picked.subset(sorted(picked.bought)),
+                self.keeping.dataset(model, picked.subset(sorted(picked.bought))),
                 device=self.device,
                 batch_size=self.config.machine.batch_size,
                 workers=self.config.machine.workers,

@@ -25,6 +25,7 @@ from segal.config import RunConfig
 from segal.data.changes import count
 from segal.data.exclusion import together
 from segal.jobs.inputs import image_sizes
+from segal.jobs.keeping import Keeping
 from segal.jobs.network import initial_model
 from segal.jobs.passes import Scanned, run_passes, table_folder
 from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
@@ -112,7 +113,7 @@ class Rounds:
         self.oracle = Oracle(data.pool_set, self.task, data.answered)
         self.areas, self.sizes = data.areas(), image_sizes(self.pool)
         self.excluded = data.excluded
-        self.start = start
+        self.start, self.keeping = start, Keeping.of(config)
         self.region = RegionSize.parse(config.region)
         self.bought = Bought()
         balanced = config.train.class_weights == "balanced"
@@ -227,14 +228,16 @@ class Rounds:
 
         def work(folder: Path) -> Made:
             model = self.model(number - 1) if warm else initial_model(config, self.outline)
+            model.to(self.device)
+            validation = self.held_out.get("validation")
             with bar(f"Round {number}: training") as advance:
                 result = train(
                     model,
-                    self.oracle.reveal(self.bought.boxes),
+                    self.keeping.dataset(model, self.oracle.reveal(self.bought.boxes)),
                     settings,
                     seed=derive_seed(config.seed, number, TRAIN),
                     labelled=self.oracle.by_index(self.bought.boxes),
-                    validation=self.held_out.get("validation"),
+                    validation=validation and self.keeping.dataset(model, validation),
                     device=self.device,
                     progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
                     checkpoint=folder / _UNFINISHED_FILE,
@@ -268,11 +271,12 @@ class Rounds:
             training = json.loads((folder / _TRAINING_FILE).read_text())
             metrics: dict[str, object] = {"segal": __version__, "machine": describe(self.device)}
             metrics |= {k: v for k, v in training.items() if k != "seconds"}
+            model = self.model(number)
             for name, dataset in self.held_out.items():
                 with bar(f"Round {number}: evaluating on {name}") as advance:
                     evaluation = self.task.evaluation(
-                        self.model(number),
-                        dataset,
+                        model,
+                        self.keeping.dataset(model, dataset),
                         device=self.device,
                         batch_size=config.machine.batch_size,
                         workers=config.machine.workers,
@@ -320,6 +324,7 @@ class Rounds:
                 seed_set=boxes_of(self.ledger.purchases(_SEED_SET, 0)),
                 bought=self.bought.boxes,
                 excluded=self.excluded,
+                keeping=self.keeping,
             )
             model = self.model(number) if signals else None
             scan.run(number, signals, model, tables)
@@ -378,6 +383,7 @@ class Rounds:
                 value=shown_value(self.strategy),
                 bought=self.bought.boxes,
                 excluded=self.excluded,
+                keeping=self.keeping,
             )
             selected = read_selection(folder / SELECTION_FILE)
             table = CandidateTable.open(table_folder(folder, 0) / self.config.region)
@@ -478,7 +484,7 @@ class Rounds:
     def summarise(self) -> None:
         """Writes what the run came to."""
         reference = None
-        self.notes += [*self.seen.notes(), *self.never.notes()]
+        self.notes += [*self.seen.notes(), *self.never.notes(), *self.keeping.notes]
         if "val" in {need.of for need in needs_of(self.strategy)}:
             reference = reference_cost(self.held_out["validation"])
             name = str(self.config.strategy["name"])

@@ -8,6 +8,7 @@ import yaml
 
 from segal.config import RunConfig
 from segal.jobs.inputs import check_channels, refuse_out_within
+from segal.jobs.keeping import check_keeping
 from segal.jobs.losses import TrainedBy
 from segal.jobs.network import (
     check_sizes,
@@ -73,6 +74,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     model = initial_model(config, task.outline_of(data.pool_set))
     check_channels(model.spec, *data.pools())
     check_network(strategy, model.eval())
+    check_keeping(config, model, data.pool_set.pool)
     pool = data.pool_set.pool
     check_sizes(model, config.train.crop, pool, pool, *(x.pool for x in data.held_out.values()))
     config, notes = resolved(config, model.spec), model.notes

@@ -12,6 +12,7 @@ from segal.data.exclusion import Excluded, uncovered
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.jobs.inputs import by_index, scan_settings
+from segal.jobs.keeping import Keeping
 from segal.jobs.reference import run_sets
 from segal.models.wrapped import Model
 from segal.runs.acquisition import SCAN, cut_to_grid, derive_seed
@@ -35,6 +36,7 @@ class RoundScan:
         seed_set: Boxes by image that were bought before the first round.
         bought: Boxes by image that are bought by now.
         excluded: What is never annotated.
+        keeping: Where outputs of the network's frozen part are kept.
     """
 
     config: RunConfig
@@ -45,6 +47,7 @@ class RoundScan:
     seed_set: Mapping[str, Sequence[Box]]
     bought: Mapping[str, Sequence[Box]]
     excluded: Excluded
+    keeping: Keeping
 
     def run(
         self,
@@ -67,8 +70,12 @@ class RoundScan:
             i: uncovered(cut_to_grid(b, self.pool.size(i), region), excluded.get(i, ()))
             for i, b in self.oracle.by_index(self.bought).items()
         }
+        sets = run_sets(
+            *(self.oracle, self.pool, self.validation),
+            *(self.seed_set, self.bought, self.excluded),
+        )
         scan = Scan(
-            pool=self.pool,
+            pool=self.keeping.pool(model, self.pool),
             task=find_task(config.task),
             regions=[region],
             settings=scan_settings(config, self.device),
@@ -76,10 +83,7 @@ class RoundScan:
             model=model if signals else None,
             labelled=labelled,
             excluded=excluded,
-            sets=run_sets(
-                *(self.oracle, self.pool, self.validation),
-                *(self.seed_set, self.bought, self.excluded),
-            ),
+            sets=self.keeping.sets(model, sets),
             seed=derive_seed(config.seed, number, SCAN),
         )
         with bar(f"Round {number}: scanning the pool") as advance:

@@ -18,6 +18,7 @@ from segal.runs.acquisition import Offer
 from segal.runs.ledger import Ledger, Phase
 from segal.runs.run_folder import LEDGER_FILE, fingerprint
 from segal.scanning.scan import LABELLED_FOLDER, NOTES_FILE
+from segal.signals.class_wise import BY_CLASS
 from segal.tasks import find_task
 
 _TABLES = "candidates"
@@ -36,6 +37,7 @@ class StoredScan:
         labelled: What was bought before the pass, as it measured it.
         unit: What candidates are counted in, such as pixels.
         fit: What becomes of picks that a budget does not buy any more, in that run.
+        summable: Whether means over small regions add up to those over larger ones, by pixels.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class StoredScan:
     labelled: CandidateTable
     unit: str
     fit: Fit
+    summable: bool
 
     @classmethod
     def open(cls, path: Path) -> "StoredScan":
@@ -84,6 +87,7 @@ class StoredScan:
             labelled=CandidateTable.open(tables / LABELLED_FOLDER),
             unit=task.metric.elements,
             fit=fit,
+            summable=task.answers.of == "pixels",
         )
 
     def source(self, region: RegionSize) -> RegionSize:
@@ -92,13 +96,18 @@ class StoredScan:
         Raises:
             SegalError: If there is none.
         """
-        found = [size for size in self.sizes if size == region or _divides(size, region)]
+        found = [
+            size
+            for size in self.sizes
+            if size == region or (self.summable and _divides(size, region))
+        ]
         if found:
             return region if region in found else found[-1]
         there = ", ".join(map(str, self.sizes))
         raise SegalError(
-            f"region: {region} was not scanned, and no scanned size divides it",
-            expected=f"{there}, or whole multiples of one of them",
+            f"region: {region} was not scanned"
+            + ", and no scanned size divides it" * self.summable,
+            expected=there + ", or whole multiples of one of them" * self.summable,
             got=str(region),
             remedy=f"give another --region, or scan with extra_regions={region}",
         )
@@ -113,17 +122,26 @@ class StoredScan:
         table = CandidateTable.open(self.folder / str(source))
         for one in [table, self.labelled] if len(self.labelled) else [table]:
             if uncertainty not in one.values or MEAN_FEATURE not in one.embeddings:
-                raise SegalError(
-                    f"{self.folder}: the scan lacks what tau is tuned by",
-                    expected=f"the columns {uncertainty} and {MEAN_FEATURE}",
-                    got=", ".join([*one.values, *one.embeddings]) or "no column at all",
-                    remedy="scan with `segal select --strategy uwe "
-                    f"strategy.uncertainty={uncertainty}`",
-                )
+                raise self._without_columns(one, uncertainty)
         if source == region:
             return table
         counts = [EXPECTED.column] if EXPECTED.column in table.values else []
         return coarsen(table, region, [uncertainty], [MEAN_FEATURE], counts)
+
+    def _without_columns(self, table: CandidateTable, uncertainty: str) -> SegalError:
+        scan = f"scan with `segal select --strategy uwe strategy.uncertainty={uncertainty}"
+        remedy = f"{scan}`"
+        if any(name.startswith(BY_CLASS) for name in table.embeddings):
+            remedy = (
+                f"{scan} strategy.class_wise=none`; embeddings class by class are of one tau: "
+                "compare several as arms of segal compare"
+            )
+        return SegalError(
+            f"{self.folder}: the scan lacks what tau is tuned by",
+            expected=f"the columns {uncertainty} and {MEAN_FEATURE}",
+            got=", ".join([*table.values, *table.embeddings]) or "no column at all",
+            remedy=remedy,
+        )
 
     def offer(self, table: CandidateTable, region: RegionSize) -> Offer:
         """What was left to buy when the pass was made."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from segal.errors import SegalError, raise_all
 from segal.models.normalisation import Constants
-from segal.models.spec import ANSWERS, Answered, Framing, ModelSpec, answers_of
+from segal.models.spec import ANSWERS, DEFAULT_TASK, Answered, Framing, ModelSpec, answers_of
 from segal.registry import nearest
 
 Options = Mapping[str, Any]
@@ -65,8 +65,13 @@ class Source(Protocol):
         """Whether a file's metadata may name its networks: their code is not the user's own."""
         ...
 
-    def usual_encoder(self, architecture: str) -> str:
-        """The encoder where none is named; empty where a network's name says all of it."""
+    def usual_encoder(self, architecture: str, task: str = DEFAULT_TASK) -> str:
+        """The encoder where none is named; empty where a network's name says all of it.
+
+        Args:
+            architecture: The name.
+            task: What the network is asked.
+        """
         ...
 
     def resolve(self, architecture: str, encoder: str, options: Options, task: str) -> Named:

@@ -34,7 +34,7 @@ from segal.models.sources.huggingface_files import (
     input_constants,
     read_json,
 )
-from segal.models.spec import Answered, ModelSpec, answers_of
+from segal.models.spec import DEFAULT_TASK, Answered, ModelSpec, answers_of
 from segal.system.files import read_error
 
 SEMANTIC = {
@@ -132,7 +132,7 @@ class _HuggingFace:
 
     trusted = True
 
-    def usual_encoder(self, architecture: str) -> str:
+    def usual_encoder(self, architecture: str, task: str = DEFAULT_TASK) -> str:
         """None: the name says all of the network."""
         return ""
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from segal.models.normalisation import IMAGENET
 from segal.models.sources.base import USUAL_MULTIPLE, Named, Options, Sides
-from segal.models.spec import ModelSpec
+from segal.models.spec import DEFAULT_TASK, ModelSpec
 from segal.registry import import_object
 
 
@@ -13,7 +13,7 @@ class _Own:
 
     trusted = False
 
-    def usual_encoder(self, architecture: str) -> str:
+    def usual_encoder(self, architecture: str, task: str = DEFAULT_TASK) -> str:
         """None: the name says all of the network."""
         return ""
 

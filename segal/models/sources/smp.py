@@ -19,7 +19,7 @@ from segal.models.sources.base import (
     without_one_output,
 )
 from segal.models.sources.timm import is_of_timm
-from segal.models.spec import ModelSpec
+from segal.models.spec import DEFAULT_TASK, ModelSpec
 from segal.registry import nearest
 
 _OURS = {
@@ -34,7 +34,7 @@ _OURS = {
 _OF_TIMM = {"img_size", "dynamic_img_size", "strict_img_size", "window_size", "patch_size"}
 """What an encoder of timm takes beside; not all of them take all."""
 
-_ANY_SIZE: tuple[dict[str, bool], ...] = (
+ANY_SIZE: tuple[dict[str, bool], ...] = (
     {"dynamic_img_size": True},
     {"strict_img_size": False},
     {},
@@ -47,7 +47,7 @@ class _Smp:
 
     trusted = True
 
-    def usual_encoder(self, architecture: str) -> str:
+    def usual_encoder(self, architecture: str, task: str = DEFAULT_TASK) -> str:
         """A ResNet-18."""
         return "resnet18"
 
@@ -68,19 +68,7 @@ class _Smp:
                     remedy=f"did you mean {near!r}?" if near else "choose one of these",
                 )
             )
-        encoders = smp.encoders.get_encoder_names()
-        if encoder not in encoders and not _is_of_timm(encoder):
-            near = nearest(encoder, encoders)
-            mistakes.append(
-                SegalError(
-                    f"unknown encoder {encoder!r}",
-                    expected="an encoder of segmentation_models_pytorch, or tu-NAME for one of "
-                    "timm",
-                    got=repr(encoder),
-                    remedy=f"did you mean {near!r}?" if near else "resnet18 is the default",
-                )
-            )
-        raise_all(mistakes)
+        raise_all([*mistakes, *unknown_encoder(encoder)])
         takes = set(inspect.signature(classes[architecture]).parameters) - {"kwargs"}
         if encoder.startswith("tu-"):
             takes |= _OF_TIMM
@@ -91,9 +79,9 @@ class _Smp:
 
     def build(self, spec: ModelSpec) -> nn.Module:
         """Builds it; an encoder that is bound to a size is told to take any, where it can."""
-        if not _is_fixed(spec.encoder):
+        if not is_fixed(spec.encoder):
             return _create(spec, spec.options)
-        for further in _ANY_SIZE:
+        for further in ANY_SIZE:
             try:
                 return _create(spec, {**further, **spec.options})
             except TypeError:  # it does not know that argument
@@ -108,7 +96,7 @@ class _Smp:
         if not spec.encoder.startswith("tu-"):
             return Sides(fitting or [own])
         fixed = None
-        if _is_fixed(spec.encoder):
+        if is_fixed(spec.encoder):
             config = timm.get_pretrained_cfg(spec.encoder.removeprefix("tu-"))
             size = spec.options.get("img_size") or (config.input_size[-1] if config else 224)
             fixed = max(size) if isinstance(size, list | tuple) else int(size)
@@ -143,11 +131,27 @@ def present_name(encoder: str) -> str:
     return encoder.replace("timm-", "tu-").replace("tu-mobilenetv3", "tu-tf_mobilenetv3")
 
 
+def unknown_encoder(encoder: str) -> list[SegalError]:
+    """What is wrong with an encoder's name; nothing where there is one of that name."""
+    encoders = smp.encoders.get_encoder_names()
+    if encoder in encoders or _is_of_timm(encoder):
+        return []
+    near = nearest(encoder, encoders)
+    return [
+        SegalError(
+            f"unknown encoder {encoder!r}",
+            expected="an encoder of segmentation_models_pytorch, or tu-NAME for one of timm",
+            got=repr(encoder),
+            remedy=f"did you mean {near!r}?" if near else "resnet18 is the default",
+        )
+    ]
+
+
 def _is_of_timm(encoder: str) -> bool:
     return encoder.startswith("tu-") and is_of_timm(encoder.removeprefix("tu-"))
 
 
-def _is_fixed(encoder: str) -> bool:
+def is_fixed(encoder: str) -> bool:
     """Whether timm says that an encoder is bound to the size that it was trained at."""
     if not encoder.startswith("tu-"):
         return False

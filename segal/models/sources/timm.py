@@ -8,7 +8,7 @@ from torch import nn
 from segal.errors import SegalError
 from segal.models.normalisation import of_timm
 from segal.models.sources.base import Named, Options, Sides, check_answers, check_options
-from segal.models.spec import Framing, ModelSpec
+from segal.models.spec import DEFAULT_TASK, Framing, ModelSpec
 from segal.registry import nearest
 
 _PREFIX = "timm:"
@@ -32,7 +32,7 @@ class _Timm:
 
     trusted = True
 
-    def usual_encoder(self, architecture: str) -> str:
+    def usual_encoder(self, architecture: str, task: str = DEFAULT_TASK) -> str:
         """None: the name says all of the network."""
         return ""
 

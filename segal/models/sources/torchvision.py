@@ -20,7 +20,7 @@ from segal.models.sources.base import (
     check_options,
     without_one_output,
 )
-from segal.models.spec import Answered, Framing, ModelSpec, answers_of
+from segal.models.spec import DEFAULT_TASK, Answered, Framing, ModelSpec, answers_of
 from segal.registry import nearest
 
 _PREFIX = "torchvision:"
@@ -51,7 +51,7 @@ class _Torchvision:
 
     trusted = True
 
-    def usual_encoder(self, architecture: str) -> str:
+    def usual_encoder(self, architecture: str, task: str = DEFAULT_TASK) -> str:
         """A ResNet-18 for detectors whose backbone is of choice."""
         return torchvision_detection.usual_backbone(architecture)
 

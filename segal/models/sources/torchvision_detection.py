@@ -34,6 +34,7 @@ _WIDEST = 4096
 _LOWEST = {"fasterrcnn": 1}  # stage that the pyramid begins with, of stride 2 ** (stage + 1)
 _NORM, _WIDTH, _BACKGROUND = "norm", "width", "background"
 _SIZES, _RATIOS = "anchor_sizes", "aspect_ratios"
+_GROUPS = 32  # of channels, that FCOS normalises in its head
 _MIAL, _SSD, _TOWERS = "mial_", "ssd300_vgg16", "towers"
 _OF_US = {
     *("backbone", "num_classes", "image_mean", "image_std", "kwargs", "size", "head"),
@@ -109,11 +110,13 @@ def resolve(architecture: str, encoder: str, options: Options) -> Named:
             )
         )
     width = options.get(_WIDTH, _USUAL_WIDTH)
-    if not isinstance(width, int) or not 1 <= width <= _WIDEST:
+    step = _GROUPS if name == "fcos" else 1
+    if not isinstance(width, int) or not 1 <= width <= _WIDEST or width % step:
         mistakes.append(
             SegalError(
                 "model.options.width: not a width",
-                expected=f"channels of the pyramid's maps, from 1 to {_WIDEST}",
+                expected=f"channels of the pyramid's maps, from {step} to {_WIDEST}"
+                + (f" in steps of {step}: FCOS normalises that many groups" if step > 1 else ""),
                 got=repr(width)[:100],
                 remedy=f"leave it out for {_USUAL_WIDTH}; less is faster",
             )

@@ -148,7 +148,8 @@ def _predicted(drawn: Drawn, images: Sequence[NDArray[Any]]) -> Sequence[Predict
 
 def holds_features(pool: ImagePool) -> bool:
     """Whether a pool is of features, which cannot be looked at."""
-    return isinstance(pool, ArrayPool) and pool.holds_features
+    images = pool.pixels()
+    return isinstance(images, ArrayPool) and images.holds_features
 
 
 def small(pool: ImagePool, pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segal.candidates.evidence import Evidence, Upsampling
+from segal.candidates.kept import Images, Kept
 from segal.errors import SegalError
 from segal.models.callables import CallableNetwork
 from segal.models.noise import Head, NoHeadError, run_on_noise
@@ -65,12 +66,12 @@ class ClassificationModel(Model):
         layer = linear_name(self._head().name)
         return load_all_but(self.network, layer, stored, source, state)
 
-    def forward(self, images: Tensor, catch: Collection[str] = ()) -> Evidence:
+    def forward(self, images: Images, catch: Collection[str] = ()) -> Evidence:
         """Runs the network.
 
         Args:
             images: (B, channels, H, W), normalised; any H and W that its framing, or the network
-                itself, takes.
+                itself, takes. Or what a frozen part left of images.
             catch: What is wanted beside the logits: `FEATURES`; names of tails, for their input
                 (and the features with it); `FEATURE_MAPS`. These are the means over the image of
                 the last maps of the network's coarsest four resolutions, and the features, where
@@ -92,7 +93,13 @@ class ClassificationModel(Model):
         maps: list[Tensor] = []
         head = bool(catch) and self.has_head
         with self._catching(caught, maps, tails, head, FEATURE_MAPS in catch):
-            output = self._run(self.prepared(images))
+            output = (
+                self._resume(images)
+                if isinstance(images, Kept)
+                else self._run(self.prepared(images))
+            )
+        if isinstance(images, Kept) and isinstance(output, Tensor):
+            output = output.flatten(1)  # the last layer's is a map of one cell
         logits = self._by_element(output)
         elements = (logits.shape[2], logits.shape[3])
         features = caught.get("head_input")

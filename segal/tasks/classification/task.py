@@ -16,8 +16,11 @@ from segal.data.image_file import RGB, Reading
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
+from segal.models.mial import MialSettings
 from segal.models.spec import Answers
 from segal.models.wrapped import Model
+from segal.signals.base import Signal
+from segal.signals.mial import Discrepancy
 from segal.tasks.base import Task
 from segal.tasks.classification.datasets import LAYOUTS, is_dataset, layout_name, open_split, splits
 from segal.tasks.classification.drawing import SHEET_WORDS, draw_contact_sheets
@@ -28,6 +31,7 @@ from segal.tasks.classification.evaluation import (
     MultilabelEvaluation,
 )
 from segal.tasks.classification.explaining import SheetsExplainer
+from segal.tasks.classification.mial import InstanceUncertainty, OfImages
 from segal.tasks.classification.model import ClassificationModel
 from segal.tasks.classification.pools import ArrayPool
 from segal.tasks.classification.transforms import Kind, WholeImageTransform
@@ -35,6 +39,7 @@ from segal.tasks.classification.unlabelled import first_shape, open_pool
 from segal.tasks.drawing import Drawn, PictureWords
 from segal.tasks.evaluation import Evaluation, Metric
 from segal.tasks.explaining import Explainer, Explaining
+from segal.tasks.losses import Loss
 from segal.tasks.options import (
     Augmentation,
     InputShape,
@@ -46,6 +51,7 @@ from segal.tasks.options import (
     Transform,
     refuse_label_files,
 )
+from segal.tasks.schemes import Scheme
 
 _USUAL_SHARE = (0.08, 1.0)
 
@@ -187,6 +193,18 @@ class Classification(Task):
             flip=settings.flip,
             colour_jitter=settings.colour_jitter,
         )
+
+    def measured(self, signal: Signal) -> Signal:
+        """As `Task.measured`: two heads disagree about an image."""
+        return OfImages(signal) if isinstance(signal, Discrepancy) else signal
+
+    def mial_scheme(self, settings: MialSettings, iterations: int, loss: Loss) -> Scheme:
+        """As `Task.mial_scheme`, of one instance an image."""
+        return InstanceUncertainty(settings, iterations, loss)
+
+    def beyond_flips(self, settings: Augmentation) -> dict[str, str]:
+        """As `Task.beyond_flips`: all but the image as it is."""
+        return {} if settings.augment == "none" else {"augment": "none"}
 
     def clicks(self, label: NDArray[Any], boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
         """One for the class of an image."""

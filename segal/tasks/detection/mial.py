@@ -4,9 +4,8 @@ After Yuan et al., "Multiple Instance Active Learning for Object Detection" (CVP
 3.2 and 3.3; equations are in `segal.functional.mial`, stages in `segal.models.mial`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from segal.functional.mial import (
     pseudo_labels,
     weighted_discrepancy,
 )
-from segal.models.mial import MialSettings, Stage, moving, schedule
+from segal.models.mial import Stage
 from segal.models.wrapped import Model
 from segal.signals.mial import without_two_heads
 from segal.tasks.detection.detectors.base import Target
@@ -26,60 +25,21 @@ from segal.tasks.detection.detectors.two_heads import HeadOutputs, TwoHeadDetect
 from segal.tasks.detection.model import DetectionModel
 from segal.tasks.detection.objects import Objects
 from segal.tasks.detection.targets import Targets
-from segal.tasks.schemes import Batch, SemiSupervised
+from segal.tasks.mial import Stages
+from segal.tasks.schemes import Batch
 
 
-class MultipleInstance(SemiSupervised):
-    """The stages of MIAL; see `MialSettings`.
-
-    Args:
-        settings: How it is done.
-        iterations: Steps in all.
-    """
-
-    def __init__(self, settings: MialSettings, iterations: int) -> None:
-        self.settings = settings
-        self.stages = schedule(settings, iterations)
-
-    def stage(self, step: int) -> Stage:
-        """The stage that a step is of."""
-        return next(one for one in self.stages if one.start <= step < one.stop)
+class MultipleInstance(Stages):
+    """The stages of MIAL for a detector with two class heads and a MIL head."""
 
     def check(self, model: Model) -> None:
         """Raises a NoHeadError if the network has no two class heads."""
         two_heads(model)
 
-    def unlabelled_before(self, step: int) -> int:
-        """See `Scheme.unlabelled_before`: the steps that are not on the labelled set alone."""
-        lengths = (min(step, one.stop) - one.start for one in self.stages if one.kind != "label")
-        return sum(max(0, length) for length in lengths)
-
-    def unlabelled_images(
-        self, labelled: Sequence[int], others: Sequence[int], generator: np.random.Generator
-    ) -> list[int]:
-        """All others, or in the preset `code` as many as are labelled, drawn at random.
-
-        Labelled images take the place of those that are too few, or not there at all.
-        """
-        if self.settings.preset == "paper":
-            return list(others or labelled)
-        count = len(labelled)
-        drawn = generator.permutation(others).astype(np.int64)[:count].tolist()
-        rest = generator.permutation(labelled)[: count - len(drawn)].tolist()
-        return sorted(drawn + rest)
-
     def no_label(self, height: int, width: int) -> Objects:
         """See `SemiSupervised.no_label`: no object, and all of the image is left to be seen."""
         # The transform paints over what is not known.
         return Objects.none(((0, 0, width, height),))
-
-    def moving(self, step: int, model: Model) -> Collection[str] | None:
-        """See `Scheme.moving`."""
-        return moving(self.stage(step).kind, self.settings.preset, model)
-
-    def validates(self, step: int) -> bool:
-        """See `Scheme.validates`: the last stage's."""
-        return step >= self.stages[-1].start
 
     def loss(self, model: Model, step: int, batches: Sequence[Batch]) -> Tensor:
         """See `Scheme.loss`: that of the labelled set, or of equation 8 or 9."""
@@ -87,6 +47,7 @@ class MultipleInstance(SemiSupervised):
         detector = two_heads(model)
         total = self.labelled_loss(detector, labelled)
         for batch in unlabelled:
+            assert isinstance(batch.images, Tensor)
             images = batch.labels.cut(batch.images)
             outputs, _ = detector.outputs(images, None)
             total = total + self.unlabelled_loss(outputs, self.stage(step))
@@ -103,6 +64,7 @@ class MultipleInstance(SemiSupervised):
             A float32 scalar, a mean over images as the library's own losses are.
         """
         assert isinstance(batch.labels, Targets)
+        assert isinstance(batch.images, Tensor)
         targets = batch.labels.objects
         outputs, losses = detector.outputs(batch.labels.cut(batch.images), targets)
         # The code takes the mean over both heads of all losses, the regressor's among them.

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from segal.candidates.evidence import Upsampling
+from segal.candidates.kept import Images, Kept
 from segal.errors import SegalError
 from segal.models.callables import FunctionNetwork, Predict
+from segal.models.cut import DECODER, Cut
 from segal.models.noise import Head, NoHeadError, evaluating, failed
 from segal.models.spec import ModelSpec
 from segal.models.weight_files import StoredTensors
@@ -66,7 +68,7 @@ class DetectionModel(Model):
             )
 
     def forward(
-        self, images: Tensor | Sequence[Tensor], catch: Collection[str] = ()
+        self, images: Images | Sequence[Tensor], catch: Collection[str] = ()
     ) -> DetectionEvidence:
         """Runs the network, one image after another: no image's numbers depend on the batch.
 
@@ -85,6 +87,7 @@ class DetectionModel(Model):
         for name in catch:
             if name not in {FEATURES, FEATURE_MAPS, RAW}:
                 self.tail(name)
+        assert not isinstance(images, Kept)  # of a detector nothing is kept
         detector = self.detector
         found = [self._detect(detector, image, catch) for image in images]
         maps: tuple[Tensor, ...] = ()
@@ -198,6 +201,21 @@ class DetectionModel(Model):
         if not maps:
             raise self._without_maps()
         return list(maps)
+
+    def cut(self, layers: str) -> Cut:
+        """See `Model.cut`: `decoder` alone, all but the backbone.
+
+        Raises:
+            SegalError: For other layers, or a network without a child module `backbone`.
+        """
+        if layers != DECODER:
+            raise SegalError(
+                f"train.layers: {layers}, of a detector",
+                expected=f"all, or {DECODER} for all but the backbone",
+                got=layers,
+                remedy="give one of these: a detector's last layers are not one",
+            )
+        return super().cut(layers)
 
     def _look_for_head(self) -> Head:
         raise self._without_head()

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segal.candidates.kept import Images
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import Selected
 from segal.data.datasets import Chooser
@@ -213,7 +214,7 @@ class Detection(Task):
         return MultipleInstance(settings.mial, settings.iterations)
 
     def training_loss(
-        self, model: Model, images: Tensor, labels: Any, loss: Loss = USUAL_LOSS
+        self, model: Model, images: Images, labels: Any, loss: Loss = USUAL_LOSS
     ) -> Tensor:
         """The sum of the library's own losses of a batch.
 
@@ -225,6 +226,7 @@ class Detection(Task):
         """
         assert isinstance(model, DetectionModel)
         assert isinstance(labels, Targets)
+        assert isinstance(images, Tensor)
         losses = model.losses(labels.cut(images), labels.objects)
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 
@@ -286,7 +288,12 @@ class Detection(Task):
         )
 
     def explainer(self, explaining: Explaining) -> Explainer:
-        """Refused: boxes have no map.
+        """Refused, as `check_explained` does."""
+        self.check_explained()
+        raise AssertionError
+
+    def check_explained(self) -> None:
+        """Refused: a loss is of the image's boxes together, and none has a score of its own.
 
         Raises:
             SegalError: Always.
@@ -295,7 +302,8 @@ class Detection(Task):
             "explain: not of a network that finds boxes",
             expected="a network that classifies pixels or images",
             got="a detector",
-            remedy="look at the overlays of a selection: they show the boxes behind a pick",
+            remedy="look at the overlays of a selection: they show what is found in an image, and "
+            "with thick lines the boxes that made it interesting",
         )
 
     def evaluation(

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from segal.candidates.selection import Selected
+from segal.data.kept import KeptPool
 from segal.pictures.overlays import Pick, Picture, shown_bands, write_overlays
 from segal.system.machine import autocast
 from segal.tasks.drawing import Drawn, PictureWords
@@ -60,8 +61,9 @@ def _load(drawn: Drawn, image: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
         return shown, None
     device = drawn.model.device
     with autocast(device, drawn.precision):
-        batch = torch.from_numpy(pixels)[None].to(device)
-        evidence = drawn.model(drawn.model.normalise(batch))
+        kept = isinstance(drawn.pool, KeptPool)
+        batch = drawn.pool.batch([image]) if kept else torch.from_numpy(pixels)[None]
+        evidence = drawn.model(drawn.model.normalise(batch.to(device)))
     uncertain = drawn.value.element_map(evidence)[0].float().cpu().numpy()
     for x0, y0, x1, y1 in excluded:
         uncertain[y0:y1, x0:x1] = 0

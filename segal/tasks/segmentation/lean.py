@@ -9,7 +9,6 @@ is run.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from segal.candidates.evidence import Upsampling
 from segal.functional.updates import receptive_radius
+from segal.models.encoder_maps import dropping, spare_maps
 from segal.models.noise import run_on_noise
 from segal.models.tails import upsample
 from segal.models.tracing import TailFinder
@@ -165,7 +165,7 @@ class LeanPass:
 
         hook = self.layers[0].register_forward_pre_hook(stop)
         try:
-            with torch.no_grad(), _dropping(self.network, self.spare), _Joins(self.join) as joins:
+            with torch.no_grad(), dropping(self.network, self.spare), _Joins(self.join) as joins:
                 self.network(images)
         except _Done:
             pass
@@ -250,7 +250,7 @@ def find_lean_pass(finder: TailFinder) -> LeanPass | None:
         finder: Of the network.
     """
     layers = finder.last_layers()
-    spare = _spare_maps(finder)
+    spare = spare_maps(finder.network, finder.spec)
     for start, first in enumerate(layers):
         chain = layers[start:]
         if not isinstance(first, nn.Conv2d) or (radius := _radius(first, chain)) is None:
@@ -316,46 +316,3 @@ def _same_on_noise(finder: TailFinder, found: LeanPass) -> bool:
     assert features is not None
     pairs = zip((features, low), plain[-1], strict=True)
     return all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in pairs)
-
-
-@contextmanager
-def _dropping(network: nn.Module, spare: frozenset[int]) -> Iterator[None]:
-    """Puts empty tensors in the place of some of the maps that the encoder returns."""
-    encoder = getattr(network, "encoder", None)
-    if not spare or not isinstance(encoder, nn.Module):
-        yield
-        return
-    hook = encoder.register_forward_hook(
-        lambda _m, _i, maps: [x.new_empty(0) if i in spare else x for i, x in enumerate(maps)]
-    )
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _spare_maps(finder: TailFinder) -> frozenset[int]:
-    """Positions of the encoder's maps without which the logits are the same."""
-    network = finder.network
-    encoder = getattr(network, "encoder", None)
-    if not isinstance(encoder, nn.Module):
-        return frozenset()
-    returned: list[object] = []
-    hook = encoder.register_forward_hook(lambda _m, _i, output: returned.append(output))
-    try:
-        logits = run_on_noise(network, finder.spec)
-    finally:
-        hook.remove()
-    maps = returned[0] if returned else None
-    if not isinstance(maps, list) or not all(isinstance(x, Tensor) for x in maps):
-        return frozenset()
-    spare: set[int] = set()
-    for i in range(len(maps)):
-        try:
-            with _dropping(network, frozenset({i})):
-                without = run_on_noise(network, finder.spec)
-        except Exception:  # the decoder's own, whatever it makes of an empty map
-            continue
-        if torch.equal(without, logits):
-            spare.add(i)
-    return frozenset(spare)

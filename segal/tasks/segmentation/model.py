@@ -1,13 +1,15 @@
 """A segmentation network: logits at full resolution of images of any size."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segal.candidates.evidence import Evidence, Upsampling
+from segal.candidates.kept import Images, Kept
 from segal.models.noise import Head, failed, find_head
 from segal.models.outputs import Predicted, as_classes, logits_of
 from segal.models.spec import ModelSpec
@@ -39,11 +41,11 @@ class SegmentationModel(Model):
     def _look_for_head(self) -> Head:
         return find_head(self.network, self.spec)
 
-    def forward(self, images: Tensor, catch: Collection[str] = ()) -> Evidence:
+    def forward(self, images: Images, catch: Collection[str] = ()) -> Evidence:
         """Runs the network.
 
         Args:
-            images: (B, 3, H, W), normalised; any H and W.
+            images: (B, 3, H, W), normalised; any H and W. Or what a frozen part left of images.
             catch: As in `Model.forward`. `FEATURE_MAPS` are the maps that `network.encoder`
                 returns, where it has one that returns some (all networks of
                 segmentation_models_pytorch but DPT), and the features, where there is a last layer.
@@ -56,24 +58,30 @@ class SegmentationModel(Model):
             SegalError: If the network fails, or returns no logits.
         """
         height, width = images.shape[-2:]
-        padded, size = self._padded(images)
+        size = self._outside(height, width)
         # Before the hooks: to find a layer runs the network.
         tails = [self.tail(name) for name in catch if name not in {FEATURES, FEATURE_MAPS}]
         if FEATURES in catch:
             self.check_features()
-        lean = self._lean_pass(padded, catch)
-        if lean is not None:
-            try:
-                return self._large(lean, padded, size, (height, width), FEATURES in catch)
-            except OtherwiseError:
-                self._lean = (None,)
+        run: Callable[[], object]
+        if isinstance(images, Kept):
+            run = partial(self._resume, images)
+        else:
+            padded = self._padded(images)
+            run = partial(self._run, padded)
+            lean = self._lean_pass(padded, catch)
+            if lean is not None:
+                try:
+                    return self._large(lean, padded, size, (height, width), FEATURES in catch)
+                except OtherwiseError:
+                    self._lean = (None,)
         # Logits of a rescaled image are spread from the last layer's output, in one step.
-        head = bool(catch) or tuple(padded.shape[-2:]) != size
-        head = head and self.has_head
+        whole = self.spec.input_size(height, width) == size and not isinstance(images, Kept)
+        head = (bool(catch) or not whole) and self.has_head
         caught: dict[str, Tensor] = {}
         maps: list[Tensor] = []
         with self._catching(caught, maps, tails, head, FEATURE_MAPS in catch):
-            output = self._run(padded)
+            output = run()
         low = logits_of(output, self.spec.num_classes, self.spec.architecture)
         upsampling = Upsampling(size, head and self.align_corners)
         if tuple(low.shape[-2:]) != size:
@@ -136,23 +144,25 @@ class SegmentationModel(Model):
 
     def prepared(self, images: Tensor) -> Tensor:
         """What the network is given for normalised images: scaled, and padded to its stride."""
-        return self._padded(images)[0]
+        return self._padded(images)
 
-    def _padded(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The network's input, and the size of the padded image in the image's own pixels."""
-        scale, inside = self.spec.input_scale, self.spec.input_size(*images.shape[-2:])
+    def _outside(self, height: int, width: int) -> tuple[int, int]:
+        """The size of a padded image in the image's own pixels."""
+        scale, inside = self.spec.input_scale, self.spec.input_size(height, width)
         # Half a pixel of rounding must not make the padded image smaller than the image.
-        outside = [
-            max(side, round(n / scale)) for side, n in zip(images.shape[-2:], inside, strict=True)
-        ]
+        return max(height, round(inside[0] / scale)), max(width, round(inside[1] / scale))
+
+    def _padded(self, images: Tensor) -> Tensor:
+        """The network's input."""
         height, width = images.shape[-2:]
+        outside, inside = self._outside(height, width), self.spec.input_size(height, width)
         padded = images
-        if outside != [height, width]:
+        if outside != (height, width):
             padded = F.pad(
                 images, (0, outside[1] - width, 0, outside[0] - height), mode="replicate"
             )
-        if outside != list(inside):
+        if outside != inside:
             padded = F.interpolate(
                 padded, inside, mode="bilinear", align_corners=False, antialias=True
             )
-        return padded, (outside[0], outside[1])
+        return padded

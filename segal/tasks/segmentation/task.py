@@ -153,6 +153,14 @@ class Segmentation(Task):
             return TrainingTransform(size, (1.0, 1.0), 0.0, 0.0)
         return TrainingTransform(size, settings.scale, settings.flip, settings.colour_jitter)
 
+    def beyond_flips(self, settings: Augmentation) -> dict[str, str]:
+        """As `Task.beyond_flips`: crops, scales and colours."""
+        found = {} if settings.crop == "image" else {"crop": "image"}
+        if settings.augment != "none":
+            found |= {} if settings.scale == (1.0, 1.0) else {"scale": "1,1"}
+            found |= {"colour_jitter": "0"} if settings.colour_jitter else {}
+        return found
+
     def clicks(self, label: NDArray[Any], boxes: Sequence[Box], before: Sequence[Box]) -> list[int]:
         """Polygon clicks; see `polygon_clicks`."""
         clicks: list[int] = polygon_clicks(label, boxes, before).tolist()
@@ -202,14 +210,15 @@ class Segmentation(Task):
         count, num_classes = len(dataset), len(dataset.classes.names)
         confusions = np.zeros((count, num_classes, num_classes), np.int32)
         labels, predictions = np.zeros((2, count, SAMPLED_PIXELS), np.uint8)
-        for index, predicted, target in self.predictions(model, dataset, **options):
+        for index, classes, target in self.predictions(model, dataset, **options):
+            predicted = classes.to(torch.uint8)
             confusions[index] = confusion_matrix(predicted, target, num_classes).cpu().numpy()
             # In float32 the last place may be rounded up, past the last pixel of a large image.
             last = target.numel() - 1
             places = torch.linspace(0, last, SAMPLED_PIXELS).long().clamp(max=last)
             places = places.to(target.device)
             labels[index] = target.flatten()[places].cpu().numpy()
-            predictions[index] = predicted.flatten()[places].to(torch.uint8).cpu().numpy()
+            predictions[index] = predicted.flatten()[places].cpu().numpy()
         return SegmentationEvaluation(
             dataset.classes.names, tuple(dataset.pool.paths), confusions, labels, predictions
         )

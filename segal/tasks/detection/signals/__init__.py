@@ -5,6 +5,7 @@ from typing import Any
 
 from segal.signals import Directional, MeanFeature, PredictedLoss, RegionGradient, Signal, Value
 from segal.signals.box_prototypes import BoxPrototypes, ClassScores, EntropyAfterNMS
+from segal.signals.branch_gradient import BranchGradient
 from segal.signals.by_class import MeanSoftmax, Tempered, ValueByClass, WeightedByClass
 from segal.signals.class_profiles import ClassProfiles
 from segal.signals.class_wise import ClassWiseEmbedding
@@ -16,6 +17,7 @@ from segal.signals.localization_stability import LocalizationStability
 from segal.signals.mial import Discrepancy
 from segal.signals.view_consistency import ViewClasses, ViewConsistency
 from segal.tasks.detection.signals.box_prototypes import ScoresOfClasses, WithoutRepetitions
+from segal.tasks.detection.signals.branch_gradients import GradientOfBranches
 from segal.tasks.detection.signals.class_wise import ClassWise
 from segal.tasks.detection.signals.dropout import DropoutOfBoxes
 from segal.tasks.detection.signals.elements import OfBoxes
@@ -46,6 +48,7 @@ MEASURED: dict[type[Any], Callable[[Any], Signal]] = {
     MeanFeature: TowerFeature,
     PredictedLoss: LossOfMaps,
     RegionGradient: ClassGradient,
+    BranchGradient: GradientOfBranches,
     Value: OfBoxes,
     MeanSoftmax: OfBoxes,
     ValueByClass: OfBoxes,

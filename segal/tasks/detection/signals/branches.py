@@ -218,17 +218,29 @@ class LastLayers(ABC):
         """
         found: dict[str, Tensor] = {}
         for stage in self.compared(raw, target, known):
-            by_outputs, weights = self.by_layer(stage), stage.weights()[:, None]
-            for branch in self.branches:
-                if branch.name not in by_outputs:
-                    continue
-                own = {name: p.requires_grad_() for name, p in branch.parameters.items()}
-                with torch.enable_grad():
-                    outputs = branch.outputs(raw, own)
-                    grads = torch.autograd.grad(
-                        outputs, list(own.values()), (by_outputs[branch.name] * weights).to(outputs)
-                    )
-                found |= dict(zip(own, grads, strict=True))
+            found |= self.by_parameters(raw, self.by_layer(stage), stage.weights())
+        return found
+
+    def by_parameters(
+        self, raw: RawOutputs, by_layer: Outputs, weights: Tensor
+    ) -> dict[str, Tensor]:
+        """Derivatives by the parameters of layers, in their dtype, from those by what they make.
+
+        Args:
+            raw: Of an image.
+            by_layer: As of the method of that name, of all branches of a stage or some.
+            weights: (A,) what each anchor, cell or proposal counts.
+        """
+        found: dict[str, Tensor] = {}
+        for branch in self.branches:
+            if branch.name not in by_layer:
+                continue
+            own = {name: p.requires_grad_() for name, p in branch.parameters.items()}
+            with torch.enable_grad():
+                outputs = branch.outputs(raw, own)
+                slopes = (by_layer[branch.name] * weights[:, None]).to(outputs)
+                grads = torch.autograd.grad(outputs, list(own.values()), slopes)
+            found |= dict(zip(own, grads, strict=True))
         return found
 
     def by_layer(self, stage: Stage) -> dict[str, Tensor]:

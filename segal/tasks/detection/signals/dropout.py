@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from segal.candidates.evidence import Evidence, Units
 from segal.errors import SegalError
 from segal.functional.divergence import DisagreementSum
-from segal.models.dropout import active_dropouts
+from segal.models.dropouts import active_dropouts
 from segal.models.wrapped import Model
 from segal.signals.base import Workbench
 from segal.signals.dropout import DropoutValue, drawn

@@ -2,8 +2,8 @@
 
 The boxes of an image are laid out as a map of 1 x N elements, unit after unit, so that each unit is
 a slice of it. A box belongs to the unit that holds its centre; where units overlap it is laid out
-for each of them, and a box whose centre no unit holds is left out. A unit without a box has the
-value 0 and the embedding 0.
+for each of them, and a box whose centre no unit holds, or that has no area, is left out. A unit
+without a box has the value 0 and the embedding 0.
 """
 
 from dataclasses import dataclass
@@ -85,12 +85,23 @@ def lay_out(found: Detections, units: Units) -> tuple[Tensor, Slices]:
     Returns:
         (k,) int64 indices of the boxes, of each unit in their own order; and the units as slices.
     """
-    count = len(found)
-    corners = found.boxes.detach().double().cpu().numpy()
-    objects = Objects(corners, np.zeros(count, np.int64), np.zeros(count, np.bool_), ())
-    held = objects.held(units.boxes())
+    held = holding(found.boxes, units)
     index = torch.from_numpy(held.nonzero()[1]).to(found.boxes.device)
     return index, Slices(tuple(held.sum(1).tolist()))
+
+
+def holding(boxes: Tensor, units: Units) -> NDArray[np.bool_]:
+    """(units, N) which of N boxes (N, 4) each unit holds the centres of.
+
+    One without area, such as what lay beyond the image and was clipped to its edge, is no box: as
+    in labels, nothing holds it.
+    """
+    corners = boxes.detach().double().cpu().numpy()
+    count = len(corners)
+    objects = Objects(corners, np.zeros(count, np.int64), np.zeros(count, np.bool_), ())
+    there = (corners[:, :2] < corners[:, 2:]).all(1)
+    held: NDArray[np.bool_] = objects.held(units.boxes()) & there
+    return held
 
 
 def elements(evidence: DetectionEvidence, image: int, units: Units) -> tuple[Evidence, Slices]:
@@ -118,7 +129,7 @@ def elements(evidence: DetectionEvidence, image: int, units: Units) -> tuple[Evi
         logits,
         features,
         Upsampling((1, logits.shape[-1]), align_corners=False),
-        inputs=None if evidence.inputs is None else evidence.inputs[image, None],
+        inputs=evidence.inputs[image, None] if isinstance(evidence.inputs, Tensor) else None,
         images=evidence.images[image : image + 1],
     )
     return one, slices

@@ -52,18 +52,24 @@ class ClassGradient(Measured):
             )
         class_layers(model)
 
-    def prepare(self, bench: Workbench) -> "_Meter":
+    def prepare(self, bench: Workbench) -> "ClassMeter":
         """Finds the layers.
 
         Raises:
             SegalError: As `check`.
         """
         self.check(bench.model)
-        return _Meter(tuple(class_layers(bench.model)))
+        return ClassMeter(tuple(class_layers(bench.model)))
 
 
 @dataclass(frozen=True, eq=False)
-class _Meter:
+class ClassMeter:
+    """Measures gradients by class layers.
+
+    Attributes:
+        layers: They.
+    """
+
     layers: Sequence[nn.Conv2d | nn.Linear]
     catch: ClassVar[tuple[str, ...]] = (RAW,)
 

@@ -35,6 +35,7 @@ from segal.tasks.detection.detectors.base import RAW
 from segal.tasks.detection.evidence import DetectionEvidence, Detections, RawOutputs
 from segal.tasks.detection.signals.branches import LastLayers, Stage
 from segal.tasks.detection.signals.curvature import curvature, labelled
+from segal.tasks.detection.signals.elements import holding
 from segal.tasks.detection.signals.last_layers import last_layers
 
 PSEUDO_SCORE = 0.1
@@ -115,24 +116,23 @@ class BoxDirectionalMeter:
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units) float64; `UNSCORED` where a unit holds no box."""
         boxes = cast(DetectionEvidence, evidence)
-        places = torch.from_numpy(units.boxes())
         pairs = zip(boxes.detections, boxes.raw, strict=True)
-        return torch.stack([self._of_image(found, raw, places) for found, raw in pairs])
+        return torch.stack([self._of_image(found, raw, units) for found, raw in pairs])
 
-    def _of_image(self, found: Detections, raw: RawOutputs, places: Tensor) -> Tensor:
+    def _of_image(self, found: Detections, raw: RawOutputs, units: Units) -> Tensor:
         found = pseudo_boxes(found)
         assert raw.sizes is not None
         size, resized = raw.sizes
-        places = places.to(found.boxes.device)
+        places = torch.from_numpy(units.boxes()).to(found.boxes.device)
         total = torch.zeros(len(places), dtype=torch.float64, device=places.device)
-        holds = inside(found.boxes, (1.0, 1.0), size, places)
+        holds = torch.from_numpy(holding(found.boxes, units).any(1)).to(places.device)
         if not holds.any():
             return total.fill_(UNSCORED)
         scale = (size[1] / resized[1], size[0] / resized[0])
         for stage in self.layers.compared(raw, {"boxes": found.boxes, "labels": found.classes}):
             member = inside(stage.anchors, scale, size, places)
             total += _of_units(stage, self.layers.along(raw, stage, self.vector), member)
-        return total.masked_fill_(~holds.any(1), UNSCORED)
+        return total.masked_fill_(~holds, UNSCORED)
 
 
 def _of_units(stage: Stage, slopes: Tensor, member: Tensor) -> Tensor:
@@ -144,12 +144,12 @@ def _of_units(stage: Stage, slopes: Tensor, member: Tensor) -> Tensor:
 
 
 def inside(
-    boxes: Tensor, scale: tuple[float, float], size: tuple[int, int], places: Tensor
+    anchors: Tensor, scale: tuple[float, float], size: tuple[int, int], places: Tensor
 ) -> Tensor:
-    """Which rectangles hold the centres of boxes; of one outside the image, the nearest.
+    """Which rectangles hold the centres of anchors; of one outside the image, the nearest.
 
     Args:
-        boxes: (N, 4).
+        anchors: (N, 4), or proposals, or cells.
         scale: Factors (x, y) that make their coordinates pixels of the image.
         size: (height, width) of the image.
         places: (U, 4) half-open, in pixels of the image.
@@ -157,9 +157,9 @@ def inside(
     Returns:
         (U, N) bool.
     """
-    x = ((boxes[:, 0] + boxes[:, 2]) * (scale[0] / 2)).floor().clamp(0, size[1] - 1)
-    y = ((boxes[:, 1] + boxes[:, 3]) * (scale[1] / 2)).floor().clamp(0, size[0] - 1)
-    x0, y0, x1, y1 = (edge[:, None] for edge in places.to(boxes).unbind(1))
+    x = ((anchors[:, 0] + anchors[:, 2]) * (scale[0] / 2)).floor().clamp(0, size[1] - 1)
+    y = ((anchors[:, 1] + anchors[:, 3]) * (scale[1] / 2)).floor().clamp(0, size[0] - 1)
+    x0, y0, x1, y1 = (edge[:, None] for edge in places.to(anchors).unbind(1))
     return (x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)
 
 

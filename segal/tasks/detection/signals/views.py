@@ -63,7 +63,7 @@ def inputs_of(evidence: Evidence) -> Tensor:
     Raises:
         ValueError: If it was not kept.
     """
-    if evidence.inputs is None:
+    if not isinstance(evidence.inputs, Tensor):
         raise ValueError("evidence: expected the network's inputs, got none")
     return evidence.inputs
 

@@ -1,0 +1,108 @@
+"""A pool whose images are read as what the frozen part of a network left of them."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segal.candidates.kept import Kept
+from segal.data.feature_store import FeatureStore
+from segal.data.pool import ImagePool
+from segal.data.transforms import stack_images
+
+
+class FrozenPart(Protocol):
+    """The part of a network before a cut."""
+
+    @property
+    def layers(self) -> str:
+        """Name of the cut."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of all that its output depends on, beside the image."""
+        ...
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What it makes of images (B, H, W, channels), as read; float32 on the CPU."""
+        ...
+
+
+class KeptPool(ImagePool):
+    """A pool of which batches are what a frozen part made of the images.
+
+    What the store does not hold is made when it is read, image by image, so that no number depends
+    on a batch, and is put into the store.
+
+    Args:
+        images: The pool as it is; single images are read from it.
+        part: The frozen part.
+        store: Where its outputs are kept.
+    """
+
+    def __init__(self, images: ImagePool, part: FrozenPart, store: FeatureStore) -> None:
+        for field in fields(ImagePool):  # a frozen dataclass is set so
+            object.__setattr__(self, field.name, getattr(images, field.name))
+        self.__dict__.update(images=images, part=part, store=store)
+
+    images: ImagePool
+    part: FrozenPart
+    store: FeatureStore
+
+    @property
+    def unit(self) -> str:
+        """As of the images."""
+        return self.images.unit
+
+    def size(self, index: int) -> tuple[int, int]:
+        """As of the images."""
+        return self.images.size(index)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """As of the images."""
+        return self.images.shape(index)
+
+    def read(self, index: int) -> NDArray[Any]:
+        """As of the images, in pixels."""
+        return self.images.read(index)
+
+    def subset(self, indices: Iterable[int]) -> Self:
+        """As of the images."""
+        return type(self)(self.images.subset(indices), self.part, self.store)
+
+    def pixels(self) -> ImagePool:
+        """The images."""
+        return self.images
+
+    def batch(self, indices: Sequence[int]) -> Kept:
+        """What the frozen part made of images of one size."""
+        return Kept.stack([self.kept(index) for index in indices])
+
+    def kept(self, index: int, *, flipped: bool = False) -> Kept:
+        """What the frozen part made of one image, or of its mirror image.
+
+        Args:
+            index: Of the image.
+            flipped: Whether it is mirrored, left to right, before anything else.
+        """
+        image = self._digest(index, flipped=flipped)
+        maps = self.store.get(self.part.digest, image)
+        if maps is None:
+            pixels = self.images.read(index)
+            if flipped:
+                pixels = np.ascontiguousarray(pixels[:, ::-1])
+            maps = self.store.put(self.part.digest, image, self.part(stack_images([pixels])))
+        return Kept(self.part.layers, tuple(maps), self.shape(index))
+
+    def _digest(self, index: int, *, flipped: bool) -> str:
+        """Of an image as it is read: its file, and what is taken of it."""
+        reading = self.reading
+        read = [reading.value_range, reading.bands, reading.page, flipped]
+        named = json.dumps([self.infos[index].digest, self.shape(index), read])
+        return hashlib.sha256(named.encode()).hexdigest()
