@@ -1,1 +1,15 @@
 """One file a tool or format; each writes a handout and reads answers."""
+
+from segal.annotation.formats.base import Format
+from segal.annotation.formats.cityscapes import Cityscapes
+from segal.annotation.formats.coco import Coco
+from segal.annotation.formats.fiftyone import FiftyOne
+from segal.annotation.formats.folder import Folder
+from segal.annotation.formats.labelme import Labelme
+from segal.annotation.formats.panoptic import Panoptic
+from segal.annotation.formats.voc import Voc
+
+FORMATS: dict[str, Format] = {
+    one.name: one
+    for one in (Cityscapes(), Coco(), FiftyOne(), Folder(), Labelme(), Panoptic(), Voc())
+}
