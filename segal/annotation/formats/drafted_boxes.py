@@ -1,4 +1,4 @@
-"""What the network found in the images of a handout, as `segal.tasks.detection.writing` takes it."""
+"""What the network found in the images of a handout, as writers of data sets take it."""
 
 from collections.abc import Sequence
 

@@ -56,7 +56,7 @@ class Folder:
         """Raises a SegalError for names that lists of classes do not keep."""
         check_handout(handout)
         if handout.question == "segmentation":
-            check_names(handout, value_lines(handout.classes))
+            check_names(handout)
 
     def write(
         self, folder: Path, handout: Handout, drafts: Drafts | None, options: WriteOptions
@@ -117,27 +117,33 @@ def value_lines(
 def _colour_lines(
     names: Sequence[str], colours: Sequence[tuple[int, int, int]]
 ) -> list[str] | None:
-    """The list of colours, with one for void; None where two classes have the same."""
-    if len(set(colours)) < len(colours):
-        return None
+    """The list of colours, with one for void; None where it would not be read back the same."""
     free = ((v, v, v) for v in (0, 255, *range(1, 255)))
     void = next(colour for colour in free if colour not in colours)
     pairs = [*zip(names, colours, strict=True), ("void", void)]
-    return [f"{name} {r} {g} {b}" for name, (r, g, b) in pairs]
+    lines = [f"{name} {r} {g} {b}" for name, (r, g, b) in pairs]
+    return lines if _kept(lines, of_colours=True) == tuple(names) else None
 
 
-def check_names(handout: Handout, lines: list[str]) -> None:
-    """Raises a SegalError for names that are not the same when lines are read back."""
+def _kept(lines: list[str], of_colours: bool) -> tuple[str, ...]:
+    """The names of classes that a list has, when it is read; none if it is no such list."""
+    kept = [line for line in lines if not line.startswith("#")]
     try:
-        kept = classes_of(Path(CLASSES_FILE), lines, LabelOptions()).names
-    except SegalError as error:
-        kept = (str(error.got),)
-    lost = [name for name in handout.classes if name not in kept]
-    if lost or kept != tuple(handout.classes):
+        classes = classes_of(Path(CLASSES_FILE), kept, LabelOptions())
+    except SegalError:
+        return ()
+    return classes.names if (classes.colours is not None) == of_colours else ()
+
+
+def check_names(handout: Handout) -> None:
+    """Raises a SegalError for names that are not the same when a list of them is read."""
+    kept = _kept(value_lines(handout.classes), of_colours=False)
+    if kept != tuple(handout.classes):
+        lost = [name for name in handout.classes if name not in kept] if kept else handout.classes
         raise SegalError(
             f"{handout.kind}: names of classes that a list of classes does not keep",
             expected="names that are read back the same from lines VALUE NAME RED GREEN BLUE",
-            got=", ".join(map(repr, (lost or kept)[:5])),
+            got=", ".join(map(repr, lost[:5])),
             remedy="rename the classes, or choose another format",
         )
 

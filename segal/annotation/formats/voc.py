@@ -29,7 +29,6 @@ from segal.annotation.formats.folder import (
     check_names,
     plain_meaning,
     read_meaning,
-    value_lines,
     write_masks,
 )
 from segal.annotation.formats.frames import whole_box
@@ -59,7 +58,7 @@ class Voc:
         """Raises a SegalError for names that lists of classes do not keep."""
         check_handout(handout)
         if handout.question == "segmentation":
-            check_names(handout, value_lines(handout.classes))
+            check_names(handout)
 
     def write(
         self, folder: Path, handout: Handout, drafts: Drafts | None, options: WriteOptions
