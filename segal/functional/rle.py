@@ -223,7 +223,7 @@ def _unpacked(packed: bytes, size: int) -> tuple[Counts, Counts]:
     bits = _field(stream, [37, 41, 45, 49], 4) + 1
     if total != size:
         raise ValueError(f"rle: expected {size} values, four of each pixel, got {total}")
-    starts, kinds = _items(stream, end, depth, bits.tolist())
+    starts, kinds = _items(packed + bytes(8), depth, bits.tolist())
     is_run, bits = kinds >= 4, bits[kinds & 3]
     lengths, places = _field(stream, starts + 3, bits) + 1, starts + 3 + bits
     if not is_run.all():  # each value of the others is a run of one
@@ -243,30 +243,31 @@ def _unpacked(packed: bytes, size: int) -> tuple[Counts, Counts]:
     return ends[:used], values
 
 
-def _items(
-    stream: NDArray[np.uint8], end: int, depth: int, sizes: Sequence[int]
-) -> tuple[Counts, NDArray[np.uint8]]:
-    """Where the whole items before some bit start, and their first three bits.
+def _items(packed: bytes, depth: int, sizes: Sequence[int]) -> tuple[Counts, NDArray[np.uint8]]:
+    """Where the whole items of a stream start, and their first three bits.
 
     Where an item ends only itself tells, so that they are found one after the other. For every bit
     it is known beforehand how long a run is that starts there.
     """
-    single = np.unpackbits(stream)
+    single = np.unpackbits(np.frombuffer(packed, np.uint8))
     kinds = (single[:-2] << 2) | (single[1:-1] << 1) | single[2:]
     of_kinds = bytes([0] * 4 + [3 + size + depth for size in sizes] + [0] * 248)
     steps = kinds.tobytes().translate(of_kinds)
-    starts, at = [], _HEADER
+    starts, at, end = [], _HEADER, 8 * len(packed) - 64
     while at < end:
         starts.append(at)
         step = steps[at]
         if not step:
-            size = sizes[kinds[at]]
-            step = 3 + size + depth * (int(_field(stream, at + 3, size)) + 1)
+            size, place = sizes[kinds[at]], at + 3
+            window = int.from_bytes(packed[place >> 3 : (place >> 3) + 3])
+            length = (window >> (24 - (place & 7) - size)) & ((1 << size) - 1)
+            step = 3 + size + depth * (length + 1)
         at += step
     if at > end:
         starts.pop()
     places = np.array(starts, np.int64)
-    return places, kinds[places]
+    first: NDArray[np.uint8] = kinds[places].astype(np.uint8, copy=False)
+    return places, first
 
 
 def _field(stream: NDArray[np.uint8], places: ArrayLike, bits: ArrayLike) -> Counts:
@@ -277,7 +278,8 @@ def _field(stream: NDArray[np.uint8], places: ArrayLike, bits: ArrayLike) -> Cou
     window = stream[first].astype(np.int64)
     for place in range(1, count):
         window = (window << 8) | stream[np.minimum(first + place, len(stream) - 1)]
-    return (window >> (8 * count - (places & 7) - bits)) & ((np.int64(1) << bits) - 1)
+    numbers: Counts = (window >> (8 * count - (places & 7) - bits)) & ((np.int64(1) << bits) - 1)
+    return numbers
 
 
 # COCO
