@@ -332,7 +332,7 @@ def decode_coco(text: str | bytes) -> Counts:
         >>> decode_coco("61X13mN000`0").tolist()
         [6, 1, 40, 4, 5, 4, 5, 4, 21]
     """
-    data = text.encode("ascii", "replace") if isinstance(text, str) else text
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     characters = np.frombuffer(data, np.uint8) - np.uint8(48)
     if not characters.size or characters.max() > 63 or characters[-1] & 32:
         raise ValueError("counts: expected characters from 0 to o, of whole numbers")

@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.errors import SegalError, raise_all
+from segal.functional.rle import decode_coco, decode_counts
 
 REGION = "segal_region"
 """The label of what is to be labelled; no class."""
@@ -254,7 +255,8 @@ def filled(
     columns, rows = (np.ceil(outline.max(0)).astype(int) + 1 - first).tolist()
     room.take(columns * rows)
     flat = [(outline - first).reshape(-1).tolist()]
-    canvas = coco.decode(coco.merge(coco.frPyObjects(flat, rows, columns))).astype(np.bool_)
+    counts = decode_coco(coco.frPyObjects(flat, rows, columns)[0]["counts"])
+    canvas = decode_counts(counts, columns, rows).T
     x, y = first.tolist()
     inside = canvas[max(-y, 0) : height - y, max(-x, 0) : width - x]
     return trimmed(inside, (max(x, 0), max(y, 0)))
