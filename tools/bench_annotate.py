@@ -145,7 +145,8 @@ def formats(
     assert count == len(own), count
     megapixels = count * arguments.size**2 / 1e6
     print(
-        f"{tool.name}: {count} regions of {arguments.size} x {arguments.size}, {size / 1e6:.0f} MB: "
+        f"{tool.name}: {count} regions of {arguments.size} x {arguments.size}, "
+        f"{size / 1e6:.0f} MB: "
         f"written in {written:.1f} s, read in {seconds:.1f} s "
         f"({megapixels / seconds:.0f} MP/s); {wrong} pixels differ"
     )

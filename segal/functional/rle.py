@@ -144,8 +144,9 @@ def _changes_within(mask: Mask, corner: tuple[int, int], width: int) -> Counts:
     rows, columns = mask.shape
     if not mask.size:
         return np.zeros(0, np.int64)
-    if columns == width:
-        return _changes(mask) + corner[1] * width
+    if columns == width:  # what is at the end of a row goes on in the next one, but for the last
+        changes = np.append(_changes(mask), mask.size) if mask[-1, -1] else _changes(mask)
+        return changes + corner[1] * width
     padded = np.zeros((rows, columns + 1), np.bool_)  # whatever is at the end of a row ends there
     padded[:, :columns] = mask
     row, column = np.divmod(_changes(padded), columns + 1)

@@ -133,7 +133,9 @@ def test_bytes_are_those_of_the_sdk(size, packed):
 @pytest.mark.parametrize("mask", MASKS)
 def test_a_brush_comes_back(mask):
     height, width = mask.shape
-    for corner, size in (((0, 0), mask.shape), ((4, 2), (height + 5, width + 9))):
+    places = [((0, 0), mask.shape), ((4, 2), (height + 5, width + 9))]
+    places += [((0, 2), (height + 5, width)), ((3, 0), (height, width + 3))]
+    for corner, size in places:
         packed = encode_brush(mask, corner, *size)
         full = np.zeros(size, bool)
         full[corner[1] : corner[1] + height, corner[0] : corner[0] + width] = mask
