@@ -1,153 +1,62 @@
-"""Handouts of made-up images, whose labels are known, for tests of annotation formats."""
-
-import json
-import shutil
+"""Handouts for tests, and what annotators would paint in them."""
 
 import numpy as np
 
-from segal.annotation.answers import Answer, DrawnBox, Layer
-from segal.annotation.formats import FORMATS
+from segal.annotation.answers import Answer, Layer
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.handout import AnnotationTask, Handout, task_key
-from segal.data.cityscapes import CLASSES
-from segal.errors import SegalError
 
-NAMES = tuple(name for _, name, _ in CLASSES)
-COLOURS = tuple(colour for _, _, colour in CLASSES)
-OPTIONS = WriteOptions("images/{file}", COLOURS)
-VOID = 255
+CLASSES = tuple(f'class {i}, <&">{"é" * (i % 3)}' for i in range(19))
+OPTIONS = WriteOptions(
+    "/data/local-files/?d=sub/{file}", tuple((i, 2 * i, 255 - i) for i in range(19))
+)
 
 
-def labels(seed=0, sizes=((37, 53), (29, 17)), classes=19):
-    """Labels with holes, single pixels, several components and void, by the image's path."""
-    rng = np.random.default_rng(seed)
-    made = {}
-    for number, (height, width) in enumerate(sizes):
-        label = np.kron(rng.integers(0, classes, (height, width)), np.ones((3, 5), int))
-        label = label[1 : height + 1, 2 : width + 2].astype(np.uint8)
-        label[rng.random(label.shape) < 0.1] = VOID
-        label[4:9, 4:9], label[6, 6] = 1, 2  # a hole
-        made[f"town/{'ab'[number]}_leftImg8bit.jpg"] = label
-    return made
-
-
-def handout(
-    made,
-    kind,
-    mode="context",
-    question="segmentation",
-    names=NAMES,
-    model=None,
-    annotators=("",),
-    step=16,
-    pad=3,
+def handed_task(
+    image="a b#%.png", size=(23, 37), region=(5, 3, 37, 20), frame=None, rank=1, who=""
 ):
-    """Every other region of a grid, those at the right and lower edges among them."""
-    tasks = []
-    for image, label in made.items():
-        height, width = label.shape
-        boxes = [
-            (x, y, min(x + step, width), min(y + step, height))
-            for y in range(0, height, step)
-            for x in range(0, width, step)
-        ][::-2]
-        for box in boxes:
-            x0, y0, x1, y1 = box
-            frame = (0, 0, width, height)
-            if mode == "crop":
-                frame = (
-                    max(x0 - pad, 0),
-                    max(y0 - pad, 0),
-                    min(x1 + pad, width),
-                    min(y1 + 1, height),
-                )
-            for annotator in annotators:
-                rank = len(tasks) + 1
-                file = image if mode == "context" else f"crops/{rank:04d}.png"
-                key = task_key("run", image, box)
-                tasks.append(
-                    AnnotationTask(
-                        key, rank, image, "0" * 64, (height, width), box, frame, file, annotator
-                    )
-                )
-    return Handout("run", kind, mode, question, names, model, tuple(tasks))
+    """A task; of a crop where a frame is given."""
+    whole = (0, 0, size[1], size[0])
+    file = image if frame is None else f"crops/{rank}.png"
+    return AnnotationTask(
+        task_key("run", image, region), rank, image, "d", size, region, frame or whole, file, who
+    )
 
 
-def drawn(made, names=NAMES):
-    """What is true of a task, as an answer in its frame: the region's pixels alone."""
-
-    def draft(task):
-        x0, y0, x1, y1 = task.region
-        a, b, _, _ = task.region_in_frame
-        label = made[task.image][y0:y1, x0:x1]
-        layers = [Layer(names[v], label == v, (a, b)) for v in np.unique(label) if v != VOID]
-        return Answer(task.key, "network", layers=layers)
-
-    return draft
+def handout(*tasks, question="segmentation", classes=CLASSES, model=None, kind="x"):
+    mode = "context" if all(task.file == task.image for task in tasks) else "crop"
+    return Handout("run", kind, mode, question, classes, model, tuple(tasks))
 
 
-def composed(answer, task, names=NAMES):
-    """The region's label by an answer, pixel by pixel: (h, w) uint8; and pixels outside of it."""
-    height, width = task.frame_size
+def scene(task, classes=CLASSES, seed=0, grain=3):
+    """A label of a task's region that has every class, with holes and many components."""
+    x0, y0, x1, y1 = task.region
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, len(classes), (-(-(y1 - y0) // grain), -(-(x1 - x0) // grain)))
+    label = np.kron(coarse, np.ones((grain, grain), int))[: y1 - y0, : x1 - x0]
+    flat = label.reshape(-1)
+    flat[: len(classes)] = np.arange(len(classes))[: flat.size]
+    return label
+
+
+def painted(task, label, classes=CLASSES, is_drawn=False):
+    """The label of a region as layers of the frame."""
+    x, y, _, _ = task.region_in_frame
+    layers = [
+        Layer(name, label == index, (x, y), is_drawn=is_drawn)
+        for index, name in enumerate(classes)
+        if (label == index).any()
+    ]
+    return Answer(task.key, "test", layers=layers)
+
+
+def label_of(answer, task, classes=CLASSES):
+    """What layers come to in the region, by loops over pixels: -1 where nothing is painted."""
     x0, y0, x1, y1 = task.region_in_frame
-    whole = np.full((height, width), VOID, np.uint8)
+    label = np.full((y1 - y0, x1 - x0), -1)
     for layer in sorted(answer.layers, key=lambda layer: layer.order):
-        for y, row in enumerate(layer.mask):
-            for x, on in enumerate(row):
-                if on:
-                    whole[layer.corner[1] + y, layer.corner[0] + x] = names.index(layer.name)
-    region = whole[y0:y1, x0:x1].copy()
-    whole[y0:y1, x0:x1] = VOID
-    return region, int((whole != VOID).sum())
-
-
-def boxes(made, names):
-    """Boxes of a task, as an answer."""
-
-    def draft(task):
-        rng = np.random.default_rng(task.rank)
-        x0, y0, x1, y1 = task.region_in_frame
-        found = []
-        for number in range(task.rank % 3):
-            near = np.array([x0, y0]) + rng.random(2) * np.array([x1 - x0, y1 - y0]) / 2
-            far = near + rng.random(2) * np.array([x1 - x0, y1 - y0]) / 2
-            found.append(DrawnBox(names[number % len(names)], tuple(np.r_[near, far].tolist())))
-        return Answer(task.key, "network", boxes=found)
-
-    return draft
-
-
-WORK = {
-    "cityscapes": "gtFine",
-    "fiftyone": "labels",
-    "folder": "labels",
-    "voc": "SegmentationClass",
-}
-"""Where people's labels lie, of formats that keep drafts apart."""
-
-
-def written(tmp_path, kind, drafts, handed):
-    FORMATS[kind].check(handed)
-    FORMATS[kind].write(tmp_path, handed, drafts, OPTIONS)
-    for drafts_folder in tmp_path.rglob("drafts"):
-        shutil.copytree(drafts_folder, drafts_folder.parent / WORK[kind], dirs_exist_ok=True)
-    return tmp_path
-
-
-def read(path, handed):
-    """Answers by key; an error fails the test."""
-    answers = list(FORMATS[handed.kind].read(path, handed))
-    errors = [str(one) for one in answers if isinstance(one, SegalError)]
-    assert not errors, "\n".join(errors)
-    assert len({one.key for one in answers}) == len(answers)
-    return {one.key: one for one in answers}
-
-
-def errors_of(path, handed):
-    return [one for one in FORMATS[handed.kind].read(path, handed) if isinstance(one, SegalError)]
-
-
-def edited(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
+        for row, column in np.argwhere(layer.mask):
+            y, x = row + layer.corner[1] - y0, column + layer.corner[0] - x0
+            assert 0 <= y < y1 - y0 and 0 <= x < x1 - x0
+            label[y, x] = classes.index(layer.name)
+    return label

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from segal.annotation.answers import Answer
 from segal.annotation.formats import FORMATS
 from segal.errors import SegalError
-from tests.handed_out import OPTIONS, boxes, drawn, handout, labels, written
+from tests.made_returns import OPTIONS, boxes, drawn, handout, labels, written
 
 KINDS = [
     (kind, question)

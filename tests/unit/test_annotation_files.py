@@ -11,7 +11,7 @@ from segal.annotation.formats import FORMATS
 from segal.annotation.formats.coco import _layer, counted
 from segal.annotation.formats.mistakes import Mistake
 from segal.errors import SegalError
-from tests.handed_out import (
+from tests.made_returns import (
     NAMES,
     OPTIONS,
     VOID,

@@ -18,7 +18,7 @@ from segal.data.cityscapes import CLASSES
 from segal.data.datasets import open_dataset
 from segal.data.voc import palette
 from segal.errors import SegalError
-from tests.handed_out import (
+from tests.made_returns import (
     COLOURS,
     NAMES,
     OPTIONS,
