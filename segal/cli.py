@@ -8,13 +8,17 @@ import typer
 
 from segal import __version__
 from segal.commands import (
+    backup,
     compare,
     demo,
     explain,
+    export,
+    import_,
     plan,
     report,
     run,
     select,
+    status,
     strategies,
     train,
     tune,
@@ -40,11 +44,15 @@ for command in (
     compare.compare,
     tune.tune,
     report.report,
+    export.export,
+    import_.import_,
+    status.status,
     validate.validate,
+    backup.backup,
     strategies.strategies,
     demo.demo,
 ):
-    app.command()(command)
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -87,7 +87,9 @@ class Handout:
         kind: The name of the format, such as `label-studio`.
         mode: `context` or `crop`.
         question: What is asked: the name of segal's task, such as `segmentation`.
-        classes: Names, in the order of the network's classes.
+        classes: Names of the labels that can be given: in the order of the network's classes, and
+            `void` behind them where that can be answered.
+        void: Whether the last of them is that, and no class.
         model: Digest of the network that pre-annotated; None where none did.
         tasks: By rank, and of one rank by annotator. With an overlap a region is there once for
             each of its annotators, under one key.
@@ -100,6 +102,7 @@ class Handout:
     classes: tuple[str, ...]
     model: str | None
     tasks: tuple[AnnotationTask, ...]
+    void: bool = False
 
     @cached_property
     def by_key(self) -> Mapping[str, Sequence[AnnotationTask]]:

@@ -12,6 +12,7 @@ from segal.commands import options as o
     *(o.STRATEGY, o.TAU, o.REGION, o.EXCLUDE),
     o.flag("seed_set", str, "Labelled at the start, at random, such as 5% or 20img."),
     o.flag("budgets", str, "Bought after each round, such as 5%,10%; in detection also 500box."),
+    o.flag("annotate", bool, "Stop for people after each selection; they label what is bought."),
     o.flag("target", float, "Stop at this score (0 to 1; mIoU, accuracy) on validation."),
     *(o.ENCODER_WEIGHTS, o.STARTING_WEIGHTS, o.NEW_CLASSES),
     o.flag("train.iterations", int, "Optimizer steps in a round."),
@@ -19,6 +20,9 @@ from segal.commands import options as o
 )
 def run(raw: dict[str, Any]) -> None:
     """Train, evaluate, scan, select and buy, round after round, with known labels as the oracle.
+
+    With --annotate people are the oracle: the run stops for them, and the same command goes on once
+    segal import has taken in their labels.
 
     A run that was killed goes on with the same command. Any key of the configuration can also be
     given as key.path=value, such as start=warm or train.batch_size=4.

@@ -386,6 +386,9 @@ class RunConfig(_Regions, _Trained):
             are added to the next that counts them.
         budget_fit: As in `SelectConfig`; of the seed set, too.
         strategy: Its name and parameters.
+        annotate: People label what is bought: after each selection the run stops until its labels
+            have come back (see `segal export` and `segal import`); what label files of
+            `data.train` say is not looked at.
         target: Stop once the metric of the task (such as mIoU) on `data.validation` reaches this,
             in [0, 1].
         measure_picks: Measure the entropy and the features of every strategy's picks, also of
@@ -415,6 +418,7 @@ class RunConfig(_Regions, _Trained):
     budgets: Result[Annotated[tuple[BudgetText, ...], BeforeValidator(split_commas)]] = ()
     budget_fit: BudgetFit = "skip"
     strategy: Result[dict[str, Any]]
+    annotate: Annotated[bool, result_unless(False)] = False
     target: Result[Annotated[float, Field(gt=0, le=1)] | None] = None
     measure_picks: Result[bool] = True
     unique: Annotated[bool, result_unless(False)] = False

@@ -102,6 +102,10 @@ class LabelFiles(LabelledDataset):
         """
         return self.classes.map(self._read_values(index))
 
+    def has_label(self, index: int) -> bool:
+        """Whether the label file of an image is there."""
+        return is_there(self.label_paths[index])
+
     def _read_values(self, index: int) -> NDArray[np.uint8]:
         """What the label file holds, (H, W) uint8: values that are all legal."""
         image, path = self.pool.root / self.pool.paths[index], self.label_paths[index]
@@ -147,7 +151,7 @@ class LabelFiles(LabelledDataset):
             height, width = self.pool.size(index)
             boxes = [(0, 0, width, height)] if within is None else list(within[index])
             try:
-                if within is None or is_there(self.label_paths[index]):
+                if within is None or self.has_label(index):
                     values = self._read_values(index)
                     found = _count(values, boxes)
                     counted += found

@@ -253,14 +253,6 @@ class RestOfDataset(PartlyLabelled):
         kept = {new: self.excluded[old] for new, old in enumerate(chosen) if old in self.excluded}
         return RestOfDataset(self.dataset.subset(chosen), kept)
 
-    def notes(self) -> list[str]:
-        """As `LabelledDataset.notes`."""
-        return self.dataset.notes()
-
-    def refuse_values(self, split: str, counts: LabelCounts) -> None:
-        """As `LabelledDataset.refuse_values`."""
-        self.dataset.refuse_values(split, counts)
-
 
 def _stem(path: str) -> str:
     return PurePosixPath(path).with_suffix("").as_posix()

@@ -78,6 +78,11 @@ class LabelledDataset(ABC):
             SegalError: If it cannot be read, or is wrong.
         """
 
+    def has_label(self, index: int) -> bool:
+        """Whether there is a label of an image to read, whatever it says."""
+        del index
+        return True
+
     @abstractmethod
     def check(
         self,
@@ -161,3 +166,15 @@ class PartlyLabelled(LabelledDataset):
     def classes(self) -> NamedClasses:  # type: ignore[override]
         """The classes."""
         return self.dataset.classes
+
+    def has_label(self, index: int) -> bool:
+        """As `LabelledDataset.has_label`."""
+        return self.dataset.has_label(index)
+
+    def notes(self) -> list[str]:
+        """As `LabelledDataset.notes`."""
+        return self.dataset.notes()
+
+    def refuse_values(self, split: str, counts: LabelCounts) -> None:
+        """As `LabelledDataset.refuse_values`."""
+        self.dataset.refuse_values(split, counts)

@@ -10,11 +10,14 @@ from segal.candidates.regions import Box
 from segal.candidates.selection import ImageNames, plain_name, read_selection
 from segal.data.changes import count, listed
 from segal.data.find import shortened
+from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_digests, image_sizes
 from segal.runs.history import COMMAND, ROUNDS_FOLDER, SELECTION_FILE
 from segal.runs.ledger import Ledger, Purchase
+from segal.runs.returned import Answered, check_answer_classes, with_answers
+from segal.runs.returns import classes_of, labels_of, returns_of
 from segal.runs.run_folder import LEDGER_FILE, fingerprint
 from segal.system.files import file_digest
 
@@ -31,10 +34,14 @@ class _Booked:
     Attributes:
         purchases: In the order of purchase.
         digests: Of the images that something is bought of, by path.
+        answers: The labels that annotators gave back to its run.
+        classes: Names that they chose from; empty where nothing was handed out.
     """
 
     purchases: Sequence[Purchase]
     digests: Mapping[str, str]
+    answers: Sequence[Answered] = ()
+    classes: Sequence[str] = ()
 
     @property
     def first(self) -> list[Region]:
@@ -179,6 +186,31 @@ class Labelled:
             )
         return _sorted_boxes(regions, pool)
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether annotators gave labels back to a run among the sources."""
+        return any(s.booked and s.booked.answers for s in self.sources)
+
+    def answered(self, dataset: LabelledDataset, question: str) -> LabelledDataset:
+        """The data set with the labels that annotators gave back to the runs among the sources.
+
+        Args:
+            dataset: Of the labelled images, whose label files may be missing.
+            question: Name of the task.
+
+        Raises:
+            SegalError: If annotators chose from other classes than the data set's.
+        """
+        booked = [s.booked for s in self.sources if s.booked and s.booked.answers]
+        if not booked:
+            return dataset
+        names, answers = self._names(dataset.pool), []
+        for one in booked:
+            check_answer_classes(one.answers[0].folder, one.classes, dataset.classes.names)
+            pairs = [(names.find(answer.returned.image), answer) for answer in one.answers]
+            answers += [(image, answer) for image, answer in pairs if image is not None]
+        return with_answers(dataset, question, answers)
+
     def first(self, pool: ImagePool) -> Boxes:
         """The same of what was bought first: by the first that was given, as its ledger tells."""
         source, names = self.sources[0], self._names(pool)
@@ -280,7 +312,8 @@ def _booked(ledger: Ledger, last: int | None) -> _Booked:
     digests = {
         path: info.digest for path, (*_, info) in ledger.known_images().items() if path in images
     }
-    return _Booked(purchases, digests)
+    answers = [Answered(ledger.folder, one) for one in labels_of(returns_of(ledger)).values()]
+    return _Booked(purchases, digests, answers, classes_of(ledger) if answers else ())
 
 
 def _purchases(source: _Source) -> Sequence[Purchase]:

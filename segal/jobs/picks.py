@@ -80,6 +80,8 @@ def priced(
 ) -> list[Purchase]:
     """Regions to buy, with the clicks that the oracle took for them and digests of their labels.
 
+    Of labels that people have yet to make neither is known.
+
     Args:
         strategy: What picked them.
         drawn: Image, box and score of each, in pick order.
@@ -89,6 +91,8 @@ def priced(
     Raises:
         SegalError: If a label cannot be read.
     """
+    if oracle.asks_people:
+        return [Purchase(rank, strategy, *one) for rank, one in enumerate(drawn, 1)]
     wanted: dict[str, list[Box]] = {}
     for image, box, _ in drawn:
         wanted.setdefault(image, []).append(box)

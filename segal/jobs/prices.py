@@ -25,8 +25,9 @@ def signals_of(budget: str) -> tuple[Signal, ...]:
 
 
 def unfit_budgets(config: SelectConfig | RunConfig) -> list[SegalError]:
-    """Budgets in boxes, of a task whose annotators draw none."""
-    if find_task(config.task).by_the_box:
+    """Budgets in boxes, of a task whose annotators draw none, or before they have drawn them."""
+    asks_people = isinstance(config, RunConfig) and config.annotate
+    if find_task(config.task).by_the_box and not asks_people:
         return []
     if isinstance(config, SelectConfig):
         given = {"budget": config.budget}
@@ -36,10 +37,13 @@ def unfit_budgets(config: SelectConfig | RunConfig) -> list[SegalError]:
     drawing = ", ".join(name for name in TASKS if TASKS.get(name).by_the_box)
     return [
         SegalError(
-            f"{key}: in boxes, which nobody draws in {config.task}",
+            f"{key}: in boxes, which "
+            + ("nobody has drawn yet" if asks_people else f"nobody draws in {config.task}"),
             expected=FORMS,
             got=budget,
-            remedy=f"give one of these; boxes are of the task {drawing}",
+            remedy="give one of these, such as 10img"
+            if asks_people
+            else f"give one of these; boxes are of the task {drawing}",
         )
         for key, budget in given.items()
         if Budget.parse(budget).unit == "boxes"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from segal.candidates.regions import Box
 from segal.config import LabelsConfig, MachineConfig, RunConfig, SelectConfig
-from segal.data.datasets import Chooser
 from segal.data.exclusion import Excluded, together
 from segal.data.image_file import Reading
 from segal.data.image_sets import ImageSet, SetName
@@ -109,7 +108,7 @@ class SelectionLabels:
             reference = open_labels(task, config.reference.beside(config), config.machine)
         if config.training is not None and {need.of for need in needs} & {"initial", "labelled"}:
             given = config.training.beside(config)
-            training = open_labels(task, given, config.machine, labelled.images)
+            training = open_labels(task, given, config.machine, labelled)
         reference, training = (
             one and without_excluded(config.exclude, [one], all_there=False)[0]
             for one in (reference, training)
@@ -265,7 +264,7 @@ def reference_note(strategy: str, cost: Mapping[str, int], pool_pixels: int, uni
 
 
 def open_labels(
-    task: Task, config: LabelsConfig, machine: MachineConfig, only: Chooser | None = None
+    task: Task, config: LabelsConfig, machine: MachineConfig, given: Labelled | None = None
 ) -> LabelledDataset:
     """Opens a labelled split, and checks every label.
 
@@ -273,15 +272,21 @@ def open_labels(
         task: What networks are asked.
         config: Which.
         machine: How to run.
-        only: Chooses the images that are meant; all by default.
+        given: What is labelled: only images of which something is are opened, and the labels
+            that annotators gave back count; all images by default.
 
     Raises:
         SegalError: If something is missing or damaged, or no pixel has a label.
     """
     with bar(f"Checking images of {config.split}") as advance:
         dataset = task.open_split(
-            config, config.split, only, workers=max(1, machine.workers), progress=advance
+            *(config, config.split, None if given is None else given.images),
+            missing_labels=given is not None and given.has_answers,
+            workers=max(1, machine.workers),
+            progress=advance,
         )
+    if given is not None:
+        dataset = given.answered(dataset, task.name)
     tell(*dataset.pool.notes(labelled=True) + class_notes(dataset))
     refuse_unlabelled(dataset, config.split, check_labels(dataset, config.split), "measured on")
     return dataset

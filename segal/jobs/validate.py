@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segal.candidates.selection import MASKS_FOLDER, read_selection
 from segal.config import CompareConfig, MachineConfig, TrainConfig, read_config, validate
 from segal.config.sections import LabelsConfig
 from segal.data.image_file import Reading
 from segal.data.labelled import LabelCounts, LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
+from segal.jobs.annotate.source import SELECT
 from segal.jobs.comparing.compare import CONFIG_FILE
 from segal.jobs.copies import copies_notes
 from segal.jobs.explain import configure_explanation
@@ -19,6 +21,8 @@ from segal.jobs.planning import RUNS_FOLDER
 from segal.jobs.strategies import configure_run, configure_selection
 from segal.jobs.tuning.tune import configure_tuning
 from segal.models.spec import DEFAULT_TASK
+from segal.runs.accounts import account_problems, mask_problems
+from segal.runs.history import SELECTION_FILE
 from segal.runs.ledger import Ledger
 from segal.runs.run_folder import LEDGER_FILE
 from segal.system.console import bar
@@ -109,14 +113,38 @@ def _validate_run(path: Path) -> list[str]:
                 got="; ".join(damage[:5]),
                 remedy="run the same command again: it makes them anew",
             )
-        cost = ledger.cost()
-        unit = find_task(str(ledger.configuration.get("task", DEFAULT_TASK))).metric.elements
+        task = find_task(str(ledger.configuration.get("task", DEFAULT_TASK)))
+        wrong = [*account_problems(ledger, task.name), *_selection_problems(ledger, path)]
+        if wrong:
+            raise SegalError(
+                f"{path}: its account is not right",
+                expected="every pixel bought once, and files that say what the ledger does",
+                got="; ".join(wrong[:5]) + f"; and {len(wrong) - 5} more" * (len(wrong) > 5),
+                remedy="put the folder back from a backup",
+            )
+        cost, unit = ledger.cost(), task.metric.elements
         lines = [f"{path}: a run of segal {ledger.command}, whole"]
         lines += [f"  {p.name}: {p.finished}, {p.seconds:.1f} s" for p in ledger.phases()]
         lines.append(
             f"bought: {cost.regions} regions, {cost.pixels} {unit}, {cost.images:.2f} images"
         )
     return lines
+
+
+def _selection_problems(ledger: Ledger, path: Path) -> list[str]:
+    """Whether selections and masks say what was bought."""
+    if ledger.command != SELECT or ledger.phase(SELECT, 0) is None:
+        return []
+    bought = ledger.purchases(SELECT, 0)
+    there = read_selection(path / SELECTION_FILE)
+    problems = []
+    if [(s.rank, s.image, s.box, s.pixels) for s in there] != [
+        (p.rank, p.image, p.box, p.pixels) for p in bought
+    ]:
+        problems.append(f"{SELECTION_FILE} does not list what was bought")
+    if (path / MASKS_FOLDER).is_dir():
+        problems += mask_problems(path / MASKS_FOLDER, bought)
+    return problems
 
 
 def _validate_comparison(path: Path) -> list[str]:

@@ -20,56 +20,16 @@ from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
-from segal.runs.database import transaction
-from segal.runs.run_folder import INPUTS_TABLE, RunFolder, now
+from segal.runs.run_folder import RunFolder, now
+from segal.runs.tables import SCHEMA, UPGRADES
 from segal.system.files import write_error
 
 HASHED_BYTES = 64 * 2**20  # larger artefacts are checked by size alone when a run goes on
-_SHAPES = """CREATE TABLE shapes (
-        image INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
-        height INTEGER NOT NULL CHECK (height > 0), width INTEGER NOT NULL CHECK (width > 0))"""
-"""Of images that are read in another size than they are bought in, which `images` has."""
-_CORRECTIONS = """CREATE TABLE corrections (
-        phase INTEGER NOT NULL, rank INTEGER NOT NULL, found TEXT NOT NULL,
-        since INTEGER NOT NULL,
-        FOREIGN KEY (phase, rank) REFERENCES purchases (phase, rank))"""
-"""Purchases whose label was another one when they were trained on first."""
-_EXCLUDED = """CREATE TABLE excluded (
-        image INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
-        pixels INTEGER NOT NULL CHECK (pixels > 0))"""
-"""Of images, what is never annotated."""
-_SCHEMA = (
-    """CREATE TABLE images (
-        id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE,
-        height INTEGER NOT NULL CHECK (height > 0), width INTEGER NOT NULL CHECK (width > 0),
-        digest TEXT NOT NULL, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL)""",
-    _SHAPES,
-    """CREATE TABLE phases (
-        id INTEGER PRIMARY KEY, name TEXT NOT NULL, round INTEGER NOT NULL,
-        fingerprint TEXT NOT NULL, finished TEXT NOT NULL, seconds REAL NOT NULL,
-        UNIQUE (name, round))""",
-    """CREATE TABLE artefacts (
-        phase INTEGER NOT NULL REFERENCES phases (id), path TEXT NOT NULL,
-        bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (phase, path))""",
-    """CREATE TABLE purchases (
-        phase INTEGER NOT NULL REFERENCES phases (id), rank INTEGER NOT NULL CHECK (rank > 0),
-        strategy TEXT NOT NULL, image INTEGER NOT NULL REFERENCES images (id),
-        x0 INTEGER NOT NULL CHECK (x0 >= 0), y0 INTEGER NOT NULL CHECK (y0 >= 0),
-        x1 INTEGER NOT NULL CHECK (x1 > x0), y1 INTEGER NOT NULL CHECK (y1 > y0),
-        pixels INTEGER NOT NULL CHECK (pixels > 0), score REAL NOT NULL,
-        clicks INTEGER CHECK (clicks >= 0), label TEXT,
-        PRIMARY KEY (phase, rank), UNIQUE (image, x0, y0, x1, y1))""",
-    _CORRECTIONS,
-    _EXCLUDED,
-)
+_BESIDE = ("config.yaml", "summary.json")
+"""Files of a run that no stage records."""
 _ANY = ""
 """The fingerprint of a stage that stays as it is after the next change of what came before."""
 _PHASES = "SELECT name, round, fingerprint, finished, seconds FROM phases"
-_UPGRADES = {
-    1: ("ALTER TABLE purchases ADD COLUMN clicks INTEGER CHECK (clicks >= 0)",),
-    2: (_SHAPES,),
-    3: (INPUTS_TABLE, "ALTER TABLE purchases ADD COLUMN label TEXT", _CORRECTIONS, _EXCLUDED),
-}
 
 
 @dataclass(frozen=True)
@@ -144,8 +104,8 @@ class Phase:
 class Ledger(RunFolder):
     """A run folder's ledger; made by `open` or `read`, and closed as a context manager."""
 
-    schema: ClassVar[tuple[str, ...]] = _SCHEMA
-    upgrades: ClassVar[Mapping[int, Sequence[str]]] = _UPGRADES
+    schema: ClassVar[tuple[str, ...]] = SCHEMA
+    upgrades: ClassVar[Mapping[int, Sequence[str]]] = UPGRADES
     work: ClassVar[str] = "phases"
     _excluded: Excluded = MappingProxyType({})
 
@@ -155,16 +115,23 @@ class Ledger(RunFolder):
         if self.version > 2:
             sides = "coalesce(shapes.height, images.height), coalesce(shapes.width, images.width)"
             tables = "images LEFT JOIN shapes ON image = images.id"
-        rows = self._rows(f"SELECT path, bytes, mtime_ns, {sides}, digest FROM {tables}")
+        rows = self.rows(f"SELECT path, bytes, mtime_ns, {sides}, digest FROM {tables}")
         return {path: (size, mtime, ImageInfo(*info)) for path, size, mtime, *info in rows}
 
     def extent(self) -> tuple[int, int]:
         """What there is to buy: elements (pixels, where these are bought), and images."""
-        rows = self._rows("SELECT coalesce(sum(height * width), 0), count(*) FROM images")
+        rows = self.rows("SELECT coalesce(sum(height * width), 0), count(*) FROM images")
         elements, images = rows[0]
         if self.version > 3:
-            elements -= self._rows("SELECT coalesce(sum(pixels), 0) FROM excluded")[0][0]
+            elements -= self.rows("SELECT coalesce(sum(pixels), 0) FROM excluded")[0][0]
         return elements, images
+
+    def excluded_images(self) -> set[str]:
+        """Images of which something is never annotated."""
+        if self.version < 4:
+            return set()
+        rows = self.rows("SELECT path FROM excluded JOIN images ON image = images.id")
+        return {path for (path,) in rows}
 
     def record_images(self, pool: ImagePool, excluded: Excluded | None = None) -> None:
         """Makes the table of images that of the pool; it stays that once a stage is done.
@@ -190,7 +157,7 @@ class Ledger(RunFolder):
                 remedy="put the images back as they were; or choose another folder with --out"
                 + (stays if self.command == "select" and self.bought() else ""),
             )
-        with transaction(self._database, self.path) as database:
+        with self.writing() as database:
             database.execute("DELETE FROM images WHERE id NOT IN (SELECT image FROM purchases)")
             database.executemany(
                 """INSERT INTO images (path, height, width, digest, bytes, mtime_ns)
@@ -233,7 +200,7 @@ class Ledger(RunFolder):
         if found is None:
             return False
         if found[1] == _ANY:
-            with transaction(self._database, self.path) as database:
+            with self.writing() as database:
                 database.execute(
                     "UPDATE phases SET fingerprint = ? WHERE id = ?", (fingerprint, found[0])
                 )
@@ -284,7 +251,7 @@ class Ledger(RunFolder):
             files = [self._measure(file) for path in artefacts for file in _files(path)]
         except OSError as error:
             raise write_error(Path(error.filename or self.folder), error) from error
-        with transaction(self._database, self.path) as database:
+        with self.writing() as database:
             row = self._find(phase, round)
             if row is None:
                 cursor = database.execute(
@@ -317,12 +284,12 @@ class Ledger(RunFolder):
 
     def phases(self) -> list[Phase]:
         """What is done, in the order in which it was first recorded."""
-        rows = self._rows(f"{_PHASES} ORDER BY id")
+        rows = self.rows(f"{_PHASES} ORDER BY id")
         return [Phase(*row) for row in rows]
 
     def phase(self, name: str, round: int) -> Phase | None:
         """A stage that is recorded, whatever became of its files; None if it is not."""
-        rows = self._rows(f"{_PHASES} WHERE name = ? AND round = ?", [name, round])
+        rows = self.rows(f"{_PHASES} WHERE name = ? AND round = ?", [name, round])
         return Phase(*rows[0]) if rows else None
 
     def artefacts(self, name: str, round: int) -> list[tuple[str, int, str]]:
@@ -331,12 +298,12 @@ class Ledger(RunFolder):
         return self._artefacts(found[0]) if found else []
 
     def _artefacts(self, key: int) -> list[tuple[str, int, str]]:
-        return self._rows(
+        return self.rows(
             "SELECT path, bytes, sha256 FROM artefacts WHERE phase = ? ORDER BY path", [key]
         )
 
     def _find(self, phase: str, round: int) -> tuple[int, str] | None:
-        rows = self._rows(
+        rows = self.rows(
             "SELECT id, fingerprint FROM phases WHERE name = ? AND round = ?", [phase, round]
         )
         return (int(rows[0][0]), str(rows[0][1])) if rows else None
@@ -368,7 +335,7 @@ class Ledger(RunFolder):
             kept: Of those that stay done, whatever comes before them now.
             since: The first round that is done again.
         """
-        with transaction(self._database, self.path) as database:
+        with self.writing() as database:
             for purchase in purchases:
                 x0, y0, x1, y1 = purchase.box
                 phase, rank = database.execute(
@@ -400,7 +367,7 @@ class Ledger(RunFolder):
         """
         if self.version < 4:
             return []
-        rows = self._rows(
+        rows = self.rows(
             "SELECT found, since, path, x0, y0, x1, y1 FROM corrections "
             "JOIN purchases USING (phase, rank) JOIN images ON image = images.id "
             "ORDER BY corrections.rowid"
@@ -412,24 +379,44 @@ class Ledger(RunFolder):
         return path, file.stat().st_size, _sha256(file)
 
     def damage(self) -> list[str]:
-        """What is wrong with the artefacts of all stages: files that are missing or changed."""
-        keys = self._rows("SELECT id FROM phases ORDER BY id")
-        return [line for (key,) in keys for line in self._damage(int(key))]
+        """What is wrong with recorded files: of all stages, and of what went to people and back."""
+        keys = self.rows("SELECT id FROM phases ORDER BY id")
+        lines = [line for (key,) in keys for line in self._damage(int(key))]
+        handed = self._handed()
+        return lines + [line for name in sorted(handed) for line in self._wrong(name, handed[name])]
+
+    def files(self) -> list[str]:
+        """All recorded files, by their paths in the folder, and the configuration."""
+        recorded = {name for (name,) in self.rows("SELECT path FROM artefacts")} | {*self._handed()}
+        beside = {name for name in _BESIDE if (self.folder / name).is_file()}
+        return sorted(recorded | beside)
+
+    def _handed(self) -> dict[str, str]:
+        """Digests of what was handed out and came back, by file."""
+        if self.version < 5:
+            return {}
+        rows = self.rows("SELECT file, digest FROM handouts UNION SELECT file, sha256 FROM returns")
+        return dict(rows)
 
     def _damage(self, key: int) -> Iterator[str]:
         for name, size, digest in self._artefacts(key):
-            path = self.folder / name
-            found: int | None = None
-            with suppress(OSError):
-                found = path.stat().st_size
-            if found is None:
-                yield f"{path} is missing"
-            elif found != size or (size <= HASHED_BYTES and _sha256(path) != digest):
-                yield f"{path} is not as it was written"
+            yield from self._wrong(name, digest, size)
+
+    def _wrong(self, name: str, digest: str, size: int | None = None) -> Iterator[str]:
+        path = self.folder / name
+        found: int | None = None
+        with suppress(OSError):
+            found = path.stat().st_size
+        if found is None:
+            yield f"{path} is missing"
+        elif found != (found if size is None else size) or (
+            found <= HASHED_BYTES and _sha256(path) != digest
+        ):
+            yield f"{path} is not as it was written"
 
     def purchases(self, phase: str | None = None, round: int | None = None) -> list[Purchase]:
         """What was bought, by round and rank; of one stage or one round where asked for."""
-        rows = self._rows(
+        rows = self.rows(
             f"SELECT rank, strategy, path, x0, y0, x1, y1, score, pixels, round, {self._clicks()}, "
             f"{'label' if self.version > 3 else 'NULL'} "
             "FROM purchases JOIN images ON image = images.id JOIN phases ON phase = phases.id "
@@ -448,7 +435,7 @@ class Ledger(RunFolder):
 
     def bought(self, image: str | None = None) -> dict[str, list[Box]]:
         """Boxes that are bought, by image, in the order of purchase; of one image if named."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT path, x0, y0, x1, y1 FROM purchases JOIN images ON image = images.id "
             "WHERE :image IS NULL OR path = :image ORDER BY purchases.phase, rank",
             {"image": image},
@@ -460,7 +447,7 @@ class Ledger(RunFolder):
 
     def cost(self, through_round: int | None = None) -> Cost:
         """What was spent, up to and including a round where one is given."""
-        regions, pixels, known, clicks = self._rows(
+        regions, pixels, known, clicks = self.rows(
             "SELECT count(*), coalesce(sum(pixels), 0), count(clicks), coalesce(sum(clicks), 0) "
             f"FROM (SELECT pixels, round, {self._clicks()} AS clicks FROM purchases "
             "JOIN phases ON phase = phases.id) WHERE :last IS NULL OR round <= :last",
@@ -473,7 +460,7 @@ class Ledger(RunFolder):
     def _buy(self, key: int, purchases: Sequence[Purchase]) -> None:
         sizes = {
             path: (number, height, width)
-            for number, path, height, width in self._rows(
+            for number, path, height, width in self.rows(
                 "SELECT id, path, height, width FROM images"
             )
         }

@@ -1,4 +1,7 @@
-"""The oracle of a simulation: it knows all labels, and reveals them where regions are bought."""
+"""The oracle: in a simulation it knows all labels, and reveals them where regions are bought.
+
+Where people label what is bought, it knows what they gave back.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,12 +76,13 @@ class Oracle:
     """Stands for the annotators; nothing else sees the labels of the pool.
 
     Args:
-        dataset: The pool with all its labels.
+        dataset: The pool with all its labels, or with those that people gave back so far.
         task: Says what labels take to make.
+        answered: Where people label: the boxes that they gave back, by image; None in a simulation.
     """
 
-    def __init__(self, dataset: LabelledDataset, task: Task) -> None:
-        self._dataset, self.task = dataset, task
+    def __init__(self, dataset: LabelledDataset, task: Task, answered: Boxes | None = None) -> None:
+        self._dataset, self.task, self._answered = dataset, task, answered
         self._positions = {path: i for i, path in enumerate(dataset.pool.paths)}
 
     def reveal(self, bought: Boxes) -> RevealedDataset:
@@ -105,6 +109,18 @@ class Oracle:
         """
         label = self._dataset.read_label(self._positions[image])
         return [region_digest(label, box) for box in boxes]
+
+    @property
+    def asks_people(self) -> bool:
+        """Whether labels come of people, later than they are asked for."""
+        return self._answered is not None
+
+    def waits_for(self, bought: Boxes) -> int:
+        """Of how many of the boxes that are bought people have not given a label back."""
+        if self._answered is None:
+            return 0
+        there = {image: set(boxes) for image, boxes in self._answered.items()}
+        return sum(box not in there.get(image, ()) for image in bought for box in bought[image])
 
     @property
     def class_names(self) -> list[str]:

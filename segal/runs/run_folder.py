@@ -5,6 +5,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from segal.runs.database import LOCK_FILE, connect, explained, lock, transaction
 from segal.system.files import write_error
 
 LEDGER_FILE = "ledger.sqlite"
-_APPLICATION, _VERSION = 0x5E6A1000, 4  # marks the file as segal's; the version of its tables
+_APPLICATION, _VERSION = 0x5E6A1000, 5  # marks the file as segal's; the version of its tables
 _META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
 INPUTS_TABLE = """CREATE TABLE inputs (
         kind TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (kind, name))"""
@@ -139,6 +140,17 @@ class RunFolder:
         return opened
 
     @classmethod
+    def reopen(cls, folder: Path) -> Self:
+        """Opens a run folder for this process alone, as it is, whatever it was configured with.
+
+        Raises:
+            SegalError: As `read` and `open` do.
+        """
+        with cls.read(folder) as there:
+            command, configuration = there.command, there.configuration
+        return cls.open(folder, command, configuration)
+
+    @classmethod
     def read(cls, folder: Path) -> Self:
         """Opens a run folder's ledger to look at; it may be at work, and nothing is written.
 
@@ -194,16 +206,21 @@ class RunFolder:
     @property
     def version(self) -> int:
         """Of the tables; older ones are brought up to date by `open`, and only read by `read`."""
-        return int(self._rows("PRAGMA user_version")[0][0])
+        return int(self.rows("PRAGMA user_version")[0][0])
 
     def _meta(self, key: str) -> str:
-        return str(self._rows("SELECT value FROM meta WHERE key = ?", [key])[0][0])
+        return str(self.rows("SELECT value FROM meta WHERE key = ?", [key])[0][0])
 
-    def _rows(
+    def rows(
         self, statement: str, values: Sequence[object] | Mapping[str, object] = ()
     ) -> list[Any]:
+        """What a query gives."""
         with explained(self.path):
             return self._database.execute(statement, values).fetchall()
+
+    def writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A transaction."""
+        return transaction(self._database, self.path)
 
     def _check_version(self) -> None:
         application = self._database.execute("PRAGMA application_id").fetchone()[0]
@@ -231,7 +248,7 @@ class RunFolder:
         inputs: Inputs,
     ) -> None:
         text = canonical(configuration)
-        with transaction(self._database, self.path) as database:
+        with self.writing() as database:
             tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if is_empty and not tables:  # also after a kill while it was being made
                 for statement in (_META, INPUTS_TABLE, *self.schema):
@@ -268,7 +285,7 @@ class RunFolder:
     ) -> None:
         """Raises a SegalError, with all that differs, unless it is the folder's own run."""
         then: dict[str, dict[str, str]] = {}
-        for kind, name, digest in self._rows("SELECT kind, name, digest FROM inputs"):
+        for kind, name, digest in self.rows("SELECT kind, name, digest FROM inputs"):
             then.setdefault(kind, {})[name] = digest
         changes = {k: Changes.of(then[k], now) for k, now in inputs.items() if k in then}
         changed = [f"\n    {kind}: {found}" for kind, found in changes.items() if found]

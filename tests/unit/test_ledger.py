@@ -287,12 +287,12 @@ def test_reading_where_there_is_no_run(tmp_path):
 
 def test_journal_is_a_log_locally_and_not_on_a_network(tmp_path, monkeypatch):
     with _open(tmp_path) as ledger:
-        assert ledger._rows("PRAGMA journal_mode")[0][0] == "wal"
-        assert ledger._rows("PRAGMA synchronous")[0][0] == 2
-        assert ledger._rows("PRAGMA foreign_keys")[0][0] == 1
+        assert ledger.rows("PRAGMA journal_mode")[0][0] == "wal"
+        assert ledger.rows("PRAGMA synchronous")[0][0] == 2
+        assert ledger.rows("PRAGMA foreign_keys")[0][0] == 1
     monkeypatch.setattr(database, "on_network", lambda folder: True)
     with _open(tmp_path) as ledger:
-        assert ledger._rows("PRAGMA journal_mode")[0][0] == "delete"
+        assert ledger.rows("PRAGMA journal_mode")[0][0] == "delete"
 
 
 def _logs(folder: Path) -> list[str]:
@@ -686,7 +686,7 @@ def test_an_old_ledger_is_read_as_it_is(old):
 
 def test_an_old_ledger_is_upgraded_where_work_goes_on(old):
     with _open(old) as ledger:
-        assert ledger.version == 4 and ledger.purchases() == _BOUGHT_IN_VERSION_1
+        assert ledger.version == 5 and ledger.purchases() == _BOUGHT_IN_VERSION_1
         ledger.record_images(_pool("a.png"))
         more = Purchase(1, "uwe", "a.png", (8, 0, 16, 8), 0.2, clicks=9)
         ledger.finish("select", 1, "f", purchases=[more])
@@ -696,9 +696,9 @@ def test_an_old_ledger_is_upgraded_where_work_goes_on(old):
         assert ledger.cost().clicks == 12
     with _open(old / "new") as new, _open(old) as upgraded:
         columns = "SELECT name, type, \"notnull\" FROM pragma_table_info('purchases')"
-        assert upgraded._rows(columns) == new._rows(columns)
+        assert upgraded.rows(columns) == new.rows(columns)
         tables = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
-        assert upgraded._rows(tables) == new._rows(tables)
+        assert upgraded.rows(tables) == new.rows(tables)
         with pytest.raises(sqlite3.IntegrityError):  # the check came along
             upgraded._database.execute("UPDATE purchases SET clicks = -1")
 
@@ -725,7 +725,7 @@ def test_a_refused_or_killed_upgrade_leaves_the_old_ledger(old):
     _killed(die, after=None)
     assert _version(old) == 1
     with _open(old) as ledger:
-        assert ledger.version == 4 and ledger.purchases() == _BOUGHT_IN_VERSION_1
+        assert ledger.version == 5 and ledger.purchases() == _BOUGHT_IN_VERSION_1
 
 
 # A kill at any moment

@@ -76,7 +76,16 @@ def check_protocol(arms: Sequence[Arm]) -> list[SegalError]:
     except SegalError as error:  # such as weights that are not there
         return [error]
     first = selecting[0].name
-    errors = []
+    errors = [
+        SegalError(
+            f"arms.{arm.name}: annotate: an arm that waits for people",
+            expected="arms whose labels are all there: a comparison goes through them by itself",
+            got="annotate: true",
+            remedy="leave it out; or run the arms one by one with segal run",
+        )
+        for arm in arms
+        if arm.config.annotate
+    ]
     for arm in arms:
         exempt = OF_THE_FULL_ARM if arm.full else frozenset()
         mine, theirs = protocols[arm.name], protocols[first]

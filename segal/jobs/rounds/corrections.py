@@ -21,7 +21,8 @@ _TRAINED = {"train", "evaluate"}
 def book_corrections(ledger: Ledger, oracle: Oracle, stale: Sequence[str]) -> None:
     """Compares the labels of all that is bought with what they were when they were trained on.
 
-    Nothing is compared in a run of a version that did not book what labels said.
+    Nothing is compared of what has no label yet, nor in a run of a version that did not book what
+    labels said.
 
     Args:
         ledger: Of the run.
@@ -33,8 +34,7 @@ def book_corrections(ledger: Ledger, oracle: Oracle, stale: Sequence[str]) -> No
     """
     bought = dict.fromkeys(ledger.purchases("seed"), 0)
     bought |= {p: (p.round or 0) + 1 for p in ledger.purchases("buy")}  # the first trained on it
-    if any(purchase.label is None for purchase in bought):
-        return
+    bought = {p: first for p, first in bought.items() if p.label is not None}
     now = labels_now(oracle, bought)
     changed = [
         replace(p, label=now[p.image, p.box]) for p in bought if p.label != now[p.image, p.box]
@@ -54,6 +54,22 @@ def book_corrections(ledger: Ledger, oracle: Oracle, stale: Sequence[str]) -> No
         for number in range(since, max((n for _, n in phases), default=since) + 2):
             remove(round_folder(ledger.folder, number) / name)
     ledger.correct(changed, sorted(undone), sorted(phases - undone), since)
+
+
+def book_answers(ledger: Ledger, oracle: Oracle) -> None:
+    """Books what the labels say that people gave back to what had none.
+
+    Args:
+        ledger: Of the run.
+        oracle: Knows the labels as they are now.
+
+    Raises:
+        SegalError: If a label cannot be read.
+    """
+    new = [p for p in ledger.purchases() if p.label is None]
+    new = [p for p in new if not oracle.waits_for({p.image: [p.box]})]
+    now = labels_now(oracle, new)
+    ledger.correct([replace(p, label=now[p.image, p.box]) for p in new], [], [], 0)
 
 
 def labels_now(oracle: Oracle, bought: Iterable[Purchase]) -> dict[tuple[str, Box], str]:

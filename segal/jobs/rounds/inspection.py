@@ -68,7 +68,7 @@ class Inspection:
         """
         picks: dict[str, Any] = {"region": self.config.region, "count": len(selected)}
         picks |= describe_picks(table, rows_of(table, selected))
-        if self.config.measure_picks:
+        if self.config.measure_picks and not self.oracle.asks_people:
             picks |= self._mistakes(number, selected, model)
         write_json(folder / PICKS_FILE, picks)
         overlays = folder / OVERLAYS_FOLDER
@@ -79,7 +79,9 @@ class Inspection:
             with bar(f"Round {number}: drawing pictures") as advance:
                 drawn = Drawn(
                     *(self.pool, model, self.value, self.bought, self.config.precision),
-                    label=lambda image: self.oracle.label(image, boxes[image]),
+                    label=None
+                    if self.oracle.asks_people
+                    else lambda image: self.oracle.label(image, boxes[image]),
                     excluded=self.excluded,
                 )
                 task_of(model.spec).draw(overlays, selected, self.config.overlays, drawn, advance)

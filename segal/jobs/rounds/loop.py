@@ -22,6 +22,7 @@ from segal.candidates.regions import RegionSize
 from segal.candidates.selection import read_selection, write_selection
 from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
+from segal.data.changes import count
 from segal.data.exclusion import together
 from segal.jobs.inputs import image_sizes
 from segal.jobs.network import initial_model
@@ -29,7 +30,7 @@ from segal.jobs.passes import Scanned, run_passes, table_folder
 from segal.jobs.picks import boxes_of, priced, selected_from, shown_value
 from segal.jobs.prices import drawn_prices
 from segal.jobs.reference import check_apart, needs_of, reference_cost, reference_note
-from segal.jobs.rounds.corrections import book_corrections, correction_notes
+from segal.jobs.rounds.corrections import book_answers, book_corrections, correction_notes
 from segal.jobs.rounds.inspection import Inspection
 from segal.jobs.rounds.results import (
     Bought,
@@ -108,7 +109,7 @@ class Rounds:
         self.pool, self.held_out = data.pool_set.pool, data.held_out
         self.task = find_task(config.task)
         self.outline = self.task.outline_of(data.pool_set)
-        self.oracle = Oracle(data.pool_set, self.task)
+        self.oracle = Oracle(data.pool_set, self.task, data.answered)
         self.areas, self.sizes = data.areas(), image_sizes(self.pool)
         self.excluded = data.excluded
         self.start = start
@@ -130,8 +131,12 @@ class Rounds:
         self.ledger.record_images(self.pool, self.excluded)
         if "val" in {need.of for need in needs_of(self.strategy)}:
             check_apart(self.held_out["validation"].pool, self.pool)
+        if self.oracle.asks_people:
+            book_answers(self.ledger, self.oracle)
         self.buy_seed_set()
         for number in range(len(self.config.budgets) + 1):
+            if self.waits():
+                return
             self.train(number)
             self.evaluate(number)
             # What was bought once is trained on, also where labels were corrected since.
@@ -391,6 +396,17 @@ class Rounds:
 
         self.phase("buy", number, None, work)
         self.bought.add(self.ledger.purchases("buy", number), allowance)
+
+    def waits(self) -> bool:
+        """Whether people have to label something before the run can go on."""
+        waiting, folder = self.oracle.waits_for(self.bought.boxes), self.config.out
+        if waiting:
+            self.notes.append(
+                f"{count(waiting, 'region')} {'waits' if waiting == 1 else 'wait'} for annotators. "
+                f"Hand them out with segal export {folder} --to FORMAT --out HANDOUT, take in what "
+                f"comes back with segal import {folder} FILE, and give this command again."
+            )
+        return waiting > 0
 
     # What phases share
 

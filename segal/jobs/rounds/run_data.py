@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segal.candidates.budget import Budget
-from segal.candidates.regions import RegionSize
+from segal.candidates.regions import Box, RegionSize
 from segal.config import RunConfig
 from segal.data.exclusion import Excluded, RestOfDataset
 from segal.data.images import ImageInfo
@@ -25,7 +25,9 @@ from segal.jobs.prices import drawn_prices
 from segal.runs.acquisition import Offer
 from segal.runs.ledger import Ledger
 from segal.runs.oracle import Oracle
-from segal.runs.run_folder import fingerprint
+from segal.runs.returned import Answered, Unlabelled, check_answer_classes, with_answers
+from segal.runs.returns import classes_of, labels_of, returns_of
+from segal.runs.run_folder import LEDGER_FILE, fingerprint
 from segal.system.console import bar, tell
 from segal.tasks import find_task
 
@@ -39,12 +41,14 @@ class RunData:
         held_out: Splits to evaluate on: `validation`, `test`.
         notes: What the user should be told of them.
         excluded: What is never annotated of the pool.
+        answered: Where people label: the boxes that they gave back, by image; None in a simulation.
     """
 
     pool_set: LabelledDataset
     held_out: Mapping[str, LabelledDataset]
     notes: Sequence[str] = ()
     excluded: Excluded = field(default_factory=dict)
+    answered: Mapping[str, Sequence[Box]] | None = None
 
     @classmethod
     def open(cls, config: RunConfig) -> "RunData":
@@ -57,7 +61,9 @@ class RunData:
         task, data, known = config.task, config.data, _known_images(config.out)
         with bar("Checking images") as advance:
             pool_set = open_split(
-                config.task, data, data.train, config.machine, advance, known=known
+                *(config.task, data, data.train, config.machine, advance),
+                known=known,
+                missing_labels=config.annotate,
             )
             held_out = {
                 name: open_split(task, data, split, config.machine, advance)
@@ -65,6 +71,9 @@ class RunData:
                 if split
             }
         find_task(task).check_splits({data.train: pool_set, **held_out})
+        answered = None
+        if config.annotate:
+            pool_set, answered = given_back(config, pool_set)
         pool_set, *rest = without_excluded(config.exclude, [pool_set, *held_out.values()])
         held_out = dict(zip(held_out, rest, strict=True))
         notes = copies_notes(pool_set.pool, unique=config.unique)
@@ -72,7 +81,7 @@ class RunData:
             pool_set = pool_set.subset(first_of_each(pool_set.pool))
         mistakes = []
         for split, dataset, use in (
-            (data.train, pool_set, "trained on"),
+            (data.train, None if config.annotate else pool_set, "trained on"),
             (data.validation, held_out.get("validation"), "evaluated on"),
             (data.test, held_out.get("test"), "evaluated on"),
         ):
@@ -86,7 +95,7 @@ class RunData:
         tell(*class_notes(pool_set, *held_out.values()))
         boxes = pool_set.excluded if isinstance(pool_set, RestOfDataset) else {}
         excluded = {pool_set.pool.paths[i]: tuple(found) for i, found in boxes.items()}
-        return cls(pool_set, held_out, notes, excluded)
+        return cls(pool_set, held_out, notes, excluded, answered)
 
     def inputs(self) -> dict[str, dict[str, str]]:
         """Digests of what is held out, by kind and name."""
@@ -106,6 +115,29 @@ class RunData:
     def areas(self) -> NDArray[np.int64]:
         """Pixels of every image of the pool, but for those that are excluded."""
         return image_areas(self.pool_set.pool, self.excluded)
+
+
+def given_back(
+    config: RunConfig, pool_set: LabelledDataset
+) -> tuple[LabelledDataset, dict[str, list[Box]]]:
+    """A pool with the labels that people gave back to the run, and where they did.
+
+    Raises:
+        SegalError: If they chose from other classes than the data set's.
+    """
+    found: list[Answered] = []
+    if (config.out / LEDGER_FILE).is_file():
+        with Ledger.read(config.out) as ledger:
+            returns = labels_of(returns_of(ledger)).values()
+            found = [Answered(config.out, one) for one in returns]
+            if found:
+                check_answer_classes(config.out, classes_of(ledger), pool_set.classes.names)
+    plain = Unlabelled(pool_set, config.task)
+    boxes: dict[str, list[Box]] = {}
+    for one in found:
+        boxes.setdefault(one.returned.image, []).append(one.returned.box)
+    answers = ((one.returned.image, one) for one in found)
+    return with_answers(plain, config.task, answers), boxes
 
 
 def _known_images(out: Path) -> dict[str, tuple[int, int, ImageInfo]]:

@@ -1,0 +1,34 @@
+"""`segal status`: what is open, what came back, and what to run next."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def status(
+    run: Annotated[Path, typer.Argument(help="Folder of segal select or segal run.")],
+) -> None:
+    """Show what a run has bought, handed out, got back and trained on, and what to run next."""
+    from segal.jobs.annotate.status import status_of
+
+    found = status_of(run)
+    heads = ("round", "picked by", "bought", "handed out", "back", "pixels", "hours", "trained on")
+    rows = [
+        (
+            *(str(one.round), one.strategy, str(one.bought), str(one.handed), str(one.returned)),
+            *(str(one.pixels), f"{one.seconds / 3600:.2f}", "yes" if one.is_trained else "no"),
+        )
+        for one in found.rounds
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
+        typer.echo("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
+    if found.agreement:
+        typer.echo(
+            f"Where two annotators answered, {found.unit} of a class that both say, and one:"
+        )
+        for name, (same, one) in found.agreement.items():
+            typer.echo(f"  {name}: {same} and {one}, Dice {2 * same / (2 * same + one):.3f}")
+    for line in found.advice:
+        typer.echo(line)

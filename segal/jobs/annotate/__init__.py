@@ -1,0 +1,1 @@
+"""Between runs and annotators: what is handed out, what comes back, what is open."""

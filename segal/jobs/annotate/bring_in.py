@@ -1,0 +1,359 @@
+"""`segal import`: takes in what annotators gave back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from segal.annotation.answers import Answer
+from segal.annotation.formats import FORMATS
+from segal.annotation.handout import AnnotationTask, Handout, task_key
+from segal.annotation.manifest import read_manifest_text
+from segal.annotation.questions.base import ERROR, IGNORE, Rules, place
+from segal.candidates.regions import Box
+from segal.data.changes import count
+from segal.data.find import shortened
+from segal.errors import SegalError, raise_all
+from segal.jobs.annotate.source import RunSource
+from segal.runs.ledger import Ledger
+from segal.runs.returns import (
+    Return,
+    book,
+    handouts_of,
+    latest,
+    return_file,
+    returns_of,
+    run_key,
+    write_return,
+)
+from segal.system.console import bar
+from segal.system.files import read_error
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """How answers are taken in.
+
+    Attributes:
+        kind: The format; empty for that of the latest handout.
+        rules: What becomes of what is left open.
+        replace: Answers that differ from what is booked take its place.
+        annotator: Only the answers of this one are taken.
+        skip_bad: Take the good ones, and tell of the others, instead of refusing all.
+        handout: The manifest of the handout, where the run does not know it.
+        dry_run: Only look.
+    """
+
+    kind: str = ""
+    rules: Rules = field(default_factory=Rules)
+    replace: bool = False
+    annotator: str = ""
+    skip_bad: bool = False
+    handout: Path | None = None
+    dry_run: bool = False
+
+
+@dataclass
+class Imported:
+    """What was taken in.
+
+    Attributes:
+        regions: Regions that have a label now and had none.
+        replaced: Answers that took the place of others.
+        second: Answers that are there to compare.
+        known: Answers that were booked already.
+        open: Regions that have not come back.
+        counts: Elements by name of `COUNTED`, over all that was taken in.
+        seconds: Time that annotators spent on it, as far as it is known.
+        classes: Their names.
+        unit: What is counted.
+        notes: What the user should know.
+        bad: What was not taken.
+    """
+
+    classes: Sequence[str]
+    unit: str
+    regions: int = 0
+    replaced: int = 0
+    second: int = 0
+    known: int = 0
+    open: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    bad: list[SegalError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An answer that was read; of its label what goes into a file, so that memory is bounded.
+
+    Attributes:
+        answer: It, without what was drawn.
+        task: Of it.
+        image: Of the purchase.
+        box: Likewise.
+        annotator: Who; may be empty.
+        digest: Of the label.
+        data: The label, encoded.
+        counts: What was found.
+    """
+
+    answer: Answer
+    task: AnnotationTask
+    image: str
+    box: Box
+    annotator: str
+    digest: str
+    data: bytes
+    counts: Mapping[str, int]
+
+    @property
+    def region(self) -> tuple[str, Box]:
+        return self.image, self.box
+
+
+def import_answers(folder: Path, paths: Sequence[Path], settings: ImportSettings) -> Imported:
+    """Reads answers, checks all of them, and books them.
+
+    Args:
+        folder: Of the run that bought the regions.
+        paths: What the tool exported.
+        settings: How.
+
+    Raises:
+        SegalError: With all that is wrong; nothing is booked then, unless bad ones are skipped.
+    """
+    with Ledger.reopen(folder) as ledger:
+        source = RunSource.open(ledger)
+        handout = _handout(ledger, settings)
+        classes = _classes(handout, settings.rules)
+        booked = returns_of(ledger)
+        imported = Imported(classes, source.question.unit)
+        found = list(_read(paths, handout, source, settings, classes, run_key(ledger), imported))
+        found = _chosen(found, handout, booked, imported)
+        returns = list(_settled(found, ledger, source, booked, settings, imported))
+        if not settings.skip_bad:
+            raise_all(shortened(imported.bad))
+        if settings.dry_run:
+            imported.notes.append("Nothing was booked: this was a dry run.")
+        else:
+            _book(ledger, source, returns)
+        current = latest([*booked, *(one for one, _ in returns)])
+        imported.open = len(source.purchases) - len({(one.image, one.box) for one in current})
+        imported.seconds = sum(one.seconds or 0.0 for one in current)
+    return imported
+
+
+def _handout(ledger: Ledger, settings: ImportSettings) -> Handout:
+    """All tasks that were handed out in a format; the latest frame of each counts."""
+    if settings.handout is not None:
+        try:
+            text = settings.handout.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error if isinstance(error, OSError) else OSError("not text")
+            raise read_error(settings.handout, reason, "the manifest of a handout") from error
+        return read_manifest_text(text, str(settings.handout))
+    handouts = handouts_of(ledger, settings.kind or None)
+    if not handouts:
+        raise SegalError(
+            f"{ledger.folder}: nothing was handed out"
+            + f" to {settings.kind}" * bool(settings.kind),
+            expected="regions that segal export has handed out",
+            got="none",
+            remedy="hand them out with segal export; or give the manifest of the handout with "
+            "--handout",
+        )
+    last = handouts[-1]
+    like = [
+        h for h in handouts if (h.kind, h.mode, h.classes) == (last.kind, last.mode, last.classes)
+    ]
+    tasks: dict[tuple[str, str], AnnotationTask] = {}
+    for one in like:
+        tasks |= {(task.key, task.annotator): task for task in one.tasks}
+    return replace(last, tasks=tuple(tasks.values()))
+
+
+def _classes(handout: Handout, rules: Rules) -> tuple[str, ...]:
+    """Names of the classes, without the label for none of them."""
+    classes = handout.classes[: -1 if handout.void else None]
+    if rules.unpainted not in (ERROR, IGNORE, *classes):
+        raise SegalError(
+            f"unpainted: {rules.unpainted} is no class",
+            expected=f"{ERROR}, {IGNORE}, or one of {', '.join(classes)}",
+            got=rules.unpainted,
+            remedy="name a class, or make these pixels void with --unpainted ignore",
+        )
+    return classes
+
+
+def _read(
+    paths: Sequence[Path],
+    handout: Handout,
+    source: RunSource,
+    settings: ImportSettings,
+    classes: Sequence[str],
+    run: str,
+    imported: Imported,
+) -> Iterable[_Found]:
+    purchases = {task_key(run, p.image, p.box): p for p in source.purchases}
+    form = FORMATS[handout.kind]
+    total = len(handout.by_key)
+    with bar("Reading answers") as advance:
+        done = 0
+        for path in paths:
+            for one in form.read(path, handout):
+                done += 1
+                advance(min(done, total), total)
+                if isinstance(one, SegalError):
+                    imported.bad.append(one)
+                    continue
+                tasks = handout.by_key.get(one.key, ())
+                if not tasks or one.key not in purchases:
+                    imported.bad.append(_foreign(one, source))
+                    continue
+                annotator = one.annotator or (tasks[0].annotator if len(tasks) == 1 else "")
+                if settings.annotator and annotator != settings.annotator:
+                    continue
+                bought = purchases[one.key]
+                try:
+                    settled = source.question.settle(one, tasks[0], classes, settings.rules)
+                except SegalError as error:
+                    imported.bad.append(error)
+                    continue
+                yield _Found(
+                    replace(one, layers=(), boxes=(), choices=()),
+                    *(tasks[0], bought.image, bought.box, annotator),
+                    source.question.digest(settled.label),
+                    source.question.encode(settled.label),
+                    settled.counts,
+                )
+
+
+def _foreign(answer: Answer, source: RunSource) -> SegalError:
+    return SegalError(
+        f"{answer.source}: task {answer.key} is none of {source.folder}",
+        expected="answers to what this run has handed out",
+        got="a task of another run, or of a region that this one did not buy",
+        remedy="import it into the run that it was exported from; or leave it out with --skip-bad",
+    )
+
+
+def _chosen(
+    found: Sequence[_Found], handout: Handout, booked: Sequence[Return], imported: Imported
+) -> list[_Found]:
+    """One answer a person and region: the last. Two people only where two were asked."""
+    last: dict[tuple[str, Box, str], _Found] = {}
+    for one in found:
+        key = (*one.region, one.annotator)
+        before = last.pop(key, None)
+        if before is not None:
+            imported.notes.append(
+                f"{place(one.answer, one.task)}: answered twice by "
+                f"{one.annotator or 'the same annotator'}; the later answer is taken."
+            )
+        is_older = before is not None and before.answer.updated > one.answer.updated
+        last[key] = before if before is not None and is_older else one
+    people: dict[tuple[str, Box], set[str]] = {}
+    for known in latest(booked):
+        people.setdefault((known.image, known.box), set()).add(known.annotator)
+    kept = []
+    for one in last.values():
+        names = people.setdefault(one.region, set())
+        asked = len(handout.by_key[one.task.key])
+        if one.annotator not in names and len(names) >= asked:
+            imported.bad.append(
+                SegalError(
+                    f"{place(one.answer, one.task)}: answered by {one.annotator or 'somebody'} too",
+                    expected=f"{count(asked, 'annotator')}, as it was handed out",
+                    got=f"an answer of {' and of '.join(n or 'somebody' for n in sorted(names))} "
+                    "before",
+                    remedy="choose whose answers are taken with --annotator NAME, or hand regions "
+                    "out with --overlap to compare",
+                )
+            )
+            continue
+        names.add(one.annotator)
+        kept.append(one)
+    return kept
+
+
+def _settled(
+    found: Sequence[_Found],
+    ledger: Ledger,
+    source: RunSource,
+    booked: Sequence[Return],
+    settings: ImportSettings,
+    imported: Imported,
+) -> Iterable[tuple[Return, bytes]]:
+    """What is to be booked, with the content of its file."""
+    rounds = {(p.image, p.box): p.round or 0 for p in source.purchases}
+    run = run_key(ledger)
+    current = {(*(o.image, o.box), o.annotator): o for o in latest(booked)}
+    numbers: dict[tuple[str, Box], int] = {}
+    for known in booked:
+        numbers[known.image, known.box] = numbers.get((known.image, known.box), 0) + 1
+    labelled = set(numbers)
+    for one in found:
+        before = current.get((*one.region, one.annotator))
+        if before is not None and (before.label, before.seconds) == (
+            one.digest,
+            one.answer.seconds,
+        ):
+            imported.known += 1
+            continue
+        if before is not None and not settings.replace:
+            imported.bad.append(
+                SegalError(
+                    f"{place(one.answer, one.task)}: came back before, and says something else now",
+                    expected=f"the answer that was booked at {before.booked}",
+                    got="another label" if before.label != one.digest else "another time spent",
+                    remedy="take the new one with --replace: the old one is kept as version "
+                    f"{before.version}",
+                )
+            )
+            continue
+        if before is not None:
+            imported.replaced += 1
+        elif one.region in labelled:
+            imported.second += 1
+        else:
+            imported.regions += 1
+        labelled.add(one.region)
+        numbers[one.region] = number = numbers.get(one.region, 0) + 1
+        for name, many in one.counts.items():
+            imported.counts[name] = imported.counts.get(name, 0) + many
+        if one.answer.lossy:
+            _note(imported, f"Outlines were made pixels by {one.answer.lossy}: not exact.")
+        for note in one.answer.notes:
+            _note(imported, note)
+        yield (
+            Return(
+                image=one.image,
+                box=one.box,
+                round=rounds[one.region],
+                annotator=one.annotator,
+                version=1 if before is None else before.version + 1,
+                label=one.digest,
+                file=return_file(run, one.image, one.box, number, source.question.suffix),
+                sha256="",
+                seconds=one.answer.seconds,
+                source=one.answer.source,
+                counts=one.counts,
+            ),
+            one.data,
+        )
+
+
+def _note(imported: Imported, note: str) -> None:
+    if note not in imported.notes:
+        imported.notes.append(note)
+
+
+def _book(ledger: Ledger, source: RunSource, returns: Sequence[tuple[Return, bytes]]) -> None:
+    """Puts the files in place, and then books them all."""
+    written = []
+    with bar("Keeping answers") as advance:
+        for done, (one, data) in enumerate(returns, 1):
+            written.append(replace(one, sha256=write_return(source.folder, one.file, data)))
+            advance(done, len(returns))
+    book(ledger, written)
