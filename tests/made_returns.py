@@ -41,6 +41,7 @@ def handout(
     annotators=("",),
     step=16,
     pad=3,
+    void=False,
 ):
     """Every other region of a grid, those at the right and lower edges among them."""
     tasks = []
@@ -70,7 +71,7 @@ def handout(
                         key, rank, image, "0" * 64, (height, width), box, frame, file, annotator
                     )
                 )
-    return Handout("run", kind, mode, question, names, model, tuple(tasks))
+    return Handout("run", kind, mode, question, names, model, tuple(tasks), void)
 
 
 def drawn(made, names=NAMES):

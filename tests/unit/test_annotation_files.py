@@ -1,20 +1,25 @@
 """Formats of annotation that are files: what is written comes back, pixel for pixel."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from segal.annotation.answers import Answer, DrawnBox
 from segal.annotation.formats import FORMATS
-from segal.annotation.formats.coco import _layer, counted
+from segal.annotation.formats.base import WriteOptions
+from segal.annotation.formats.coco import counted, unpacked
 from segal.annotation.formats.mistakes import Mistake
 from segal.errors import SegalError
 from tests.made_returns import (
+    COLOURS,
     NAMES,
     OPTIONS,
     VOID,
+    WORK,
     boxes,
     composed,
     drawn,
@@ -226,7 +231,7 @@ def test_run_lengths_as_text_are_those_of_pycocotools():
             mask = rng.random((height, width)) < share
             text = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
             lengths = counted(text, (height, width), "here")
-            layer = _layer("a", lengths, (height, width))
+            layer = unpacked("a", lengths, (height, width))
             whole = np.zeros_like(mask)
             if layer is not None:
                 (x, y), (h, w) = layer.corner, layer.mask.shape
@@ -423,3 +428,45 @@ def test_an_image_that_someone_saved_without_boxes_shows_none(tmp_path):
     assert all(not answer.boxes and answer.notes for answer in answers.values())
     file.write_text('<!DOCTYPE a [<!ENTITY x "y">]><annotation>&x;</annotation>')
     assert "DTD" in str(errors_of(tmp_path, handed)[0])
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_void_on_purpose_is_told_from_what_nobody_painted(tmp_path, kind):
+    """As the last of the labels; in Cityscapes, any official label that is no class."""
+    names = (*NAMES, "void")
+    made = labels(50)
+    handed = handout(made, kind, names=names, void=True)
+    options = WriteOptions("", (*COLOURS, (255, 255, 254)))
+    FORMATS[kind].check(handed)
+    work = drawn({image: np.minimum(label, 19) for image, label in made.items()}, names)
+    kept = drawn(made)
+    FORMATS[kind].write(tmp_path, handed, kept if kind == "cityscapes" else work, options)
+    for drafts in tmp_path.rglob("drafts"):
+        shutil.copytree(drafts, tmp_path / WORK[kind], dirs_exist_ok=True)
+    for image in made if kind == "cityscapes" else ():
+        file = tmp_path / "gtFine" / image.replace("_leftImg8bit.jpg", "_gtFine_labelIds.png")
+        ids = np.array(Image.open(file))
+        assert (ids == 0).any()
+        Image.fromarray(np.where(ids == 0, 4, ids).astype(np.uint8)).save(file)
+    answers = read(tmp_path, handed)
+    for task in handed.tasks:
+        x0, y0, x1, y1 = task.region
+        label, _ = composed(answers[task.key], task, names)
+        np.testing.assert_array_equal(label, np.minimum(made[task.image], 19)[y0:y1, x0:x1])
+
+
+def test_void_on_purpose_has_a_colour(tmp_path):
+    names, made = ("road", "sky", "void"), labels(51, classes=3)
+    handed = handout(made, "folder", names=names, void=True)
+    options = WriteOptions("", ((9, 9, 9), (0, 0, 0), (1, 2, 3)))
+    FORMATS["folder"].write(tmp_path, handed, None, options)
+    table = np.full((256, 3), 255, np.uint8)
+    table[:3] = options.colours
+    for image, label in made.items():
+        file = (tmp_path / "labels" / image).with_suffix(".png")
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(table[label]).save(file)
+    for task in handed.tasks:
+        x0, y0, x1, y1 = task.region
+        label, _ = composed(read(tmp_path, handed)[task.key], task, names)
+        np.testing.assert_array_equal(label, made[task.image][y0:y1, x0:x1])

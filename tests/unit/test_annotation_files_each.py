@@ -164,7 +164,7 @@ def test_what_is_written_is_a_data_set_to_segal_itself(tmp_path):
 
 def test_names_that_a_list_of_classes_would_change_are_refused():
     made = labels(23)
-    for names in (("void", "sky"), ("road,", "sky"), ("a" * 400, "sky")):
+    for names in (("road,", "sky"), ("a" * 400, "sky")):
         with pytest.raises(SegalError, match="list of classes"):
             FORMATS["folder"].check(handout(made, "folder", names=names))
 

@@ -5,9 +5,10 @@
     drafts/PATH_gtFine_labelIds.png        what the network drew
     regions.json                           where the regions are
 
-PATH is the image's, without suffix and `_leftImg8bit`. Polygons are filled as the official
-`json2labelImg` fills them: in the order of the file, by Pillow, edge included; what is called
-`cargroup` is a car, unless there is a label of the whole name, as there is of `polegroup`.
+Official labels that are no class of the run, such as `static`, are void. PATH is the image's,
+without suffix and `_leftImg8bit`. Polygons are filled as the official `json2labelImg` fills them:
+in the order of the file, by Pillow, edge included; what is called `cargroup` is a car, unless there
+is a label of the whole name, as there is of `polegroup`.
 
 Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016,
 and cityscapesScripts 2.3.0.
@@ -46,6 +47,7 @@ from segal.annotation.formats.label_images import (
 )
 from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
+from segal.annotation.questions.base import VOID
 from segal.data.cityscapes import CLASSES
 from segal.data.find import check_path, real_path
 from segal.data.layout import make_classes
@@ -80,7 +82,7 @@ class Cityscapes:
     def check(self, handout: Handout) -> None:
         """Raises a SegalError for classes that are none of Cityscapes'."""
         check_handout(handout)
-        strange = [name for name in handout.classes if name not in IDS or not IDS[name]]
+        strange = [name for name in _classes(handout) if not IDS.get(name)]
         if strange:
             raise SegalError(
                 f"{self.name}: classes that Cityscapes does not have",
@@ -94,8 +96,8 @@ class Cityscapes:
     ) -> list[Path]:
         """See `formats.base.Format`."""
         files = []
-        values = {name: IDS[name] for name in handout.classes}
-        palette = full_palette(options.colours, list(values.values()))
+        values = {name: IDS[name] for name in _classes(handout)}
+        palette = full_palette(options.colours[: len(values)], list(values.values()))
         for part in new_parts(folder, handout):
             named = {file: f"{_name(file)}{_LABELS}.png" for file in part.by_file}
             written, drafted = write_drafts(
@@ -128,11 +130,18 @@ def _files_of(keys: Mapping[str, object], part: Part) -> set[str]:
     return {task.file for task in part.tasks if task.key in keys}
 
 
+def _classes(handout: Handout) -> tuple[str, ...]:
+    return handout.classes[: -1 if handout.void else None]
+
+
 def _meaning(handout: Handout) -> Meaning:
     others = {number: name for name, number in IDS.items() if name not in handout.classes}
-    indexed = [(IDS[name], name) for name in handout.classes]
+    indexed = [(IDS[name], name) for name in _classes(handout)]
     told = {number: name for number, name in others.items() if number}
-    return Meaning(make_classes(indexed, [*others, IGNORE_INDEX]), told=told)
+    if handout.void:
+        indexed += [(number, VOID) for number in told]
+        told = {}
+    return Meaning(make_classes(indexed, [0, *others, IGNORE_INDEX]), told=told)
 
 
 def _read_polygons(
@@ -191,7 +200,9 @@ def _draw(reply: Reply, path: Path, task: AnnotationTask, handout: Handout) -> N
     for value, name in by_value.items():
         mask = pixels == value
         if name in IDS and name not in handout.classes:
-            if value and mask.any():
+            if value and handout.void and mask.any():
+                reply.layers.append(Layer(VOID, mask))
+            elif value and mask.any():
                 count = int(mask.sum())
                 note = f"{count} pixels of {name!r}, which is no class, are taken for unpainted"
                 reply.notes.append(note)

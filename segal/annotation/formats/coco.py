@@ -41,14 +41,13 @@ from segal.annotation.formats.frames import draft_layers, outline, trimmed, whol
 from segal.annotation.formats.mistakes import Mistake, check_size, is_number, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.errors import SegalError, raise_all
+from segal.functional.rle import decode_coco, decode_counts, encode_coco, encode_counts
 from segal.tasks.detection.coco import id_errors, is_id
 from segal.tasks.detection.writing import write_labels
 
 SPLIT = "default"
 FILE = Path("annotations", f"instances_{SPLIT}.json")
 RASTERISER = "polygons filled by pycocotools"
-_LONGEST = 7
-"""Letters of a number; more bits than these no image has pixels for."""
 _EXPECTED = "COCO's instances: an object with lists of images, annotations and categories"
 
 
@@ -137,14 +136,21 @@ def _content(
 
 def _written(layer: Layer, size: tuple[int, int]) -> dict[str, object]:
     """A mask as COCO has it."""
-    mask = np.zeros(size, np.uint8, order="F")
-    (x, y), (height, width) = layer.corner, layer.mask.shape
-    mask[y : y + height, x : x + width] = layer.mask
-    run_lengths = coco_mask.encode(mask)
+    (x, y), (rows, columns) = layer.corner, layer.mask.shape
+    height, width = size
+    band = np.zeros((columns, height), np.bool_)
+    band[:, y : y + rows] = layer.mask.T
+    counts = encode_counts(band)
+    counts[0] += x * height
+    rest = (width - x - columns) * height
+    if len(counts) % 2:
+        counts[-1] += rest
+    elif rest:
+        counts = np.append(counts, rest)
     return {
-        "segmentation": {"size": list(size), "counts": run_lengths["counts"].decode("ascii")},
-        "bbox": coco_mask.toBbox(run_lengths).tolist(),
-        "area": int(coco_mask.area(run_lengths)),
+        "segmentation": {"size": list(size), "counts": encode_coco(counts)},
+        "bbox": [x, y, columns, rows],
+        "area": int(np.count_nonzero(layer.mask)),
     }
 
 
@@ -278,7 +284,7 @@ def _mask(name: str, segmentation: object, task: AnnotationTask, source: str) ->
         given: Any = segmentation.get("size")
         is_pair = isinstance(given, list) and len(given) == 2
         check_size(task, source, (given[0], given[1]) if is_pair else (given, None))
-        return _layer(name, counted(segmentation.get("counts"), size, source), size)
+        return unpacked(name, counted(segmentation.get("counts"), size, source), size)
     if not isinstance(segmentation, list) or not segmentation:
         raise Mistake(
             source,
@@ -310,40 +316,24 @@ def counted(counts: object, size: tuple[int, int], source: object) -> NDArray[np
         Mistake: If they are none.
     """
     total = size[0] * size[1]
+    lengths, got = None, "no run lengths"
     if isinstance(counts, str):
-        lengths = _of_text(counts)
+        try:
+            lengths = decode_coco(counts)
+        except ValueError as error:
+            got = str(error)
     elif isinstance(counts, list) and all(type(x) is int and 0 <= x <= total for x in counts):
         lengths = np.array(counts, np.int64)
-    else:
-        lengths = None
     if lengths is None or (lengths < 0).any() or lengths.sum() != total:
-        got = "no run lengths" if lengths is None else f"a sum of {lengths.sum()}"
+        got = got if lengths is None else f"a sum of {lengths.sum()}"
         expected = f"whole numbers from 0, of the sum {total} ({size[0]} x {size[1]})"
         remedy = "export it again; the file is cut short, or of another image"
         raise Mistake(source, "run lengths that are not of this image", expected, got, remedy)
     return lengths
 
 
-def _of_text(text: str) -> NDArray[np.int64] | None:
-    """Run lengths that are written as text: 6 bits a letter, differences from the third on."""
-    digits = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
-    if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
-        return None
-    ends = np.flatnonzero(digits & 32 == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    letters = ends - starts + 1
-    if letters.max() > _LONGEST:
-        return None
-    powers = 5 * (np.arange(len(digits)) - np.repeat(starts, letters))
-    lengths: NDArray[np.int64] = np.add.reduceat((digits & 31) << powers, starts)
-    lengths -= (digits[ends] >> 4 & 1) << 5 * letters
-    lengths[1::2] = np.cumsum(lengths[1::2])
-    lengths[2::2] = np.cumsum(lengths[2::2])
-    return lengths
-
-
-def _layer(name: str, lengths: NDArray[np.int64], size: tuple[int, int]) -> Layer | None:
-    """The pixels of run lengths, which go down the columns."""
+def unpacked(name: str, lengths: NDArray[np.int64], size: tuple[int, int]) -> Layer | None:
+    """The pixels of run lengths, which go down the columns; None where there are none."""
     height, _ = size
     ends = np.cumsum(lengths)
     painted = np.flatnonzero(lengths[1::2]) * 2 + 1
@@ -351,9 +341,9 @@ def _layer(name: str, lengths: NDArray[np.int64], size: tuple[int, int]) -> Laye
         return None
     first = int(ends[painted[0]] - lengths[painted[0]]) // height
     last = -(-int(ends[painted[-1]]) // height)
+    # Of a large image only the columns that have a painted pixel are made.
     edges = np.clip(ends, first * height, last * height)
-    kept = np.diff(edges, prepend=first * height)
-    flat = np.repeat(np.arange(len(kept)) % 2 == 1, kept)
-    layer = trimmed(name, flat.reshape(last - first, height).T)
+    runs = np.diff(edges, prepend=first * height)
+    layer = trimmed(name, decode_counts(runs, last - first, height).T)
     assert layer is not None
     return Layer(name, layer.mask, (layer.corner[0] + first, layer.corner[1]))

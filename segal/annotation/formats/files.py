@@ -64,7 +64,7 @@ def parts(folder: Path, handout: Handout) -> list[Part]:
     """
     names = sorted({task.annotator for task in handout.tasks})
     if folder.is_dir():
-        there = [name for name in names if name and (folder / name).is_dir()]
+        there = [name for name in names if _is_folder(name) and (folder / name).is_dir()]
         if there:
             return [_part(name, folder / name, handout) for name in there]
     said = [name for name in names if name and name in folder.absolute().parts[-3:]]
@@ -100,7 +100,7 @@ def check_handout(handout: Handout) -> None:
     wrong = [
         name
         for name in sorted({task.annotator for task in handout.tasks} - {""})
-        if name in {".", ".."} or any(c in "/\\" or _is_control(c) for c in name)
+        if not _is_folder(name)
     ]
     if wrong:
         errors.append(
@@ -112,6 +112,10 @@ def check_handout(handout: Handout) -> None:
             )
         )
     raise_all(errors)
+
+
+def _is_folder(name: str) -> bool:
+    return name not in {"", ".", ".."} and name.isprintable() and not set(name) & set("/\\")
 
 
 def _is_control(character: str) -> bool:

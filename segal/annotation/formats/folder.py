@@ -4,7 +4,8 @@
     labels/KEY.png         of one task: as large as what is shown, or as the region
     drafts/PATH.png        what the network drew; copied to labels/ and painted over, or left there
     classes.txt            VALUE NAME RED GREEN BLUE
-    colours.txt            NAME RED GREEN BLUE, for labels that are pictures of three channels
+    colours.txt            NAME RED GREEN BLUE, for labels that are pictures of three channels;
+                           `no class` is what is void on purpose
 
 A format of several programs rather than of one: any editor that draws without smoothing will do.
 Images that are classified come back as the table `labels.csv`, or in a folder for each class.
@@ -25,6 +26,7 @@ from segal.annotation.formats.files import (
     put,
 )
 from segal.annotation.formats.label_images import (
+    NO_CLASS,
     LabelFiles,
     Meaning,
     by_stem,
@@ -34,6 +36,7 @@ from segal.annotation.formats.label_images import (
 )
 from segal.annotation.formats.label_tables import read_choices, write_choices
 from segal.annotation.handout import CONTEXT, CROP, Handout, Mode
+from segal.annotation.questions.base import VOID
 from segal.data.class_list import classes_of, read_classes
 from segal.data.layout import Classes, LabelOptions, distinct_colours, make_classes
 from segal.errors import SegalError
@@ -95,7 +98,7 @@ def write_masks(
     )
     lists = {
         CLASSES_FILE: value_lines(handout.classes, options.colours),
-        COLOURS_FILE: _colour_lines(handout.classes, options.colours),
+        COLOURS_FILE: _colour_lines(handout, options.colours),
     }
     for name, lines in lists.items():
         if lines:
@@ -111,16 +114,15 @@ def value_lines(
     """Lines of a list of classes, whose values count from 0."""
     pairs = zip(names, colours or distinct_colours(len(names)).tolist(), strict=True)
     lines = [f"{i} {name} {r} {g} {b}" for i, (name, (r, g, b)) in enumerate(pairs)]
-    return [*lines, f"{IGNORE_INDEX} void 0 0 0"]
+    return [*lines, f"{IGNORE_INDEX} unlabelled 0 0 0"]
 
 
-def _colour_lines(
-    names: Sequence[str], colours: Sequence[tuple[int, int, int]]
-) -> list[str] | None:
-    """The list of colours, with one for void; None where it would not be read back the same."""
+def _colour_lines(handout: Handout, colours: Sequence[tuple[int, int, int]]) -> list[str] | None:
+    """The list of colours, with one for nothing; None where it would not be read back the same."""
+    names = [NO_CLASS if handout.void and name == VOID else name for name in handout.classes]
     free = ((v, v, v) for v in (0, 255, *range(1, 255)))
-    void = next(colour for colour in free if colour not in colours)
-    pairs = [*zip(names, colours, strict=True), ("void", void)]
+    nothing = next(colour for colour in free if colour not in colours)
+    pairs = [*zip(names, colours, strict=True), ("unlabelled", nothing)]
     lines = [f"{name} {r} {g} {b}" for name, (r, g, b) in pairs]
     return lines if _kept(lines, of_colours=True) == tuple(names) else None
 

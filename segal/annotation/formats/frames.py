@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -21,11 +22,8 @@ _OVERHANG = 1.0
 
 def trimmed(name: str, mask: NDArray[np.bool_], order: int = 0) -> Layer | None:
     """A layer cut to what is painted; None where nothing is."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return None
-    x, y = int(columns[0]), int(rows[0])
-    return Layer(name, mask[y : rows[-1] + 1, x : columns[-1] + 1], (x, y), order)
+    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+    return Layer(name, mask[y : y + height, x : x + width], (x, y), order) if width else None
 
 
 def shared(layers: Iterable[Layer], tasks: Sequence[AnnotationTask]) -> dict[str, list[Layer]]:
@@ -187,40 +185,18 @@ def filled(
 def draft_layers(drafts: Drafts | None, task: AnnotationTask) -> list[Layer]:
     """What the network drew in a task's region, a layer for each class that it has."""
     answer = drafts(task) if drafts is not None else None
-    pieces = [cut(layer, task) for layer in (answer.layers if answer is not None else ())]
-    by_name: dict[str, Layer] = {}
-    for piece in sorted((x for x in pieces if x is not None), key=lambda layer: layer.order):
-        for name, other in list(by_name.items()):
-            by_name[name] = replace(other, mask=other.mask & ~_at(piece, other))
-        if piece.name in by_name:
-            by_name[piece.name] = _union(by_name[piece.name], piece, task)
-        else:
-            by_name[piece.name] = replace(piece, order=0)
-    made = [trimmed(name, _at(layer, _region(task))) for name, layer in by_name.items()]
-    x, y, _, _ = task.region_in_frame
-    return [replace(m, corner=(m.corner[0] + x, m.corner[1] + y)) for m in made if m is not None]
-
-
-def _region(task: AnnotationTask) -> Layer:
+    layers = [] if answer is None else sorted(answer.layers, key=lambda layer: layer.order)
+    names = list(dict.fromkeys(layer.name for layer in layers))
     x0, y0, x1, y1 = task.region_in_frame
-    return Layer("", np.ones((y1 - y0, x1 - x0), np.bool_), (x0, y0))
-
-
-def _at(layer: Layer, place: Layer) -> NDArray[np.bool_]:
-    """A layer's mask where another one lies."""
-    height, width = place.mask.shape
-    mask = np.zeros((height, width), np.bool_)
-    dx, dy = layer.corner[0] - place.corner[0], layer.corner[1] - place.corner[1]
-    h, w = layer.mask.shape
-    rows, columns = slice(max(dy, 0), max(dy + h, 0)), slice(max(dx, 0), max(dx + w, 0))
-    held = mask[rows, columns]
-    held |= layer.mask[max(-dy, 0) :, max(-dx, 0) :][: held.shape[0], : held.shape[1]]
-    return mask
-
-
-def _union(one: Layer, other: Layer, task: AnnotationTask) -> Layer:
-    place = _region(task)
-    return replace(place, name=one.name, mask=_at(one, place) | _at(other, place))
+    painted = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    for layer in layers:
+        piece = cut(layer, task)
+        if piece is not None:
+            (x, y), (height, width) = piece.corner, piece.mask.shape
+            window = painted[y - y0 : y - y0 + height, x - x0 : x - x0 + width]
+            window[piece.mask] = names.index(layer.name) + 1
+    made = [trimmed(name, painted == number) for number, name in enumerate(names, 1)]
+    return [replace(m, corner=(m.corner[0] + x0, m.corner[1] + y0)) for m in made if m is not None]
 
 
 def paint(

@@ -15,6 +15,7 @@ from segal.annotation.formats.files import Drafted, FileNames, Gathered, Part, R
 from segal.annotation.formats.frames import draft_layers, paint
 from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import AnnotationTask, Handout
+from segal.annotation.questions.base import VOID
 from segal.data.find import check_path, real_path
 from segal.data.image_file import open_image, read_bytes
 from segal.data.images import read_label, read_label_colours
@@ -23,6 +24,8 @@ from segal.data.layout import Classes, value_counts
 from segal.errors import SegalError
 from segal.functional.labels import IGNORE_INDEX
 
+NO_CLASS = "no class"
+"""The void that annotators give, where lists of classes leave out what is named void."""
 _COLOURED = ("RGB", "RGBA", "RGBX")
 _SHOWN = 5
 
@@ -191,8 +194,11 @@ def _read(
             reply.notes.append(note)
     for value in np.flatnonzero(counts).tolist():
         number = int(classes.lookup[value])
-        if number != IGNORE_INDEX and not _is_background(classes.names[number], handout):
-            reply.layers.append(Layer(classes.names[number], values == value, corner))
+        if number == IGNORE_INDEX or _is_background(classes.names[number], handout):
+            continue
+        name = classes.names[number]
+        is_void = name == NO_CLASS and handout.void
+        reply.layers.append(Layer(VOID if is_void else name, values == value, corner))
 
 
 def _is_background(name: str, handout: Handout) -> bool:

@@ -35,6 +35,7 @@ from segal.annotation.formats.frames import whole_box
 from segal.annotation.formats.label_images import LabelFiles, read_label_images
 from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
+from segal.annotation.questions.base import VOID
 from segal.data.find import check_path, real_path
 from segal.data.layout import Classes, make_classes
 from segal.data.voc import NAMES
@@ -91,7 +92,7 @@ class Voc:
 
 def _default(handout: Handout) -> Classes:
     """VOC's values where the classes are VOC's; else in the order of the classes."""
-    if set(handout.classes) <= set(NAMES):
+    if set(handout.classes) <= {*NAMES, VOID}:
         return make_classes(list(enumerate(NAMES)))
     return plain_meaning(handout)
 
