@@ -162,7 +162,7 @@ def _read_polygons(
                 check_path(root, path.relative_to(root).as_posix(), real_root)
                 _draw(reply, path, tasks[0], handout)
             except SegalError as error:
-                reply.fail(Mistake.of(error, path), tasks)
+                reply.fail(Mistake.of_error(error, path), tasks)
             except Mistake as mistake:
                 reply.fail(mistake, tasks)
             yield from gathered.answers(reply, tasks)

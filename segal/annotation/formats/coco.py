@@ -255,9 +255,7 @@ def _read_image(
         segmentation = annotation.get("segmentation")
         if isinstance(segmentation, list):
             reply.lossy = RASTERISER
-        layer = _mask(name, segmentation, task, source)
-        if layer is not None:
-            reply.layers.append(layer)
+        reply.add(_mask(name, segmentation, task, source), task)
 
 
 def _box(
@@ -344,6 +342,6 @@ def unpacked(name: str, lengths: NDArray[np.int64], size: tuple[int, int]) -> La
     # Of a large image only the columns that have a painted pixel are made.
     edges = np.clip(ends, first * height, last * height)
     runs = np.diff(edges, prepend=first * height)
-    layer = trimmed(name, decode_counts(runs, last - first, height).T)
-    assert layer is not None
-    return Layer(name, layer.mask, (layer.corner[0] + first, layer.corner[1]))
+    band = trimmed(name, decode_counts(runs, last - first, height))
+    assert band is not None
+    return Layer(name, band.mask.T, (band.corner[1] + first, band.corner[0]))

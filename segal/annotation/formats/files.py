@@ -15,10 +15,11 @@ from typing import Any
 
 from segal.annotation.answers import Answer, DrawnBox, Layer
 from segal.annotation.formats.frames import box_digest, layer_digest, shared, shared_boxes
-from segal.annotation.formats.mistakes import Mistake
+from segal.annotation.formats.mistakes import Mistake, said_at
+from segal.annotation.formats.tools import Room, check_names
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.data.class_list import read_lines
-from segal.errors import SegalError, raise_all
+from segal.errors import SegalError
 from segal.system.files import is_there, read_error, write_error, write_json
 
 REGIONS_FILE = "regions.json"
@@ -83,43 +84,22 @@ def _part(annotator: str, root: Path, handout: Handout) -> Part:
 
 
 def check_handout(handout: Handout) -> None:
-    """Raises a SegalError for names of classes or annotators that files cannot keep."""
-    names = list(handout.classes)
-    bad = [x for x in names if not x or x != x.strip() or any(map(_is_control, x))]
-    twice = sorted({x for x in names if names.count(x) > 1})
-    errors = []
-    if bad or twice:
-        errors.append(
-            SegalError(
-                f"{handout.kind}: names of classes that cannot be told apart or kept",
-                expected="a name for each class, on one line, without blanks around it",
-                got=", ".join(map(repr, (bad or twice)[:_SHOWN])),
-                remedy="rename the classes",
-            )
-        )
+    """Raises a SegalError for names of labels or annotators that files cannot keep."""
+    check_names(handout)
     wrong = [
-        name
-        for name in sorted({task.annotator for task in handout.tasks} - {""})
-        if not _is_folder(name)
+        x for x in sorted({task.annotator for task in handout.tasks} - {""}) if not _is_folder(x)
     ]
     if wrong:
-        errors.append(
-            SegalError(
-                f"{handout.kind}: annotators whose names are no names of folders",
-                expected="names without / and \\",
-                got=", ".join(map(repr, wrong[:_SHOWN])),
-                remedy="rename them",
-            )
+        raise SegalError(
+            f"{handout.kind}: annotators whose names are no names of folders",
+            expected="names without / and \\",
+            got=", ".join(map(repr, wrong[:_SHOWN])),
+            remedy="rename them",
         )
-    raise_all(errors)
 
 
 def _is_folder(name: str) -> bool:
     return name not in {"", ".", ".."} and name.isprintable() and not set(name) & set("/\\")
-
-
-def _is_control(character: str) -> bool:
-    return not character.isprintable()
 
 
 class FileNames:
@@ -310,6 +290,19 @@ class Reply:
     notes: list[str] = field(default_factory=list)
     is_done: bool = False
     updated: str = ""
+    room: Room | None = None
+
+    def add(self, layer: Layer | None, task: AnnotationTask) -> None:
+        """Takes a layer, if there is one.
+
+        Raises:
+            Mistake: If all of them together have more pixels than anybody draws.
+        """
+        if layer is not None:
+            self.room = self.room or Room(task)
+            with said_at(self.source):
+                self.room.take(layer.mask.size)
+            self.layers.append(layer)
 
     def fail(self, mistake: Mistake, tasks: Iterable[AnnotationTask]) -> None:
         """Takes a mistake for all of some tasks."""

@@ -12,18 +12,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from segal.annotation.answers import DrawnBox, Layer
+from segal.annotation.formats import tools
 from segal.annotation.formats.base import Drafts
-from segal.annotation.formats.mistakes import Mistake, is_number
+from segal.annotation.formats.mistakes import Mistake, is_number, said_at
 from segal.annotation.handout import AnnotationTask
 
 PILLOW = "outlines filled by Pillow, which counts pixels that an edge touches as inside"
-_OVERHANG = 1.0
 
 
 def trimmed(name: str, mask: NDArray[np.bool_], order: int = 0) -> Layer | None:
-    """A layer cut to what is painted; None where nothing is."""
+    """A layer cut to what is painted, which does not hold on to the rest; None for nothing."""
     x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
-    return Layer(name, mask[y : y + height, x : x + width], (x, y), order) if width else None
+    if not width:
+        return None
+    kept = mask[y : y + height, x : x + width]
+    return Layer(name, kept if kept.shape == mask.shape else kept.copy(), (x, y), order)
 
 
 def shared(layers: Iterable[Layer], tasks: Sequence[AnnotationTask]) -> dict[str, list[Layer]]:
@@ -97,23 +100,14 @@ def shared_boxes(
 def whole_box(
     task: AnnotationTask, source: object, corners: Sequence[float]
 ) -> tuple[float, float, float, float]:
-    """A box of a frame that holds it, but for what tools round.
+    """A box within a frame, but for what tools round.
 
     Raises:
-        Mistake: If it is no box, or leaves the frame by more than a pixel.
+        Mistake: If it has no area or leaves the frame.
     """
-    height, width = task.frame_size
-    x0, y0, x1, y1 = map(float, corners)
-    near, far = -_OVERHANG, _OVERHANG
-    if not (near <= x0 < x1 <= width + far and near <= y0 < y1 <= height + far):
-        raise Mistake(
-            source,
-            "a box that is none, or leaves the image",
-            f"corners from 0,0 to {width},{height}, the first above and left of the other",
-            f"{x0:g}, {y0:g}, {x1:g}, {y1:g}",
-            "mend it in the tool",
-        )
-    return max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+    with said_at(source):
+        x0, y0, x1, y1 = map(float, corners)
+        return tools.whole_box(task, (x0, y0, x1, y1))
 
 
 def outline(

@@ -180,7 +180,7 @@ def _read(
     try:
         values, classes = meaning.read(path)
     except SegalError as error:
-        raise Mistake.of(error, path) from error
+        raise Mistake.of_error(error, path) from error
     corner = (0, 0)
     x0, y0, x1, y1 = task.region_in_frame
     if path.stem.startswith(task.key) and values.shape == (y1 - y0, x1 - x0):

@@ -5,7 +5,7 @@
 
 Shapes of the type mask come back as they were drawn; polygons, rectangles and circles as labelme
 fills them, by Pillow, and told to be lossy. Later shapes lie on top. A region is a rectangle named
-`segal region`, never a class. The flag `done` (File, Flags) marks an image that is labelled though
+`segal_region`, never a class. The flag `done` (File, Flags) marks an image that is labelled though
 nothing is drawn in it; images that are classified have a flag for each class.
 
 Source: labelme 6.3.1 (`_label_file.py`, `utils/shape.py`) and 7.9.1.
@@ -41,17 +41,17 @@ from segal.annotation.formats.files import (
     stem,
 )
 from segal.annotation.formats.frames import PILLOW, draft_layers, filled, outline, whole_box
-from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out
+from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out, said_at
+from segal.annotation.formats.tools import REGION, check_region
 from segal.annotation.handout import CONTEXT, CROP, MANIFEST_FILE, AnnotationTask, Handout, Mode
 from segal.data.find import check_path, real_path
 from segal.data.image_file import load, open_image
 from segal.errors import SegalError
 
-REGION, DONE = "segal region", "done"
+DONE = "done"
 _POINTS = {"polygon": 3, "oriented_rectangle": 4, "rectangle": 2, "circle": 2}
 _FIXED = ("rectangle", "circle", "oriented_rectangle")
 _MAX_BYTES = 2**28
-_MOVED = 0.5
 _EXPECTED = "labelme's JSON: imagePath, imageHeight, imageWidth, shapes"
 
 
@@ -66,12 +66,11 @@ class Labelme:
     def check(self, handout: Handout) -> None:
         """Raises a SegalError for names that cannot be told apart, or that mean something else."""
         check_handout(handout)
-        taken = {REGION, DONE} & set(handout.classes)
-        if taken:
+        if DONE in handout.classes:
             raise SegalError(
                 f"{self.name}: a class whose name marks something else",
-                expected=f"classes of other names than {REGION} and {DONE}",
-                got=", ".join(sorted(taken)),
+                expected=f"classes of other names than {DONE}",
+                got=DONE,
                 remedy="rename the class",
             )
 
@@ -153,7 +152,7 @@ def _drafts(
 def _mask_shape(layer: Layer) -> dict[str, object]:
     (x, y), (height, width) = layer.corner, layer.mask.shape
     data = io.BytesIO()
-    Image.fromarray(layer.mask.astype(np.uint8)).save(data, "PNG")
+    Image.fromarray(layer.mask.astype(np.uint8)).save(data, "PNG", compress_level=1)
     shape = _shape(layer.name, "mask", [[x, y], [x + width - 1, y + height - 1]])
     return {**shape, "mask": base64.b64encode(data.getvalue()).decode("ascii")}
 
@@ -174,7 +173,7 @@ def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
             check_path(part.folder, relative.as_posix(), real_root)
             content = read_json(path, _EXPECTED, _MAX_BYTES)
         except SegalError as error:
-            mistake = Mistake.of(error, path)
+            mistake = Mistake.of_error(error, path)
             yield from [mistake.said_of(t) for t in part.by_file[named]] if named else [error]
             continue
         said = content.get("imagePath")
@@ -230,24 +229,13 @@ def _shapes(
         elif handout.question == "detection":
             reply.boxes.append(DrawnBox(name, _box(shape, tasks[0], source)))
         else:
-            layer = _layer(name, shape, tasks[0], order, source, reply)
-            if layer is not None:
-                reply.layers.append(layer)
+            reply.add(_layer(name, shape, tasks[0], order, source, reply), tasks[0])
 
 
 def _check_region(task: AnnotationTask, source: str, points: object) -> None:
-    drawn = outline(task, source, points, least=2)
-    x0, y0, x1, y1 = task.region_in_frame
-    xs, ys = zip(*drawn, strict=True)
-    edges = ((min(xs), x0), (min(ys), y0), (max(xs), x1), (max(ys), y1))
-    if any(abs(a - b) > _MOVED for a, b in edges):
-        raise Mistake(
-            source,
-            "the region's outline was moved",
-            f"corners {x0},{y0} and {x1},{y1}",
-            f"{drawn}",
-            "move it back, or delete it; what was drawn may belong to another place",
-        )
+    xs, ys = zip(*outline(task, source, points, least=2), strict=True)
+    with said_at(source):
+        check_region(task, (min(xs), min(ys), max(xs), max(ys)))
 
 
 def _box(

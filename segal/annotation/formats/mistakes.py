@@ -1,31 +1,34 @@
-"""What is wrong with what came back: every message names the task, its image and its region."""
+"""What is wrong in files that came back, with the place in the file where it is."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
+from segal.annotation.formats import tools
 from segal.annotation.handout import AnnotationTask
 from segal.errors import SegalError
 
 _SHOWN = 5
 
 
-class Mistake(Exception):
-    """Something is wrong with what was drawn in a frame, whichever tasks it shows.
+class Mistake(tools.Mistake):
+    """What is wrong with an answer, before it is said whose it is.
 
     Args:
         source: File, and what in it.
         problem: What is wrong.
         expected: What would have been right.
-        got: What was found.
-        remedy: What to do.
+        got: What was found instead.
+        remedy: What to do about it.
     """
 
-    def __init__(self, source: object, problem: str, expected: str, got: object, remedy: str):
-        super().__init__(problem)
-        self.source, self.problem = source, problem
-        self.expected, self.got, self.remedy = expected, str(got)[:300], remedy
+    def __init__(
+        self, source: object, problem: str, expected: str, got: object, remedy: str
+    ) -> None:
+        super().__init__(problem, expected, got, remedy)
+        self.source = str(source)
 
     @classmethod
-    def of(cls, error: SegalError, source: object) -> "Mistake":
+    def of_error(cls, error: SegalError, source: object) -> "Mistake":
         """What made a file unreadable."""
         return cls(
             source,
@@ -37,29 +40,25 @@ class Mistake(Exception):
 
     def said_of(self, task: AnnotationTask) -> SegalError:
         """The error to show in place of a task's answer."""
-        x0, y0, x1, y1 = task.region
-        place = f"task {task.key}, {task.image}, region {x0},{y0},{x1 - x0},{y1 - y0}"
-        return SegalError(
-            f"{self.source}: {place}: {self.problem}",
-            expected=self.expected,
-            got=self.got,
-            remedy=self.remedy,
-        )
+        return self.of(self.source, task)
+
+
+@contextmanager
+def said_at(source: object) -> Iterator[None]:
+    """Tells of mistakes in the block where they are."""
+    try:
+        yield
+    except Mistake:
+        raise
+    except tools.Mistake as mistake:
+        parts = (mistake.problem, mistake.expected, mistake.got, mistake.remedy)
+        raise Mistake(source, *parts) from mistake
 
 
 def check_size(task: AnnotationTask, source: object, size: tuple[object, object]) -> None:
     """Raises a Mistake if a file is of another (height, width) than what a task shows."""
-    height, width = task.frame_size
-    if size == (height, width):
-        return
-    remedy = "label the image that was handed out, at its size"
-    if size == (width, height):
-        remedy = (
-            "height and width are swapped, or the image was not turned as its EXIF says: " + remedy
-        )
-    shown = " x ".join(map(str, size))
-    expected = f"{height} x {width} (height x width)"
-    raise Mistake(source, "of another size than the image", expected, shown, remedy)
+    with said_at(source):
+        tools.check_size(task, *size)
 
 
 def not_handed_out(source: object, names: Sequence[str], files: Iterable[str]) -> SegalError:

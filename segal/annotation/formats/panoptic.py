@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from segal.annotation.answers import Answer, Layer
 from segal.annotation.formats.base import Drafts, WriteOptions
@@ -31,7 +32,7 @@ from segal.annotation.formats.files import (
     read_json,
     stem,
 )
-from segal.annotation.formats.frames import draft_layers, trimmed
+from segal.annotation.formats.frames import draft_layers
 from segal.annotation.formats.label_images import rgb_png
 from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
@@ -42,6 +43,7 @@ from segal.errors import SegalError, raise_all
 from segal.tasks.detection.coco import id_errors, is_id
 
 FILE, FOLDER = "panoptic_default.json", "panoptic_default"
+_SHOWN = 5
 _EXPECTED = "COCO's panoptic JSON: an object with lists of images, annotations and categories"
 
 
@@ -202,37 +204,37 @@ def _segments(
         check_path(folder, name, real_path(folder))
         ids = packed(read_label_colours(path)[..., ::-1])
     except SegalError as error:
-        raise Mistake.of(error, path) from error
+        raise Mistake.of_error(error, path) from error
     check_size(task, path, ids.shape)
-    there, counts = np.unique(ids, return_counts=True)
-    pixels = dict(zip(there.tolist(), counts.tolist(), strict=True))
-    pixels.pop(0, None)
-    seen: set[int] = set()
+    found: dict[int, str] = {}
     for segment in listed:
         number = segment.get("id") if isinstance(segment, dict) else None
         category = segment.get("category_id") if isinstance(segment, dict) else None
-        if (
-            type(number) is not int
-            or number in seen
-            or not is_id(category)
-            or category not in names
-        ):
-            expected = "an id of its own, above 0, and a listed category"
-            raise Mistake(
-                reply.source, "a segment that is none", expected, segment, "export it again"
-            )
-        seen.add(number)
-        if number in pixels:
-            layer = trimmed(names[category], ids == number)
-            assert layer is not None
-            reply.layers.append(Layer(layer.name, layer.mask, layer.corner))
-    stray = {number: n for number, n in pixels.items() if number not in seen}
-    if stray:
-        got = ", ".join(f"{number} ({n} pixels)" for number, n in list(stray.items())[:5])
-        expected = "pixels of listed segments, or 0"
-        raise Mistake(
-            path, "pixels of segments that are not listed", expected, got, "export it again"
-        )
-    missing = sorted(seen - pixels.keys())
+        is_known = is_id(category) and category in names
+        is_free = isinstance(number, int) and 0 < number < 1 << 24 and number not in found
+        if not isinstance(number, int) or not is_free or not is_known:
+            expected = "an id of its own, from 1 to 16777215, and a listed category"
+            problem, remedy = "a segment that is none", "export it again"
+            raise Mistake(reply.source, problem, expected, segment, remedy)
+        found[number] = names[category]
+    # Whole images are gone through once, however many segments there are.
+    places = np.zeros(1 << 24, np.int32)
+    places[list(found)] = np.arange(1, len(found) + 1)
+    index = places[ids]
+    if (stray := (index == 0) & (ids != 0)).any():
+        numbers, counts = np.unique(ids[stray], return_counts=True)
+        pairs = list(zip(numbers.tolist(), counts.tolist(), strict=True))[:_SHOWN]
+        got = ", ".join(f"{number} ({n} pixels)" for number, n in pairs)
+        expected, remedy = "pixels of listed segments, or 0", "export it again"
+        raise Mistake(path, "pixels of segments that are not listed", expected, got, remedy)
+    missing: list[str] = []
+    boxes = find_objects(index, len(found))
+    for place, (number, box) in enumerate(zip(found, boxes, strict=True), 1):
+        if box is None:
+            missing.append(str(number))
+        else:
+            rows, columns = box
+            layer = Layer(found[number], index[box] == place, (columns.start, rows.start))
+            reply.add(layer, task)
     if missing:
-        reply.notes.append(f"segments without a pixel: {', '.join(map(str, missing[:5]))}")
+        reply.notes.append(f"segments without a pixel: {', '.join(missing[:_SHOWN])}")

@@ -116,7 +116,7 @@ def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
             # Where nothing was drawn beforehand, whoever saved a file has looked at the image.
             reply.is_done = handout.model is None
         except SegalError as error:
-            reply.fail(Mistake.of(error, path), tasks)
+            reply.fail(Mistake.of_error(error, path), tasks)
         except Mistake as mistake:
             reply.fail(mistake, tasks)
         yield from gathered.answers(reply, tasks)
