@@ -129,7 +129,8 @@ WORK = {
 
 def written(tmp_path, kind, drafts, handed):
     FORMATS[kind].check(handed)
-    FORMATS[kind].write(tmp_path, handed, drafts, OPTIONS)
+    options = WriteOptions(OPTIONS.image_url, COLOURS[: len(handed.classes)])
+    FORMATS[kind].write(tmp_path, handed, drafts, options)
     for drafts_folder in tmp_path.rglob("drafts"):
         shutil.copytree(drafts_folder, drafts_folder.parent / WORK[kind], dirs_exist_ok=True)
     return tmp_path
