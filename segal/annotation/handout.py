@@ -5,11 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Final, Literal
 
 from segal.candidates.regions import Box
 
-CONTEXT, CROP = "context", "crop"
+CONTEXT: Final = "context"
+CROP: Final = "crop"
 Mode = Literal["context", "crop"]
 MANIFEST_FILE = "segal-handout.json"
 

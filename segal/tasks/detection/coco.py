@@ -136,8 +136,8 @@ def _listing(file: Path, _size: int, _mtime: int) -> _Listing:
     content = _load(file)
     images, annotations = content["images"], content["annotations"]
     errors = [
-        *_id_errors(file, "image", images, "file_name"),
-        *_id_errors(file, "category", content["categories"], "name"),
+        *id_errors(file, "image", images, "file_name"),
+        *id_errors(file, "category", content["categories"], "name"),
     ]
     raise_all(shortened(errors))
     findings: list[Finding] = []
@@ -147,10 +147,10 @@ def _listing(file: Path, _size: int, _mtime: int) -> _Listing:
     for place, annotation in enumerate(annotations):
         name = f"annotation {annotation.get('id', f'at {place}')}"
         image, box = annotation.get("image_id"), annotation.get("bbox")
-        if not _is_id(image) or image not in ids:
+        if not is_id(image) or image not in ids:
             text = f"{name} (image_id {image!r:.40})"
             findings.append(Finding("boxes of images that are not listed", "left out", None, text))
-        elif not _is_id(category := annotation.get("category_id")) or category not in numbers:
+        elif not is_id(category := annotation.get("category_id")) or category not in numbers:
             listed = ", ".join(map(str, list(numbers)[:20]))
             errors.append(
                 _wrong(f"{file}: {name}", f"a listed category: {listed}", f"{category!r:.40}")
@@ -162,7 +162,7 @@ def _listing(file: Path, _size: int, _mtime: int) -> _Listing:
             corners = (x, y, x + width, y + height)
             rows[image].append((corners, numbers[category], bool(annotation.get("iscrowd"))))
     raise_all(shortened(errors))
-    given = [entry["id"] for entry in annotations if _is_id(entry.get("id"))]
+    given = [entry["id"] for entry in annotations if is_id(entry.get("id"))]
     repeated = [f"id {one}" for one, times in Counter(given).items() if times > 1]
     findings += [Finding("annotation ids that occur twice", "not used", None, x) for x in repeated]
     total = sum(map(len, rows.values()))
@@ -174,14 +174,21 @@ def _listing(file: Path, _size: int, _mtime: int) -> _Listing:
     return _Listing(written, classes, tuple(findings))
 
 
-def _id_errors(
+def id_errors(
     file: Path, kind: str, entries: Sequence[Mapping[str, Any]], name: str
 ) -> list[SegalError]:
-    """What is wrong with the ids and the names of images or of categories."""
+    """What is wrong with the ids and the names of images or of categories.
+
+    Args:
+        file: For messages.
+        kind: What they are.
+        entries: As the file has them.
+        name: The key of a name.
+    """
     errors = [
         _wrong(f"{file}: {kind} {place}", f"an id, and a text as {name}", f"{entry!r:.100}")
         for place, entry in enumerate(entries)
-        if not _is_id(entry.get("id")) or not isinstance(entry.get(name), str) or not entry[name]
+        if not is_id(entry.get("id")) or not isinstance(entry.get(name), str) or not entry[name]
     ]
     if errors:
         return errors
@@ -201,7 +208,7 @@ def _classes(
     file: Path,
 ) -> tuple[ClassNames, dict[Any, int]]:
     """The classes in order of their ids, which may have gaps, and the class of each id."""
-    used = {entry.get("category_id") for entry in annotations if _is_id(entry.get("category_id"))}
+    used = {entry.get("category_id") for entry in annotations if is_id(entry.get("category_id"))}
     parents = {entry.get("supercategory") for entry in categories if _is_name(entry)}
     kept = []
     for entry in sorted(categories, key=lambda entry: (isinstance(entry["id"], str), entry["id"])):
@@ -221,7 +228,8 @@ def _is_name(entry: Mapping[str, Any]) -> bool:
     return isinstance(entry.get("supercategory"), str)
 
 
-def _is_id(value: object) -> bool:
+def is_id(value: object) -> bool:
+    """Whether a value can be an id: a whole number or a text."""
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 

@@ -1,0 +1,210 @@
+"""Label Studio: tasks as JSON, with brushes, boxes or choices, and its plain JSON export back.
+
+The region is a rectangle of a label that is no class, which the editor does not let be moved; it
+stands in `predictions`, with what the network says. An answer is an annotation that was submitted:
+predictions, drafts and skipped tasks are none.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from segal.annotation.answers import Answer
+from segal.annotation.formats.base import Drafts, WriteOptions
+from segal.annotation.formats.json_items import json_items
+from segal.annotation.formats.label_studio_answers import EXPECTED, FULL, KEY, answers
+from segal.annotation.formats.tools import (
+    OUTLINE,
+    REGION,
+    by_annotator,
+    check_names,
+    coloured,
+    files_in,
+    of_wholes,
+)
+from segal.annotation.handout import AnnotationTask, Handout, Mode
+from segal.errors import SegalError
+from segal.functional.rle import encode_brush
+from segal.system.files import write_error
+
+TASKS_FILE, CONFIG_FILE = "tasks{}.json", "label-config.xml"
+_CHOICE, _BRUSH, _BOX = "choice", "brush", "box"
+_MOST_PIXELS = 2**30 - 1
+
+
+class LabelStudio:
+    """The format `label-studio`."""
+
+    name = "label-studio"
+    questions: tuple[str, ...] = ("classification", "detection", "multilabel", "segmentation")
+    modes: tuple[Mode, ...] = ("context", "crop")
+    is_lossless = True
+
+    def check(self, handout: Handout) -> None:
+        """As `Format.check`.
+
+        Its converters write `-` for slashes in the names of files, and its editor puts a field of
+        a task's data in place of `$field` in a label.
+        """
+        check_names(
+            handout,
+            reserved=r"\$\w",
+            told_as=lambda name: name.replace("/", "-").replace("\\", "-"),
+        )
+        large = [t for t in handout.tasks if math.prod(t.frame_size) > _MOST_PIXELS]
+        if large:
+            raise SegalError(
+                f"{self.name}: images that are too large for its masks",
+                expected=f"at most {_MOST_PIXELS:,} pixels",
+                got=", ".join(task.file for task in large[:5]),
+                remedy="export crops, with --mode crop",
+            )
+
+    def write(
+        self, folder: Path, handout: Handout, drafts: Drafts | None, options: WriteOptions
+    ) -> list[Path]:
+        """As `Format.write`: a file of tasks for each annotator, and how they are labelled."""
+        if "{file}" not in options.image_url:
+            raise SegalError(
+                "image_url: does not say which image",
+                expected="an address with {file} in it, such as /data/local-files/?d={file}",
+                got=options.image_url,
+                remedy="put {file} where the image's path belongs",
+            )
+        config = folder / CONFIG_FILE
+        paths = [config]
+        try:
+            config.write_text(_config(handout, options), "utf-8")
+            for suffix, tasks in by_annotator(handout).items():
+                paths.append(folder / TASKS_FILE.format(suffix))
+                with paths[-1].open("w", encoding="utf-8") as file:
+                    for place, task in enumerate(tasks):
+                        drawn = drafts(task) if drafts is not None else None
+                        file.write(",\n" if place else "[\n")
+                        file.write(json.dumps(_task(task, handout, drawn, options)))
+                    file.write("\n]\n")
+        except OSError as error:
+            raise write_error(paths[-1], error) from error
+        return paths
+
+    def read(self, path: Path, handout: Handout) -> Iterator[Answer | SegalError]:
+        """As `Format.read`: a file, or a folder of them."""
+        for file in files_in(path, (".json",)):
+            for number, raw in enumerate(json_items(file, EXPECTED), 1):
+                yield from answers(file, number, raw, handout)
+
+
+def _config(handout: Handout, options: WriteOptions) -> str:
+    """The labelling configuration."""
+    labels = [
+        f" value={quoteattr(name)} background={quoteattr(colour)}/>"
+        for name, colour in coloured(handout, options)
+    ]
+    if handout.question == "segmentation":
+        asked = _control("BrushLabels", f'name="{_BRUSH}"', labels)
+    elif handout.question == "detection":
+        asked = _control("RectangleLabels", f'name="{_BOX}" canRotate="false"', labels)
+    else:
+        choice = "multiple" if handout.question == "multilabel" else "single"
+        asked = _control("Choices", f'name="{_CHOICE}" choice="{choice}"', labels, "Choice")
+    outline = [f' value="{REGION}" background="{OUTLINE}"/>']
+    region = _control(
+        "RectangleLabels", f'name="{REGION}" canRotate="false" opacity="0" strokeWidth="3"', outline
+    )
+    lines = [
+        "<View>",
+        '  <Image name="image" value="$image" zoom="true" zoomControl="true"/>',
+        *asked,
+        *(() if of_wholes(handout) else region),
+        "</View>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _control(tag: str, attributes: str, labels: Sequence[str], child: str = "Label") -> list[str]:
+    """The lines of what labels are given with."""
+    opened = f'  <{tag} toName="image" {attributes}>'
+    return [opened, *(f"    <{child}{label}" for label in labels), f"  </{tag}>"]
+
+
+def _task(
+    task: AnnotationTask, handout: Handout, drawn: Answer | None, options: WriteOptions
+) -> dict[str, Any]:
+    """A task as Label Studio imports it."""
+    x0, y0, x1, y1 = task.region
+    data = {
+        "image": options.image_url.replace("{file}", quote(os.fsencode(task.file))),
+        KEY: task.key,
+        "segal_priority": task.rank,
+        "segal_image": task.image,
+        "segal_region": f"{x0}, {y0}, {x1 - x0}, {y1 - y0}",
+        "segal_annotator": task.annotator,
+        "segal_run": handout.run,
+    }
+    results = []
+    if not of_wholes(handout):
+        result = _rectangle(task, REGION, REGION, task.region_in_frame)
+        results.append({"id": "region", **result, "readonly": True})
+    results += [
+        {"id": f"draft{number}", **result}
+        for number, result in enumerate(_drafted(task, handout, drawn), 1)
+    ]
+    if not results:
+        return {"data": data}
+    return {
+        "data": data,
+        "predictions": [{"model_version": handout.model or "segal", "result": results}],
+    }
+
+
+def _drafted(
+    task: AnnotationTask, handout: Handout, drawn: Answer | None
+) -> Iterator[dict[str, Any]]:
+    """What the network says of a task."""
+    if drawn is None:
+        return
+    if handout.question == "segmentation":
+        for layer in sorted(drawn.layers, key=lambda layer: layer.order):
+            packed = encode_brush(layer.mask, layer.corner, *task.frame_size)
+            value = {"format": "rle", "rle": list(packed), "brushlabels": [layer.name]}
+            yield _result(task, _BRUSH, "brushlabels", value)
+    elif handout.question == "detection":
+        for box in drawn.boxes:
+            yield _rectangle(task, _BOX, box.name, box.box)
+    elif drawn.choices:
+        value = {"choices": list(drawn.choices)}
+        yield {"from_name": _CHOICE, "to_name": "image", "type": "choices", "value": value}
+
+
+def _rectangle(
+    task: AnnotationTask, control: str, name: str, corners: Sequence[float]
+) -> dict[str, Any]:
+    """A rectangle in percent of the image's sides."""
+    (height, width), (x0, y0, x1, y1) = task.frame_size, corners
+    value = {
+        "x": x0 * FULL / width,
+        "y": y0 * FULL / height,
+        "width": (x1 - x0) * FULL / width,
+        "height": (y1 - y0) * FULL / height,
+        "rotation": 0,
+        "rectanglelabels": [name],
+    }
+    return _result(task, control, "rectanglelabels", value)
+
+
+def _result(task: AnnotationTask, control: str, kind: str, value: dict[str, Any]) -> dict[str, Any]:
+    height, width = task.frame_size
+    return {
+        "from_name": control,
+        "to_name": "image",
+        "type": kind,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "value": value,
+    }

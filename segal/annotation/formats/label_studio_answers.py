@@ -1,0 +1,279 @@
+"""What annotators did in Label Studio, of the tasks of its plain JSON export."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segal.annotation.answers import Answer, DrawnBox, Layer
+from segal.annotation.formats.tools import (
+    RASTERISER,
+    REGION,
+    Mistake,
+    Room,
+    check_region,
+    check_size,
+    filled,
+    whole_box,
+)
+from segal.annotation.handout import AnnotationTask, Handout
+from segal.errors import SegalError
+from segal.functional.rle import decode_brush
+
+KEY = "segal_task"
+EXPECTED = (
+    "the plain JSON export of Label Studio, with all tasks: an array of tasks, "
+    "each with its data and annotations"
+)
+FULL = 100.0  # percent
+_DIGITS = 6  # of a pixel: percent of it do not come out even
+
+
+def answers(
+    file: Path, number: int, raw: Mapping[str, Any], handout: Handout
+) -> Iterator[Answer | SegalError]:
+    """The answers of a task, which may have several annotations.
+
+    Args:
+        file: Where it is from.
+        number: Of the task in it, from 1.
+        raw: The task as the file has it.
+        handout: What was handed out.
+
+    Yields:
+        As `Format.read`.
+
+    Raises:
+        SegalError: If it is no task of such an export.
+    """
+    data, annotations = raw.get("data"), raw.get("annotations")
+    listed = isinstance(annotations, list) and all(isinstance(a, dict) for a in annotations)
+    if not listed or not isinstance(data, dict):
+        raise SegalError(
+            f"{file}: item {number} is no task with annotations",
+            expected=EXPECTED,
+            got=f"an item with {', '.join(map(str, list(raw)[:8]))}"[:200],
+            remedy="choose the format JSON at the export, not JSON-MIN or another one",
+        )
+    assert isinstance(annotations, list)
+    submitted = [one for one in annotations if not one.get("was_cancelled")]
+    if not submitted:
+        return
+    place, key = f"{file}: task {raw.get('id', number)!r:.30}", data.get(KEY)
+    given = handout.by_key.get(key, ()) if isinstance(key, str) else ()
+    if not given:
+        yield _stranger(place, data, handout)
+        return
+    meant = [task for task in given if task.annotator == data.get("segal_annotator")]
+    task = (meant or given)[0]
+    for one in submitted:
+        source = f"{place}, annotation {one.get('id')!r:.30}"
+        try:
+            yield _answer(source, task, one, data, raw, handout)
+        except Mistake as mistake:
+            yield mistake.of(source, task)
+
+
+def _stranger(place: str, data: Mapping[str, Any], handout: Handout) -> SegalError:
+    """The error for a task that was not handed out here."""
+    image, region, run = (data.get(f"segal_{name}") for name in ("image", "region", "run"))
+    got = f"{KEY} {data.get(KEY)!r:.40}"
+    if run != handout.run:
+        got += f" of run {run!r:.60}"
+    return SegalError(
+        f"{place}, {image!r:.100} at region {region!r:.60}: not a task of this handout",
+        expected=f"a task of run {handout.run}, with the {KEY} that was handed out in its data",
+        got=got,
+        remedy="give the run that it was exported for, or remove it from the project",
+    )
+
+
+@dataclass
+class _Reading:
+    """What was read of an annotation so far."""
+
+    task: AnnotationTask
+    room: Room
+    layers: list[Layer] = field(default_factory=list)
+    boxes: list[DrawnBox] = field(default_factory=list)
+    choices: list[str] = field(default_factory=list)
+    lossy: str = ""
+    painted: int = 0
+    partial: int = 0
+    untouched_choices: bool = False
+
+
+def _answer(
+    source: str,
+    task: AnnotationTask,
+    annotation: Mapping[str, Any],
+    data: Mapping[str, Any],
+    raw: Mapping[str, Any],
+    handout: Handout,
+) -> Answer:
+    results = annotation.get("result")
+    if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+        raise Mistake("no list of results", "a list", results, "export it again")
+    reading, unread = _Reading(task, Room(task)), dict[str, int]()
+    for order, result in enumerate(results):
+        kind = result.get("type")
+        if kind == "rectanglelabels" and _is_region(result):
+            check_region(task, _corners(task, result))
+        elif isinstance(kind, str) and kind in _READERS.get(handout.question, {}):
+            _READERS[handout.question][kind](reading, result, order)
+        else:
+            unread[f"{kind!s:.40}"] = unread.get(f"{kind!s:.40}", 0) + 1
+    notes = [f"{count} results of type {kind} are not read" for kind, count in unread.items()]
+    if reading.untouched_choices:
+        notes.append("the network's choice, which nobody touched")
+    if raw.get("drafts"):
+        notes.append("a draft was not submitted, and is not read")
+    seconds = annotation.get("lead_time")
+    if seconds is not None and not (_is_number(seconds) and seconds >= 0):
+        notes.append(f"a lead_time of {seconds!r:.40} is no time")
+        seconds = None
+    return Answer(
+        task.key,
+        source,
+        annotator=_annotator(annotation.get("completed_by"), data),
+        layers=reading.layers,
+        boxes=reading.boxes,
+        choices=reading.choices,
+        seconds=None if seconds is None else float(seconds),
+        updated=_text(annotation.get("updated_at")) or _text(annotation.get("created_at")),
+        lossy=reading.lossy,
+        partial=reading.partial / reading.painted if reading.painted else 0.0,
+        notes=tuple(notes),
+    )
+
+
+def _annotator(user: Any, data: Mapping[str, Any]) -> str:
+    """Whose annotation it is: a user's address or number; else whom the task was given to."""
+    if isinstance(user, dict):
+        user = user.get("email") or user.get("username") or user.get("id")
+    known = isinstance(user, str | int) and not isinstance(user, bool) and user != ""
+    return str(user)[:200] if known else _text(data.get("segal_annotator"))
+
+
+def _text(value: object) -> str:
+    return value[:200] if isinstance(value, str) else ""
+
+
+def _is_number(value: object) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _is_region(result: Mapping[str, Any]) -> bool:
+    value = result.get("value")
+    labels = value.get("rectanglelabels") if isinstance(value, dict) else None
+    return result.get("from_name") == REGION or labels == [REGION]
+
+
+def _value(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = result.get("value")
+    if not isinstance(value, dict):
+        raise Mistake("a result without a value", "an object", value, "export it again")
+    return value
+
+
+def _label(value: Mapping[str, Any], kind: str) -> str:
+    """The one label of a result."""
+    labels = value.get(kind)
+    if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str):
+        raise Mistake(
+            "something drawn that has not one label",
+            "one label each",
+            labels or "none",
+            "give it a label in the tool, and only one",
+        )
+    return labels[0]
+
+
+def _placed(task: AnnotationTask, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The value of a result in the frame's pixels or percent."""
+    check_size(task, result.get("original_height"), result.get("original_width"))
+    value = _value(result)
+    for rotation in (result.get("image_rotation"), value.get("rotation")):
+        if rotation not in (None, 0):
+            raise Mistake(
+                "rotated in the tool", "a rotation of 0", rotation, "rotate it back in the tool"
+            )
+    return value
+
+
+def _corners(task: AnnotationTask, result: Mapping[str, Any]) -> tuple[float, ...]:
+    """x0, y0, x1, y1 of a rectangle in pixels of the frame."""
+    value = _placed(task, result)
+    numbers = [value.get(name) for name in ("x", "y", "width", "height")]
+    if not all(map(_is_number, numbers)):
+        raise Mistake(
+            "a rectangle that is none",
+            "x, y, width, height in percent",
+            numbers,
+            "draw it again",
+        )
+    (height, width), (x, y, wide, high) = task.frame_size, map(float, numbers)  # type: ignore[arg-type]
+    shares = x * width, y * height, (x + wide) * width, (y + high) * height
+    return tuple(round(share / FULL, _DIGITS) for share in shares)
+
+
+def _is_drawn(result: Mapping[str, Any]) -> bool:
+    return result.get("origin") != "prediction"
+
+
+def _brush(reading: _Reading, result: Mapping[str, Any], order: int) -> None:
+    value = _placed(reading.task, result)
+    name, numbers = _label(value, "brushlabels"), value.get("rle")
+    remedy = "open the task in the tool, and update the annotation"
+    if value.get("format", "rle") != "rle" or not isinstance(numbers, list):
+        found = "strokes" if "touches" in value else f"{value.get('format')!r:.40}"
+        raise Mistake("a brush without pixels", "a list of bytes, rle", found, remedy)
+    try:
+        brushed = decode_brush(bytes(numbers), *reading.task.frame_size)
+    except (ValueError, TypeError, OverflowError) as error:
+        found = f"{len(numbers)} numbers: {error}"
+        raise Mistake("a brush whose pixels are damaged", "a whole rle", found, remedy) from error
+    reading.room.take(brushed.mask.size)
+    reading.painted += brushed.painted
+    reading.partial += brushed.partial
+    if brushed.mask.size:
+        reading.layers.append(Layer(name, brushed.mask, brushed.corner, order, _is_drawn(result)))
+
+
+def _polygon(reading: _Reading, result: Mapping[str, Any], order: int) -> None:
+    value = _placed(reading.task, result)
+    name, points = _label(value, "polygonlabels"), value.get("points")
+    pairs = points if isinstance(points, list) else []
+    if not all(isinstance(p, list) and len(p) == 2 and all(map(_is_number, p)) for p in pairs):
+        raise Mistake("an outline that is none", "points [x, y]", pairs, "draw it again")
+    height, width = reading.task.frame_size
+    outline = [(x * width / FULL, y * height / FULL) for x, y in pairs]
+    mask, corner = filled(reading.task, outline, reading.room)
+    reading.lossy = RASTERISER
+    if mask.size:
+        reading.layers.append(Layer(name, mask, corner, order, _is_drawn(result)))
+
+
+def _rectangle_drawn(reading: _Reading, result: Mapping[str, Any], order: int) -> None:
+    name = _label(_value(result), "rectanglelabels")
+    box = whole_box(reading.task, _corners(reading.task, result))
+    reading.boxes.append(DrawnBox(name, box, _is_drawn(result)))
+
+
+def _choose(reading: _Reading, result: Mapping[str, Any], order: int) -> None:
+    names = _value(result).get("choices")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Mistake("a choice that is none", "a list of names", names, "choose again")
+    reading.choices += [name for name in names if name not in reading.choices]
+    reading.untouched_choices |= not _is_drawn(result)
+
+
+_Reader = Callable[[_Reading, Mapping[str, Any], int], None]
+_READERS: Mapping[str, Mapping[str, _Reader]] = {
+    "segmentation": {"brushlabels": _brush, "polygonlabels": _polygon},
+    "detection": {"rectanglelabels": _rectangle_drawn},
+    "classification": {"choices": _choose},
+    "multilabel": {"choices": _choose},
+}

@@ -1,0 +1,139 @@
+"""Pascal VOC: PNGs with a palette, and XML with boxes, as labelling tools write both.
+
+    SegmentationClass/PATH.png     a pixel's value, by classes.txt or labelmap.txt; else VOC's own
+    drafts/PATH.png                what the network drew
+    Annotations/PATH.xml           boxes
+    classes.txt, regions.json
+
+Source: Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from segal.annotation.answers import Answer, DrawnBox
+from segal.annotation.formats.base import Drafts, WriteOptions
+from segal.annotation.formats.drafted_boxes import labelled_images
+from segal.annotation.formats.files import (
+    FileNames,
+    Gathered,
+    Part,
+    Reply,
+    check_handout,
+    new_parts,
+    parts,
+)
+from segal.annotation.formats.folder import (
+    check_names,
+    plain_meaning,
+    read_meaning,
+    write_masks,
+)
+from segal.annotation.formats.frames import whole_box
+from segal.annotation.formats.label_images import LabelFiles, read_label_images
+from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out
+from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
+from segal.annotation.questions.base import VOID
+from segal.data.find import check_path, real_path
+from segal.data.layout import Classes, make_classes
+from segal.data.voc import NAMES
+from segal.errors import SegalError
+from segal.tasks.detection.annotation_xml import read_annotation
+from segal.tasks.detection.writing import write_labels
+
+MASKS, DRAFTS, BOXES = "SegmentationClass", "drafts", "Annotations"
+SPLIT = "default"
+
+
+class Voc:
+    """PNGs with a palette, or XML with boxes."""
+
+    name = "voc"
+    questions: tuple[str, ...] = ("segmentation", "detection")
+    modes: tuple[Mode, ...] = (CONTEXT, CROP)
+    is_lossless = True
+
+    def check(self, handout: Handout) -> None:
+        """Raises a SegalError for names that lists of classes do not keep."""
+        check_handout(handout)
+        if handout.question == "segmentation":
+            check_names(handout)
+
+    def write(
+        self, folder: Path, handout: Handout, drafts: Drafts | None, options: WriteOptions
+    ) -> list[Path]:
+        """See `formats.base.Format`."""
+        files = []
+        for part in new_parts(folder, handout):
+            if handout.question == "segmentation":
+                written, drafted = write_masks(part, handout, drafts, options, MASKS)
+            else:
+                images, drafted = labelled_images(part, handout.classes, drafts)
+                some = [image for image in images if len(image.objects)]
+                written = write_labels(part.root, "voc", SPLIT, some, handout.classes)
+                (part.root / BOXES).mkdir(exist_ok=True)
+            files += [*written, drafted.write(part, handout)]
+        return files
+
+    def read(self, path: Path, handout: Handout) -> Iterator[Answer | SegalError]:
+        """See `formats.base.Format`."""
+        for part in parts(path, handout):
+            if handout.question == "segmentation":
+                root = part.root / MASKS if (part.root / MASKS).is_dir() else part.folder
+                names = FileNames.without_suffix(part)
+                found = LabelFiles.find(root, part, names, skipped=(DRAFTS,))
+                meaning = read_meaning(part, _default(handout))
+                yield from read_label_images(found, root, part, handout, meaning)
+            else:
+                yield from _read(part, handout)
+
+
+def _default(handout: Handout) -> Classes:
+    """VOC's values where the classes are VOC's; else in the order of the classes."""
+    if set(handout.classes) <= {*NAMES, VOID}:
+        return make_classes(list(enumerate(NAMES)))
+    return plain_meaning(handout)
+
+
+def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
+    root = part.root / BOXES if (part.root / BOXES).is_dir() else part.folder
+    paths = [part.root] if part.root.is_file() else sorted(root.rglob("*.xml"))
+    gathered, real_root = Gathered.of(part, handout), real_path(root)
+    stems = FileNames.without_suffix(part)
+    strangers = []
+    for path in paths:
+        relative = path.relative_to(root)
+        file = stems.find(relative.with_suffix("").as_posix())
+        if file is None:
+            strangers.append(relative.as_posix())
+            continue
+        tasks, reply = part.by_file[file], Reply(str(path))
+        try:
+            check_path(root, relative.as_posix(), real_root)
+            _boxes(reply, path, tasks[0])
+            # Where nothing was drawn beforehand, whoever saved a file has looked at the image.
+            reply.is_done = handout.model is None
+        except SegalError as error:
+            reply.fail(Mistake.of_error(error, path), tasks)
+        except Mistake as mistake:
+            reply.fail(mistake, tasks)
+        yield from gathered.answers(reply, tasks)
+    if strangers:
+        yield not_handed_out(root, strangers, part.by_file)
+
+
+def _boxes(reply: Reply, path: Path, task: AnnotationTask) -> None:
+    annotation = read_annotation(path)
+    if annotation.size is None:
+        reply.notes.append("it does not say the size of the image, which was not compared")
+    else:
+        check_size(task, path, annotation.size)
+    for number, one in enumerate(annotation.objects, 1):
+        source = f"{path}: object {number}"
+        corners = np.array(one.box)
+        if not np.isfinite(corners).all():
+            got = ", ".join(one.corners.values())
+            raise Mistake(source, "a box that is none", "four numbers", got, "mend it in the tool")
+        reply.boxes.append(DrawnBox(one.name, whole_box(task, source, one.box)))

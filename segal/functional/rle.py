@@ -1,0 +1,352 @@
+"""Run lengths of masks, as Label Studio, CVAT and COCO write them.
+
+Runs alternate, and the first is of pixels that are not in the mask; it may be 0, no other one is.
+CVAT counts row by row within a box, COCO column by column within the image, and Label Studio row by
+row the bytes of an image of four channels, packed bit by bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Mask = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+
+_HEADER = 32 + 5 + 4 * 4  # bits: values in all, bits of a value, bits of the four kinds of lengths
+_SIZES = np.array([3, 4, 8, 16])
+_LONGEST = 1 << 16
+_OPAQUE = 255
+
+
+def encode_counts(mask: Mask) -> Counts:
+    """The run lengths of a mask, row by row; of `mask.T` those that COCO counts.
+
+    Args:
+        mask: (h, w) bool; not empty.
+
+    Returns:
+        (n,) int64, their sum is h * w.
+
+    Examples:
+        >>> encode_counts(np.array([[0, 1, 1], [1, 0, 0]], bool))
+        array([1, 3, 2])
+    """
+    return np.diff(_changes(mask), prepend=0, append=mask.size)
+
+
+def decode_counts(counts: ArrayLike, height: int, width: int) -> Mask:
+    """The mask of run lengths, row by row; transposed, that of those that COCO counts.
+
+    Args:
+        counts: Whole numbers, none below 0; a run within may be 0.
+        height: Of the mask, at least 1.
+        width: Likewise.
+
+    Returns:
+        (height, width) bool.
+
+    Raises:
+        ValueError: If the counts are others, or their sum is not height * width.
+
+    Examples:
+        >>> decode_counts([1, 3, 2], 2, 3).astype(int)
+        array([[0, 1, 1],
+               [1, 0, 0]])
+    """
+    runs, size = np.asarray(counts), height * width
+    if runs.ndim != 1 or not runs.size or runs.dtype.kind not in "iu":
+        raise ValueError("runs: expected a list of whole numbers")
+    if runs.min() < 0 or runs.max() > size:
+        raise ValueError(f"runs: expected 0 to {size}, got {runs.min()} to {runs.max()}")
+    if (got := int(runs.sum(dtype=np.int64))) != size:  # fewer than 2**31 of less than 2**32
+        raise ValueError(f"runs: expected {size} pixels in all, got {got}")
+    return _alternating(runs).reshape(height, width)
+
+
+def _changes(mask: Mask) -> Counts:
+    """Where a mask changes, row by row; from out of it, so that 0 is there if it starts within."""
+    flat = np.ascontiguousarray(mask).reshape(-1)
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    return np.concatenate([[0], changes]) if flat[0] else changes
+
+
+def _alternating(runs: Counts) -> Mask:
+    """A flat mask of runs, from False."""
+    values = np.zeros(len(runs), np.bool_)
+    values[1::2] = True
+    return np.repeat(values, runs)
+
+
+# Label Studio
+
+
+@dataclass(frozen=True, eq=False)
+class Brushed:
+    """What was painted.
+
+    Attributes:
+        mask: (h, w) bool, no larger than it needs to be; (0, 0) where nothing is painted.
+        corner: (x, y) of its first pixel.
+        painted: Pixels with any alpha at all.
+        partial: Those of them that are neither empty nor full.
+    """
+
+    mask: Mask
+    corner: tuple[int, int]
+    painted: int
+    partial: int
+
+
+def encode_brush(mask: Mask, corner: tuple[int, int], height: int, width: int) -> bytes:
+    """A mask as Label Studio packs it: four equal channels of 0 or 255.
+
+    Args:
+        mask: (h, w) bool.
+        corner: (x, y) of its first pixel in the image, within which it lies.
+        height: Of the image, at least 1.
+        width: Likewise.
+
+    Returns:
+        Bytes, of which the `rle` of a result is the list. They are those that label-studio-sdk's
+        `encode_rle` makes.
+
+    Raises:
+        ValueError: If the mask leaves the image, or the image has more than 2**30 - 1 pixels.
+
+    Examples:
+        >>> encode_brush(np.ones((1, 1), bool), (0, 0), 1, 1).hex()
+        '00000004391bfc7fe0'
+    """
+    (rows, columns), (x, y) = mask.shape, corner
+    if not (0 <= x <= width - columns and 0 <= y <= height - rows):
+        raise ValueError(f"mask: expected one within {width} x {height}")
+    size = 4 * height * width
+    if not 0 < size < 1 << 32:
+        raise ValueError(f"image: expected 1 to {2**30 - 1} pixels, got {height * width}")
+    changes = 4 * _changes_within(mask, corner, width)
+    runs = np.diff(changes, prepend=0, append=size)
+    values = np.where(np.arange(len(runs)) % 2, _OPAQUE, 0)
+    runs, values = runs[runs > 0], values[runs > 0]
+    pieces = -(-runs // _LONGEST)
+    lengths = np.repeat(np.full(len(runs), _LONGEST), pieces)
+    lengths[np.cumsum(pieces) - 1] = runs - (pieces - 1) * _LONGEST
+    values = np.repeat(values, pieces)
+    kind = np.minimum(np.searchsorted(1 << _SIZES, np.repeat(runs, pieces)), 3)
+    codes = ((((4 + kind) << _SIZES[kind]) + lengths - 1) << 8) + values
+    header = [size, (7 << 16) | 0x237F]
+    return _packed(np.append(header, codes), np.append([32, _HEADER - 32], 11 + _SIZES[kind]))
+
+
+def _changes_within(mask: Mask, corner: tuple[int, int], width: int) -> Counts:
+    """Where an image of some width changes, in which a mask lies."""
+    rows, columns = mask.shape
+    if not mask.size:
+        return np.zeros(0, np.int64)
+    if columns == width:  # what is at the end of a row goes on in the next one, but for the last
+        changes = np.append(_changes(mask), mask.size) if mask[-1, -1] else _changes(mask)
+        return changes + corner[1] * width
+    padded = np.zeros((rows, columns + 1), np.bool_)  # whatever is at the end of a row ends there
+    padded[:, :columns] = mask
+    row, column = np.divmod(_changes(padded), columns + 1)
+    return (row + corner[1]) * width + column + corner[0]
+
+
+def _packed(codes: NDArray[np.int64], widths: NDArray[np.int64]) -> bytes:
+    """Numbers of some bits each, at most 32 and at least 11, one after the other."""
+    ends = np.cumsum(widths)
+    starts = ends - widths
+    packed = np.zeros(int(ends[-1] // 8 + 1 + 4), np.uint8)
+    shifted = codes << (40 - (starts & 7) - widths)
+    for place in range(5):
+        np.add.at(packed, (starts >> 3) + place, (shifted >> (32 - 8 * place)).astype(np.uint8))
+    return packed[: int(ends[-1] // 8 + 1)].tobytes()
+
+
+def decode_brush(packed: bytes, height: int, width: int, *, threshold: int = 128) -> Brushed:
+    """What Label Studio packed of an image that was painted on.
+
+    Args:
+        packed: The bytes of a result's `rle`.
+        height: Of the image.
+        width: Likewise.
+        threshold: The least alpha of a pixel of the mask: the editor smooths what is painted.
+
+    Returns:
+        What was painted.
+
+    Raises:
+        ValueError: If the bytes end too soon, or are not of an image of four channels of this size.
+
+    Examples:
+        >>> packed = encode_brush(np.ones((2, 1), bool), (4, 1), 3, 5)
+        >>> found = decode_brush(packed, 3, 5)
+        >>> found.mask.tolist(), found.corner, found.painted, found.partial
+        ([[True], [True]], (4, 1), 2, 0)
+    """
+    ends, alpha = _unpacked(packed, 4 * height * width)
+    starts = np.concatenate([[0], ends[:-1]])
+    # Of pixel i the alpha is at 4 i + 3.
+    first, last = starts // 4, ends // 4
+    pixels = last - first
+    some = (pixels > 0) & (alpha > 0)
+    painted = int(pixels[some].sum())
+    partial = int(pixels[some & (alpha < _OPAQUE)].sum())
+    held = (pixels > 0) & (alpha >= threshold)
+    return Brushed(*_cropped(first[held], last[held], width), painted, partial)
+
+
+def _cropped(first: Counts, last: Counts, width: int) -> tuple[Mask, tuple[int, int]]:
+    """The mask of spans of an image, no larger than it needs to be, and its corner."""
+    if not first.size:
+        return np.zeros((0, 0), np.bool_), (0, 0)
+    joined = first[1:] == last[:-1]
+    first, last = first[np.append(True, ~joined)], last[np.append(~joined, True)]
+    top, bottom = int(first[0]) // width, int(last[-1] - 1) // width + 1
+    changes = np.stack([first, last], 1).reshape(-1)
+    runs = np.diff(changes, prepend=top * width, append=bottom * width)
+    rows = _alternating(runs).reshape(bottom - top, width)
+    left, right = 0, width
+    if np.array_equal(first // width, (last - 1) // width):
+        left, right = int((first % width).min()), int(((last - 1) % width).max()) + 1
+    # What is cut off is not kept alive.
+    return rows[:, left:right] if right - left == width else rows[:, left:right].copy(), (left, top)
+
+
+def _unpacked(packed: bytes, size: int) -> tuple[Counts, Counts]:
+    """Where runs of equal values end, and the values."""
+    end = len(packed) * 8
+    if end < _HEADER:
+        raise ValueError(f"rle: expected a header of {_HEADER} bits, got {end}")
+    stream = np.frombuffer(packed + bytes(8), np.uint8)
+    total, depth = int(_field(stream, 0, 32)), int(_field(stream, 32, 5)) + 1
+    bits = _field(stream, [37, 41, 45, 49], 4) + 1
+    if total != size:
+        raise ValueError(f"rle: expected {size} values, four of each pixel, got {total}")
+    starts, kinds = _items(packed + bytes(8), depth, bits.tolist())
+    is_run, bits = kinds >= 4, bits[kinds & 3]
+    lengths, places = _field(stream, starts + 3, bits) + 1, starts + 3 + bits
+    if not is_run.all():  # each value of the others is a run of one
+        times = np.where(is_run, 1, lengths)
+        within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+        lengths = np.repeat(np.where(is_run, lengths, 1), times)
+        places = np.repeat(places, times) + depth * within
+    ends = np.cumsum(lengths)
+    used = int(np.searchsorted(ends, size)) + 1
+    if used > len(ends) or ends[used - 1] != size:
+        got = int(ends[-1]) if len(ends) else 0
+        raise ValueError(f"rle: expected {size} values, got {got}, or a run beyond them")
+    values = _field(stream, places[:used], depth)
+    spare = end - int(places[used - 1]) - depth
+    if spare >= 16:
+        raise ValueError(f"rle: expected nothing behind {size} values, got {spare} bits")
+    return ends[:used], values
+
+
+def _items(packed: bytes, depth: int, sizes: Sequence[int]) -> tuple[Counts, NDArray[np.uint8]]:
+    """Where the whole items of a stream start, and their first three bits.
+
+    Where an item ends only itself tells, so that they are found one after the other. For every bit
+    it is known beforehand how long a run is that starts there.
+    """
+    single = np.unpackbits(np.frombuffer(packed, np.uint8))
+    kinds = (single[:-2] << 2) | (single[1:-1] << 1) | single[2:]
+    of_kinds = bytes([0] * 4 + [3 + size + depth for size in sizes] + [0] * 248)
+    steps = kinds.tobytes().translate(of_kinds)
+    starts, at, end = [], _HEADER, 8 * len(packed) - 64
+    while at < end:
+        starts.append(at)
+        step = steps[at]
+        if not step:
+            size, place = sizes[kinds[at]], at + 3
+            window = int.from_bytes(packed[place >> 3 : (place >> 3) + 3])
+            length = (window >> (24 - (place & 7) - size)) & ((1 << size) - 1)
+            step = 3 + size + depth * (length + 1)
+        at += step
+    if at > end:
+        starts.pop()
+    places = np.array(starts, np.int64)
+    first: NDArray[np.uint8] = kinds[places].astype(np.uint8, copy=False)
+    return places, first
+
+
+def _field(stream: NDArray[np.uint8], places: ArrayLike, bits: ArrayLike) -> Counts:
+    """Numbers of up to 32 bits that start at some bits; eight bytes lie behind the last."""
+    places, bits = np.asarray(places, np.int64), np.asarray(bits, np.int64)
+    count = (int(bits.max(initial=0)) + 14) // 8
+    first = places >> 3
+    window = stream[first].astype(np.int64)
+    for place in range(1, count):
+        window = (window << 8) | stream[np.minimum(first + place, len(stream) - 1)]
+    numbers: Counts = (window >> (8 * count - (places & 7) - bits)) & ((np.int64(1) << bits) - 1)
+    return numbers
+
+
+# COCO
+
+
+def encode_coco(counts: ArrayLike) -> str:
+    """Run lengths as COCO compresses them: differences, five bits a character.
+
+    From the fourth on, a run is written as its difference from the one before the last.
+
+    Args:
+        counts: As `encode_counts` makes them of a transposed mask.
+
+    Returns:
+        The `counts` of a segmentation, those that pycocotools writes.
+
+    Examples:
+        >>> encode_coco([6, 1, 40, 4, 5, 4, 5, 4, 21])
+        '61X13mN000`0'
+    """
+    numbers = np.array(counts, np.int64)
+    numbers[3:] -= numbers[1:-2].copy()
+    sizes = np.where(numbers < 0, ~numbers, numbers)
+    lengths = np.ones(len(numbers), np.int64)
+    while (more := sizes >= 1 << (5 * lengths - 1)).any():
+        lengths += more
+    starts = np.cumsum(lengths) - lengths
+    characters = np.empty(int(lengths.sum()), np.uint8)
+    for place in range(int(lengths.max(initial=0))):
+        held = lengths > place
+        digits = (numbers[held] >> (5 * place)) & 31
+        characters[starts[held] + place] = digits + 48 + 32 * (lengths[held] > place + 1)
+    return characters.tobytes().decode("ascii")
+
+
+def decode_coco(text: str | bytes) -> Counts:
+    """The run lengths that COCO compressed.
+
+    Args:
+        text: The `counts` of a segmentation.
+
+    Returns:
+        (n,) int64, to be checked: they may be anything in a damaged file.
+
+    Raises:
+        ValueError: If a character is none that COCO writes, a number is not whole at the end, or
+            has more than seven characters.
+
+    Examples:
+        >>> decode_coco("61X13mN000`0").tolist()
+        [6, 1, 40, 4, 5, 4, 5, 4, 21]
+    """
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    characters = np.frombuffer(data, np.uint8) - np.uint8(48)
+    if not characters.size or characters.max() > 63 or characters[-1] & 32:
+        raise ValueError("counts: expected characters from 0 to o, of whole numbers")
+    ends = np.flatnonzero(characters < 32)
+    lengths = np.diff(ends, prepend=-1)
+    if lengths.max() > 7:
+        raise ValueError("counts: expected numbers of at most 7 characters")
+    starts = ends + 1 - lengths
+    numbers = (characters[starts] & 31).astype(np.int64)
+    for place in range(1, int(lengths.max())):
+        held = lengths > place
+        numbers[held] += (characters[starts[held] + place] & 31).astype(np.int64) << (5 * place)
+    numbers -= (characters[ends] & 16).astype(np.int64) << (5 * lengths - 4)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers

@@ -1,0 +1,227 @@
+"""Run lengths, against pycocotools, loops over bits and pixels, and bytes of other libraries."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as coco
+
+from segal.functional.rle import (
+    decode_brush,
+    decode_coco,
+    decode_counts,
+    encode_brush,
+    encode_coco,
+    encode_counts,
+)
+
+SIZES = [(1, 1), (7, 5), (17, 13), (1, 90), (90, 1), (127, 255), (100, 700)]
+
+
+def blocks(height, width, grain, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((-(-height // grain), -(-width // grain))) < 0.5
+    return np.kron(coarse, np.ones((grain, grain), bool))[:height, :width].astype(bool)
+
+
+MASKS = [
+    pytest.param(mask, id=f"{height}x{width}-{grain}-{kind}")
+    for height, width in SIZES
+    for grain in (1, 16)
+    for kind, mask in (
+        ("blocks", blocks(height, width, grain)),
+        ("inverse", ~blocks(height, width, grain)),
+    )
+]
+
+
+def pasted(found, height, width):
+    full = np.zeros((height, width), bool)
+    (x, y), (rows, columns) = found.corner, found.mask.shape
+    full[y : y + rows, x : x + columns] = found.mask
+    return full
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_counts_are_those_of_pycocotools(mask):
+    reference = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    counts = encode_counts(mask.T)
+    assert encode_coco(counts) == reference.decode()
+    assert np.array_equal(decode_coco(reference), counts)
+    height, width = mask.shape
+    assert np.array_equal(decode_counts(counts, width, height).T, mask)
+
+
+def test_counts_of_an_empty_run_within():
+    assert decode_counts([0, 1, 0, 2, 3], 2, 3).tolist() == [[True, True, True], [False] * 3]
+
+
+@pytest.mark.parametrize(
+    "counts", [[], [5], [7], [-1, 7], [1.0, 5.0], [[6]], ["6"], [True] * 6, [2**70], None, [2**63]]
+)
+def test_counts_that_are_not_sound(counts):
+    with pytest.raises(ValueError, match="runs"):
+        decode_counts(counts, 2, 3)
+
+
+@pytest.mark.parametrize("text", ["", "é", "~", "0" * 3 + "P", "P" * 7 + "0", b"\x00"])
+def test_coco_text_that_is_none(text):
+    with pytest.raises(ValueError, match="counts"):
+        decode_coco(text)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=30))
+def test_coco_text_keeps_any_runs(counts):
+    assert decode_coco(encode_coco(counts)).tolist() == counts
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=30) | st.binary(max_size=30))
+def test_coco_text_of_anything_is_runs_or_refused(text):
+    try:
+        counts = decode_coco(text)
+    except ValueError:
+        return
+    assert counts.dtype == np.int64
+
+
+class Bits:
+    """Packs a stream bit by bit, of any sizes."""
+
+    def __init__(self, values, depth=8, sizes=(3, 4, 8, 16)):
+        self.text = f"{values:032b}{depth - 1:05b}" + "".join(f"{s - 1:04b}" for s in sizes)
+        self.depth, self.sizes = depth, sizes
+
+    def run(self, kind, length, value):
+        self._item("1", kind, length, [value])
+        return self
+
+    def literal(self, kind, values):
+        self._item("0", kind, len(values), values)
+        return self
+
+    def _item(self, first, kind, length, values):
+        self.text += f"{first}{kind:02b}" + f"{length - 1:0{self.sizes[kind]}b}"
+        self.text += "".join(f"{value:0{self.depth}b}" for value in values)
+
+    def bytes(self):
+        text = self.text + "0" * (-len(self.text) % 8)
+        return bytes(int(text[i : i + 8], 2) for i in range(0, len(text), 8))
+
+
+# Made by label-studio-sdk 2.1.2, mask2rle of masks of 0 and 255.
+OF_THE_SDK = {
+    (1, 1): "00000004391bfc7fe0",
+    (2, 3): "00000018391bfc7ff38047ff3800",
+    (3, 7): "00000054391bfc7ff38047ff38047ff38047ff38047ff38047ff38047ff38000",
+    (
+        300,
+        400,
+    ): "00075300391bffffff00ffffe01ffffc0386a1807ffffffffffffffffffff869dfffffff00e70fe000",
+}
+
+
+@pytest.mark.parametrize(("size", "packed"), OF_THE_SDK.items())
+def test_bytes_are_those_of_the_sdk(size, packed):
+    places = np.arange(size[0] * size[1]).reshape(size)
+    mask = places % 3 == 0 if size[0] < 300 else places % 100_000 > 50_000
+    assert encode_brush(mask, (0, 0), *size).hex() == packed
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_brush_comes_back(mask):
+    height, width = mask.shape
+    places = [((0, 0), mask.shape), ((4, 2), (height + 5, width + 9))]
+    places += [((0, 2), (height + 5, width)), ((3, 0), (height, width + 3))]
+    for corner, size in places:
+        packed = encode_brush(mask, corner, *size)
+        full = np.zeros(size, bool)
+        full[corner[1] : corner[1] + height, corner[0] : corner[0] + width] = mask
+        assert packed == encode_brush(full, (0, 0), *size)
+        found = decode_brush(packed, *size)
+        assert np.array_equal(pasted(found, *size), full)
+        assert (found.painted, found.partial) == (mask.sum(), 0)
+        if mask.any():
+            assert found.mask.any(0)[[0, -1]].all() or found.mask.shape[1] == size[1]
+            assert found.mask.any(1)[[0, -1]].all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    arrays(np.uint8, (3, 5), elements=st.sampled_from([0, 1, 127, 128, 254, 255])),
+    st.tuples(*[st.integers(3, 16)] * 4),
+    st.integers(8, 32),
+    st.data(),
+)
+def test_streams_of_any_sizes_are_read(alpha, sizes, depth, data):
+    values = np.repeat(alpha.reshape(-1), 4).tolist()
+    stream, at = Bits(len(values), depth, sizes), 0
+    while at < len(values):
+        same = next((i for i in range(at, len(values)) if values[i] != values[at]), len(values))
+        kind = data.draw(st.integers(0, 3))
+        if data.draw(st.booleans()):
+            length = min(same - at, 1 << sizes[kind])
+            stream.run(kind, length, values[at])
+        else:
+            length = min(data.draw(st.integers(1, 9)), len(values) - at, 1 << sizes[kind])
+            stream.literal(kind, values[at : at + length])
+        at += length
+    found = decode_brush(stream.bytes(), 3, 5)
+    assert np.array_equal(pasted(found, 3, 5), alpha >= 128)
+    assert found.painted == (alpha > 0).sum()
+    assert found.partial == ((alpha > 0) & (alpha < 255)).sum()
+
+
+def test_only_the_fourth_channel_counts():
+    pixels = [[9, 9, 9, 0], [0, 0, 0, 200], [0, 0, 0, 60]]
+    stream = Bits(12)
+    for pixel in pixels:
+        stream.literal(0, pixel)
+    found = decode_brush(stream.bytes(), 1, 3)
+    assert (found.corner, found.mask.tolist()) == ((1, 0), [[True]])
+    assert (found.painted, found.partial) == (2, 2)
+
+
+def test_long_runs_are_read_and_written():
+    mask = np.ones((300, 400), bool)
+    packed = encode_brush(mask, (0, 0), 300, 400)
+    expected = Bits(480_000)
+    for _ in range(7):
+        expected.run(3, 1 << 16, 255)
+    expected.run(3, 480_000 - 7 * (1 << 16), 255)
+    assert packed == expected.bytes()
+
+
+def test_damaged_brushes_are_refused():
+    packed = encode_brush(blocks(17, 13, 3), (0, 0), 17, 13)
+    whole = decode_brush(packed, 17, 13)
+    for size in ((13, 18), (17, 14), (16, 13)):
+        with pytest.raises(ValueError, match="rle"):
+            decode_brush(packed, *size)
+    for end in range(len(packed) - 1):
+        with pytest.raises(ValueError, match="rle"):
+            decode_brush(packed[:end], 17, 13)
+    with pytest.raises(ValueError, match="rle"):
+        decode_brush(packed + b"\0\0", 17, 13)
+    with pytest.raises(ValueError, match="rle"):
+        decode_brush(Bits(4).run(3, 5, 255).bytes(), 1, 1)
+    assert whole.painted
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=40), st.booleans())
+def test_any_bytes_are_a_brush_or_refused(tail, with_header):
+    head = Bits(60).bytes() if with_header else b""
+    try:
+        found = decode_brush(head + tail, 3, 5)
+    except ValueError:
+        return
+    assert found.mask.size <= 15 and found.partial <= found.painted <= 15
+
+
+def test_a_mask_that_leaves_its_image_is_refused():
+    for corner, size in (((1, 0), (2, 2)), ((0, -1), (4, 4)), ((0, 0), (1, 5))):
+        with pytest.raises(ValueError, match="mask"):
+            encode_brush(np.ones((2, 2), bool), corner, *size)
