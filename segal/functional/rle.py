@@ -16,6 +16,7 @@ Counts = NDArray[np.int64]
 
 _HEADER = 32 + 5 + 4 * 4  # bits: values in all, bits of a value, bits of the four kinds of lengths
 _SIZES = np.array([3, 4, 8, 16])
+_LARGEST = 1 << _SIZES
 _LONGEST = 1 << 16
 _OPAQUE = 255
 
@@ -33,7 +34,7 @@ def encode_counts(mask: Mask) -> Counts:
         >>> encode_counts(np.array([[0, 1, 1], [1, 0, 0]], bool))
         array([1, 3, 2])
     """
-    return np.diff(_changes(mask), prepend=0, append=mask.size)
+    return _between(_changes(mask), mask.size)
 
 
 def decode_counts(counts: ArrayLike, height: int, width: int) -> Mask:
@@ -70,6 +71,15 @@ def _changes(mask: Mask) -> Counts:
     flat = np.ascontiguousarray(mask).reshape(-1)
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     return np.concatenate([[0], changes]) if flat[0] else changes
+
+
+def _between(changes: Counts, size: int) -> Counts:
+    """The runs between changes."""
+    runs = np.empty(len(changes) + 1, np.int64)
+    runs[:-1] = changes
+    runs[-1] = size
+    runs[1:] -= changes
+    return runs
 
 
 def _alternating(runs: Counts) -> Mask:
@@ -125,18 +135,21 @@ def encode_brush(mask: Mask, corner: tuple[int, int], height: int, width: int) -
     size = 4 * height * width
     if not 0 < size < 1 << 32:
         raise ValueError(f"image: expected 1 to {2**30 - 1} pixels, got {height * width}")
-    changes = 4 * _changes_within(mask, corner, width)
-    runs = np.diff(changes, prepend=0, append=size)
-    values = np.where(np.arange(len(runs)) % 2, _OPAQUE, 0)
-    runs, values = runs[runs > 0], values[runs > 0]
-    pieces = -(-runs // _LONGEST)
-    lengths = np.repeat(np.full(len(runs), _LONGEST), pieces)
-    lengths[np.cumsum(pieces) - 1] = runs - (pieces - 1) * _LONGEST
-    values = np.repeat(values, pieces)
-    kind = np.minimum(np.searchsorted(1 << _SIZES, np.repeat(runs, pieces)), 3)
-    codes = ((((4 + kind) << _SIZES[kind]) + lengths - 1) << 8) + values
-    header = [size, (7 << 16) | 0x237F]
-    return _packed(np.append(header, codes), np.append([32, _HEADER - 32], 11 + _SIZES[kind]))
+    runs = 4 * _between(_changes_within(mask, corner, width), height * width)
+    values = np.zeros(len(runs), np.int64)
+    values[1::2] = _OPAQUE
+    if not (runs[0] and runs[-1]):
+        runs, values = runs[runs > 0], values[runs > 0]
+    kinds, lengths = np.minimum(np.searchsorted(_LARGEST, runs), 3), runs
+    if runs.max() > _LONGEST:  # the last piece of a long run is written as long ones are
+        pieces = -(-runs // _LONGEST)
+        lengths = np.full(int(pieces.sum()), _LONGEST)
+        lengths[np.cumsum(pieces) - 1] = runs - (pieces - 1) * _LONGEST
+        kinds, values = np.repeat(kinds, pieces), np.repeat(values, pieces)
+    sizes = _SIZES[kinds]
+    codes = ((((4 + kinds) << sizes) + lengths - 1) << 8) + values
+    header = size.to_bytes(4) + bytes([0x39, 0x1B, 0xF8])
+    return _packed(header, _HEADER, codes, 11 + sizes)
 
 
 def _changes_within(mask: Mask, corner: tuple[int, int], width: int) -> Counts:
@@ -153,14 +166,15 @@ def _changes_within(mask: Mask, corner: tuple[int, int], width: int) -> Counts:
     return (row + corner[1]) * width + column + corner[0]
 
 
-def _packed(codes: NDArray[np.int64], widths: NDArray[np.int64]) -> bytes:
-    """Numbers of some bits each, at most 32 and at least 11, one after the other."""
-    ends = np.cumsum(widths)
+def _packed(head: bytes, bits: int, codes: Counts, widths: Counts) -> bytes:
+    """Numbers of 11 to 32 bits each, one after the other, behind some bits."""
+    ends = np.cumsum(widths) + bits
     starts = ends - widths
     packed = np.zeros(int(ends[-1] // 8 + 1 + 4), np.uint8)
-    shifted = codes << (40 - (starts & 7) - widths)
+    packed[: len(head)] = np.frombuffer(head, np.uint8)
+    places, shifted = starts >> 3, codes << (40 - (starts & 7) - widths)
     for place in range(5):
-        np.add.at(packed, (starts >> 3) + place, (shifted >> (32 - 8 * place)).astype(np.uint8))
+        np.add.at(packed, places + place, (shifted >> (32 - 8 * place)).astype(np.uint8))
     return packed[: int(ends[-1] // 8 + 1)].tobytes()
 
 
@@ -204,9 +218,10 @@ def _cropped(first: Counts, last: Counts, width: int) -> tuple[Mask, tuple[int, 
     joined = first[1:] == last[:-1]
     first, last = first[np.append(True, ~joined)], last[np.append(~joined, True)]
     top, bottom = int(first[0]) // width, int(last[-1] - 1) // width + 1
-    changes = np.stack([first, last], 1).reshape(-1)
-    runs = np.diff(changes, prepend=top * width, append=bottom * width)
-    rows = _alternating(runs).reshape(bottom - top, width)
+    changes = np.empty(2 * len(first), np.int64)
+    changes[::2], changes[1::2] = first, last
+    changes -= top * width
+    rows = _alternating(_between(changes, (bottom - top) * width)).reshape(bottom - top, width)
     left, right = 0, width
     if np.array_equal(first // width, (last - 1) // width):
         left, right = int((first % width).min()), int(((last - 1) % width).max()) + 1
@@ -219,33 +234,37 @@ def _unpacked(packed: bytes, size: int) -> tuple[Counts, Counts]:
     end = len(packed) * 8
     if end < _HEADER:
         raise ValueError(f"rle: expected a header of {_HEADER} bits, got {end}")
-    stream = np.frombuffer(packed + bytes(8), np.uint8)
-    total, depth = int(_field(stream, 0, 32)), int(_field(stream, 32, 5)) + 1
-    bits = _field(stream, [37, 41, 45, 49], 4) + 1
-    if total != size:
+    header = int.from_bytes(packed[:7]) >> 3
+    depth, sizes = (header >> 16 & 31) + 1, [(header >> at & 15) + 1 for at in (12, 8, 4, 0)]
+    if (total := header >> 21) != size:
         raise ValueError(f"rle: expected {size} values, four of each pixel, got {total}")
-    starts, kinds = _items(packed + bytes(8), depth, bits.tolist())
-    is_run, bits = kinds >= 4, bits[kinds & 3]
-    lengths, places = _field(stream, starts + 3, bits) + 1, starts + 3 + bits
-    if not is_run.all():  # each value of the others is a run of one
+    packed += bytes(8)
+    starts, are_runs = _items(packed, depth, sizes)
+    if not len(starts):
+        raise ValueError(f"rle: expected {size} values, got 0")
+    words: NDArray[np.uint64] = np.ndarray(len(packed) - 7, ">u8", packed, strides=(1,))
+    item = _from(words, starts)
+    bits = np.array(sizes, np.uint64)[(item >> np.uint64(61)).astype(np.int64) & 3]
+    lengths = ((item << np.uint64(3)) >> (np.uint64(64) - bits)).astype(np.int64) + 1
+    places, values = starts + 3 + bits.astype(np.int64), item << (bits + np.uint64(3))
+    if not are_runs:  # each value of the others is a run of one
+        is_run = item >> np.uint64(63) > 0
         times = np.where(is_run, 1, lengths)
         within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
         lengths = np.repeat(np.where(is_run, lengths, 1), times)
         places = np.repeat(places, times) + depth * within
+        values = _from(words, places)
     ends = np.cumsum(lengths)
     used = int(np.searchsorted(ends, size)) + 1
     if used > len(ends) or ends[used - 1] != size:
-        got = int(ends[-1]) if len(ends) else 0
-        raise ValueError(f"rle: expected {size} values, got {got}, or a run beyond them")
-    values = _field(stream, places[:used], depth)
-    spare = end - int(places[used - 1]) - depth
-    if spare >= 16:
+        raise ValueError(f"rle: expected {size} values, got {ends[-1]}, or a run beyond them")
+    if (spare := end - int(places[used - 1]) - depth) >= 16:
         raise ValueError(f"rle: expected nothing behind {size} values, got {spare} bits")
-    return ends[:used], values
+    return ends[:used], (values[:used] >> np.uint64(64 - depth)).astype(np.int64)
 
 
-def _items(packed: bytes, depth: int, sizes: Sequence[int]) -> tuple[Counts, NDArray[np.uint8]]:
-    """Where the whole items of a stream start, and their first three bits.
+def _items(packed: bytes, depth: int, sizes: Sequence[int]) -> tuple[Counts, bool]:
+    """Where the whole items of a stream start, and whether all of them are runs.
 
     Where an item ends only itself tells, so that they are found one after the other. For every bit
     it is known beforehand how long a run is that starts there.
@@ -254,11 +273,12 @@ def _items(packed: bytes, depth: int, sizes: Sequence[int]) -> tuple[Counts, NDA
     kinds = (single[:-2] << 2) | (single[1:-1] << 1) | single[2:]
     of_kinds = bytes([0] * 4 + [3 + size + depth for size in sizes] + [0] * 248)
     steps = kinds.tobytes().translate(of_kinds)
-    starts, at, end = [], _HEADER, 8 * len(packed) - 64
+    starts, at, end, are_runs = [], _HEADER, 8 * len(packed) - 64, True
     while at < end:
         starts.append(at)
         step = steps[at]
         if not step:
+            are_runs = False
             size, place = sizes[kinds[at]], at + 3
             window = int.from_bytes(packed[place >> 3 : (place >> 3) + 3])
             length = (window >> (24 - (place & 7) - size)) & ((1 << size) - 1)
@@ -266,21 +286,12 @@ def _items(packed: bytes, depth: int, sizes: Sequence[int]) -> tuple[Counts, NDA
         at += step
     if at > end:
         starts.pop()
-    places = np.array(starts, np.int64)
-    first: NDArray[np.uint8] = kinds[places].astype(np.uint8, copy=False)
-    return places, first
+    return np.array(starts, np.int64), are_runs
 
 
-def _field(stream: NDArray[np.uint8], places: ArrayLike, bits: ArrayLike) -> Counts:
-    """Numbers of up to 32 bits that start at some bits; eight bytes lie behind the last."""
-    places, bits = np.asarray(places, np.int64), np.asarray(bits, np.int64)
-    count = (int(bits.max(initial=0)) + 14) // 8
-    first = places >> 3
-    window = stream[first].astype(np.int64)
-    for place in range(1, count):
-        window = (window << 8) | stream[np.minimum(first + place, len(stream) - 1)]
-    numbers: Counts = (window >> (8 * count - (places & 7) - bits)) & ((np.int64(1) << bits) - 1)
-    return numbers
+def _from(words: NDArray[np.uint64], places: Counts) -> NDArray[np.uint64]:
+    """57 bits or more from some bits on; words start at every byte."""
+    return words[places >> 3].astype(np.uint64) << (places & 7).astype(np.uint64)
 
 
 # COCO
