@@ -5,8 +5,9 @@ CVAT counts row by row within a box, COCO column by column within the image, and
 row the bytes of an image of four channels, packed bit by bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -179,19 +180,7 @@ def _packed(head: bytes, bits: int, codes: Counts, widths: Counts) -> bytes:
 
 
 def decode_brush(packed: bytes, height: int, width: int, *, threshold: int = 128) -> Brushed:
-    """What Label Studio packed of an image that was painted on.
-
-    Args:
-        packed: The bytes of a result's `rle`.
-        height: Of the image.
-        width: Likewise.
-        threshold: The least alpha of a pixel of the mask: the editor smooths what is painted.
-
-    Returns:
-        What was painted.
-
-    Raises:
-        ValueError: If the bytes end too soon, or are not of an image of four channels of this size.
+    """What Label Studio packed of an image that was painted on; see `decode_brushes`.
 
     Examples:
         >>> packed = encode_brush(np.ones((2, 1), bool), (4, 1), 3, 5)
@@ -199,16 +188,54 @@ def decode_brush(packed: bytes, height: int, width: int, *, threshold: int = 128
         >>> found.mask.tolist(), found.corner, found.painted, found.partial
         ([[True], [True]], (4, 1), 2, 0)
     """
-    ends, alpha = _unpacked(packed, 4 * height * width)
-    starts = np.concatenate([[0], ends[:-1]])
-    # Of pixel i the alpha is at 4 i + 3.
-    first, last = starts // 4, ends // 4
-    pixels = last - first
-    some = (pixels > 0) & (alpha > 0)
-    painted = int(pixels[some].sum())
-    partial = int(pixels[some & (alpha < _OPAQUE)].sum())
-    held = (pixels > 0) & (alpha >= threshold)
-    return Brushed(*_cropped(first[held], last[held], width), painted, partial)
+    return next(decode_brushes([packed], height, width, threshold=threshold))
+
+
+def decode_brushes(
+    packed: Sequence[bytes], height: int, width: int, *, threshold: int = 128
+) -> Iterator[Brushed]:
+    """What Label Studio packed of an image on which several things were painted.
+
+    Args:
+        packed: The bytes of the `rle` of each result.
+        height: Of the image.
+        width: Likewise.
+        threshold: The least alpha of a pixel of a mask: the editor smooths what is painted.
+
+    Yields:
+        What was painted, in order.
+
+    Raises:
+        ValueError: If bytes end too soon, or are not of an image of four channels of this size.
+
+    Examples:
+        >>> packed = [encode_brush(np.ones((1, 1), bool), (x, 0), 1, 3) for x in (2, 0)]
+        >>> [found.corner for found in decode_brushes(packed, 1, 3)]
+        [(2, 0), (0, 0)]
+    """
+    alike: dict[int, list[int]] = {}
+    for number, one in enumerate(packed):
+        alike.setdefault(_layout(one, 4 * height * width), []).append(number)
+    found = {
+        number: runs
+        for layout, numbers in alike.items()
+        for number, runs in zip(
+            numbers,
+            _unpacked([packed[n] for n in numbers], 4 * height * width, layout),
+            strict=True,
+        )
+    }
+    for number in range(len(packed)):
+        ends, alpha = found.pop(number)
+        last = ends >> 2  # of pixel i the alpha is at 4 i + 3
+        first = np.empty_like(last)
+        first[0], first[1:] = 0, last[:-1]
+        pixels = last - first
+        some = (pixels > 0) & (alpha > 0)
+        painted = int(pixels[some].sum())
+        partial = int(pixels[some & (alpha < _OPAQUE)].sum())
+        held = (pixels > 0) & (alpha >= threshold)
+        yield Brushed(*_cropped(first[held], last[held], width), painted, partial)
 
 
 def _cropped(first: Counts, last: Counts, width: int) -> tuple[Mask, tuple[int, int]]:
@@ -229,20 +256,27 @@ def _cropped(first: Counts, last: Counts, width: int) -> tuple[Mask, tuple[int, 
     return rows[:, left:right] if right - left == width else rows[:, left:right].copy(), (left, top)
 
 
-def _unpacked(packed: bytes, size: int) -> tuple[Counts, Counts]:
-    """Where runs of equal values end, and the values."""
-    end = len(packed) * 8
-    if end < _HEADER:
-        raise ValueError(f"rle: expected a header of {_HEADER} bits, got {end}")
+def _layout(packed: bytes, size: int) -> int:
+    """What the header says of the sizes of numbers: 5 and four times 4 bits, less 1 each.
+
+    Raises:
+        ValueError: If it is cut short, or of another number of values.
+    """
+    if len(packed) < 7:
+        raise ValueError(f"rle: expected a header of {_HEADER} bits, got {8 * len(packed)}")
     header = int.from_bytes(packed[:7]) >> 3
-    depth, sizes = (header >> 16 & 31) + 1, [(header >> at & 15) + 1 for at in (12, 8, 4, 0)]
     if (total := header >> 21) != size:
         raise ValueError(f"rle: expected {size} values, four of each pixel, got {total}")
-    packed += bytes(8)
-    starts, are_runs = _items(packed, depth, sizes)
-    if not len(starts):
-        raise ValueError(f"rle: expected {size} values, got 0")
-    words: NDArray[np.uint64] = np.ndarray(len(packed) - 7, ">u8", packed, strides=(1,))
+    return header & 0x1FFFFF
+
+
+def _unpacked(packed: Sequence[bytes], size: int, layout: int) -> Iterator[tuple[Counts, Counts]]:
+    """Of streams of one layout where runs of equal values end, and the values."""
+    depth, sizes = (layout >> 16) + 1, [(layout >> at & 15) + 1 for at in (12, 8, 4, 0)]
+    joined = b"".join(one + bytes(8) for one in packed)
+    bounds = np.cumsum([0, *(8 * len(one) + 64 for one in packed)]).tolist()
+    starts, counts, are_runs = _items(joined, bounds, depth, sizes)
+    words: NDArray[np.uint64] = np.ndarray(len(joined) - 7, ">u8", joined, strides=(1,))
     item = _from(words, starts)
     bits = np.array(sizes, np.uint64)[(item >> np.uint64(61)).astype(np.int64) & 3]
     lengths = ((item << np.uint64(3)) >> (np.uint64(64) - bits)).astype(np.int64) + 1
@@ -254,44 +288,57 @@ def _unpacked(packed: bytes, size: int) -> tuple[Counts, Counts]:
         lengths = np.repeat(np.where(is_run, lengths, 1), times)
         places = np.repeat(places, times) + depth * within
         values = _from(words, places)
-    ends = np.cumsum(lengths)
-    used = int(np.searchsorted(ends, size)) + 1
-    if used > len(ends) or ends[used - 1] != size:
-        raise ValueError(f"rle: expected {size} values, got {ends[-1]}, or a run beyond them")
-    if (spare := end - int(places[used - 1]) - depth) >= 16:
-        raise ValueError(f"rle: expected nothing behind {size} values, got {spare} bits")
-    return ends[:used], (values[:used] >> np.uint64(64 - depth)).astype(np.int64)
+        counts = np.diff(np.concatenate([[0], np.cumsum(times)])[np.cumsum([0, *counts])]).tolist()
+    values = (values >> np.uint64(64 - depth)).astype(np.int64)
+    ends, start = np.cumsum(lengths), 0
+    for count, bound in zip(counts, bounds[1:], strict=True):
+        own = ends[start : start + count] - (ends[start - 1] if start else 0)
+        used = int(np.searchsorted(own, size)) + 1
+        if used > count or own[used - 1] != size:
+            got = own[-1] if count else 0
+            raise ValueError(f"rle: expected {size} values, got {got}, or a run beyond them")
+        if (spare := bound - 64 - int(places[start + used - 1]) - depth) >= 16:
+            raise ValueError(f"rle: expected nothing behind {size} values, got {spare} bits")
+        yield own[:used], values[start : start + used]
+        start += count
 
 
-def _items(packed: bytes, depth: int, sizes: Sequence[int]) -> tuple[Counts, bool]:
-    """Where the whole items of a stream start, and whether all of them are runs.
+def _items(
+    joined: bytes, bounds: Sequence[int], depth: int, sizes: Sequence[int]
+) -> tuple[Counts, list[int], bool]:
+    """Where the whole items of streams start, how many each has, and whether all are runs.
 
     Where an item ends only itself tells, so that they are found one after the other. For every bit
     it is known beforehand how long a run is that starts there.
     """
-    single = np.unpackbits(np.frombuffer(packed, np.uint8))
+    single = np.unpackbits(np.frombuffer(joined, np.uint8))
     kinds = (single[:-2] << 2) | (single[1:-1] << 1) | single[2:]
     of_kinds = bytes([0] * 4 + [3 + size + depth for size in sizes] + [0] * 248)
     steps = kinds.tobytes().translate(of_kinds)
-    starts, at, end, are_runs = [], _HEADER, 8 * len(packed) - 64, True
-    while at < end:
-        starts.append(at)
-        step = steps[at]
-        if not step:
-            are_runs = False
-            size, place = sizes[kinds[at]], at + 3
-            window = int.from_bytes(packed[place >> 3 : (place >> 3) + 3])
-            length = (window >> (24 - (place & 7) - size)) & ((1 << size) - 1)
-            step = 3 + size + depth * (length + 1)
-        at += step
-    if at > end:
-        starts.pop()
-    return np.array(starts, np.int64), are_runs
+    starts: list[int] = []
+    counts, are_runs = [], True
+    for bound, following in pairwise(bounds):
+        at, end, before = bound + _HEADER, following - 64, len(starts)
+        while at < end:
+            starts.append(at)
+            step = steps[at]
+            if not step:
+                are_runs = False
+                size, place = sizes[kinds[at]], at + 3
+                window = int.from_bytes(joined[place >> 3 : (place >> 3) + 3])
+                length = (window >> (24 - (place & 7) - size)) & ((1 << size) - 1)
+                step = 3 + size + depth * (length + 1)
+            at += step
+        if at > end and len(starts) > before:
+            starts.pop()
+        counts.append(len(starts) - before)
+    return np.array(starts, np.int64), counts, are_runs
 
 
 def _from(words: NDArray[np.uint64], places: Counts) -> NDArray[np.uint64]:
     """57 bits or more from some bits on; words start at every byte."""
-    return words[places >> 3].astype(np.uint64) << (places & 7).astype(np.uint64)
+    found: NDArray[np.uint64] = words[places >> 3].astype(np.uint64)
+    return found << (places & 7).astype(np.uint64)
 
 
 # COCO
