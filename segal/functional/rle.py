@@ -316,23 +316,24 @@ def _items(
     of_kinds = bytes([0] * 4 + [3 + size + depth for size in sizes] + [0] * 248)
     steps = kinds.tobytes().translate(of_kinds)
     starts: list[int] = []
-    counts, are_runs = [], True
+    append, counts = starts.append, []
     for bound, following in pairwise(bounds):
         at, end, before = bound + _HEADER, following - 64, len(starts)
         while at < end:
-            starts.append(at)
-            step = steps[at]
-            if not step:
-                are_runs = False
-                size, place = sizes[kinds[at]], at + 3
-                window = int.from_bytes(joined[place >> 3 : (place >> 3) + 3])
-                length = (window >> (24 - (place & 7) - size)) & ((1 << size) - 1)
-                step = 3 + size + depth * (length + 1)
-            at += step
+            append(at)
+            at += steps[at] or _literal(joined, at + 3, depth, sizes[kinds[at]])
         if at > end and len(starts) > before:
             starts.pop()
         counts.append(len(starts) - before)
-    return np.array(starts, np.int64), counts, are_runs
+    places = np.array(starts, np.int64)
+    return places, counts, bool((kinds[places] > 3).all())
+
+
+def _literal(joined: bytes, place: int, depth: int, size: int) -> int:
+    """The bits of an item that is no run, the number of whose values is at some place."""
+    window = int.from_bytes(joined[place >> 3 : (place >> 3) + 3])
+    length = (window >> (24 - (place & 7) - size)) & ((1 << size) - 1)
+    return 3 + size + depth * (length + 1)
 
 
 def _from(words: NDArray[np.uint64], places: Counts) -> NDArray[np.uint64]:
