@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--regions", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=512, help="of a region's sides")
-    parser.add_argument("--cells", type=int, default=60, help="blobs of a region")
+    parser.add_argument("--cells", type=int, default=38, help="blobs of a region")
     parser.add_argument("--context", action="store_true", help="in images of 2048 x 1024")
     parser.add_argument("--formats", default="label-studio,cvat", help="names, or none")
     parser.add_argument("--libraries", type=Path, help="site-packages with label-studio-sdk")
@@ -68,7 +68,7 @@ def main() -> None:
 def blobs(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     """(size, size) of the classes of the nearest of some points, all of them there."""
     places = rng.random((cells, 2)) * size
-    wavy = np.cumsum(rng.normal(0, 1.0, (2, size)), 1)
+    wavy = np.cumsum(rng.normal(0, 0.5, (2, size)), 1)
     rows = np.arange(size)[:, None] + wavy[0][None, :]
     columns = np.arange(size)[None, :] + wavy[1][:, None]
     nearest = np.full((size, size), np.inf)

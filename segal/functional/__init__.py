@@ -14,6 +14,15 @@ from segal.functional.pooling import (
 )
 from segal.functional.purity import pure_radius
 from segal.functional.ranking import rank, top_k
+from segal.functional.rle import (
+    decode_brush,
+    decode_brushes,
+    decode_coco,
+    decode_counts,
+    encode_brush,
+    encode_coco,
+    encode_counts,
+)
 from segal.functional.spreading import spread_out
 from segal.functional.uncertainty import bvsb, entropy, least_confidence, margin
 
@@ -21,6 +30,13 @@ __all__ = [
     "OuterProducts",
     "bvsb",
     "confusion_matrix",
+    "decode_brush",
+    "decode_brushes",
+    "decode_coco",
+    "decode_counts",
+    "encode_brush",
+    "encode_coco",
+    "encode_counts",
     "entropy",
     "herding_order",
     "interpolation_matrix",

@@ -5,8 +5,9 @@ CVAT counts row by row within a box, COCO column by column within the image, and
 row the bytes of an image of four channels, packed bit by bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,7 @@ Counts = NDArray[np.int64]
 
 _HEADER = 32 + 5 + 4 * 4  # bits: values in all, bits of a value, bits of the four kinds of lengths
 _SIZES = np.array([3, 4, 8, 16])
+_LARGEST = 1 << _SIZES
 _LONGEST = 1 << 16
 _OPAQUE = 255
 
@@ -33,7 +35,7 @@ def encode_counts(mask: Mask) -> Counts:
         >>> encode_counts(np.array([[0, 1, 1], [1, 0, 0]], bool))
         array([1, 3, 2])
     """
-    return np.diff(_changes(mask), prepend=0, append=mask.size)
+    return _between(_changes(mask), mask.size)
 
 
 def decode_counts(counts: ArrayLike, height: int, width: int) -> Mask:
@@ -70,6 +72,15 @@ def _changes(mask: Mask) -> Counts:
     flat = np.ascontiguousarray(mask).reshape(-1)
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     return np.concatenate([[0], changes]) if flat[0] else changes
+
+
+def _between(changes: Counts, size: int) -> Counts:
+    """The runs between changes."""
+    runs = np.empty(len(changes) + 1, np.int64)
+    runs[:-1] = changes
+    runs[-1] = size
+    runs[1:] -= changes
+    return runs
 
 
 def _alternating(runs: Counts) -> Mask:
@@ -125,18 +136,21 @@ def encode_brush(mask: Mask, corner: tuple[int, int], height: int, width: int) -
     size = 4 * height * width
     if not 0 < size < 1 << 32:
         raise ValueError(f"image: expected 1 to {2**30 - 1} pixels, got {height * width}")
-    changes = 4 * _changes_within(mask, corner, width)
-    runs = np.diff(changes, prepend=0, append=size)
-    values = np.where(np.arange(len(runs)) % 2, _OPAQUE, 0)
-    runs, values = runs[runs > 0], values[runs > 0]
-    pieces = -(-runs // _LONGEST)
-    lengths = np.repeat(np.full(len(runs), _LONGEST), pieces)
-    lengths[np.cumsum(pieces) - 1] = runs - (pieces - 1) * _LONGEST
-    values = np.repeat(values, pieces)
-    kind = np.minimum(np.searchsorted(1 << _SIZES, np.repeat(runs, pieces)), 3)
-    codes = ((((4 + kind) << _SIZES[kind]) + lengths - 1) << 8) + values
-    header = [size, (7 << 16) | 0x237F]
-    return _packed(np.append(header, codes), np.append([32, _HEADER - 32], 11 + _SIZES[kind]))
+    runs = 4 * _between(_changes_within(mask, corner, width), height * width)
+    values = np.zeros(len(runs), np.int64)
+    values[1::2] = _OPAQUE
+    if not (runs[0] and runs[-1]):
+        runs, values = runs[runs > 0], values[runs > 0]
+    kinds, lengths = np.minimum(np.searchsorted(_LARGEST, runs), 3), runs
+    if runs.max() > _LONGEST:  # the last piece of a long run is written as long ones are
+        pieces = -(-runs // _LONGEST)
+        lengths = np.full(int(pieces.sum()), _LONGEST)
+        lengths[np.cumsum(pieces) - 1] = runs - (pieces - 1) * _LONGEST
+        kinds, values = np.repeat(kinds, pieces), np.repeat(values, pieces)
+    sizes = _SIZES[kinds]
+    codes = ((((4 + kinds) << sizes) + lengths - 1) << 8) + values
+    header = size.to_bytes(4) + bytes([0x39, 0x1B, 0xF8])
+    return _packed(header, _HEADER, codes, 11 + sizes)
 
 
 def _changes_within(mask: Mask, corner: tuple[int, int], width: int) -> Counts:
@@ -153,31 +167,20 @@ def _changes_within(mask: Mask, corner: tuple[int, int], width: int) -> Counts:
     return (row + corner[1]) * width + column + corner[0]
 
 
-def _packed(codes: NDArray[np.int64], widths: NDArray[np.int64]) -> bytes:
-    """Numbers of some bits each, at most 32 and at least 11, one after the other."""
-    ends = np.cumsum(widths)
+def _packed(head: bytes, bits: int, codes: Counts, widths: Counts) -> bytes:
+    """Numbers of 11 to 32 bits each, one after the other, behind some bits."""
+    ends = np.cumsum(widths) + bits
     starts = ends - widths
     packed = np.zeros(int(ends[-1] // 8 + 1 + 4), np.uint8)
-    shifted = codes << (40 - (starts & 7) - widths)
+    packed[: len(head)] = np.frombuffer(head, np.uint8)
+    places, shifted = starts >> 3, codes << (40 - (starts & 7) - widths)
     for place in range(5):
-        np.add.at(packed, (starts >> 3) + place, (shifted >> (32 - 8 * place)).astype(np.uint8))
+        np.add.at(packed, places + place, (shifted >> (32 - 8 * place)).astype(np.uint8))
     return packed[: int(ends[-1] // 8 + 1)].tobytes()
 
 
 def decode_brush(packed: bytes, height: int, width: int, *, threshold: int = 128) -> Brushed:
-    """What Label Studio packed of an image that was painted on.
-
-    Args:
-        packed: The bytes of a result's `rle`.
-        height: Of the image.
-        width: Likewise.
-        threshold: The least alpha of a pixel of the mask: the editor smooths what is painted.
-
-    Returns:
-        What was painted.
-
-    Raises:
-        ValueError: If the bytes end too soon, or are not of an image of four channels of this size.
+    """What Label Studio packed of an image that was painted on; see `decode_brushes`.
 
     Examples:
         >>> packed = encode_brush(np.ones((2, 1), bool), (4, 1), 3, 5)
@@ -185,16 +188,54 @@ def decode_brush(packed: bytes, height: int, width: int, *, threshold: int = 128
         >>> found.mask.tolist(), found.corner, found.painted, found.partial
         ([[True], [True]], (4, 1), 2, 0)
     """
-    ends, alpha = _unpacked(packed, 4 * height * width)
-    starts = np.concatenate([[0], ends[:-1]])
-    # Of pixel i the alpha is at 4 i + 3.
-    first, last = starts // 4, ends // 4
-    pixels = last - first
-    some = (pixels > 0) & (alpha > 0)
-    painted = int(pixels[some].sum())
-    partial = int(pixels[some & (alpha < _OPAQUE)].sum())
-    held = (pixels > 0) & (alpha >= threshold)
-    return Brushed(*_cropped(first[held], last[held], width), painted, partial)
+    return next(decode_brushes([packed], height, width, threshold=threshold))
+
+
+def decode_brushes(
+    packed: Sequence[bytes], height: int, width: int, *, threshold: int = 128
+) -> Iterator[Brushed]:
+    """What Label Studio packed of an image on which several things were painted.
+
+    Args:
+        packed: The bytes of the `rle` of each result.
+        height: Of the image.
+        width: Likewise.
+        threshold: The least alpha of a pixel of a mask: the editor smooths what is painted.
+
+    Yields:
+        What was painted, in order.
+
+    Raises:
+        ValueError: If bytes end too soon, or are not of an image of four channels of this size.
+
+    Examples:
+        >>> packed = [encode_brush(np.ones((1, 1), bool), (x, 0), 1, 3) for x in (2, 0)]
+        >>> [found.corner for found in decode_brushes(packed, 1, 3)]
+        [(2, 0), (0, 0)]
+    """
+    alike: dict[int, list[int]] = {}
+    for number, one in enumerate(packed):
+        alike.setdefault(_layout(one, 4 * height * width), []).append(number)
+    found = {
+        number: runs
+        for layout, numbers in alike.items()
+        for number, runs in zip(
+            numbers,
+            _unpacked([packed[n] for n in numbers], 4 * height * width, layout),
+            strict=True,
+        )
+    }
+    for number in range(len(packed)):
+        ends, alpha = found.pop(number)
+        last = ends >> 2  # of pixel i the alpha is at 4 i + 3
+        first = np.empty_like(last)
+        first[0], first[1:] = 0, last[:-1]
+        pixels = last - first
+        some = (pixels > 0) & (alpha > 0)
+        painted = int(pixels[some].sum())
+        partial = int(pixels[some & (alpha < _OPAQUE)].sum())
+        held = (pixels > 0) & (alpha >= threshold)
+        yield Brushed(*_cropped(first[held], last[held], width), painted, partial)
 
 
 def _cropped(first: Counts, last: Counts, width: int) -> tuple[Mask, tuple[int, int]]:
@@ -204,9 +245,10 @@ def _cropped(first: Counts, last: Counts, width: int) -> tuple[Mask, tuple[int, 
     joined = first[1:] == last[:-1]
     first, last = first[np.append(True, ~joined)], last[np.append(~joined, True)]
     top, bottom = int(first[0]) // width, int(last[-1] - 1) // width + 1
-    changes = np.stack([first, last], 1).reshape(-1)
-    runs = np.diff(changes, prepend=top * width, append=bottom * width)
-    rows = _alternating(runs).reshape(bottom - top, width)
+    changes = np.empty(2 * len(first), np.int64)
+    changes[::2], changes[1::2] = first, last
+    changes -= top * width
+    rows = _alternating(_between(changes, (bottom - top) * width)).reshape(bottom - top, width)
     left, right = 0, width
     if np.array_equal(first // width, (last - 1) // width):
         left, right = int((first % width).min()), int(((last - 1) % width).max()) + 1
@@ -214,73 +256,90 @@ def _cropped(first: Counts, last: Counts, width: int) -> tuple[Mask, tuple[int, 
     return rows[:, left:right] if right - left == width else rows[:, left:right].copy(), (left, top)
 
 
-def _unpacked(packed: bytes, size: int) -> tuple[Counts, Counts]:
-    """Where runs of equal values end, and the values."""
-    end = len(packed) * 8
-    if end < _HEADER:
-        raise ValueError(f"rle: expected a header of {_HEADER} bits, got {end}")
-    stream = np.frombuffer(packed + bytes(8), np.uint8)
-    total, depth = int(_field(stream, 0, 32)), int(_field(stream, 32, 5)) + 1
-    bits = _field(stream, [37, 41, 45, 49], 4) + 1
-    if total != size:
+def _layout(packed: bytes, size: int) -> int:
+    """What the header says of the sizes of numbers: 5 and four times 4 bits, less 1 each.
+
+    Raises:
+        ValueError: If it is cut short, or of another number of values.
+    """
+    if len(packed) < 7:
+        raise ValueError(f"rle: expected a header of {_HEADER} bits, got {8 * len(packed)}")
+    header = int.from_bytes(packed[:7]) >> 3
+    if (total := header >> 21) != size:
         raise ValueError(f"rle: expected {size} values, four of each pixel, got {total}")
-    starts, kinds = _items(packed + bytes(8), depth, bits.tolist())
-    is_run, bits = kinds >= 4, bits[kinds & 3]
-    lengths, places = _field(stream, starts + 3, bits) + 1, starts + 3 + bits
-    if not is_run.all():  # each value of the others is a run of one
+    return header & 0x1FFFFF
+
+
+def _unpacked(packed: Sequence[bytes], size: int, layout: int) -> Iterator[tuple[Counts, Counts]]:
+    """Of streams of one layout where runs of equal values end, and the values."""
+    depth, sizes = (layout >> 16) + 1, [(layout >> at & 15) + 1 for at in (12, 8, 4, 0)]
+    joined = b"".join(one + bytes(8) for one in packed)
+    bounds = np.cumsum([0, *(8 * len(one) + 64 for one in packed)]).tolist()
+    starts, counts, are_runs = _items(joined, bounds, depth, sizes)
+    words: NDArray[np.uint64] = np.ndarray(len(joined) - 7, ">u8", joined, strides=(1,))
+    item = _from(words, starts)
+    bits = np.array(sizes, np.uint64)[(item >> np.uint64(61)).astype(np.int64) & 3]
+    lengths = ((item << np.uint64(3)) >> (np.uint64(64) - bits)).astype(np.int64) + 1
+    places, values = starts + 3 + bits.astype(np.int64), item << (bits + np.uint64(3))
+    if not are_runs:  # each value of the others is a run of one
+        is_run = item >> np.uint64(63) > 0
         times = np.where(is_run, 1, lengths)
         within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
         lengths = np.repeat(np.where(is_run, lengths, 1), times)
         places = np.repeat(places, times) + depth * within
-    ends = np.cumsum(lengths)
-    used = int(np.searchsorted(ends, size)) + 1
-    if used > len(ends) or ends[used - 1] != size:
-        got = int(ends[-1]) if len(ends) else 0
-        raise ValueError(f"rle: expected {size} values, got {got}, or a run beyond them")
-    values = _field(stream, places[:used], depth)
-    spare = end - int(places[used - 1]) - depth
-    if spare >= 16:
-        raise ValueError(f"rle: expected nothing behind {size} values, got {spare} bits")
-    return ends[:used], values
+        values = _from(words, places)
+        counts = np.diff(np.concatenate([[0], np.cumsum(times)])[np.cumsum([0, *counts])]).tolist()
+    values = (values >> np.uint64(64 - depth)).astype(np.int64)
+    ends, start = np.cumsum(lengths), 0
+    for count, bound in zip(counts, bounds[1:], strict=True):
+        own = ends[start : start + count] - (ends[start - 1] if start else 0)
+        used = int(np.searchsorted(own, size)) + 1
+        if used > count or own[used - 1] != size:
+            got = own[-1] if count else 0
+            raise ValueError(f"rle: expected {size} values, got {got}, or a run beyond them")
+        if (spare := bound - 64 - int(places[start + used - 1]) - depth) >= 16:
+            raise ValueError(f"rle: expected nothing behind {size} values, got {spare} bits")
+        yield own[:used], values[start : start + used]
+        start += count
 
 
-def _items(packed: bytes, depth: int, sizes: Sequence[int]) -> tuple[Counts, NDArray[np.uint8]]:
-    """Where the whole items of a stream start, and their first three bits.
+def _items(
+    joined: bytes, bounds: Sequence[int], depth: int, sizes: Sequence[int]
+) -> tuple[Counts, list[int], bool]:
+    """Where the whole items of streams start, how many each has, and whether all are runs.
 
     Where an item ends only itself tells, so that they are found one after the other. For every bit
     it is known beforehand how long a run is that starts there.
     """
-    single = np.unpackbits(np.frombuffer(packed, np.uint8))
+    single = np.unpackbits(np.frombuffer(joined, np.uint8))
     kinds = (single[:-2] << 2) | (single[1:-1] << 1) | single[2:]
     of_kinds = bytes([0] * 4 + [3 + size + depth for size in sizes] + [0] * 248)
     steps = kinds.tobytes().translate(of_kinds)
-    starts, at, end = [], _HEADER, 8 * len(packed) - 64
-    while at < end:
-        starts.append(at)
-        step = steps[at]
-        if not step:
-            size, place = sizes[kinds[at]], at + 3
-            window = int.from_bytes(packed[place >> 3 : (place >> 3) + 3])
-            length = (window >> (24 - (place & 7) - size)) & ((1 << size) - 1)
-            step = 3 + size + depth * (length + 1)
-        at += step
-    if at > end:
-        starts.pop()
+    starts: list[int] = []
+    append, counts = starts.append, []
+    for bound, following in pairwise(bounds):
+        at, end, before = bound + _HEADER, following - 64, len(starts)
+        while at < end:
+            append(at)
+            at += steps[at] or _literal(joined, at + 3, depth, sizes[kinds[at]])
+        if at > end and len(starts) > before:
+            starts.pop()
+        counts.append(len(starts) - before)
     places = np.array(starts, np.int64)
-    first: NDArray[np.uint8] = kinds[places].astype(np.uint8, copy=False)
-    return places, first
+    return places, counts, bool((kinds[places] > 3).all())
 
 
-def _field(stream: NDArray[np.uint8], places: ArrayLike, bits: ArrayLike) -> Counts:
-    """Numbers of up to 32 bits that start at some bits; eight bytes lie behind the last."""
-    places, bits = np.asarray(places, np.int64), np.asarray(bits, np.int64)
-    count = (int(bits.max(initial=0)) + 14) // 8
-    first = places >> 3
-    window = stream[first].astype(np.int64)
-    for place in range(1, count):
-        window = (window << 8) | stream[np.minimum(first + place, len(stream) - 1)]
-    numbers: Counts = (window >> (8 * count - (places & 7) - bits)) & ((np.int64(1) << bits) - 1)
-    return numbers
+def _literal(joined: bytes, place: int, depth: int, size: int) -> int:
+    """The bits of an item that is no run, the number of whose values is at some place."""
+    window = int.from_bytes(joined[place >> 3 : (place >> 3) + 3])
+    length = (window >> (24 - (place & 7) - size)) & ((1 << size) - 1)
+    return 3 + size + depth * (length + 1)
+
+
+def _from(words: NDArray[np.uint64], places: Counts) -> NDArray[np.uint64]:
+    """57 bits or more from some bits on; words start at every byte."""
+    found: NDArray[np.uint64] = words[places >> 3].astype(np.uint64)
+    return found << (places & 7).astype(np.uint64)
 
 
 # COCO

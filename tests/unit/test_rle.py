@@ -9,6 +9,7 @@ from pycocotools import mask as coco
 
 from segal.functional.rle import (
     decode_brush,
+    decode_brushes,
     decode_coco,
     decode_counts,
     encode_brush,
@@ -172,6 +173,23 @@ def test_streams_of_any_sizes_are_read(alpha, sizes, depth, data):
     assert np.array_equal(pasted(found, 3, 5), alpha >= 128)
     assert found.painted == (alpha > 0).sum()
     assert found.partial == ((alpha > 0) & (alpha < 255)).sum()
+
+
+def test_several_brushes_are_those_of_each():
+    masks = [blocks(17, 13, 3, seed) for seed in range(4)]
+    packed = [encode_brush(mask, (0, 0), 17, 13) for mask in masks]
+    packed.insert(1, Bits(884, 9, (4, 5, 9, 11)).run(3, 880, 0).literal(0, [0, 0, 0, 200]).bytes())
+    packed.insert(3, Bits(884).literal(3, [0, 0, 0, 255]).run(3, 880, 0).bytes())
+    for one, found in zip(packed, decode_brushes(packed, 17, 13), strict=True):
+        alone = decode_brush(one, 17, 13)
+        assert np.array_equal(found.mask, alone.mask)
+        assert (found.corner, found.painted) == (alone.corner, alone.painted)
+    assert [decode_brush(packed[i], 17, 13).corner for i in (1, 3)] == [(12, 16), (0, 0)]
+    assert list(decode_brushes([], 17, 13)) == []
+    for place in range(6):
+        damaged = [*packed[:place], packed[place][:-2], *packed[place + 1 :]]
+        with pytest.raises(ValueError, match="rle"):
+            list(decode_brushes(damaged, 17, 13))
 
 
 def test_only_the_fourth_channel_counts():

@@ -254,10 +254,8 @@ def _mask(
             _REMEDY,
         )
     try:
-        if not text.isascii() or "_" in text:
-            raise ValueError("characters that are no digits")
-        mask = decode_counts(list(map(int, text.split(","))), height, width)
-    except (ValueError, OverflowError) as error:
+        mask = decode_counts(_runs(text), height, width)
+    except ValueError as error:
         raise Mistake(
             "a mask whose runs are damaged",
             f"whole numbers, {height * width} in all",
@@ -267,6 +265,20 @@ def _mask(
     kept, corner = trimmed(mask, (left, top))
     room.take(kept.size)
     return kept, corner
+
+
+def _runs(text: str) -> NDArray[np.int64]:
+    """Whole numbers with commas between.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    dense = text.replace(", ", ",").encode()
+    if dense.translate(None, b"0123456789,"):
+        raise ValueError("characters that are no digits")
+    if not dense or b",," in b"," + dense + b",":
+        raise ValueError("a number that is missing")
+    return np.fromstring(dense, np.int64, sep=",")  # too large ones become the largest
 
 
 def _numbers(shape: Shape, texts: Sequence[str]) -> list[float]:

@@ -19,7 +19,7 @@ from segal.annotation.formats.tools import (
 )
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.errors import SegalError
-from segal.functional.rle import decode_brush
+from segal.functional.rle import decode_brushes
 
 KEY = "segal_task"
 EXPECTED = (
@@ -95,6 +95,7 @@ class _Reading:
 
     task: AnnotationTask
     room: Room
+    brushes: list[tuple[bytes, str, int, bool]] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     boxes: list[DrawnBox] = field(default_factory=list)
     choices: list[str] = field(default_factory=list)
@@ -124,6 +125,7 @@ def _answer(
             _READERS[handout.question][kind](reading, result, order)
         else:
             unread[f"{kind!s:.40}"] = unread.get(f"{kind!s:.40}", 0) + 1
+    _decode(reading)
     notes = [f"{count} results of type {kind} are not read" for kind, count in unread.items()]
     if reading.untouched_choices:
         notes.append("the network's choice, which nobody touched")
@@ -226,20 +228,37 @@ def _is_drawn(result: Mapping[str, Any]) -> bool:
 def _brush(reading: _Reading, result: Mapping[str, Any], order: int) -> None:
     value = _placed(reading.task, result)
     name, numbers = _label(value, "brushlabels"), value.get("rle")
-    remedy = "open the task in the tool, and update the annotation"
     if value.get("format", "rle") != "rle" or not isinstance(numbers, list):
         found = "strokes" if "touches" in value else f"{value.get('format')!r:.40}"
-        raise Mistake("a brush without pixels", "a list of bytes, rle", found, remedy)
+        raise Mistake("a brush without pixels", "a list of bytes, rle", found, _UPDATE)
     try:
-        brushed = decode_brush(bytes(numbers), *reading.task.frame_size)
+        packed = bytes(numbers)
     except (ValueError, TypeError, OverflowError) as error:
-        found = f"{len(numbers)} numbers: {error}"
-        raise Mistake("a brush whose pixels are damaged", "a whole rle", found, remedy) from error
-    reading.room.take(brushed.mask.size)
-    reading.painted += brushed.painted
-    reading.partial += brushed.partial
-    if brushed.mask.size:
-        reading.layers.append(Layer(name, brushed.mask, brushed.corner, order, _is_drawn(result)))
+        raise _damaged(error) from error
+    reading.brushes.append((packed, name, order, _is_drawn(result)))
+
+
+def _decode(reading: _Reading) -> None:
+    """Makes layers of all brushes."""
+    packed = [brush[0] for brush in reading.brushes]
+    brushed = decode_brushes(packed, *reading.task.frame_size)
+    try:
+        for one, (_, name, order, is_drawn) in zip(brushed, reading.brushes, strict=True):
+            reading.room.take(one.mask.size)
+            reading.painted += one.painted
+            reading.partial += one.partial
+            if one.mask.size:
+                reading.layers.append(Layer(name, one.mask, one.corner, order, is_drawn))
+    except ValueError as error:
+        raise _damaged(error) from error
+    reading.layers.sort(key=lambda layer: layer.order)
+
+
+_UPDATE = "open the task in the tool, and update the annotation"
+
+
+def _damaged(error: Exception) -> Mistake:
+    return Mistake("a brush whose pixels are damaged", "a whole rle", str(error), _UPDATE)
 
 
 def _polygon(reading: _Reading, result: Mapping[str, Any], order: int) -> None:
