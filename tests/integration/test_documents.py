@@ -79,6 +79,7 @@ def places(tmp_path, scenes, encoder, classified, boxed):
         "ROUNDS": tmp_path / "rounds",
         "COMPARISON": tmp_path / "comparison",
         "TUNE": tmp_path / "tune",
+        "HANDOUT": tmp_path / "handout",
         "MAPS": tmp_path / "maps",
         "SCENES": tmp_path / "drawn",
         "FILE": encoder(),
@@ -116,6 +117,8 @@ EXTRA = {
         *(f"run.{key}" for key in [*SCENES, *TRAINING, *BUYING, "overlays=0"]),
     ],
     "report": [],
+    "export": [],
+    "status": [],
     "tune": ["--taus", "0,1"],
 }  # fmt: skip
 """What makes the README's commands quick; nothing that they name themselves."""
@@ -168,7 +171,7 @@ def test_the_commands_of_the_readme(segal, places, checkpoint, no_page):
         ran.append(words[0])
     rounds = ["run", "compare", "report", "tune"]
     whole = ["train", "select", "train", "train", "select"]
-    assert ran == ["select", "train", "explain", *whole, *rounds]
+    assert ran == ["select", "train", "explain", *whole, "export", "status", *rounds]
     assert (places["COMPARISON"] / "report.html").exists()
     assert segal("validate", places["DATASET"])[0] == 0
     assert segal("strategies")[0] == 0
