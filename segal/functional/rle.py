@@ -242,8 +242,8 @@ def _cropped(first: Counts, last: Counts, width: int) -> tuple[Mask, tuple[int, 
     """The mask of spans of an image, no larger than it needs to be, and its corner."""
     if not first.size:
         return np.zeros((0, 0), np.bool_), (0, 0)
-    joined = first[1:] == last[:-1]
-    first, last = first[np.append(True, ~joined)], last[np.append(~joined, True)]
+    if (joined := first[1:] == last[:-1]).any():
+        first, last = first[np.append(True, ~joined)], last[np.append(~joined, True)]
     top, bottom = int(first[0]) // width, int(last[-1] - 1) // width + 1
     changes = np.empty(2 * len(first), np.int64)
     changes[::2], changes[1::2] = first, last
