@@ -9,6 +9,7 @@ from segal.models.spec import ModelSpec
 from segal.scanning.workbench import Bench, ScanSettings
 from segal.tasks.classification.model import ClassificationModel
 from segal.tasks.segmentation.task import Segmentation
+from tests.batched import Batched
 
 CLASSES = ("cat", "dog", "hen", "cow")
 SIDE = 12
@@ -59,7 +60,7 @@ def make_model(task="classification", network=None):
     return ClassificationModel(network, make_spec(task)).double().eval()
 
 
-class Elements:
+class Elements(Batched):
     """A pool of images of noise, that are one element each, or one a class; and their labels."""
 
     def __init__(self, count, elements, classes):

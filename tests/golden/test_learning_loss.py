@@ -23,6 +23,7 @@ from segal.strategies.learning_loss import LearningLoss
 from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
 from segal.training.loop import TrainSettings, train
+from tests.batched import Batched
 
 REGIONS = ("image", "32", "16x24")
 
@@ -133,7 +134,7 @@ class Network(nn.Module):
         return F.interpolate(low, images.shape[-2:], mode="bilinear", align_corners=True)
 
 
-class Noisy:
+class Noisy(Batched):
     """Dark and light patches under noise; wrong labels go by how red an image is."""
 
     classes = SimpleNamespace(names=("dark", "light"))

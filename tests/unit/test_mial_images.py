@@ -27,6 +27,7 @@ from segal.tasks.classification.mial import (
 )
 from segal.tasks.losses import Loss
 from segal.training.loop import TrainSettings, train
+from tests.batched import Batched
 from tests.tiny_classifier import CLASSES, make_bench, make_model, make_spec
 
 SIDE, LABELLED = 12, (0, 2, 5)
@@ -39,7 +40,7 @@ MOVING = {
 }  # fmt: skip
 
 
-class Dataset:
+class Dataset(Batched):
     """Pictures of noise in memory; it notes what is read."""
 
     def __init__(self, count=9, readable=LABELLED, multilabel=False):

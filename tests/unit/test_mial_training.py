@@ -20,13 +20,14 @@ from segal.tasks.segmentation.task import Segmentation
 from segal.training.loop import TrainSettings, train
 from segal.training.sampling import UnlabelledSamples
 from tests import tiny_detectors
+from tests.batched import Batched
 from tests.boxed import CLASSES, draw
 
 LABELLED = {0: [(0, 0, 96, 64)], 2: [(0, 0, 96, 64)], 4: [(0, 0, 96, 64)]}  # 4 has no object
 MAXIMISE, MINIMISE = Stage("maximise", 0, 1), Stage("minimise", 0, 1)
 
 
-class Pool:
+class Pool(Batched):
     unit, root = "pixels", "memory"
 
     def __init__(self, images, seen):

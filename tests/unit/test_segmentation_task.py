@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from segal.candidates.regions import RegionSize
-from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.models.spec import ModelSpec
 from segal.tasks.losses import Loss
 from segal.tasks.segmentation.evaluation import SegmentationMetrics
 from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
+from tests.batched import Batched
 
 CLASSES = ("road", "car", "sky", "train")
 
@@ -38,7 +38,7 @@ def make_model(classes=CLASSES):
     return SegmentationModel(Network(len(classes)), spec)
 
 
-class Pool:
+class Pool(Batched):
     root = "memory"
 
     def __init__(self, images):
@@ -54,9 +54,6 @@ class Pool:
 
     def read(self, index):
         return self.images[index]
-
-    def batch(self, indices):
-        return stack_images([self.read(index) for index in indices])
 
 
 class Dataset:

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 from torch import nn
 
 from segal.data.datasets import open_dataset
-from segal.data.transforms import stack_images
 from segal.errors import SegalError
 from segal.models.spec import ModelSpec
 from segal.tasks.segmentation.model import SegmentationModel
 from segal.tasks.segmentation.task import Segmentation
 from segal.training.loop import TrainSettings, train
 from segal.training.sampling import LabelledRegions
+from tests.batched import Batched
 
 CLASSES = ("dark", "light", "red")
 
@@ -42,7 +42,7 @@ def make_model(seed=0, norm=True):
     return SegmentationModel(Network(norm), spec)
 
 
-class Pool:
+class Pool(Batched):
     """Images in memory that notes which of them were read."""
 
     unit = "pixels"
@@ -60,12 +60,6 @@ class Pool:
         return self.images[index].shape[:2]
 
     shape = size
-
-    def pixels(self):
-        return self
-
-    def batch(self, indices):
-        return stack_images([self.read(index) for index in indices])
 
     def read(self, index):
         self.seen.add(index)

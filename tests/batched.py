@@ -1,0 +1,13 @@
+"""What pools in memory share."""
+
+from segal.data.transforms import stack_images
+
+
+class Batched:
+    """Makes batches of the images that `read` gives."""
+
+    def pixels(self):
+        return self
+
+    def batch(self, indices):
+        return stack_images([self.read(index) for index in indices])
