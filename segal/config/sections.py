@@ -65,11 +65,13 @@ TaskName = Annotated[str, BeforeValidator(_parsed(task_name)), result_unless(DEF
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
 
 
-def _refuse_encoder(architecture: str | None, encoder: str | None) -> None:
+def _refuse_encoder(
+    architecture: str | None, encoder: str | None, task: str = DEFAULT_TASK
+) -> None:
     if architecture is None:
         return
     try:
-        check_encoder(architecture, encoder)
+        check_encoder(architecture, encoder, task)
     except SegalError as error:
         raise ValueError(f"{error.expected}|{error.remedy}") from error
 
@@ -90,8 +92,10 @@ class _Trained(Section):
     @field_validator("model", check_fields=False)
     @classmethod
     def _of_task(cls, model: "NetworkConfig", info: ValidationInfo) -> "NetworkConfig":
-        if "task" in info.data and model.architecture is None and not info.data.get("checkpoint"):
-            _refuse_encoder(find_task(info.data["task"]).usual_network(None), model.encoder)
+        if "task" in info.data and not (model.architecture is None and info.data.get("checkpoint")):
+            task = find_task(info.data["task"])
+            named = model.architecture or task.usual_network(None)
+            _refuse_encoder(named, model.encoder, task.name)
         return model
 
 

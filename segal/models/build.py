@@ -129,17 +129,18 @@ def make_spec(
     )
 
 
-def check_encoder(architecture: str, encoder: str | None) -> None:
+def check_encoder(architecture: str, encoder: str | None, task: str = DEFAULT_TASK) -> None:
     """Refuses a user's encoder beside an architecture whose name says all of the network.
 
     Args:
         architecture: As `make_spec` takes it.
         encoder: A name; None and no text stand for none.
+        task: What the network is asked.
 
     Raises:
         SegalError: If there is no encoder to choose.
     """
-    if encoder and not source_of(architecture).usual_encoder(architecture):
+    if encoder and not source_of(architecture).usual_encoder(architecture, task):
         raise SegalError(
             f"model.encoder: {architecture} takes none",
             expected=f"no encoder: {architecture} names the whole network",

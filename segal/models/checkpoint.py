@@ -228,7 +228,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
                 remedy="add for example --arch DeepLabV3Plus --encoder resnet18 --num-classes 19",
             )
         architecture = options.architecture or "DeepLabV3Plus"
-        check_encoder(architecture, options.encoder)
+        check_encoder(architecture, options.encoder, options.task or DEFAULT_TASK)
         return make_spec(
             architecture,
             options.encoder or None,
@@ -254,7 +254,7 @@ def _resolve(path: Path, stored: ModelSpec | None, options: CheckpointOptions) -
     for what, (in_file, given) in said.items():
         if given is not None and given != in_file:
             if what == "encoder":
-                check_encoder(stored.architecture, options.encoder)
+                check_encoder(stored.architecture, options.encoder, stored.task)
             raise SegalError(
                 f"{path}: a checkpoint of another {what}",
                 expected=str(given),

@@ -206,11 +206,12 @@ def test_boxes_that_a_selection_expects_are_the_sum_of_their_scores(segal, made,
     table = CandidateTable.open(tiles / "candidates" / "32")
     sums = np.bincount(table.image, table.values["expected_objects"])
     assert sums == pytest.approx([expected[path] for path in table.images], rel=1e-5)
-    code, _, stderr = segal(
-        "tune", "--scan", tiles, "--region", "64", "--budget", f"{limit}box", "--taus", "0,1",
-        "--uncertainty", "bvsb", "--out", tmp_path / "tuned",
-    )  # fmt: skip
+    tune = ("tune", "--scan", tiles, "--budget", f"{limit}box", "--taus", "0,1")
+    tune = (*tune, "--uncertainty", "bvsb", "--out", tmp_path / "tuned")
+    code, _, stderr = segal(*tune, "--region", "32")
     assert code == 0, stderr
+    code, _, stderr = segal(*tune, "--region", "64")
+    assert (code, "64 was not scanned" in stderr) == (2, True)
     code, stdout, stderr = segal("plan", *pool(made, trained), "--budget", "900box")
     assert code == 0, stderr
     assert re.search(r"buys about \d+ of them, at \d+\.\d expected boxes each", stdout)
