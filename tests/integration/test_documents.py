@@ -417,6 +417,7 @@ def run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path,
         extra = quick(prefix, data, encoder(of_run["model"]["encoder"]))
         if "store" in of_run:
             extra += [f"{prefix}store.folder={tmp_path / 'store'}", f"{prefix}train.crop=image"]
+            extra += [f"{prefix}train.gradient_norm=1"]
     if command == "run":
         # Cityscapes' counts of regions, on a few small scenes.
         image = raw["region"] == "image"
