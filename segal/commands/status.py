@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+_YES = {True: "yes", False: "no", None: "-"}
+
 
 def status(
     run: Annotated[Path, typer.Argument(help="Folder of segal select or segal run.")],
@@ -17,7 +19,7 @@ def status(
     rows = [
         (
             *(str(one.round), one.strategy, str(one.bought), str(one.handed), str(one.returned)),
-            *(str(one.pixels), f"{one.seconds / 3600:.2f}", "yes" if one.is_trained else "no"),
+            *(str(one.pixels), f"{one.seconds / 3600:.2f}", _YES[one.is_trained]),
         )
         for one in found.rounds
     ]

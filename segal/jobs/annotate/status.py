@@ -31,7 +31,8 @@ class RoundStatus:
         returned: Regions of these that came back.
         pixels: What they cost.
         seconds: What they took, as far as it is known.
-        is_trained: Whether a network was trained on them in this run.
+        is_trained: Whether a network was trained on them in this run; None of a selection, which
+            trains none.
     """
 
     round: int
@@ -41,7 +42,7 @@ class RoundStatus:
     returned: int
     pixels: int
     seconds: float
-    is_trained: bool
+    is_trained: bool | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def status_of(folder: Path) -> Status:
             returns_of(ledger),
             handouts_of(ledger),
         )
-        trained = {phase.round for phase in ledger.phases() if phase.name == "train"}
+        trained = None
+        if ledger.command == COMMAND:
+            trained = {phase.round for phase in ledger.phases() if phase.name == "train"}
         handed = {key for handout in handouts for key in handout.by_key}
         run = run_key(ledger)
         rounds = [_round(run, group, returns, handed, trained) for group in _groups(purchases)]
@@ -98,7 +101,7 @@ def _round(
     group: Sequence[Purchase],
     returns: Sequence[Return],
     handed: Collection[str],
-    trained: Collection[int],
+    trained: Collection[int] | None,
 ) -> RoundStatus:
     regions = {(one.image, one.box) for one in group}
     back = [one for one in latest(returns) if (one.image, one.box) in regions]
@@ -112,7 +115,7 @@ def _round(
         returned=len({(one.image, one.box) for one in back}),
         pixels=sum(one.pixels or 0 for one in group),
         seconds=sum(one.seconds or 0.0 for one in back),
-        is_trained=first in trained,
+        is_trained=first in trained if trained is not None else None,
     )
 
 
