@@ -183,7 +183,6 @@ def test_every_published_transform_of_torchvision_is_found():
         ("DeepLabV3Plus", "classification", "timm:NAME"),
         ("torchvision:resnet18", "segmentation", "torchvision:deeplabv3_resnet50"),
         ("timm:vit_tiny_patch16_224", "segmentation", "DeepLabV3Plus"),
-        ("linear", "segmentation", "DeepLabV3Plus"),
         ("hf:segformer", "multilabel", "package.module:name"),
     ],
 )
@@ -230,7 +229,7 @@ def test_what_cannot_be_built_is_refused(given, text):
 @pytest.mark.parametrize(
     "architecture",
     [
-        *("torchvision:resnet18", "torchvision:fcn_resnet50", "timm:resnet18", "linear"),
+        *("torchvision:resnet18", "torchvision:fcn_resnet50", "timm:resnet18"),
         *("tests.tiny_classifier:build", "hf:segformer"),
     ],
 )
@@ -243,6 +242,13 @@ def test_an_encoder_is_named_where_there_is_one_to_choose(section, architecture)
     # Run folders keep that there is none.
     assert section(architecture=architecture, encoder="").encoder == ""
     assert section(architecture="Unet", encoder="resnet50").encoder == "resnet50"
+
+
+def test_a_linear_layer_has_an_encoder_for_pixels_and_none_on_tables():
+    check_encoder("linear", "resnet50", "segmentation")
+    for task in ("classification", "multilabel"):
+        with pytest.raises(SegalError, match="no encoder"):
+            check_encoder("linear", "resnet50", task)
 
 
 def test_a_file_that_has_no_encoder_refuses_one(resnet, tmp_path):
