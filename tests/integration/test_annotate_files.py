@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pytest
 
 from segal.annotation.answers import Answer, Layer
 from segal.annotation.handout import MANIFEST_FILE
@@ -19,6 +20,7 @@ _CLASSES = ("road", "sky", "car")
 _KINDS = ("cityscapes", "coco", "fiftyone", "folder", "labelme", "panoptic", "voc")
 
 
+@pytest.mark.slow
 def test_every_format_gives_the_same_labels_back(segal, tmp_path):
     """The first return is booked; that of any other format is known already, pixel for pixel."""
     truth = {}
