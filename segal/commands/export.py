@@ -44,8 +44,8 @@ def export(
 
     What comes back is taken in by segal import, all at once or in parts.
     """
+    from segal.jobs.annotate.choices import check_choices
     from segal.jobs.annotate.export import ExportSettings, export_run, named_annotators
-    from segal.jobs.annotate.formats import check_choices
     from segal.system.console import say, tell
 
     check_choices(to=to, mode=mode)

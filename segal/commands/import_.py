@@ -40,7 +40,7 @@ def import_(
     """
     from segal.annotation.questions.base import COUNTED, Rules
     from segal.jobs.annotate.bring_in import ImportSettings, import_answers
-    from segal.jobs.annotate.formats import check_choices
+    from segal.jobs.annotate.choices import check_choices
     from segal.system.console import say, tell
 
     check_choices(kind=kind, conflicts=conflicts, untouched=untouched)

@@ -442,3 +442,26 @@ def test_of_two_that_start_at_once_the_second_is_told_who_is_at_work(segal, scen
     assert "nothing was done again" in _select(*call)[2]
     with Ledger.read(out) as ledger:
         assert len(ledger.purchases()) == 5
+
+
+def test_a_run_ends_when_its_budget_buys_nothing_that_is_left(segal, tmp_path):
+    root = tmp_path / "scenes"
+    (root / "images").mkdir(parents=True)
+    (root / "classes.txt").write_text("\n".join(_CLASSES) + "\n")
+    for split, sides in (("train", (32, 32, 32, 32, 64, 64)), ("val", (32,))):
+        for i, side in enumerate(sides):
+            seed = i + 10 * (split == "val")
+            write_image(root / "images" / split / f"im{i}.png", side, side, seed)
+            path = root / "labels" / split / f"im{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), np.full((side, side), i % 3, np.uint8))
+    # 9 % of the pixels buy one small image a round, and never a large one.
+    budgets = ("--region", "image", "strategy.name=random", "measure_picks=false")
+    code, _, stderr = _run(
+        segal, root, tmp_path / "run", *budgets, seed_set="9%", budgets="9%,9%,9%,9%,9%"
+    )
+    assert code == 0, stderr
+    flat = " ".join(stderr.split())
+    assert "do not buy any of the 2 regions that are left: the run ends here" in flat
+    rounds = read_history(tmp_path / "run").rounds
+    assert [r.cost.pixels for r in rounds] == [1024, 2048, 3072, 4096]

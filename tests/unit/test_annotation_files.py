@@ -12,7 +12,7 @@ from segal.annotation.answers import Answer, DrawnBox
 from segal.annotation.formats import FORMATS
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.formats.coco import counted, unpacked
-from segal.annotation.formats.mistakes import Mistake
+from segal.annotation.formats.shared.mistakes import Mistake
 from segal.errors import SegalError
 from tests.made_returns import (
     COLOURS,

@@ -13,7 +13,7 @@ from segal.annotation.answers import Answer, Layer
 from segal.annotation.formats import FORMATS
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.formats.cityscapes import IDS
-from segal.annotation.formats.frames import draft_layers
+from segal.annotation.formats.shared.frames import draft_layers
 from segal.data.cityscapes import CLASSES
 from segal.data.datasets import open_dataset
 from segal.data.voc import palette

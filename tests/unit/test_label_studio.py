@@ -458,7 +458,7 @@ def test_json_min_is_named(tmp_path):
 
 
 def test_an_export_longer_than_what_is_read_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("segal.annotation.formats.json_items._CHUNK", 97)
+    monkeypatch.setattr("segal.annotation.formats.shared.json_items._CHUNK", 97)
     tasks = [handed_task(region=(i, 0, i + 1, 4), rank=i) for i in range(30)]
     given = handout(*tasks, classes=("é" * 50, "b"))
     raws = tasks_of(written(tmp_path / "o", given))
@@ -467,7 +467,7 @@ def test_an_export_longer_than_what_is_read_at_once(tmp_path, monkeypatch):
 
 
 def test_masks_beyond_all_measure_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("segal.annotation.formats.tools._LEAST_ROOM", 0)
+    monkeypatch.setattr("segal.annotation.formats.shared.tools._LEAST_ROOM", 0)
     task = handed_task(size=(8, 8), region=(0, 0, 8, 8))
     given = handout(task)
     (raw,) = tasks_of(written(tmp_path / "o", given))

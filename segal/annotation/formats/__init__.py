@@ -1,4 +1,4 @@
-"""One file a tool or format; each writes a handout and reads answers."""
+"""One file a tool or format; each writes a handout and reads answers. `shared/` serves several."""
 
 from segal.annotation.formats.base import Format
 from segal.annotation.formats.cityscapes import Cityscapes

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 from segal.annotation.answers import Answer, Layer
 from segal.annotation.formats.base import Drafts, WriteOptions
-from segal.annotation.formats.files import (
+from segal.annotation.formats.shared.files import (
     FileNames,
     Gathered,
     Part,
@@ -37,15 +37,15 @@ from segal.annotation.formats.files import (
     read_json,
     stem,
 )
-from segal.annotation.formats.frames import PILLOW, outline
-from segal.annotation.formats.label_images import (
+from segal.annotation.formats.shared.frames import PILLOW, outline
+from segal.annotation.formats.shared.label_images import (
     LabelFiles,
     Meaning,
     full_palette,
     read_label_images,
     write_drafts,
 )
-from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out
+from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.annotation.questions.base import VOID
 from segal.data.cityscapes import CLASSES

@@ -24,8 +24,8 @@ from pycocotools import mask as coco_mask
 
 from segal.annotation.answers import Answer, DrawnBox, Layer
 from segal.annotation.formats.base import Drafts, WriteOptions
-from segal.annotation.formats.drafted_boxes import labelled_images
-from segal.annotation.formats.files import (
+from segal.annotation.formats.shared.drafted_boxes import labelled_images
+from segal.annotation.formats.shared.files import (
     Drafted,
     FileNames,
     Gathered,
@@ -37,8 +37,8 @@ from segal.annotation.formats.files import (
     put,
     read_json,
 )
-from segal.annotation.formats.frames import draft_layers, outline, trimmed, whole_box
-from segal.annotation.formats.mistakes import Mistake, check_size, is_number, not_handed_out
+from segal.annotation.formats.shared.frames import draft_layers, outline, trimmed, whole_box
+from segal.annotation.formats.shared.mistakes import Mistake, check_size, is_number, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.errors import SegalError, raise_all
 from segal.functional.rle import decode_coco, decode_counts, encode_coco, encode_counts

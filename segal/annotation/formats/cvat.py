@@ -23,7 +23,7 @@ from segal.annotation.answers import Answer
 from segal.annotation.formats.base import Drafts, WriteOptions
 from segal.annotation.formats.cvat_answers import ANNOTATOR, DONE, TASK, Reply, is_any_ticked
 from segal.annotation.formats.cvat_xml import pictures
-from segal.annotation.formats.tools import (
+from segal.annotation.formats.shared.tools import (
     OUTLINE,
     REGION,
     by_annotator,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segal.annotation.answers import Answer, DrawnBox, Layer
 from segal.annotation.formats.cvat_xml import Picture, Shape
-from segal.annotation.formats.tools import (
+from segal.annotation.formats.shared.tools import (
     RASTERISER,
     REGION,
     Mistake,

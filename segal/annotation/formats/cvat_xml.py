@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO
 from xml.parsers import expat
 
 from segal.errors import SegalError
 from segal.system.files import read_error
+from segal.system.plain_xml import HostileXmlError, PlainXmlReader
 
 MAX_BYTES = 2**34
 _MAX_PIECE, _MAX_IMAGE, _MAX_SHAPES = 2**26, 2**28, 100_000
-_CHUNK, _DEEPEST, _LONGEST = 2**20, 32, 4096
+_CHUNK = 2**20
 _IMAGE = ["annotations", "image"]
 _EXPECTED = "XML or ZIP, as CVAT exports it as «CVAT for images 1.1»"
 
@@ -82,7 +83,7 @@ def pictures(path: Path) -> Iterator[Picture]:
         raise _wrong(path, f"damaged or cut short: {error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise _wrong(path, f"a damaged ZIP file: {error}") from error
-    except _Hostile as error:
+    except HostileXmlError as error:
         raise _wrong(path, str(error)) from error
     yield from reader.ready
 
@@ -93,99 +94,69 @@ def _opened(path: Path, stack: ExitStack) -> IO[bytes]:
     held = stack.enter_context(zipfile.ZipFile(path))
     names = [name for name in held.namelist() if name.rpartition("/")[2] == "annotations.xml"]
     if len(names) != 1:
-        raise _Hostile(f"a ZIP file with {len(names)} files annotations.xml")
+        raise HostileXmlError(f"a ZIP file with {len(names)} files annotations.xml")
     return stack.enter_context(held.open(names[0]))
 
 
-class _Hostile(Exception):
-    """What no export of CVAT has."""
-
-
-class _Reader:
+class _Reader(PlainXmlReader):
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
         self.ready: list[Picture] = []
-        self.read = self._quiet = self._held = 0
-        self._open: list[str] = []
-        self._text: list[str] = []
-        self._length = 0
+        self.read = self._held = 0
         self._picture: Picture | None = None
         self._attribute = ""
         self._task, self._said = "", dict[str, dict[str, str]]()
-        parser = expat.ParserCreate()
-        parser.buffer_text = True
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._characters
-        parser.StartDoctypeDeclHandler = self._refuse
-        parser.EntityDeclHandler = self._refuse
-        parser.ExternalEntityRefHandler = self._refuse
-        self.parser = parser
 
     def feed(self, chunk: bytes) -> None:
         self.read += len(chunk)
-        self._quiet += len(chunk)
+        self.quiet += len(chunk)
         if self.read > MAX_BYTES:
-            raise _Hostile(f"more than {MAX_BYTES:,} bytes")
+            raise HostileXmlError(f"more than {MAX_BYTES:,} bytes")
         self.parser.Parse(chunk, False)
-        if self._quiet > _MAX_PIECE:
-            raise _Hostile(f"a piece of more than {_MAX_PIECE:,} bytes")
+        if self.quiet > _MAX_PIECE:
+            raise HostileXmlError(f"a piece of more than {_MAX_PIECE:,} bytes")
 
-    def _refuse(self, *_: Any) -> NoReturn:
-        raise _Hostile("a DTD or an entity")
-
-    def _start(self, tag: str, given: dict[str, str]) -> None:
-        self._quiet = 0
-        if not self._open and tag != "annotations":
-            raise _Hostile(f"<{tag[:40]}>")
-        if len(self._open) == _DEEPEST:
-            raise _Hostile(f"elements more than {_DEEPEST} deep")
-        self._open.append(tag)
-        self._text, self._length = [], 0
-        depth = len(self._open)
+    def begin(self, tag: str, attributes: dict[str, str]) -> None:
+        """See `PlainXmlReader`."""
+        if self.open[0] != "annotations":
+            raise HostileXmlError(f"<{tag[:40]}>")
+        depth = len(self.open)
         if depth == 2 and tag == "track":
-            raise _Hostile("tracks: it was exported as «CVAT for video 1.1»")
-        if self._open == _IMAGE:
-            said = self._said.get(given.get("task_id", ""), {}) or self._alone()
+            raise HostileXmlError("tracks: it was exported as «CVAT for video 1.1»")
+        if self.open == _IMAGE:
+            said = self._said.get(attributes.get("task_id", ""), {}) or self._alone()
             assignee, updated = said.get("username", ""), said.get("updated", "")
-            self._picture, self._held = Picture(given, assignee, updated), 0
+            self._picture, self._held = Picture(attributes, assignee, updated), 0
         elif self._picture is not None:
-            self._held += sum(map(len, given.values())) + 100
+            self._held += sum(map(len, attributes.values())) + 100
             if self._held > _MAX_IMAGE or len(self._picture.shapes) > _MAX_SHAPES:
-                raise _Hostile(f"more of image {self._picture.name[:80]} than anybody draws")
+                raise HostileXmlError(f"more of image {self._picture.name[:80]} than anybody draws")
             if depth == 3:
-                self._picture.shapes.append(Shape(tag, given))
+                self._picture.shapes.append(Shape(tag, attributes))
             elif depth == 4 and tag == "attribute":
-                self._attribute = given.get("name", "")
+                self._attribute = attributes.get("name", "")
 
     def _alone(self) -> dict[str, str]:
         """What is said of the one task that there is."""
         return next(iter(self._said.values())) if len(self._said) == 1 else {}
 
-    def _characters(self, text: str) -> None:
-        self._quiet = 0
-        self._length += len(text)
-        if self._length <= _LONGEST:
-            self._text.append(text)
-
-    def _end(self, tag: str) -> None:
-        self._quiet = 0
-        text, depth = "".join(self._text).strip(), len(self._open)
-        if self._open == _IMAGE:
+    def finish(self, tag: str, text: str) -> None:
+        """See `PlainXmlReader`."""
+        depth = len(self.open)
+        if self.open == _IMAGE:
             assert self._picture is not None
             self.ready.append(self._picture)
             self._picture = None
         elif self._picture is not None:
             if depth == 4 and tag == "attribute":
                 self._picture.shapes[-1].attributes[self._attribute] = text
-        elif self._open[:2] == ["annotations", "meta"]:
+        elif self.open[:2] == ["annotations", "meta"]:
             self._meta(tag, text)
-        self._open.pop()
-        self._text, self._length = [], 0
 
     def _meta(self, tag: str, text: str) -> None:
         """What is said of a task; of several, each says its id first."""
-        holder = self._open[-2]
+        holder = self.open[-2]
         if holder in {"task", "job"} and tag == "id":
             self._task = text
         is_told = tag == "username" if holder == "assignee" else tag == "updated"

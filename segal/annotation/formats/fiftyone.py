@@ -23,7 +23,7 @@ import numpy as np
 
 from segal.annotation.answers import Answer, DrawnBox
 from segal.annotation.formats.base import Drafts, WriteOptions
-from segal.annotation.formats.files import (
+from segal.annotation.formats.shared.files import (
     Drafted,
     FileNames,
     Gathered,
@@ -36,8 +36,8 @@ from segal.annotation.formats.files import (
     read_json,
     stem,
 )
-from segal.annotation.formats.frames import whole_box
-from segal.annotation.formats.label_images import (
+from segal.annotation.formats.shared.frames import whole_box
+from segal.annotation.formats.shared.label_images import (
     LabelFiles,
     Meaning,
     by_stem,
@@ -45,7 +45,7 @@ from segal.annotation.formats.label_images import (
     read_label_images,
     write_drafts,
 )
-from segal.annotation.formats.mistakes import Mistake, is_number, not_handed_out
+from segal.annotation.formats.shared.mistakes import Mistake, is_number, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.data.layout import MAX_CLASSES, Classes, make_classes
 from segal.errors import SegalError

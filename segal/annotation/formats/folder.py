@@ -16,7 +16,7 @@ from pathlib import Path
 
 from segal.annotation.answers import Answer
 from segal.annotation.formats.base import Drafts, WriteOptions
-from segal.annotation.formats.files import (
+from segal.annotation.formats.shared.files import (
     Drafted,
     FileNames,
     Part,
@@ -25,7 +25,7 @@ from segal.annotation.formats.files import (
     parts,
     put,
 )
-from segal.annotation.formats.label_images import (
+from segal.annotation.formats.shared.label_images import (
     NO_CLASS,
     LabelFiles,
     Meaning,
@@ -34,7 +34,7 @@ from segal.annotation.formats.label_images import (
     read_label_images,
     write_drafts,
 )
-from segal.annotation.formats.label_tables import read_choices, write_choices
+from segal.annotation.formats.shared.label_tables import read_choices, write_choices
 from segal.annotation.handout import CONTEXT, CROP, Handout, Mode
 from segal.annotation.questions.base import VOID
 from segal.data.class_list import classes_of, read_classes

@@ -18,9 +18,9 @@ import numpy as np
 
 from segal.annotation.answers import Answer
 from segal.annotation.formats.base import Drafts, WriteOptions
-from segal.annotation.formats.json_items import json_items
 from segal.annotation.formats.label_studio_answers import EXPECTED, FULL, KEY, answers
-from segal.annotation.formats.tools import (
+from segal.annotation.formats.shared.json_items import json_items
+from segal.annotation.formats.shared.tools import (
     OUTLINE,
     REGION,
     by_annotator,

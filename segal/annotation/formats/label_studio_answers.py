@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segal.annotation.answers import Answer, DrawnBox, Layer
-from segal.annotation.formats.tools import (
+from segal.annotation.formats.shared.tools import (
     RASTERISER,
     REGION,
     Mistake,

@@ -26,7 +26,7 @@ from PIL import Image
 
 from segal.annotation.answers import Answer, DrawnBox, Layer
 from segal.annotation.formats.base import Drafts, WriteOptions
-from segal.annotation.formats.files import (
+from segal.annotation.formats.shared.files import (
     REGIONS_FILE,
     Drafted,
     FileNames,
@@ -40,9 +40,9 @@ from segal.annotation.formats.files import (
     read_json,
     stem,
 )
-from segal.annotation.formats.frames import PILLOW, draft_layers, filled, outline, whole_box
-from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out, said_at
-from segal.annotation.formats.tools import REGION, check_region
+from segal.annotation.formats.shared.frames import PILLOW, draft_layers, filled, outline, whole_box
+from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out, said_at
+from segal.annotation.formats.shared.tools import REGION, check_region
 from segal.annotation.handout import CONTEXT, CROP, MANIFEST_FILE, AnnotationTask, Handout, Mode
 from segal.data.find import check_path, real_path
 from segal.data.image_file import load, open_image

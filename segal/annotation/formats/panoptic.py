@@ -19,7 +19,7 @@ from scipy.ndimage import find_objects
 
 from segal.annotation.answers import Answer, Layer
 from segal.annotation.formats.base import Drafts, WriteOptions
-from segal.annotation.formats.files import (
+from segal.annotation.formats.shared.files import (
     Drafted,
     FileNames,
     Gathered,
@@ -32,9 +32,9 @@ from segal.annotation.formats.files import (
     read_json,
     stem,
 )
-from segal.annotation.formats.frames import draft_layers
-from segal.annotation.formats.label_images import rgb_png
-from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out
+from segal.annotation.formats.shared.frames import draft_layers
+from segal.annotation.formats.shared.label_images import rgb_png
+from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.data.find import check_path, real_path
 from segal.data.images import read_label_colours

@@ -15,8 +15,14 @@ import numpy as np
 
 from segal.annotation.answers import Answer, DrawnBox
 from segal.annotation.formats.base import Drafts, WriteOptions
-from segal.annotation.formats.drafted_boxes import labelled_images
-from segal.annotation.formats.files import (
+from segal.annotation.formats.folder import (
+    check_names,
+    plain_meaning,
+    read_meaning,
+    write_masks,
+)
+from segal.annotation.formats.shared.drafted_boxes import labelled_images
+from segal.annotation.formats.shared.files import (
     FileNames,
     Gathered,
     Part,
@@ -25,15 +31,9 @@ from segal.annotation.formats.files import (
     new_parts,
     parts,
 )
-from segal.annotation.formats.folder import (
-    check_names,
-    plain_meaning,
-    read_meaning,
-    write_masks,
-)
-from segal.annotation.formats.frames import whole_box
-from segal.annotation.formats.label_images import LabelFiles, read_label_images
-from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out
+from segal.annotation.formats.shared.frames import whole_box
+from segal.annotation.formats.shared.label_images import LabelFiles, read_label_images
+from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.annotation.questions.base import VOID
 from segal.data.find import check_path, real_path

@@ -13,10 +13,9 @@ from segal.candidates.evidence import Evidence
 from segal.candidates.regions import Box
 from segal.errors import SegalError
 from segal.tasks.detection.evidence import DetectionEvidence
+from segal.tasks.detection.matching import HIT, overlaps
 from segal.tasks.detection.objects import Objects
 from segal.tasks.detection.predicting import SURE, found_in
-
-_SAME_OBJECT = 0.5  # IoU
 
 
 class Boxing:
@@ -133,25 +132,14 @@ class Boxing:
         counts = np.zeros((classes, 3), np.int64)
         for index in range(classes):
             a, b = one.boxes[one.classes == index], other.boxes[other.classes == index]
-            same = _matched(_overlaps(a, b))
+            same = _matched(overlaps(a, b))
             counts[index] = same, len(a) - same, len(b) - same
         return counts
 
 
-def _overlaps(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, m) IoU."""
-    near = np.maximum(a[:, None, :2], b[None, :, :2])
-    far = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.maximum(far - near, 0), 2)
-    areas = [np.prod(x[:, 2:] - x[:, :2], 1) for x in (a, b)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    overlaps: NDArray[np.float64] = shared / union
-    return overlaps
-
-
-def _matched(overlaps: NDArray[np.float64]) -> int:
+def _matched(shares: NDArray[np.float64]) -> int:
     """How many pairs there are, the best first, each box in one."""
-    left = np.where(overlaps >= _SAME_OBJECT, overlaps, -1.0)
+    left = np.where(shares >= HIT, shares, -1.0)
     count = 0
     while left.size and left.max() > 0:
         row, column = np.unravel_index(left.argmax(), left.shape)

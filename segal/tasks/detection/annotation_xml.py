@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from xml.parsers import expat
 
 from segal.errors import SegalError
 from segal.system.files import read_error
+from segal.system.plain_xml import HostileXmlError, PlainXmlReader
 from segal.tasks.detection.layout import number_of
 
 MAX_BYTES = 2**24
-_DEEPEST, _LONGEST = 32, 4096
 _OBJECT = ("annotation", "object")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _EXPECTED = "an <annotation> with an <object> for each box, each with <name> and <bndbox>"
@@ -57,10 +56,6 @@ class Annotation:
         return (int(height), int(width)) if 0 < height < 2**31 and 0 < width < 2**31 else None
 
 
-class _Hostile(Exception):
-    """What no annotation needs."""
-
-
 def read_annotation(path: Path) -> Annotation:
     """Reads a file.
 
@@ -80,7 +75,7 @@ def read_annotation(path: Path) -> Annotation:
         reader.parser.Parse(data, True)
     except expat.ExpatError as error:
         raise _wrong(path, f"no well-formed XML: {error}"[:200], _EXPECTED) from error
-    except _Hostile as error:
+    except HostileXmlError as error:
         raise _wrong(path, str(error), "plain XML without a DTD or entities") from error
     if not reader.is_annotation:
         raise _wrong(path, f"<{reader.root[:40]}>", _EXPECTED)
@@ -91,47 +86,26 @@ def read_annotation(path: Path) -> Annotation:
     return reader.annotation
 
 
-class _Reader:
+class _Reader(PlainXmlReader):
     def __init__(self) -> None:
+        super().__init__()
         self.annotation, self.root = Annotation(), ""
-        self._open: list[str] = []
-        self._text: list[str] = []
-        self._length = 0
-        parser = expat.ParserCreate()
-        parser.buffer_text = True
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._characters
-        parser.StartDoctypeDeclHandler = self._refuse
-        parser.EntityDeclHandler = self._refuse
-        parser.ExternalEntityRefHandler = self._refuse
-        self.parser = parser
 
     @property
     def is_annotation(self) -> bool:
         return self.root == "annotation"
 
-    def _refuse(self, *_: Any) -> int:
-        raise _Hostile("a DTD or an entity")
-
-    def _start(self, tag: str, _: dict[str, str]) -> None:
+    def begin(self, tag: str, attributes: dict[str, str]) -> None:
+        """See `PlainXmlReader`."""
+        del attributes
         self.root = self.root or tag
-        if len(self._open) == _DEEPEST:
-            raise _Hostile(f"elements more than {_DEEPEST} deep")
-        self._open.append(tag)
-        self._text, self._length = [], 0
-        if tuple(self._open) == _OBJECT:
+        if tuple(self.open) == _OBJECT:
             self.annotation.objects.append(Annotated())
 
-    def _characters(self, text: str) -> None:
-        self._length += len(text)
-        if self._length <= _LONGEST:
-            self._text.append(text)
-
-    def _end(self, _: str) -> None:
-        place, text = tuple(self._open), "".join(self._text).strip()
-        self._open.pop()
-        self._text, self._length = [], 0
+    def finish(self, tag: str, text: str) -> None:
+        """See `PlainXmlReader`."""
+        del tag
+        place = tuple(self.open)
         if place == ("annotation", "filename"):
             self.annotation.filename = text
         elif place[:2] == ("annotation", "size") and len(place) == 3:

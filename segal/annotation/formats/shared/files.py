@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segal.annotation.answers import Answer, DrawnBox, Layer
-from segal.annotation.formats.frames import box_digest, layer_digest, shared, shared_boxes
-from segal.annotation.formats.mistakes import Mistake, said_at
-from segal.annotation.formats.tools import Room, check_names
+from segal.annotation.formats.shared.frames import box_digest, layer_digest, shared, shared_boxes
+from segal.annotation.formats.shared.mistakes import Mistake, said_at
+from segal.annotation.formats.shared.tools import Room, check_names
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.data.class_list import read_lines
 from segal.errors import SegalError

@@ -11,9 +11,17 @@ from PIL import Image
 
 from segal.annotation.answers import Answer, Layer
 from segal.annotation.formats.base import Drafts
-from segal.annotation.formats.files import Drafted, FileNames, Gathered, Part, Reply, put, stem
-from segal.annotation.formats.frames import draft_layers, paint
-from segal.annotation.formats.mistakes import Mistake, check_size, not_handed_out
+from segal.annotation.formats.shared.files import (
+    Drafted,
+    FileNames,
+    Gathered,
+    Part,
+    Reply,
+    put,
+    stem,
+)
+from segal.annotation.formats.shared.frames import draft_layers, paint
+from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.annotation.questions.base import VOID
 from segal.data.find import check_path, real_path

@@ -10,8 +10,8 @@ import numpy as np
 
 from segal.annotation.answers import Answer
 from segal.annotation.formats.base import Drafts
-from segal.annotation.formats.files import Drafted, FileNames, Gathered, Part, put
-from segal.annotation.formats.mistakes import Mistake, not_handed_out
+from segal.annotation.formats.shared.files import Drafted, FileNames, Gathered, Part, put
+from segal.annotation.formats.shared.mistakes import Mistake, not_handed_out
 from segal.annotation.handout import Handout
 from segal.data.find import SUFFIXES
 from segal.errors import SegalError

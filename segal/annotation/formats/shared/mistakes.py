@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from segal.annotation.formats import tools
+from segal.annotation.formats.shared import tools
 from segal.annotation.handout import AnnotationTask
 from segal.errors import SegalError
 

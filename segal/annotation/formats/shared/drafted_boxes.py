@@ -6,7 +6,7 @@ import numpy as np
 
 from segal.annotation.answers import DrawnBox
 from segal.annotation.formats.base import Drafts
-from segal.annotation.formats.files import Drafted, Part
+from segal.annotation.formats.shared.files import Drafted, Part
 from segal.tasks.detection.objects import Objects
 from segal.tasks.detection.writing import LabelledImage
 

@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.handout import AnnotationTask, Handout
+from segal.annotation.questions import QUESTIONS
 from segal.errors import SegalError, raise_all
 from segal.functional.rle import decode_coco, decode_counts
 
@@ -105,7 +106,7 @@ def check_names(
 
 def of_wholes(handout: Handout) -> bool:
     """Whether an image has an answer as a whole, so that no region is shown in it."""
-    return handout.question in {"classification", "multilabel"}
+    return QUESTIONS[handout.question].of_wholes
 
 
 def by_annotator(handout: Handout) -> Mapping[str, Sequence[AnnotationTask]]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from segal.annotation.answers import DrawnBox, Layer
-from segal.annotation.formats import tools
 from segal.annotation.formats.base import Drafts
-from segal.annotation.formats.mistakes import Mistake, is_number, said_at
+from segal.annotation.formats.shared import tools
+from segal.annotation.formats.shared.mistakes import Mistake, is_number, said_at
 from segal.annotation.handout import AnnotationTask
 
 PILLOW = "outlines filled by Pillow, which counts pixels that an edge touches as inside"
