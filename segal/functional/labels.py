@@ -20,6 +20,9 @@ IGNORE_INDEX = 255
 VOID = -100
 """The same in tensors of int64, as torch's losses have it."""
 
+_MAP = 1024
+"""Elements from which on a pass over each class takes less time than one over all at once."""
+
 
 def has_class(label: Any) -> Any:
     """Which elements have a class.
@@ -111,3 +114,29 @@ def class_indices(label: Tensor) -> Tensor:
         int64, `VOID` for elements without a class.
     """
     return torch.where(has_class(label), label.long(), VOID)
+
+
+def predicted_classes(logits: Tensor, dim: int) -> Tensor:
+    """The class of the largest logit, the first of equals.
+
+    On maps torch's own `argmax` over classes takes 20 to 40 times as long.
+
+    Args:
+        logits: (..., C, ...) of any floating dtype, without NaN.
+        dim: That of the classes.
+
+    Returns:
+        (..., ...) int64.
+
+    Examples:
+        >>> predicted_classes(torch.tensor([[0.0, 2.0, 2.0]]), 1)
+        tensor([1])
+    """
+    largest = logits.amax(dim)
+    if largest.numel() < _MAP:
+        return logits.argmax(dim)
+    count = logits.shape[dim]
+    classes = torch.zeros_like(largest, dtype=torch.uint8 if count <= 256 else torch.int32)
+    for number in reversed(range(count)):
+        classes.masked_fill_(logits.select(dim, number) == largest, number)
+    return classes.long()

@@ -13,10 +13,18 @@ _MEMORY = 40
 """Pairs of steps that L-BFGS keeps."""
 
 _LEG = 40
-"""Steps after which the Hessian is looked at again."""
+"""Steps after which the Hessian is looked at again at the latest."""
+
+_BLOCK = 2048
+"""Rows that are looked at together: what is made of them stays near the processor, and float32's
+sums over them keep their digits."""
 
 _ROUGH = 1e-3
 """The gradient's norm down to which float32 has digits enough."""
+
+_FIRST = 30
+"""As many times that norm, and the Hessian is looked at again for the first time: at the start,
+where all classes are as likely, it is not yet the optimum's."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,9 @@ def fit_softmax(
     weight = exact.x.new_zeros(num_classes, x.shape[1])
     bias = exact.x.new_zeros(num_classes)
     done, rough = 0, max(0.9 * gradient_norm, _ROUGH)
-    for problem, enough in ((exact.rounded(), rough), (exact, gradient_norm)):
+    rounded = exact.rounded()
+    stages = (rounded, _FIRST * rough), (rounded, rough), (exact, gradient_norm)
+    for problem, enough in stages:
         loss, *gradient = problem.value(weight, bias)
         norm = _norm(*gradient)
         while done < steps and norm > enough:
@@ -124,20 +134,21 @@ class _Problem:
         """In float32."""
         return replace(self, x=self.x.float(), share=self.share.float())
 
-    def logits(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """(n, C)."""
-        return torch.addmm(bias.to(self.x), self.x, weight.to(self.x).T)
-
     def value(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, and its gradients by weight and bias; they, and these, are float64."""
-        log_p = self.logits(weight, bias).log_softmax(1)
-        fit = -(self.share * log_p.gather(1, self.y[:, None])[:, 0]).double().sum()
-        residual = log_p.exp_()
-        residual[torch.arange(len(self.y), device=self.y.device), self.y] -= 1
-        residual *= self.share[:, None]
-        loss = fit + self.l2 / 2 * weight.square().sum()
-        by_weight = (residual.T @ self.x).double() + self.l2 * weight
-        return loss, by_weight, residual.double().sum(0)
+        columns, column = weight.T.to(self.x).contiguous(), bias.to(self.x)[:, None]
+        loss = self.l2 / 2 * weight.square().sum()
+        by_weight, by_bias = self.l2 * weight, torch.zeros_like(bias)
+        blocks = (one.split(_BLOCK) for one in (self.x, self.y, self.share))
+        for x, y, share in zip(*blocks, strict=True):
+            log_p = (x @ columns).T.add(column).log_softmax(0)  # (C, block)
+            loss -= (share * log_p.gather(0, y[None])[0]).sum()
+            residual = log_p.exp_()
+            residual.scatter_add_(0, y[None], -torch.ones_like(share)[None])
+            residual *= share
+            by_weight += residual @ x
+            by_bias += residual.sum(1)
+        return loss, by_weight, by_bias
 
     def coordinates(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What makes unit matrices of the Hessian's blocks, about: class c's is `s_c A + l2`.
@@ -145,9 +156,10 @@ class _Problem:
         Returns:
             (D, D) directions of A, (C, D) lengths along them, and (C, 1) of the biases.
         """
-        p = self.logits(weight, bias).softmax(1)
-        curvature = self.share[:, None] * p * (1 - p)
-        of_class, of_row = curvature.double().sum(0), curvature.sum(1)
+        logits = torch.addmm(bias.to(self.x)[:, None], weight.to(self.x), self.x.T)
+        p = logits.softmax(0)
+        curvature = self.share * p * (1 - p)
+        of_class, of_row = curvature.double().sum(1), curvature.sum(0)
         scaled = (self.x * (of_row / of_row.sum()).sqrt()[:, None]).float()  # digits enough
         values, directions = torch.linalg.eigh((scaled.T @ scaled).double())
         hessian = of_class[:, None] * values.clamp(min=0) + self.l2

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from segal.models.noise import run_on_noise
+from segal.models.noise import on_noise
 from segal.models.spec import ModelSpec
 
 
@@ -37,7 +37,8 @@ def spare_maps(network: nn.Module, spec: ModelSpec) -> frozenset[int]:
     returned: list[object] = []
     hook = encoder.register_forward_hook(lambda _m, _i, output: returned.append(output))
     try:
-        logits = run_on_noise(network, spec)
+        with torch.no_grad():
+            logits, side = on_noise(network, spec)
     finally:
         hook.remove()
     maps = returned[0] if returned else None
@@ -46,8 +47,8 @@ def spare_maps(network: nn.Module, spec: ModelSpec) -> frozenset[int]:
     spare: set[int] = set()
     for i in range(len(maps)):
         try:
-            with dropping(network, frozenset({i})):
-                without = run_on_noise(network, spec)
+            with dropping(network, frozenset({i})), torch.no_grad():
+                without, _ = on_noise(network, spec, [side])
         except Exception:  # the decoder's own, whatever it makes of an empty map
             continue
         if torch.equal(without, logits):

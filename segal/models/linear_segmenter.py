@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segal.functional.enlarging import enlarge
 from segal.models.noise import evaluating, hooked
 from segal.models.probing import twin
 from segal.models.spec import ModelSpec
@@ -117,7 +118,8 @@ class LinearSegmenter(nn.Module):
             for one in maps
         ]
         logits = self.head(torch.cat(alike, 1)).contiguous()
-        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
+        height, width = images.shape[-2:]
+        return enlarge(logits, (height, width))
 
 
 def on_smp(

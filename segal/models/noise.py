@@ -1,7 +1,7 @@
 """Runs a network once on noise: whether it works at all, and which layer is its last."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -91,10 +91,16 @@ def run_on_noise(network: nn.Module, spec: ModelSpec) -> Tensor:
         return on_noise(network, spec)[0]
 
 
-def on_noise(network: nn.Module, spec: ModelSpec) -> tuple[Tensor, int]:
-    """As `run_on_noise`, with or without gradients: the logits, and the side of the image."""
+def on_noise(network: nn.Module, spec: ModelSpec, sides: Sequence[int] = ()) -> tuple[Tensor, int]:
+    """As `run_on_noise`, with or without gradients: the logits, and the side of the image.
+
+    Args:
+        network: It.
+        spec: How it is fed.
+        sides: The only ones to be tried, where any are given.
+    """
     errors = list[SegalError]()
-    for side in _sides(spec):
+    for side in sides or _sides(spec):
         shape = (1, spec.channels, side, side)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         with evaluating(network), _first_mismatch(network) as mismatch:

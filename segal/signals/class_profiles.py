@@ -7,6 +7,7 @@ from torch import Tensor
 
 from segal.candidates.evidence import Evidence, Units
 from segal.functional.divergence import class_profile
+from segal.functional.labels import predicted_classes
 from segal.signals.base import PlainSignal, Pooled
 from segal.signals.labels import softmax
 from segal.signals.values import Value
@@ -30,7 +31,7 @@ class ClassProfiles(PlainSignal, Pooled):
     def measure(self, evidence: Evidence, units: Units) -> Tensor:
         """(B, units, C * C) float64."""
         entropy = _ENTROPY.element_map(evidence)
-        maps = zip(softmax(evidence), entropy, evidence.logits.argmax(1), strict=True)
+        maps = zip(softmax(evidence), entropy, predicted_classes(evidence.logits, 1), strict=True)
         boxes, shown = units.boxes().tolist(), torch.ones_like(entropy[0], dtype=torch.bool)
         for x0, y0, x1, y1 in units.excluded:
             shown[y0:y1, x0:x1] = False

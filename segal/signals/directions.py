@@ -16,7 +16,7 @@ from segal.data.image_sets import SetName
 from segal.data.pool import one_of
 from segal.errors import SegalError
 from segal.functional import inverse as inverses
-from segal.functional.labels import VOID, has_class
+from segal.functional.labels import VOID, has_class, predicted_classes
 from segal.models.wrapped import Tail
 from segal.signals.base import NOT_FINITE, Need, Parameters, Visit, Workbench
 from segal.signals.curvature import LARGEST_MATRIX, Curvature, curvature
@@ -75,7 +75,7 @@ def _measure(bench: Workbench, of: SetName, layers: str) -> SetLoss:
 def _labels(visit: Visit, of: SetName) -> Tensor:
     """(B, H, W) classes, `VOID` where a pixel is not of the set."""
     if of == "pool":
-        return visit.evidence.logits.argmax(1).masked_fill_(~visit.mask, VOID)
+        return predicted_classes(visit.evidence.logits, 1).masked_fill_(~visit.mask, VOID)
     if visit.labels is None:
         raise SegalError(
             f"the {of} set: its labels are unknown",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence
+from segal.functional.labels import predicted_classes
 from segal.models.wrapped import Tail
 from segal.signals.pixels import WORKING_BYTES, Pixels, PixelWindows, constants
 
@@ -79,7 +80,7 @@ class ElementUpdates:
         weight, bias = parameters["weight"].flatten(1), parameters.get("bias")
         one = 0.0 if bias is None else 1.0
         features = evidence.tail_input[self.tail.name][list(images)].flatten(1).to(weight)
-        labels = evidence.once(("pseudo_labels",), lambda: evidence.logits.argmax(1))
+        labels = evidence.once(("pseudo_labels",), lambda: predicted_classes(evidence.logits, 1))
         logits = features @ weight.T + (0.0 if bias is None else bias)
         moved = self._moved(logits, labels[list(images)].flatten(), features, one)
         found = [

@@ -12,6 +12,7 @@ from segal.candidates.regions import Box
 from segal.data.image_sets import SetName
 from segal.errors import SegalError
 from segal.functional.forward_mode import plain_attention
+from segal.functional.labels import predicted_classes
 from segal.functional.updates import interval_windows, region_loss, sgd_steps
 from segal.models.wrapped import Tail
 from segal.signals.base import Workbench
@@ -123,7 +124,8 @@ class RegionUpdates:
         """The parameters after the steps on each region, with the regions as first dimension."""
         like = next(iter(parameters.values()))
         inputs = evidence.tail_input[self.tail.name][image].to(like)
-        labels = evidence.once(("pseudo_labels",), lambda: evidence.logits.argmax(1))[image]
+        classes = evidence.once(("pseudo_labels",), lambda: predicted_classes(evidence.logits, 1))
+        labels = classes[image]
         sides = [max(b[3] - b[1] for b in boxes), max(b[2] - b[0] for b in boxes)]
         matrices, run = self._reached(inputs, evidence.upsampling, sides)
         each = run + step_bytes(parameters, evidence.logits.shape[1], math.prod(sides))

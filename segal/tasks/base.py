@@ -23,7 +23,7 @@ from segal.data.pool import ImagePool, first_shape
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_padded
 from segal.errors import SegalError
-from segal.functional.labels import class_indices, has_class
+from segal.functional.labels import class_indices, has_class, predicted_classes
 from segal.models.loss_prediction import LearningLossSettings
 from segal.models.mial import MialSettings
 from segal.models.spec import Answers
@@ -505,7 +505,7 @@ class Task(ABC):
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """As `outputs`, with the predicted classes (H, W) int64 in place of the logits."""
         for index, logits, label in self.outputs(model, dataset, **options):
-            yield index, logits.max(0).indices, label  # several times faster than argmax
+            yield index, predicted_classes(logits, 0), label
 
     def outputs(
         self,

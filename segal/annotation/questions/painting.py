@@ -21,7 +21,7 @@ from segal.annotation.questions.base import (
 from segal.candidates.evidence import Evidence
 from segal.candidates.regions import Box
 from segal.errors import SegalError
-from segal.functional.labels import IGNORE_INDEX, region_digest
+from segal.functional.labels import IGNORE_INDEX, predicted_classes, region_digest
 
 _OPEN, _VOID, _CONFLICT = -1, -2, -3
 _LOWEST = np.iinfo(np.int32).min
@@ -70,7 +70,7 @@ class Painting:
         """As `Question.predicted`: the likeliest class of every pixel."""
         x0, y0, x1, y1 = task.region
         label: NDArray[np.uint8] = (
-            evidence.logits[0, :, y0:y1, x0:x1].argmax(0).to(torch.uint8).cpu().numpy()
+            predicted_classes(evidence.logits[0, :, y0:y1, x0:x1], 0).to(torch.uint8).cpu().numpy()
         )
         return label
 

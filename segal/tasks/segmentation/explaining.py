@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segal.functional.labels import predicted_classes
 from segal.pictures.explained import Legend, Panels, draw_explanation
 from segal.pictures.overlays import shown_bands
 from segal.tasks.explaining import Explainer, Explaining, Pictures, ScoredImage
@@ -30,7 +31,7 @@ class PanelsExplainer(Explainer):
         pool = self.explaining.pool
         pixels = pool.read(image.index)
         shown = shown_bands(pixels, stretched=pool.reading.bands is not None)
-        prediction = image.logits.argmax(0).to(torch.uint8).cpu().numpy()
+        prediction = predicted_classes(image.logits, 0).to(torch.uint8).cpu().numpy()
         panels = Panels.of(shown, prediction, image.entropy, image.scores)
         np.savez(self._kept(len(self._words)), **vars(panels))
         step = -(-panels.score.size // _SAMPLE)
