@@ -139,7 +139,7 @@ class _Problem:
         columns, column = weight.T.to(self.x).contiguous(), bias.to(self.x)[:, None]
         loss = self.l2 / 2 * weight.square().sum()
         by_weight, by_bias = self.l2 * weight, torch.zeros_like(bias)
-        blocks = (one.split(_BLOCK) for one in (self.x, self.y, self.share))
+        blocks = (torch.split(one, _BLOCK) for one in (self.x, self.y, self.share))
         for x, y, share in zip(*blocks, strict=True):
             log_p = (x @ columns).T.add(column).log_softmax(0)  # (C, block)
             loss -= (share * log_p.gather(0, y[None])[0]).sum()
