@@ -63,6 +63,15 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
 TaskName = Annotated[str, BeforeValidator(_parsed(task_name)), result_unless(DEFAULT_TASK)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
+AT_RANDOM: dict[str, Any] = {"name": "random"}
+"""The seed set's strategy where none is given."""
+SeedStrategy = Annotated[
+    Annotated[
+        dict[str, Any],
+        BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
+    ],
+    result_unless(AT_RANDOM),
+]
 
 
 def _refuse_encoder(
@@ -424,7 +433,10 @@ class RunConfig(_Regions, _Trained, _Storing):
             round, and more in later ones, in proportion to the labelled pixels.
         start: Where a round's training starts: `scratch` from the initial weights, `warm` from the
             last round's network; the optimizer is new in either case.
-        seed_set: What is labelled at the start, at random.
+        seed_set: What is labelled at the start.
+        seed_strategy: How it is chosen, by name and parameters: at random, or by a strategy that
+            needs features alone, which are the encoder's as its given weights are, or those of the
+            `checkpoint` that training starts from.
         seed_region: In regions of this size; whole images by default, so that arms of any region
             size can share the seed set.
         region: Region size of what is selected.
@@ -460,6 +472,7 @@ class RunConfig(_Regions, _Trained, _Storing):
     steps: Result[Literal["fixed", "proportional"]] = "fixed"
     start: Result[Literal["scratch", "warm"]] = "scratch"
     seed_set: Result[BudgetText]
+    seed_strategy: SeedStrategy = AT_RANDOM
     seed_region: Result[RegionText] = "image"
     region: Result[RegionText] = "512"
     budgets: Result[Annotated[tuple[BudgetText, ...], BeforeValidator(split_commas)]] = ()

@@ -28,7 +28,7 @@ from segal.tasks import find_task
 from segal.training.balance import check_class_weights
 
 _TOLERANCE = Fraction(1, 100)
-_MAY_DIFFER = {"strategy", "region", "budgets"}
+_MAY_DIFFER = {"strategy", "region", "budgets", "seed_strategy"}
 _OF_ONE_RUN = {"seed", "measure_picks"}  # the latter says what is written of picks, not which
 
 
@@ -97,8 +97,8 @@ def check_protocol(arms: Sequence[Arm]) -> list[SegalError]:
                 f"arms.{arm.name}.set.{key}: not the protocol of the other arms",
                 expected=f"{theirs.get(key)}, as in arm {first!r}",
                 got=str(mine.get(key)),
-                remedy="arms may differ in strategy, region and budgets; what is trained otherwise "
-                "is another comparison",
+                remedy="arms may differ in strategy, seed_strategy, region and budgets; what is "
+                "trained otherwise is another comparison",
             )
             for key in differing
             if key not in exempt
