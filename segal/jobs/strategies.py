@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from segal.candidates.budget import Budget
 from segal.config import AT_RANDOM, RunConfig, SelectConfig, validate
 from segal.errors import SegalError, SegalErrors, raise_all
+from segal.jobs.cold_start import architecture_of
 from segal.jobs.exclusions import unfit_exclusion
 from segal.jobs.losses import TrainedBy, loss_notes
-from segal.jobs.network import check_training
+from segal.jobs.network import check_training, two_sources
 from segal.jobs.prices import unfit_budgets
 from segal.jobs.reference import unmet_needs
 from segal.models.wrapped import Model, NoHeadError
@@ -74,6 +75,7 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     mistakes = _unfit(config) + unfit_budgets(config) + unfit_exclusion(config, strategy)
     mistakes += unmet_needs(config, strategy) + _untrained(config, strategy)
     mistakes += _of_training(config, strategy) + _unpriced_seed(config)
+    mistakes += _of_encoder(config, strategy)
     raise_all(mistakes)
     return config, strategy
 
@@ -108,6 +110,20 @@ def _unpriced_seed(config: SelectConfig | RunConfig) -> list[SegalError]:
             remedy="give seed_set such as 20img",
         )
     ]
+
+
+def _of_encoder(config: SelectConfig | RunConfig, strategy: Strategy) -> list[SegalError]:
+    """What does not go with an encoder alone, without a trained network."""
+    if not isinstance(config, SelectConfig) or config.model.encoder_weights is None:
+        return []
+    if config.checkpoint is not None:
+        return [two_sources(config.checkpoint, config.model.encoder_weights)]
+    errors = [] if goes_by_features(strategy) else [not_by_features(strategy, "strategy")]
+    try:
+        architecture_of(config)
+    except SegalError as error:
+        errors.append(error)
+    return errors
 
 
 def goes_by_features(strategy: Strategy) -> bool:
