@@ -181,6 +181,15 @@ class Seeding:
         phase(f"seed-scan-{index}", 0, settings, work)
 
 
+def with_features(config: RunConfig) -> RunConfig:
+    """A resolved configuration, whose initial network has features if its seed set goes by them.
+
+    Raises:
+        SegalError: As `by_encoder`.
+    """
+    return by_encoder(config) if _asks(seed_strategy(config)) else config
+
+
 def seeding_of(config: RunConfig, device: torch.device, data: RunData) -> Seeding | None:
     """How the seed set of a run is chosen; None for at random.
 
@@ -194,12 +203,10 @@ def seeding_of(config: RunConfig, device: torch.device, data: RunData) -> Seedin
     """
     if config.seed_strategy == AT_RANDOM:
         return None
-    strategy, task = seed_strategy(config), find_task(config.task)
-    if _asks(strategy):
-        config = by_encoder(config)
+    task = find_task(config.task)
     return Seeding(
-        config.model_copy(update={"region": config.seed_region}),
-        *(strategy, device, task.outline_of(data.pool_set), data.pool_set.pool),
+        with_features(config).model_copy(update={"region": config.seed_region}),
+        *(seed_strategy(config), device, task.outline_of(data.pool_set), data.pool_set.pool),
         Oracle(data.pool_set, task, data.answered),
         data.excluded,
     )
