@@ -80,10 +80,10 @@ def architecture_of(config: SelectConfig) -> tuple[str, str]:
     if answers.of == "objects":
         raise SegalError(
             f"model.encoder_weights: not for {config.task}",
-            expected="a task whose networks are an encoder and a layer on it: segmentation, "
-            "classification or multilabel",
+            expected="a task whose networks are an encoder and layers on it, for pixels or for whole "
+            "images",
             got=f"task: {config.task}",
-            remedy="give --checkpoint FILE, or --task segmentation to select regions by features",
+            remedy="give --checkpoint FILE, or leave --task out to select regions by features",
         )
     if answers.of == "images" and not encoder and network.architecture:
         return network.architecture, ""
