@@ -80,7 +80,7 @@ def architecture_of(config: SelectConfig) -> tuple[str, str]:
     if answers.of == "objects":
         raise SegalError(
             f"model.encoder_weights: not for {config.task}",
-            expected="a task whose networks are an encoder and layers on it, for pixels or for whole "
+            expected="a task whose networks are an encoder and layers on it, for pixels or whole "
             "images",
             got=f"task: {config.task}",
             remedy="give --checkpoint FILE, or leave --task out to select regions by features",
