@@ -10,7 +10,8 @@ from segal.commands import options as o
 @o.configured(
     *(o.TASK, o.DATA),
     *(o.STRATEGY, o.TAU, o.REGION, o.EXCLUDE),
-    o.flag("seed_set", str, "Labelled at the start, at random, such as 5% or 20img."),
+    o.flag("seed_set", str, "Labelled at the start, such as 5% or 20img."),
+    o.flag("seed_strategy", str, "What chooses it by the encoder's features. [default: random]"),
     o.flag("budgets", str, "Bought after each round, such as 5%,10%; in detection also 500box."),
     o.flag("annotate", bool, "Stop for people after each selection; they label what is bought."),
     o.flag("target", float, "Stop at this score (0 to 1; mIoU, accuracy) on validation."),

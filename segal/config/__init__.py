@@ -1,7 +1,8 @@
 """Configurations: what can be set, and how it is read and checked."""
 
-from segal.config.reading import Raw, read_config, validate
+from segal.config.reading import STRATEGY_KEYS, Raw, read_config, validate
 from segal.config.sections import (
+    AT_RANDOM,
     ArmConfig,
     CompareConfig,
     ContrastConfig,
@@ -18,6 +19,8 @@ from segal.config.sections import (
 )
 
 __all__ = [
+    "AT_RANDOM",
+    "STRATEGY_KEYS",
     "ArmConfig",
     "CompareConfig",
     "ContrastConfig",

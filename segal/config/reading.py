@@ -14,6 +14,9 @@ from segal.registry import nearest
 T = TypeVar("T")
 Raw = dict[str, Any]
 
+STRATEGY_KEYS = ("strategy", "seed_strategy")
+"""Keys that hold a strategy, with its parameters, which are no other strategy's."""
+
 _MAX_CONFIG_BYTES = 1 << 20
 _PLAIN = {
     **dict.fromkeys(("tuple_type", "list_type"), "a list such as [a, b]"),
@@ -37,8 +40,9 @@ def read_config(file: Path | None, overrides: Sequence[str], flags: Mapping[str,
         SegalError: If the file cannot be read, or overrides are not of that form.
     """
     raw = _read_yaml(file) if file is not None else {}
-    if isinstance(raw.get("strategy"), str):
-        raw["strategy"] = {"name": raw["strategy"]}
+    for key in STRATEGY_KEYS:
+        if isinstance(raw.get(key), str):
+            raw[key] = {"name": raw[key]}
     errors = []
     items: list[tuple[str, object]] = []
     for override in overrides:
@@ -60,7 +64,7 @@ def read_config(file: Path | None, overrides: Sequence[str], flags: Mapping[str,
     raise_all(errors)
     items += [(key, value) for key, value in flags.items() if value is not None]
     # A strategy's name comes first: another strategy takes none of the file's parameters.
-    for key, value in sorted(items, key=lambda item: item[0] not in {"strategy", "strategy.name"}):
+    for key, value in sorted(items, key=lambda item: _strategy_named(item[0]) is None):
         _set(raw, key, value)
     return raw
 
@@ -90,11 +94,18 @@ def _not_yaml(key: str, text: str, error: yaml.YAMLError) -> SegalError:
     )
 
 
+def _strategy_named(key: str) -> str | None:
+    """The key of the strategy that a key names; None for any other."""
+    named = key.removesuffix(".name")
+    return named if named in STRATEGY_KEYS else None
+
+
 def _set(raw: Raw, key: str, value: object) -> None:
-    if key in {"strategy", "strategy.name"}:
-        current = raw.get("strategy")
+    named = _strategy_named(key)
+    if named is not None:
+        current = raw.get(named)
         if not isinstance(current, dict) or current.get("name") != value:
-            raw["strategy"] = {"name": value}
+            raw[named] = {"name": value}
         return
     *path, last = key.split(".")
     inner = raw

@@ -23,7 +23,7 @@ from segal.errors import SegalError
 from segal.models.build import MAX_FEATURES, MAX_SCALE, MAX_SIDE, MIN_SCALE, check_encoder
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import Axis
-from segal.system.sections import Aside, FileResult, Input, Result, Section, result_unless
+from segal.system.sections import Aside, FileResult, Input, Part, Result, Section, result_unless
 from segal.tasks import TASKS, find_task, layout_name, task_name
 from segal.training.settings import ALL_LAYERS, TrainSettings, split_commas
 
@@ -63,6 +63,15 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
 TaskName = Annotated[str, BeforeValidator(_parsed(task_name)), result_unless(DEFAULT_TASK)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split_commas)]
+AT_RANDOM: dict[str, Any] = {"name": "random"}
+"""The seed set's strategy where none is given."""
+SeedStrategy = Annotated[
+    Annotated[
+        dict[str, Any],
+        BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
+    ],
+    result_unless(AT_RANDOM),
+]
 
 
 def _refuse_encoder(
@@ -160,6 +169,21 @@ class ModelConfig(_NamedNetwork):
     ] = None
 
 
+class PoolModelConfig(ModelConfig):
+    """What a checkpoint does not say of a network that looks at a pool; or an encoder by itself.
+
+    Attributes:
+        encoder_weights: Of the `encoder`, where there is no checkpoint: strategies that need
+            features alone then go by what it makes of images.
+    """
+
+    encoder_weights: Annotated[Path | None, Part("file", (None,))] = None
+
+    def of_checkpoint(self) -> dict[str, Any]:
+        """What is said beside a checkpoint."""
+        return self.model_dump(exclude={"encoder_weights"})
+
+
 class MachineConfig(Section):
     """How the work is run; none of it changes results beyond rounding."""
 
@@ -227,8 +251,9 @@ class SelectConfig(ImagesSection, _Regions):
     Attributes:
         task: What networks are asked, such as segmentation.
         images: Folder of the pool's images, or a `.txt` file that lists them.
-        checkpoint: The network; not needed by strategies that ask for no signal.
-        model: What the checkpoint does not say.
+        checkpoint: The network; not needed by strategies that ask for no signal, nor by those that
+            need features alone where `model.encoder_weights` are given.
+        model: What the checkpoint does not say, or the encoder that takes its place.
         store: Where outputs of layers that do not differ between checkpoints are kept.
         region: Region size.
         extra_regions: Further sizes to measure in the same pass, kept in the candidate tables.
@@ -260,7 +285,7 @@ class SelectConfig(ImagesSection, _Regions):
     task: TaskName = DEFAULT_TASK
     images: Input[Path]
     checkpoint: FileResult[Path | None] = None
-    model: Result[ModelConfig] = ModelConfig()
+    model: Result[PoolModelConfig] = PoolModelConfig()
     store: Annotated[LayersStoreConfig | None, result_unless(None)] = None
     region: Result[RegionText] = "512"
     extra_regions: Result[Annotated[tuple[RegionText, ...], BeforeValidator(split_commas)]] = ()
@@ -424,7 +449,10 @@ class RunConfig(_Regions, _Trained, _Storing):
             round, and more in later ones, in proportion to the labelled pixels.
         start: Where a round's training starts: `scratch` from the initial weights, `warm` from the
             last round's network; the optimizer is new in either case.
-        seed_set: What is labelled at the start, at random.
+        seed_set: What is labelled at the start.
+        seed_strategy: How it is chosen, by name and parameters: at random, or by a strategy that
+            needs features alone, which are the encoder's as its given weights are, or those of the
+            `checkpoint` that training starts from.
         seed_region: In regions of this size; whole images by default, so that arms of any region
             size can share the seed set.
         region: Region size of what is selected.
@@ -460,6 +488,7 @@ class RunConfig(_Regions, _Trained, _Storing):
     steps: Result[Literal["fixed", "proportional"]] = "fixed"
     start: Result[Literal["scratch", "warm"]] = "scratch"
     seed_set: Result[BudgetText]
+    seed_strategy: SeedStrategy = AT_RANDOM
     seed_region: Result[RegionText] = "image"
     region: Result[RegionText] = "512"
     budgets: Result[Annotated[tuple[BudgetText, ...], BeforeValidator(split_commas)]] = ()

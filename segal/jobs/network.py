@@ -102,12 +102,17 @@ def open_split(
 def refuse_two_sources(config: TrainConfig | RunConfig) -> None:
     """Raises a SegalError if the encoder's weights are given twice."""
     if config.checkpoint is not None and config.model.encoder_weights is not None:
-        raise SegalError(
-            "the encoder's weights are given twice",
-            expected="checkpoint or model.encoder_weights",
-            got=f"{config.checkpoint} and {config.model.encoder_weights}",
-            remedy="leave the encoder weights out: a checkpoint holds the encoder's too",
-        )
+        raise two_sources(config.checkpoint, config.model.encoder_weights)
+
+
+def two_sources(checkpoint: Path, encoder: Path) -> SegalError:
+    """The error of an encoder's weights that are given twice."""
+    return SegalError(
+        "the encoder's weights are given twice",
+        expected="checkpoint or model.encoder_weights",
+        got=f"{checkpoint} and {encoder}",
+        remedy="leave the encoder weights out: a checkpoint holds the encoder's too",
+    )
 
 
 def check_training(config: TrainConfig | RunConfig) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from segal.config import RunConfig, SelectConfig, TrainConfig
+from segal.config import STRATEGY_KEYS, RunConfig, SelectConfig, TrainConfig
 from segal.data.exclusion import Exclusion
 from segal.models.sources import own, source_of
 from segal.strategies import STRATEGIES
@@ -16,7 +16,7 @@ def identity_of(config: SelectConfig | RunConfig | TrainConfig) -> dict[str, Any
     """What results depend on, with the source of the network and the strategy that are not segal's.
 
     Returns:
-        As `Section.identity`. Where `model` or `strategy` name code by import path or entry point,
+        As `Section.identity`. Where `model` or a strategy name code by import path or entry point,
         they have a key `code` more: digests by import path, None where no source can be read.
         Where something is excluded there is its digest as `exclude`.
 
@@ -27,6 +27,8 @@ def identity_of(config: SelectConfig | RunConfig | TrainConfig) -> dict[str, Any
     paths = {"model": _of_network(config.model.architecture)}
     if not isinstance(config, TrainConfig):
         paths["strategy"] = _of_strategy(config.strategy)
+    if isinstance(config, RunConfig):
+        paths["seed_strategy"] = _of_strategy(config.seed_strategy)
     for section, found in paths.items():
         code = {path: source_digest(path) for path in found}
         if code:
@@ -41,7 +43,7 @@ def code_notes(identity: Mapping[str, Any]) -> list[str]:
     return [
         f"{path}: its source cannot be read, so that a change of it would go unnoticed; give "
         "another --out after one."
-        for section in ("model", "strategy")
+        for section in ("model", *STRATEGY_KEYS)
         for path, digest in identity.get(section, {}).get(_CODE, {}).items()
         if digest is None
     ]

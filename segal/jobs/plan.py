@@ -11,6 +11,7 @@ from segal.candidates.regions import Box, RegionSize
 from segal.config import SelectConfig
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
+from segal.jobs.cold_start import is_encoder
 from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.exclusions import excluded_of
 from segal.jobs.inputs import by_index, check_channels, image_shapes, image_sizes, scan_settings
@@ -105,15 +106,17 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     labels = SelectionLabels.open(config, strategy)
     if model is not None:
         tell(*model.notes)
-        labels.check(model.spec)
         model.to(device)
+    answering = None if is_encoder(config) else model
+    if answering is not None:
+        labels.check(answering.spec)
     with bar("Checking images") as advance:
         pool = find_task(config.task).open_pool(
             config.images,
             skip_unreadable=config.skip_unreadable,
             follow_links=config.follow_links,
             reading=config.reading,
-            classes=None if model is None else model.spec.num_classes,
+            classes=None if answering is None else answering.spec.num_classes,
             workers=max(1, config.machine.workers),
             progress=advance,
         )

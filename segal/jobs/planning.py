@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segal.config import ArmConfig, CompareConfig, RunConfig, validate
+from segal.config import AT_RANDOM, STRATEGY_KEYS, ArmConfig, CompareConfig, RunConfig, validate
 from segal.errors import SegalError, SegalErrors, raise_all
 from segal.jobs.comparing.arms import Arm, check_costs, check_protocol, steps_by_round
 from segal.jobs.strategies import configure_run
 from segal.registry import nearest
 from segal.reporting.protocol import flat
+from segal.runs.run_folder import fingerprint
 from segal.strategies.base import Strategy
 
 RUNS_FOLDER, START_FOLDER = "runs", "start"
@@ -43,14 +44,15 @@ class Plan:
     Attributes:
         config: Its configuration.
         arms: In the order of the configuration.
-        start: The run of nothing but the first round, as an arm; None if no arm selects.
+        starts: Runs of nothing but the first round, as arms: one for each way in which arms choose
+            their seed sets.
         runs: In the order in which they are done: seed by seed, so that there are complete pairs
             early, each seed's shared first round before its arms.
     """
 
     config: CompareConfig
     arms: tuple[Arm, ...]
-    start: Arm | None
+    starts: tuple[Arm, ...]
     runs: tuple[PlannedRun, ...]
 
 
@@ -101,8 +103,8 @@ def plan_comparison(raw: Mapping[str, Any]) -> Plan:
     assert config is not None
     order = [arm.name for arm in config.arms]
     arms.sort(key=lambda arm: order.index(arm.name))
-    start = _start(config, arms)
-    return Plan(config, tuple(arms), start, tuple(_runs(config, arms, start)))
+    starts = _starts(config, arms)
+    return Plan(config, tuple(arms), starts, tuple(_runs(config, arms, starts)))
 
 
 def _valid_arms(raw: Mapping[str, Any]) -> Sequence[ArmConfig]:
@@ -136,14 +138,15 @@ def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     A strategy may be given as its name alone.
     """
     first, second = dict(shared), dict(own)
-    for keys in (first, second):
-        if isinstance(keys.get("strategy"), str):
-            keys["strategy"] = {"name": keys["strategy"]}
-    base, change = first.get("strategy"), second.get("strategy")
-    if isinstance(base, Mapping) and isinstance(change, Mapping):
-        name = base.get("name")
-        if change.get("name", name) != name:
-            del first["strategy"]
+    for key in STRATEGY_KEYS:
+        for keys in (first, second):
+            if isinstance(keys.get(key), str):
+                keys[key] = {"name": keys[key]}
+        base, change = first.get(key), second.get(key)
+        if isinstance(base, Mapping) and isinstance(change, Mapping):
+            name = base.get("name")
+            if change.get("name", name) != name:
+                del first[key]
     return _deep(first, second)
 
 
@@ -165,6 +168,7 @@ def _full(own: Mapping[str, Any], others: Sequence[Arm]) -> dict[str, Any]:
         "strategy": "random",
         "region": "image",
         "seed_set": "100%",
+        "seed_strategy": "random",
         "seed_region": "image",
         "budgets": [],
     }
@@ -272,11 +276,28 @@ def _check_pairs(config: CompareConfig) -> list[SegalError]:
     ]
 
 
-def _start(config: CompareConfig, arms: Sequence[Arm]) -> Arm | None:
+def _starts(config: CompareConfig, arms: Sequence[Arm]) -> tuple[Arm, ...]:
+    """First rounds alone, by how arms choose their seed sets."""
+    alike: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if not arm.full:
+            alike.setdefault(_start_name(arm), []).append(arm)
+    return tuple(_start(config, name, selecting) for name, selecting in alike.items())
+
+
+def _start_name(arm: Arm) -> str:
+    """Of the folder of an arm's first round; it says how the seed set is chosen, if not by chance.
+
+    It does not depend on the other arms, so that some may be added later.
+    """
+    chosen = arm.config.seed_strategy
+    if chosen == AT_RANDOM:
+        return START_FOLDER
+    return f"{START_FOLDER}-{fingerprint(chosen)[:12]}"
+
+
+def _start(config: CompareConfig, name: str, selecting: Sequence[Arm]) -> Arm:
     """The first round alone; the same whatever the arms are, so that arms may be added later."""
-    selecting = [arm for arm in arms if not arm.full]
-    if not selecting:
-        return None
     alone = {
         "strategy": {"name": "random"},
         "region": selecting[0].config.seed_region,
@@ -284,30 +305,33 @@ def _start(config: CompareConfig, arms: Sequence[Arm]) -> Arm | None:
         "measure_picks": False,
         "overlays": 0,
         "target": None,
-        "out": config.out / START_FOLDER,
+        "out": config.out / name,
     }
     run, strategy = configure_run({**selecting[0].config.model_dump(), **alone})
     seeds = dict.fromkeys(seed for arm in selecting for seed in arm.seeds)
-    return Arm("start", False, tuple(seeds), run, strategy)
+    return Arm(name, False, tuple(seeds), run, strategy)
 
 
-def _runs(config: CompareConfig, arms: Sequence[Arm], start: Arm | None) -> list[PlannedRun]:
+def _runs(config: CompareConfig, arms: Sequence[Arm], starts: Sequence[Arm]) -> list[PlannedRun]:
     seeds = dict.fromkeys([*config.seeds, *(seed for arm in arms for seed in arm.seeds)])
     runs = []
     for seed in seeds:
-        first = None
-        if start is not None and seed in start.seeds:
-            alone = _of_seed(start, seed)
-            first = alone.out
-            title = f"first round of seed {seed}"
-            runs.append(PlannedRun(title, None, alone, start.strategy))
+        first: dict[str, Path] = {}
+        for start in starts:
+            if seed in start.seeds:
+                alone = _of_seed(start, seed)
+                first[start.name] = alone.out
+                chosen = alone.seed_strategy
+                by = "" if chosen == AT_RANDOM else f", its seed set by {chosen['name']}"
+                title = f"first round of seed {seed}{by}"
+                runs.append(PlannedRun(title, None, alone, start.strategy))
         runs += [
             PlannedRun(
                 title=f"{arm.name}, seed {seed}",
                 arm=arm.name,
                 config=_of_seed(arm, seed),
                 strategy=arm.strategy,
-                start=None if arm.full else first,
+                start=None if arm.full else first[_start_name(arm)],
             )
             for arm in arms
             if seed in arm.seeds

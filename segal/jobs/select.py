@@ -26,6 +26,7 @@ from segal.data.exclusion import Excluded, together, uncovered
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
+from segal.jobs.cold_start import encoder_alone, is_encoder
 from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.exclusions import excluded_of
 from segal.jobs.inputs import (
@@ -47,7 +48,12 @@ from segal.jobs.passes import Scanned, run_passes
 from segal.jobs.picks import rows_of, selected_from, shown_value
 from segal.jobs.prices import expected_prices, signals_of
 from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
-from segal.jobs.strategies import check_network, notes_of_loss
+from segal.jobs.strategies import (
+    by_features,
+    check_network,
+    goes_by_features,
+    notes_of_loss,
+)
 from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.models.spec import DEFAULT_TASK
@@ -161,7 +167,7 @@ def run_selection(
         model = given.model
         check_network(strategy, model)
     labels = SelectionLabels.open(config, strategy)
-    if model is not None:
+    if model is not None and not is_encoder(config):
         labels.check(model.spec)
     identity = _identity(config, labels)
     if given is not None:
@@ -178,17 +184,26 @@ def load_network(config: SelectConfig, strategy: Strategy) -> Model | None:
         SegalError: If it is missing, cannot be loaded, or has not what the strategy asks for.
     """
     if config.checkpoint is not None:
-        options = CheckpointOptions(**config.model.model_dump(), task=config.task)
+        options = CheckpointOptions(**config.model.of_checkpoint(), task=config.task)
         model = load_checkpoint(config.checkpoint, options)
         check_network(strategy, model)
         model.notes += notes_of_loss(strategy, TrainedBy.checkpoint(config.checkpoint))
         return model
-    if next(iter(strategy.passes(PassContext())), []):
+    asks = next(iter(strategy.passes(PassContext())), [])
+    if asks and is_encoder(config):
+        model = encoder_alone(config)
+        check_network(strategy, model)
+        return model
+    if asks:
+        name = config.strategy["name"]
+        others = f"; or --encoder NAME and --encoder-weights FILE for {', '.join(by_features())}"
+        if goes_by_features(strategy):
+            others = f", or --encoder NAME and --encoder-weights FILE, as {name} needs no more"
         raise SegalError(
             "checkpoint: missing",
-            expected=f"a network, which {config.strategy['name']} measures the pool with",
+            expected=f"a network, which {name} measures the pool with",
             got="no --checkpoint",
-            remedy="give --checkpoint FILE, or --strategy random, which needs none",
+            remedy=f"give --checkpoint FILE{others}; or --strategy random, which needs none",
         )
     if signals_of(config.budget):
         raise SegalError(
@@ -261,6 +276,7 @@ class _Selection:
         self.config, self.strategy, self.ledger = config, strategy, ledger
         self.task = find_task(config.task)
         self.model = None if model is None else model.to(device)
+        self.answering = None if is_encoder(config) else self.model  # an encoder gives no answer
         self.device, self.keeping = device, Keeping.of(config)
         self.clock = _Clock()
         self.notes = [*([] if model is None else model.notes), *code_notes(identity)]
@@ -340,7 +356,7 @@ class _Selection:
                 skip_unreadable=config.skip_unreadable,
                 follow_links=config.follow_links,
                 reading=config.reading,
-                classes=None if self.model is None else self.model.spec.num_classes,
+                classes=None if self.answering is None else self.answering.spec.num_classes,
                 known=self.ledger.known_images(),
                 workers=max(1, config.machine.workers),
                 progress=advance,
@@ -438,7 +454,7 @@ class _Selection:
         with self.clock("overlays"), bar("Drawing pictures") as advance:
             drawn = Drawn(
                 self.keeping.pool(self.model, pool),
-                self.model,
+                self.answering,
                 shown_value(self.strategy),
                 self.labelled,
                 config.precision,

@@ -6,15 +6,24 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from segal.config import RunConfig, SelectConfig, validate
+from segal.candidates.budget import Budget
+from segal.config import AT_RANDOM, RunConfig, SelectConfig, validate
 from segal.errors import SegalError, SegalErrors, raise_all
+from segal.jobs.cold_start import architecture_of
 from segal.jobs.exclusions import unfit_exclusion
 from segal.jobs.losses import TrainedBy, loss_notes
-from segal.jobs.network import check_training
+from segal.jobs.network import check_training, two_sources
 from segal.jobs.prices import unfit_budgets
 from segal.jobs.reference import unmet_needs
 from segal.models.wrapped import Model, NoHeadError
-from segal.signals import AsksOfNetwork, Discrepancy, ReadsAdded, ReadsLossPrediction, Signal
+from segal.signals import (
+    AsksOfNetwork,
+    Discrepancy,
+    OfFeatures,
+    ReadsAdded,
+    ReadsLossPrediction,
+    Signal,
+)
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 from segal.strategies.spread import Spread, spread
@@ -23,6 +32,7 @@ from segal.tasks import TASKS, find_task, task_of
 Config = TypeVar("Config", SelectConfig, RunConfig)
 
 _DEFAULT = "uwe"
+_SEED = "seed_strategy"
 _SPREAD = "spread"
 """The option of every strategy that orders by a score; no parameter of its own has that name."""
 
@@ -50,17 +60,101 @@ def _configure(kind: type[Config], raw: Mapping[str, Any]) -> tuple[Config, Stra
     if isinstance(named, Mapping):
         named, unknown = _with_preset({"name": _DEFAULT, **named})
         named = {**_of_task(raw.get("task"), str(named["name"])), **named}
-    config, mistakes = validate(kind, {**raw, "strategy": named})
+    values = {**raw, "strategy": named}
+    if kind is RunConfig and _SEED in raw:
+        values[_SEED], further = _with_preset(_with_name(raw[_SEED]), _SEED)
+        unknown += further
+    config, mistakes = validate(kind, values)
     strategy, further = _make(named)
     mistakes += unknown
+    if kind is RunConfig:
+        further += _unfit_seed(values.get(_SEED, AT_RANDOM))
     raise_all(mistakes + further)
     assert config is not None
     assert strategy is not None
     mistakes = _unfit(config) + unfit_budgets(config) + unfit_exclusion(config, strategy)
     mistakes += unmet_needs(config, strategy) + _untrained(config, strategy)
-    mistakes += _of_training(config, strategy)
+    mistakes += _of_training(config, strategy) + _unpriced_seed(config)
+    mistakes += _of_encoder(config, strategy)
     raise_all(mistakes)
     return config, strategy
+
+
+def seed_strategy(config: RunConfig) -> Strategy:
+    """The strategy that chooses the seed set of a run, whose configuration is validated."""
+    strategy, mistakes = _make(config.seed_strategy, _SEED)
+    raise_all(mistakes)
+    assert strategy is not None
+    return strategy
+
+
+def _unfit_seed(named: object) -> list[SegalError]:
+    """What is wrong with the strategy of a seed set."""
+    strategy, mistakes = _make(named, _SEED)
+    if strategy is not None and not goes_by_features(strategy):
+        mistakes.append(not_by_features(strategy, _SEED))
+    return mistakes
+
+
+def _unpriced_seed(config: SelectConfig | RunConfig) -> list[SegalError]:
+    """A seed set whose price nobody knows before it is labelled, for a strategy that plans."""
+    if not isinstance(config, RunConfig) or config.seed_strategy == AT_RANDOM:
+        return []
+    if Budget.parse(config.seed_set).unit != "boxes":
+        return []
+    return [
+        SegalError(
+            f"{_SEED}: {config.seed_strategy['name']}, for a seed set counted in boxes",
+            expected="a seed set in images, or a share: nobody has counted the boxes yet",
+            got=f"seed_set: {config.seed_set}",
+            remedy="give seed_set such as 20img",
+        )
+    ]
+
+
+def _of_encoder(config: SelectConfig | RunConfig, strategy: Strategy) -> list[SegalError]:
+    """What does not go with an encoder alone, without a trained network."""
+    if not isinstance(config, SelectConfig) or config.model.encoder_weights is None:
+        return []
+    if config.checkpoint is not None:
+        return [two_sources(config.checkpoint, config.model.encoder_weights)]
+    errors = [] if goes_by_features(strategy) else [not_by_features(strategy, "strategy")]
+    try:
+        architecture_of(config)
+    except SegalError as error:
+        errors.append(error)
+    return errors
+
+
+def goes_by_features(strategy: Strategy) -> bool:
+    """Whether a strategy asks for nothing but features, which an encoder gives before training."""
+    return all(isinstance(signal, OfFeatures) for signal in _first_signals(strategy))
+
+
+def by_features() -> list[str]:
+    """Names of the strategies that do, as they are by default."""
+    return [name for name in STRATEGIES if goes_by_features(STRATEGIES.get(name)())]
+
+
+def not_by_features(strategy: Strategy, key: str) -> SegalError:
+    """The error of a strategy that goes by more.
+
+    Args:
+        strategy: The strategy.
+        key: That names it.
+    """
+    asked = [s.column for s in _first_signals(strategy) if not isinstance(s, OfFeatures)]
+    return SegalError(
+        f"{key}: {_name_of(strategy)} goes by what a trained network gives",
+        expected=f"a strategy that needs features alone: {', '.join(by_features())}",
+        got=f"{_name_of(strategy)}, which measures {', '.join(asked)}",
+        remedy="choose one of these",
+    )
+
+
+def _with_name(value: object) -> Any:
+    """A strategy that may be given as its name alone."""
+    return {"name": value} if isinstance(value, str) else value
 
 
 def _of_task(task: object, name: str) -> dict[str, Any]:
@@ -85,13 +179,16 @@ def _unfit(config: SelectConfig | RunConfig) -> list[SegalError]:
     return errors
 
 
-def _with_preset(named: dict[str, Any]) -> tuple[dict[str, Any], list[SegalError]]:
+def _with_preset(named: Any, key: str = "strategy") -> tuple[Any, list[SegalError]]:
     """The parameters that a preset stands for, beneath those that are given; or what is wrong."""
-    preset = named.pop("preset", None)
+    if not isinstance(named, Mapping):
+        return named, []
+    preset = named.get("preset")
+    named = {name: value for name, value in named.items() if name != "preset"}
     if preset is None:
         return named, []
     try:
-        presets = getattr(STRATEGIES.get(str(named["name"])), "presets", {})
+        presets = getattr(STRATEGIES.get(str(named.get("name"))), "presets", {})
     except SegalError:
         return named, []  # `_make` says so
     if preset in presets:
@@ -99,7 +196,7 @@ def _with_preset(named: dict[str, Any]) -> tuple[dict[str, Any], list[SegalError
     there = ", ".join(presets)
     return named, [
         SegalError(
-            f"strategy.preset: unknown to {named['name']}",
+            f"{key}.preset: unknown to {named['name']}",
             expected=f"one of {there}" if there else "no preset: it has none",
             got=repr(preset),
             remedy="see `segal strategies`, or leave it out",
@@ -213,35 +310,35 @@ def _first_signals(strategy: Strategy) -> Sequence[Signal]:
     return next(iter(strategy.passes(PassContext())), [])
 
 
-def _make(named: object) -> tuple[Strategy | None, list[SegalError]]:
+def _make(named: object, of: str = "strategy") -> tuple[Strategy | None, list[SegalError]]:
     if not isinstance(named, Mapping):
         return None, []  # the configuration's own check says so
     try:
-        kind = STRATEGIES.get(str(named["name"]))
+        kind = STRATEGIES.get(str(named.get("name", "")))
     except SegalError as error:
         return None, [error]
     if not _is_strategy(kind):
         return None, [_no_strategy(str(named["name"]), kind)]
     own = {key: value for key, value in named.items() if key not in ("name", _SPREAD)}
-    strategy, mistakes = validate(kind, own, "strategy")
+    strategy, mistakes = validate(kind, own, of)
     given = named.get(_SPREAD)
     if given is None:
         return strategy, mistakes
-    apart, further = validate(Spread, given, f"strategy.{_SPREAD}")
+    apart, further = validate(Spread, given, f"{of}.{_SPREAD}")
     if getattr(kind, "direction", None) is None:
-        further.append(_not_ordered(str(named["name"])))
+        further.append(_not_ordered(str(named["name"]), of))
     if strategy is None or apart is None:
         return None, mistakes + further
     return spread(strategy, apart), mistakes + further
 
 
-def _not_ordered(name: str) -> SegalError:
+def _not_ordered(name: str, key: str) -> SegalError:
     ordered = [one for one in STRATEGIES if STRATEGIES.get(one).direction is not None]
     return SegalError(
-        f"strategy.{_SPREAD}: {name} does not order by a score",
+        f"{key}.{_SPREAD}: {name} does not order by a score",
         expected=f"one of {', '.join(ordered)}",
         got=name,
-        remedy=f"leave strategy.{_SPREAD} out",
+        remedy=f"leave {key}.{_SPREAD} out",
     )
 
 

@@ -84,7 +84,8 @@ def load_backbone(
     def spare(name: str) -> bool:
         return name.startswith(_CLASSIFIERS) or name.endswith("num_batches_tracked")
 
-    return _load(encoder, stored, source, matches(encoder, stored, state, spare), state)
+    found = matches(encoder, stored, state, spare)
+    return _load(encoder, stored, source, found, state, named_by="--encoder")
 
 
 def load_all_but(
@@ -125,6 +126,7 @@ def _load(
     found: list[Match],
     state: str | None,
     classes: int | None = None,
+    named_by: str | None = None,
 ) -> list[str]:
     fitting = [match for match in found if match.fits]
     if not found:
@@ -136,7 +138,7 @@ def _load(
             remedy="leave model.state out, or give one of these",
         )
     if not fitting:
-        raise _misfit(module, stored, source, found[0], classes)
+        raise _misfit(module, stored, source, found[0], classes, named_by)
     differing = [match for match in fitting[1:] if not match.equals(fitting[0])]
     if differing:
         names = [match.name for match in (fitting[0], *differing)]
@@ -178,7 +180,12 @@ def _check_values(source: Path, key: str, value: Tensor, own: Tensor) -> None:
 
 
 def _misfit(
-    module: nn.Module, stored: StoredTensors, source: Path, match: Match, classes: int | None
+    module: nn.Module,
+    stored: StoredTensors,
+    source: Path,
+    match: Match,
+    classes: int | None,
+    named_by: str | None,
 ) -> SegalError:
     """What differs, and what that tells of how the file was made."""
     own = module.state_dict()
@@ -190,7 +197,7 @@ def _misfit(
             expected=f"tensors such as {_some(own)}",
             got=f"{len(stored.tensors)} tensors, none with a name of this network: "
             f"{_some(stored.tensors)}{unread}",
-            remedy=f"check {_options(own)} against how the file was made",
+            remedy=f"check {named_by or _options(own)} against how the file was made",
         )
     in_file = _classes(match, own, classes)
     if in_file is not None:
@@ -215,7 +222,7 @@ def _misfit(
         f"{source}: weights of another network",
         expected=f"{len(own)} tensors of this architecture, encoder and number of classes",
         got=f"{where}{got}{unread}",
-        remedy=f"check {_options(differing)} against how the file was made",
+        remedy=f"check {named_by or _options(differing)} against how the file was made",
     )
 
 

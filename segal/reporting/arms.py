@@ -166,7 +166,9 @@ def _describe(run: History) -> str:
     name = str(strategy["name"])
     if "tau" in strategy:
         name += f" tau={strategy['tau']:g}"
-    return f"{name} · {'images' if region == 'image' else region + ' px'}"
+    name += f" · {'images' if region == 'image' else region + ' px'}"
+    seeded = run.configuration.get("seed_strategy")
+    return name if seeded is None else f"{name} · from {seeded['name']}"
 
 
 def _check_scores(run: History) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -244,7 +245,7 @@ def seconds_table(arms: Sequence[Arm]) -> Table:
         for run in arm.runs:
             for r in run.rounds:
                 for phase, seconds in r.seconds.items():
-                    name = "scan" if phase.startswith("scan-") else phase
+                    name, _, _ = phase.partition("-")  # such as scan-0, and seed-scan-0
                     sums[name] = sums.get(name, 0.0) + seconds / len(arm.runs)
         totals[arm.name] = sums
     phases = list(dict.fromkeys(name for sums in totals.values() for name in sums))
@@ -270,7 +271,7 @@ def settings_tables(arms: Sequence[Arm]) -> list[Table]:
         (
             words(arm.name),
             number(seed_of(run), 0),
-            words(_plain(own_settings(run).get("strategy"))),
+            words(_strategies(own_settings(run))),
             words(str(run.configuration.get("region"))),
             words(" ".join(map(str, run.configuration.get("budgets", ()))) or "–"),
             words(run.fingerprint[:12]),
@@ -294,6 +295,13 @@ def settings_tables(arms: Sequence[Arm]) -> list[Table]:
             ("The fully supervised arm may differ in its seed set, start and iterations.",),
         ),
     ]
+
+
+def _strategies(settings: Mapping[str, Any]) -> str:
+    """What picks, and what chose the seed set if that was not chance."""
+    picks = _plain(settings.get("strategy"))
+    chosen = settings.get("seed_strategy")
+    return picks if chosen is None else f"{picks}, seed set by {_plain(chosen)}"
 
 
 def _plain(strategy: object) -> str:

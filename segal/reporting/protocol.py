@@ -10,7 +10,7 @@ from segal.runs.ledger import Ledger
 from segal.runs.run_folder import canonical, fingerprint
 from segal.tasks import find_task
 
-_COMPARED = {"strategy", "region", "extra_regions", "seed", "budgets"}
+_COMPARED = {"strategy", "region", "extra_regions", "seed", "budgets", "seed_strategy"}
 _NOT_OF_THE_RESULT = {"overlays", "measure_picks"}
 OF_THE_FULL_ARM = frozenset(
     {
@@ -33,16 +33,16 @@ def is_full(history: History) -> bool:
 def check_protocol(histories: Sequence[History]) -> None:
     """Raises unless all runs are of one protocol.
 
-    Runs may differ in strategy, region sizes, seed and budgets. The fully supervised ones may also
-    differ in what they train on, where they start and how long they train.
+    Runs may differ in strategy, seed strategy, region sizes, seed and budgets. The fully supervised
+    ones may also differ in what they train on, where they start and how long they train.
 
     Args:
         histories: In any order.
 
     Raises:
         SegalError: If another setting differs, or the images of the pool or the labels that they
-            are evaluated on do, with both runs' values; or if runs of one seed have another seed
-            set, or a region was bought with another label.
+            are evaluated on do, with both runs' values; or if runs of one seed and seed
+            strategy have another seed set, or a region was bought with another label.
     """
     ordinary = [history for history in histories if not is_full(history)]
     if not histories:
@@ -63,7 +63,8 @@ def check_protocol(histories: Sequence[History]) -> None:
         shown = lines[:_SHOWN_DIFFERENCES] + ([f"\n    and {more} more"] if more > 0 else [])
         raise SegalError(
             "these runs are not of one protocol, and cannot be drawn together",
-            expected="runs that differ in strategy, region sizes, seed and budgets only",
+            expected="runs that differ in strategy, seed_strategy, region sizes, seed and budgets "
+            "only",
             got="runs that differ in" + "".join(shown),
             remedy="report on the runs of each protocol by themselves",
         )
@@ -146,13 +147,17 @@ def _pool_contents(history: History) -> str:
 
 
 def _check_seed_sets(histories: Sequence[History]) -> None:
-    """Runs of one seed start from the same pixels: else their difference is luck with these."""
+    """Runs of one seed start from the same pixels: else their difference is luck with these.
+
+    But for those that choose them by another strategy.
+    """
     first: dict[object, History] = {}
     for history in histories:
         if is_full(history):
             continue
         seed = history.configuration.get("seed")
-        other = first.setdefault(seed, history)
+        chosen = canonical(history.configuration.get("seed_strategy"))
+        other = first.setdefault((seed, chosen), history)
         here, there = (sorted((p.image, p.box) for p in h.seed_set) for h in (history, other))
         if here != there:
             raise SegalError(

@@ -213,6 +213,13 @@ class Pooled:
     """
 
 
+class OfFeatures:
+    """A signal of features alone: it is the same whatever the last layer's weights are.
+
+    So it can be measured before anything is trained, with an encoder as its weights are published.
+    """
+
+
 class PlainSignal:
     """A signal that needs nothing but the evidence: it is its own meter."""
 

@@ -13,7 +13,7 @@ from segal.functional import uncertainty
 from segal.functional.uncertainty import UncertaintyFunction
 from segal.models.wrapped import FEATURES, Model
 from segal.registry import Registry
-from segal.signals.base import PlainSignal, Pooled
+from segal.signals.base import OfFeatures, PlainSignal, Pooled
 
 UNCERTAINTIES: Registry[UncertaintyFunction] = Registry("uncertainty")
 UNCERTAINTIES.register("entropy")(uncertainty.entropy)
@@ -69,7 +69,7 @@ class Value(PlainSignal, Pooled):
 
 
 @dataclass(frozen=True)
-class MeanFeature(PlainSignal, Pooled):
+class MeanFeature(PlainSignal, Pooled, OfFeatures):
     """Mean over each candidate's pixels of the upsampled input of the last layer (UWE, eq. 7)."""
 
     catch: ClassVar[tuple[str, ...]] = (FEATURES,)

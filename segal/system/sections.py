@@ -72,9 +72,11 @@ class Section(BaseModel):
         named: dict[str, object] = {}
         for key, part in self.parts():
             value = getattr(self, key)
+            if value in part.unless:
+                continue
             if part.by == "file":
                 named[key] = value and file_digest(value)
-            elif part.by == "value" and value not in part.unless:
+            elif part.by == "value":
                 named[key] = _identity(value, dumped[key])
         return named
 

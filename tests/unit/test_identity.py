@@ -135,7 +135,7 @@ def test_every_key_says_whether_results_depend_on_it():
     """A new key that does not is a TypeError here."""
     found = set().union(*map(sections, (SelectConfig, TrainConfig, RunConfig, CompareConfig)))
     assert {kind.__name__ for kind in found} >= {
-        "DataConfig", "NetworkConfig", "ModelConfig", "TrainSettings", "LearningLossSettings",
+        "DataConfig", "NetworkConfig", "PoolModelConfig", "TrainSettings", "LearningLossSettings",
         "ScenesConfig", "ArmConfig", "ContrastConfig",
     }  # fmt: skip
     for kind in found:

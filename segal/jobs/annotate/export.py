@@ -285,7 +285,7 @@ def _network(source: RunSource, given: Path | None) -> tuple[Path, CheckpointOpt
     options, path = CheckpointOptions(task=config.task), given
     if path is None and isinstance(config, SelectConfig):
         path = config.checkpoint
-        options = CheckpointOptions(**config.model.model_dump(), task=config.task)
+        options = CheckpointOptions(**config.model.of_checkpoint(), task=config.task)
     elif path is None:
         trained = sorted(source.folder.glob(f"{ROUNDS_FOLDER}/*/{MODEL_FILE}"))
         path = trained[-1] if trained else None

@@ -14,8 +14,9 @@ from segal.data.labelled import LabelledDataset
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import first_of_each
 from segal.jobs.inputs import image_areas, image_sizes
-from segal.jobs.network import check_layers, draw_scenes, initial_model, open_split
+from segal.jobs.network import check_layers, draw_scenes, initial_model, open_split, resolved
 from segal.jobs.own_code import identity_of
+from segal.jobs.rounds.seeding import with_features
 from segal.jobs.strategies import check_network
 from segal.models.wrapped import Model
 from segal.reporting.protocol import OF_THE_FULL_ARM, compared
@@ -28,7 +29,7 @@ from segal.tasks import find_task
 from segal.training.balance import check_class_weights
 
 _TOLERANCE = Fraction(1, 100)
-_MAY_DIFFER = {"strategy", "region", "budgets"}
+_MAY_DIFFER = {"strategy", "region", "budgets", "seed_strategy"}
 _OF_ONE_RUN = {"seed", "measure_picks"}  # the latter says what is written of picks, not which
 
 
@@ -97,8 +98,8 @@ def check_protocol(arms: Sequence[Arm]) -> list[SegalError]:
                 f"arms.{arm.name}.set.{key}: not the protocol of the other arms",
                 expected=f"{theirs.get(key)}, as in arm {first!r}",
                 got=str(mine.get(key)),
-                remedy="arms may differ in strategy, region and budgets; what is trained otherwise "
-                "is another comparison",
+                remedy="arms may differ in strategy, seed_strategy, region and budgets; what is "
+                "trained otherwise is another comparison",
             )
             for key in differing
             if key not in exempt
@@ -248,6 +249,7 @@ def check_networks(arms: Sequence[Arm]) -> None:
             check_class_weights(arm.config.train, models[network].spec.class_names)
             check_network(arm.strategy, models[network])
             check_layers(models[network], arm.config.train)
+            with_features(resolved(arm.config, models[network].spec))
         except SegalError as error:
             errors.append(error.renamed(f"arms.{arm.name}: {error.problem}"))
     raise_all(errors)

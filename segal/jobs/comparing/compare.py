@@ -169,7 +169,7 @@ def _check_begun(plan: Plan) -> None:
 
 
 def _all_arms(plan: Plan) -> list[Arm]:
-    return [*plan.arms, *([plan.start] if plan.start else [])]
+    return [*plan.arms, *plan.starts]
 
 
 def _has_begun(arm: Arm) -> bool:

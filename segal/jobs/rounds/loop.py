@@ -42,6 +42,7 @@ from segal.jobs.rounds.results import (
 )
 from segal.jobs.rounds.run_data import RunData
 from segal.jobs.rounds.scan import RoundScan
+from segal.jobs.rounds.seeding import SEED_FOLDER, seeding_of
 from segal.jobs.rounds.takeover import take_over
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
 from segal.models.wrapped import Model
@@ -115,6 +116,7 @@ class Rounds:
         self.excluded = data.excluded
         self.start, self.keeping = start, Keeping.of(config)
         self.region = RegionSize.parse(config.region)
+        self.seeding = seeding_of(config, device, data)
         self.bought = Bought()
         balanced = config.train.class_weights == "balanced"
         self.seen = SeenClasses(self.oracle, self.outline.class_names, balanced=balanced)
@@ -192,12 +194,12 @@ class Rounds:
         )
 
     def buy_seed_set(self) -> None:
-        """Buys regions at random, before there is a network."""
+        """Buys regions before there is a network: at random, or as a strategy chose them."""
         config = self.config
         allowance = self.affords(config.seed_set)
+        region = RegionSize.parse(config.seed_region)
 
-        def draw(folder: Path) -> Made:
-            region = RegionSize.parse(config.seed_region)
+        def draw(_: Path) -> Made:
             offer = Offer.of(self.sizes, region, self.excluded)
             generator = derive_generator(config.seed, 0, SEED_SET)
             order = torch.randperm(len(offer), generator=generator).numpy()
@@ -210,8 +212,20 @@ class Rounds:
             drawn = [(*boxes[row], 0.0) for row in offer.rows[order]]
             return [], priced(_SEED_SET, drawn, self.oracle, self.bought.boxes)
 
+        def take(folder: Path) -> Made:
+            selected = read_selection(folder / SEED_FOLDER / SELECTION_FILE)
+            drawn = [(s.image, s.box, s.score) for s in selected]
+            return [], priced(_SEED_SET, drawn, self.oracle, self.bought.boxes)
+
+        if self.seeding is not None:
+            offer = Offer.of(self.sizes, region, self.excluded)
+            prices = self.prices(region, offer, allowance)
+            bought = self.ledger.purchases(_SEED_SET, 0)
+            self.seeding.choose(self.phase, self.network(), offer, allowance, prices, bought)
+            said = json.loads((self.seeding.folder / _NOTES_FILE).read_text())
+            self.notes += [f"Seed set: {note}" for note in said]
         settings = [config.seed, config.seed_set, config.seed_region, *self.fit()]
-        self.phase(_SEED_SET, 0, settings, draw)
+        self.phase(_SEED_SET, 0, settings, draw if self.seeding is None else take)
         book_corrections(self.ledger, self.oracle, [SUMMARY_FILE, _UNFINISHED_FILE])
         self.notes += correction_notes(self.ledger)
         self.bought.add(self.ledger.purchases(_SEED_SET, 0), allowance)
@@ -252,10 +266,9 @@ class Rounds:
 
         folder = round_folder(config.out, number)
         folder.mkdir(parents=True, exist_ok=True)
-        network = self.ledger.configuration
         depends = {
             "settings": settings.identity(),
-            "network": [network["model"], network["checkpoint"]],
+            "network": self.network(),
             "seed": config.seed,
             "warm": warm,
             "labels": self.labels(),
@@ -423,6 +436,11 @@ class Rounds:
             path = round_folder(self.config.out, number) / MODEL_FILE
             self._model = (number, load_checkpoint(path, options).to(self.device))
         return self._model[1]
+
+    def network(self) -> object:
+        """What identifies the network that the first round starts from."""
+        named = self.ledger.configuration
+        return [named["model"], named["checkpoint"]]
 
     def labels(self) -> object:
         """What identifies the labels of all that is bought so far."""

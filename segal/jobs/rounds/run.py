@@ -22,6 +22,7 @@ from segal.jobs.own_code import code_notes, identity_of
 from segal.jobs.picks import measured_with
 from segal.jobs.rounds.loop import Rounds
 from segal.jobs.rounds.run_data import RunData, check_budgets
+from segal.jobs.rounds.seeding import seeding_of
 from segal.jobs.strategies import check_network, notes_of_loss
 from segal.runs.history import COMMAND, CONFIG_FILE, GROWS, History, read_history
 from segal.runs.ledger import Ledger
@@ -78,6 +79,9 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     pool = data.pool_set.pool
     check_sizes(model, config.train.crop, pool, pool, *(x.pool for x in data.held_out.values()))
     config, notes = resolved(config, model.spec), model.notes
+    seeding = seeding_of(config, device, data)
+    if seeding is not None:
+        notes = list(dict.fromkeys([*notes, *seeding.check()]))
     measured = measured_with(model) if config.measure_picks else ()
     del model
     identity = identity_of(config)

@@ -18,6 +18,7 @@ from segal.models.sources.base import (
     check_options,
 )
 from segal.models.sources.smp import ANY_SIZE, is_fixed, present_name, unknown_encoder
+from segal.models.sources.timm import is_of_timm
 from segal.models.spec import DEFAULT_TASK, ModelSpec, answers_of
 
 _STRIDE = 8
@@ -67,6 +68,8 @@ class _Linear:
                 )
             return Named(architecture, "", ((0.0,), (1.0,)), 1)
         encoder = present_name(encoder)
+        if encoder not in smp.encoders.get_encoder_names() and is_of_timm(encoder):
+            encoder = f"tu-{encoder}"
         raise_all(unknown_encoder(encoder))
         check_options(options, ("stride", "maps"), {}, f"{architecture} with {encoder}")
         raise_all(_unfit(options))
