@@ -48,6 +48,10 @@ class Spread(Protocol):
         """(B, C, rows, W) from the top to the bottom, one after another."""
         ...
 
+    def __getitem__(self, images: list[int]) -> "Spread":
+        """Those of some of the batch's images."""
+        ...
+
 
 class Evidence:
     """A batch's forward pass; nothing of it outlives the batch.
@@ -137,10 +141,44 @@ class Evidence:
         """Returns `compute()`, run at most once per batch for a key.
 
         Several region sizes and several signals share a pixel map this way.
+
+        Args:
+            key: What is computed.
+            compute: Gives (B, ...): what is computed of each image.
         """
         if key not in self._memo:
             self._memo[key] = compute()
         return self._memo[key]
+
+    def of(self, images: list[int]) -> "Evidence":
+        """What a pass left behind for some of the batch's images.
+
+        Args:
+            images: Their positions in the batch, rising.
+        """
+        return self if len(images) == len(self.images) else _Part(self, images)
+
+
+class _Part(Evidence):
+    """Some images' part of a batch's evidence; what the batch has computed is not computed again."""
+
+    def __init__(self, whole: Evidence, rows: list[int]) -> None:
+        super().__init__(
+            whole._logits[rows],
+            None if whole.features is None else whole.features[rows],
+            whole.upsampling,
+            {name: one[rows] for name, one in whole.tail_input.items()},
+            None if whole.inputs is None else whole.inputs[rows],
+            tuple(whole.images[row] for row in rows),
+            tuple(one[rows] for one in whole.maps),
+        )
+        self._whole, self._rows = whole, rows
+
+    def once(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """See `Evidence.once`."""
+        if key not in self._memo and key in self._whole._memo:
+            self._memo[key] = self._whole._memo[key][self._rows]
+        return super().once(key, compute)
 
 
 class Units(Protocol):

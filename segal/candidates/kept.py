@@ -35,7 +35,7 @@ class Kept:
     def __len__(self) -> int:
         return len(self.maps[0])
 
-    def __getitem__(self, rows: slice) -> "Kept":
+    def __getitem__(self, rows: slice | list[int]) -> "Kept":
         """Some of the images."""
         return replace(self, maps=tuple(part[rows] for part in self.maps))
 

@@ -163,9 +163,10 @@ class Scan:
         found: dict[int, tuple[Boxes, dict[str, NDArray[np.float64]]]] = {}
         for listed, rows in alike.items():  # a batch shares its units: once for all of a kind
             boxes = Boxes(listed)
-            measured = _measure(evidence, _rest(boxes, self._excluded(batch[0])), kept, names)
-            for row in rows:
-                own = {column: values[row : row + 1].copy() for column, values in measured.items()}
+            part = None if evidence is None else evidence.of(rows)
+            measured = _measure(part, _rest(boxes, self._excluded(batch[0])), kept, names)
+            for place, row in enumerate(rows):
+                own = {c: values[place : place + 1].copy() for c, values in measured.items()}
                 found[row] = boxes, own
         for row in sorted(found):
             boxes, measured = found[row]

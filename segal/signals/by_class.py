@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segal.candidates.evidence import Evidence, Units
 from segal.errors import SegalError
+from segal.functional.labels import predicted_classes
 from segal.models.wrapped import Model
 from segal.signals.base import PlainSignal
 from segal.signals.labels import softmax
@@ -177,7 +178,7 @@ def _mean(maps: Iterable[Tensor], units: Units) -> Tensor:
 
 def _predicted(evidence: Evidence) -> Tensor:
     """(B, 1, H, W) int64 classes, the first among equals."""
-    return evidence.once(("predicted",), lambda: evidence.logits.max(1, keepdim=True).indices)
+    return evidence.once(("predicted",), lambda: predicted_classes(evidence.logits, 1)[:, None])
 
 
 def _borders(classes: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from segal.data.pool import open_pool
 from segal.errors import SegalError
 from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import MeanFeature, Value
+from segal.signals.base import PlainSignal
 from segal.strategies.coreset import CoreSet
 from segal.tasks.segmentation.task import Segmentation
 
@@ -142,6 +143,24 @@ def test_labelled_boxes_are_measured_as_they_are(image_folder, model, tmp_path):
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+def test_of_what_is_labelled_only_its_own_images_are_measured(image_folder, model, tmp_path):
+    looked_at = []
+
+    class Counting(PlainSignal):
+        column = "counting"
+
+        def measure(self, evidence, units):
+            again = evidence.once(("maximum",), lambda: evidence.logits.amax(1))
+            assert torch.equal(again, evidence.logits.amax(1))
+            looked_at.append((len(evidence.images), len(again), len(units)))
+            return torch.zeros(len(again), len(units))
+
+    pool = open_pool(image_folder).subset([0, 1, 2])
+    labelled = {1: [(0, 0, 8, 8)], 2: [(0, 0, 8, 8), (8, 0, 9, 9)]}
+    run(pool, model, tmp_path / "candidates", labelled, (Counting(),), batch_size=3)
+    assert looked_at[-2:] == [(1, 1, 1), (1, 1, 2)]
 
 
 def test_without_signals_only_geometry_is_written_and_nothing_is_read(

@@ -109,6 +109,7 @@ def test_a_seed_set_covers_what_the_encoder_sees(raw, scenes, weights):
     assert {p: p.stat().st_mtime_ns for p in history.folder.glob("rounds/**/*.*")} == before
 
 
+@pytest.mark.slow
 def test_regions_and_a_store_and_another_architecture(raw, scenes, weights, tmp_path):
     """The seed set's own regions; the encoder alone, where there is a decoder without weights."""
     paths = images_of(scenes)
@@ -136,6 +137,7 @@ def test_the_same_seed_gives_the_same_bytes(raw):
     assert networks[0].read_bytes() == networks[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_buys_the_same_seed_set(raw, monkeypatch):
     whole = run(raw, out=raw["out"] + "-whole")
     finish = Ledger.finish

@@ -156,7 +156,7 @@ class DetectionEvidence(Evidence):
             maps=maps,
         )
         self.detections = list(detections)
-        self._raw = list(raw)
+        self._raw, self._classes = list(raw), classes
 
     @property
     def raw(self) -> list[RawOutputs]:
@@ -168,6 +168,21 @@ class DetectionEvidence(Evidence):
         if len(self._raw) != len(self.detections):
             raise ValueError("evidence: expected raw outputs, which the meter's catch asks for")
         return self._raw
+
+    def of(self, images: list[int]) -> "DetectionEvidence":
+        """As `Evidence.of`."""
+        if len(images) == len(self.images):
+            return self
+        part = DetectionEvidence(
+            [self.detections[i] for i in images],
+            [self._raw[i] for i in images] if self._raw else [],
+            classes=self._classes,
+            maps=tuple(one[images] for one in self.maps),
+            upsampling=self.upsampling if self.maps else None,
+        )
+        part.inputs = None if self.inputs is None else self.inputs[images]
+        part.images = tuple(self.images[i] for i in images)
+        return part
 
     def finite(self) -> list[bool]:
         """Whether boxes, scores and probabilities of each image are all finite."""

@@ -9,7 +9,7 @@ is run.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -87,6 +87,10 @@ class SpreadLogits:
     low: Tensor
     upsampling: Upsampling
     size: tuple[int, int]
+
+    def __getitem__(self, images: list[int]) -> "SpreadLogits":
+        """Those of some of the batch's images."""
+        return replace(self, low=self.low[images])
 
     def whole(self) -> Tensor:
         """(B, C, H, W)."""
