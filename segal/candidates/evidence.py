@@ -160,7 +160,7 @@ class Evidence:
 
 
 class _Part(Evidence):
-    """Some images' part of a batch's evidence; what the batch has computed is not computed again."""
+    """Of some images of a batch, of which what the batch has computed is not computed again."""
 
     def __init__(self, whole: Evidence, rows: list[int]) -> None:
         super().__init__(
