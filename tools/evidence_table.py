@@ -73,8 +73,8 @@ FAMILIES: dict[str, list[Contrast]] = {
         for axis in ("share", "clicks")
     ],
     "c: error change": [
-        *against_random("error_change"),
-        *against_random("error_change-9", extra=9 / 367 * 100),
+        *against_random("error_change-val"),
+        *against_random("error_change-val9", extra=9 / 367 * 100),
     ],
     "e: seed sets, the first network": [
         Contrast(f"seeds-{name}", "seeds-random", first=True)
@@ -178,18 +178,20 @@ def measure(contrast: Contrast, runs: dict[str, dict[int, Run]]) -> dict[str, ob
 
 
 def read_runs(folders: list[Path]) -> dict[str, dict[int, Run]]:
-    """Finished runs by arm and seed."""
+    """Finished runs by arm, with the name of its reference set if it has one, and seed."""
     import yaml
 
     found: dict[str, dict[int, Run]] = {}
     for folder in folders:
         config = yaml.safe_load((folder / "compare.yaml").read_text(encoding="utf-8"))
         rounds = 1 + len(config["run"]["budgets"])
+        validation = config["run"]["data"].get("validation")
         for arm in config["arms"]:
+            name = f"{arm['name']}-{validation}" if validation else arm["name"]
             for path in sorted((folder / "runs" / arm["name"]).glob("seed-*")):
                 run = Run.read(path, rounds)
                 if run is not None:
-                    found.setdefault(arm["name"], {})[int(path.name.removeprefix("seed-"))] = run
+                    found.setdefault(name, {})[int(path.name.removeprefix("seed-"))] = run
     return found
 
 
