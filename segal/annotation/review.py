@@ -95,7 +95,9 @@ def read_review(path: Path) -> Review:
     if raw.get(MARK) != VERSION:
         raise _wrong(path, "not of a kind that is known", f"{MARK}: {VERSION}", raw.get(MARK))
     errors = [
-        _wrong(path, f"no {key}" if key not in raw else f"{key}: no such value", asked, raw.get(key))
+        _wrong(
+            path, f"no {key}" if key not in raw else f"{key}: no such value", asked, raw.get(key)
+        )
         for key, kind, asked in (
             ("run", str, "a text"),
             ("phase", str, "a text"),
@@ -171,6 +173,4 @@ def _twice(keys: Sequence[str]) -> str:
 def _wrong(
     path: Path, problem: str, expected: str, got: object, remedy: str = _REMEDY
 ) -> SegalError:
-    return SegalError(
-        f"{path}: {problem}", expected=expected, got=repr(got)[:100], remedy=remedy
-    )
+    return SegalError(f"{path}: {problem}", expected=expected, got=repr(got)[:100], remedy=remedy)

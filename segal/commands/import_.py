@@ -38,8 +38,9 @@ def import_(
 ) -> None:
     """Take in what annotators gave back, all at once or in parts; what has not come stays open.
 
-    Also takes reviews of picks, which segal review makes a page for. Labels are clipped to their regions and kept with the run, old versions too. segal train
-    --labelled RUN trains on them, and segal run goes on with them.
+    Labels are clipped to their regions and kept with the run, old versions too. segal train
+    --labelled RUN trains on them, and segal run goes on with them. What a page of segal review has
+    saved is taken in, too.
     """
     from segal.annotation.questions.base import COUNTED, Rules
     from segal.jobs.annotate.bring_in import ImportSettings, import_answers

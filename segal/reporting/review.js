@@ -120,8 +120,10 @@
   const whole = (pick) => pick.box[2] === pick.size[0] && pick.box[3] === pick.size[1];
   const rankOf = (i) => data.first + order.indexOf(i);
 
-  function picture(id, picked, alt, boxes) {
+  function picture(id, picked, ratio, alt, boxes) {
     const figure = byId(id);
+    // As high as the others; wide ones no wider than there is room.
+    figure.style.width = `min(100%, calc(var(--tall) * ${ratio.toFixed(4)}))`;
     const image = figure.querySelector("img");
     figure.hidden = picked === null || picked === undefined;
     if (figure.hidden) image.removeAttribute("src");
@@ -154,11 +156,13 @@
     const boxes = whole(pick) ? [] : [...others, ...here];
     const where = whole(pick) ? "" : `, the region at x ${x}, y ${y}, ${wide} × ${high} outlined`;
     byId("others-key").hidden = others.length === 0;
-    picture("f-image", about.image, `${pick.image}${where}`, boxes);
-    picture("f-crop", pick.crop, `The region of ${pick.image} and what is around it`,
+    const ratio = pick.size[0] / pick.size[1];
+    const around = pick.inner ? (wide * pick.inner[3]) / (high * pick.inner[2]) : 1;
+    picture("f-image", about.image, ratio, `${pick.image}${where}`, boxes);
+    picture("f-crop", pick.crop, around, `The region of ${pick.image} and what is around it`,
       pick.inner ? [[pick.inner, "", "this"]] : []);
-    picture("f-map", about.map, `${data.map.caption} of ${pick.image}${where}`, whole(pick) ? [] : here);
-    picture("f-predicted", about.predicted, `What the network predicts of ${pick.image}`, whole(pick) ? [] : here);
+    picture("f-map", about.map, ratio, `${data.map.caption} of ${pick.image}${where}`, whole(pick) ? [] : here);
+    picture("f-predicted", about.predicted, ratio, `What the network predicts of ${pick.image}`, whole(pick) ? [] : here);
     byId("legend").replaceChildren(...about.legend.map(([name, colour]) => {
       const entry = make("li");
       const swatch = make("i");
@@ -186,6 +190,7 @@
       return entry;
     }));
     byId("near-title").hidden = pick.near.length === 0;
+    byId("look").scrollTop = 0;
     buttons();
   }
 

@@ -99,19 +99,20 @@ def book_review(
             database.execute(
                 "DELETE FROM purchases WHERE phase = ? AND rank = ?", (key, there[region])
             )
-        moves = [(ranks[region], key, aside + rank) for region, rank in there.items()
-                 if region in ranks]
+        moves = [
+            (ranks[region], key, aside + rank) for region, rank in there.items() if region in ranks
+        ]
         for table in ("purchases", "returns", "corrections"):
             database.execute(f"UPDATE {table} SET rank = rank + ? WHERE phase = ?", (aside, key))
-            database.executemany(
-                f"UPDATE {table} SET rank = ? WHERE phase = ? AND rank = ?", moves
-            )
+            database.executemany(f"UPDATE {table} SET rank = ? WHERE phase = ? AND rank = ?", moves)
         database.executemany(
             "INSERT INTO purchases SELECT ?, ?, ?, id, ?, ?, ?, ?, ?, ?, NULL, NULL FROM images "
             "WHERE path = ?",
             (
-                (key, ranks[p.image, p.box], p.strategy, *map(int, p.box), p.pixels, p.score)
-                + (p.image,)
+                (
+                    *(key, ranks[p.image, p.box], p.strategy, *map(int, p.box)),
+                    *(p.pixels, float(p.score), p.image),
+                )
                 for p in new
             ),
         )

@@ -11,7 +11,6 @@ from segal.candidates.regions import Box
 from segal.candidates.selection import write_selection
 from segal.config import SelectConfig
 from segal.data.changes import count
-from segal.data.exclusion import together
 from segal.data.find import shortened
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
@@ -120,7 +119,7 @@ def import_reviews(
         if reasons:
             assert pool is not None
             reserve = Reserve.of(ledger, source, asks.phase, pool)
-            gone = [*(p for p in asks.bought if (p.image, p.box) in reasons), *skips_of(ledger)]
+            gone = {*reasons, *((s.image, s.box) for s in skips_of(ledger))}
             decided.replaced = reserve.next(kept, gone, len(reasons))
         decided.notes += _notes(asks, reasons, decided.replaced)
         if not kept and not decided.replaced:
@@ -355,7 +354,8 @@ def _renew_selection(
     drawn, notes = drawn_of(ledger, source, phase, pool)
     decided.notes += notes
     write_selection(folder / SELECTION_FILE, selected)
-    handed_out = task.hand_out(folder, selected, pool, together(drawn.bought, drawn.excluded))
+    left = {i: (*b, *drawn.excluded.get(i, ())) for i, b in drawn.bought.items()}
+    handed_out = task.hand_out(folder, selected, pool, {**drawn.excluded, **left})
     with bar("Drawing pictures") as advance:
         task.draw(folder / _OVERLAYS, selected, config.overlays, drawn, advance)
     summary = json.loads((folder / _SUMMARY).read_text())

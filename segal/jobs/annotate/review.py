@@ -247,7 +247,9 @@ class _Pictures:
                     {
                         "image": put(look.image, _SIDES[0]),
                         "predicted": put(look.predicted, _SIDES[1]),
-                        "legend": [[name, "#%02x%02x%02x" % rgb] for name, rgb in look.legend],
+                        "legend": [
+                            [name, "#{:02x}{:02x}{:02x}".format(*c)] for name, c in look.legend
+                        ],
                         "said": list(look.said),
                     }
                 )
@@ -312,8 +314,8 @@ def _small_map(look: Look) -> NDArray[np.float32] | None:
     factor = min(1.0, _MAP_SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
     values = look.uncertainty.astype(np.float32)
-    small: NDArray[np.float32] = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
-    return small
+    small = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32, copy=False)
 
 
 def _scale(maps: Sequence[NDArray[np.float32]]) -> tuple[float | None, float | None]:

@@ -1,6 +1,6 @@
 """What takes the place of picks that are skipped: the next of the strategy's own order."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from segal.runs.acquisition import (
 from segal.runs.acquisition import SELECT as OF_SELECTION
 from segal.runs.history import COMMAND, CONFIG_FILE, round_folder
 from segal.runs.ledger import Ledger, Phase, Purchase
-from segal.runs.reviews import Skip, skipped_boxes, skips_of
+from segal.runs.reviews import skipped_boxes, skips_of
 from segal.strategies.base import PassContext, Strategy, at_round, orders
 from segal.tasks import find_task
 
@@ -99,20 +99,21 @@ class Reserve:
         return _bought(ledger, source.folder, run, strategy, phase.round, excluded)
 
     def next(
-        self, kept: Sequence[Purchase], gone: Sequence[Skip | Purchase], count: int
+        self, kept: Sequence[Purchase], gone: Collection[tuple[str, Box]], count: int
     ) -> list[Purchase]:
         """The next picks that fit beside those that are kept.
 
         Args:
             kept: What stays bought of the stage.
-            gone: What must not come back: what is, or was, skipped.
+            gone: Image and box of what must not come back: it is, or was, skipped.
             count: The most.
 
         Returns:
             Them, in the strategy's order; `rank` counts on from those that are kept.
         """
         rows = {region: row for row, region in enumerate(self.regions)}
-        taken = {rows[p.image, p.box] for p in (*kept, *gone) if (p.image, p.box) in rows}
+        taken = {rows[p.image, p.box] for p in kept}
+        taken |= {rows[region] for region in gone if region in rows}
         counts_regions = self.allowance.counts == "regions"
         prices = np.ones_like(self.prices) if counts_regions else self.prices
         spent = float(sum(prices[rows[p.image, p.box]] for p in kept))
@@ -241,4 +242,3 @@ def _ordered(
         order=order(),
         strategy=str(config.strategy["name"]),
     )
-

@@ -22,10 +22,10 @@ from segal.errors import SegalError, raise_all
 from segal.models.loss_prediction import LearningLossSettings
 from segal.models.spec import Answers
 from segal.models.wrapped import Model
+from segal.pictures.overlays import shown_bands
 from segal.signals.base import Signal
 from segal.system.files import is_there
 from segal.system.machine import autocast
-from segal.pictures.overlays import shown_bands
 from segal.tasks.base import USUAL_LOSS, Task
 from segal.tasks.classes import ClassNames
 from segal.tasks.detection.costs import bought
