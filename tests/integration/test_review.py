@@ -381,3 +381,25 @@ def test_the_page_in_a_browser(segal, scenes, network, tmp_path):
     with Ledger.read(run) as ledger:
         assert {s.image for s in skips_of(ledger)} == {rows[1][0], rows[2][0]}
     assert len(_rows(run)) == 6
+
+
+def test_a_review_that_was_cut_off_is_finished_by_the_same_command(
+    segal, select, tmp_path, monkeypatch
+):
+    given = ("--strategy", "entropy", "--budget")
+    run, longer = select("run", *given, "5"), _rows(select("longer", *given, "6"))
+    review = write_review(tmp_path / "r.json", _page(segal, run), {2: "blurred"})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segal.jobs.annotate.decide._renew", killed)
+        assert segal("import", run, review)[0] == 130
+    assert _rows(run) == longer[:5]
+    assert segal("validate", run)[0] == 2
+    select("run", *given, "5")
+    assert _rows(run) == [longer[i] for i in (0, 1, 3, 4, 5)]
+    assert segal("validate", run)[0] == 0
+    code, _, stderr = segal("import", run, review)
+    assert (code, "nothing has changed" in stderr) == (0, True)
