@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from segal.candidates.regions import Box
+from segal.candidates.regions import Box, RegionSize
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.run_folder import now
 
@@ -49,12 +49,25 @@ def skips_of(ledger: Ledger) -> list[Skip]:
     return [Skip(path, (x0, y0, x1, y1), *rest) for path, x0, y0, x1, y1, *rest in rows]
 
 
-def skipped_boxes(skips: Iterable[Skip]) -> dict[str, tuple[Box, ...]]:
-    """What is never offered again, by image."""
-    boxes: dict[str, tuple[Box, ...]] = {}
-    for one in skips:
-        boxes[one.image] = (*boxes.get(one.image, ()), one.box)
-    return boxes
+def withheld(
+    skips: Iterable[Skip], sizes: Mapping[str, tuple[int, int]], region: RegionSize
+) -> dict[str, tuple[Box, ...]]:
+    """What is never offered again, by image: every region of a grid that a skipped one touches.
+
+    Args:
+        skips: What was skipped, which may be of another grid.
+        sizes: (height, width) of the images.
+        region: Size of the grid's regions.
+    """
+    boxes: dict[str, dict[Box, None]] = {}
+    for one in (skip for skip in skips if skip.image in sizes):
+        x0, y0, x1, y1 = one.box
+        grid = region.grid(*sizes[one.image])
+        rows = [(top, bottom) for top, bottom in grid.rows if top < y1 and bottom > y0]
+        columns = [(left, right) for left, right in grid.columns if left < x1 and right > x0]
+        found = boxes.setdefault(one.image, {})
+        found |= {(x, y, right, bottom): None for y, bottom in rows for x, right in columns}
+    return {image: tuple(found) for image, found in boxes.items()}
 
 
 def book_review(

@@ -12,10 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segal.annotation.review import REASONS, is_review, read_review, selection_key
+from segal.candidates.regions import RegionSize
 from segal.errors import SegalError
 from segal.jobs.annotate.review import MOST_PICKS, _jpeg, _places
 from segal.reporting.review import embedded, review_page
 from segal.runs.acquisition import next_that_fit
+from segal.runs.reviews import Skip, withheld
+
+
+def test_what_a_skip_withholds():
+    skip = Skip("a", (10, 0, 33, 16), "seed", 0, "seed", 1, 0.0, "private")
+    found = withheld([skip, skip], {"a": (40, 70)}, RegionSize.parse("32"))
+    assert found == {"a": ((0, 0, 32, 32), (32, 0, 64, 32))}
+
 
 _PICKS = ["a" * 16, "b" * 16, "c" * 16]
 

@@ -28,7 +28,7 @@ from segal.runs.acquisition import (
 from segal.runs.acquisition import SELECT as OF_SELECTION
 from segal.runs.history import COMMAND, CONFIG_FILE, round_folder
 from segal.runs.ledger import Ledger, Phase, Purchase
-from segal.runs.reviews import skipped_boxes, skips_of
+from segal.runs.reviews import skips_of, withheld
 from segal.strategies.base import PassContext, Strategy, at_round, orders
 from segal.tasks import find_task
 
@@ -160,7 +160,7 @@ def _bought(
         allowance = bought.grant(_affords(config, sizes, excluded, config.budgets[earlier]))
         bought.add(ledger.purchases("buy", earlier), allowance)
     skipped = [s for s in skips_of(ledger) if (s.phase, s.round) != ("buy", number)]
-    taken = together(together(bought.boxes, excluded), skipped_boxes(skipped))
+    taken = together(together(bought.boxes, excluded), withheld(skipped, sizes, region))
     offer = Offer.of(sizes, region, taken)
     allowance = bought.grant(_affords(config, sizes, excluded, config.budgets[number]))
     picking = at_round(strategy, number, len(config.budgets))

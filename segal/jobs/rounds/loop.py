@@ -63,7 +63,7 @@ from segal.runs.history import (
 )
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
-from segal.runs.reviews import skipped_boxes, skips_of
+from segal.runs.reviews import skips_of, withheld
 from segal.runs.run_folder import fingerprint
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy, at_round
@@ -146,7 +146,8 @@ class Rounds:
             if is_last or number == len(self.config.budgets):
                 break
             taken = together(self.bought.boxes, self.excluded)
-            taken = together(taken, skipped_boxes(skips_of(self.ledger)))
+            skips = skips_of(self.ledger)
+            taken = together(taken, withheld(skips, self.sizes, self.region))
             offer = Offer.of(self.sizes, self.region, taken)
             if not len(offer):
                 self.notes.append(f"The pool is used up: the run ends with round {number}.")
