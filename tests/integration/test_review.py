@@ -8,6 +8,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from segal.annotation.formats import FORMATS
 from segal.annotation.handout import MANIFEST_FILE
@@ -54,6 +55,7 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "model.safetensors"
+    torch.manual_seed(0)
     save_checkpoint(build_model(make_spec(_NETWORK, "resnet18", _CLASSES)).eval(), path)
     return path
 
