@@ -32,17 +32,36 @@ def import_(
         Path | None, typer.Option(help="The manifest of a handout, if the run lost it.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only; book nothing.")] = False,
+    images: Annotated[
+        Path | None, typer.Option(help="Of a review: where the run's images are, if they moved.")
+    ] = None,
 ) -> None:
     """Take in what annotators gave back, all at once or in parts; what has not come stays open.
 
     Labels are clipped to their regions and kept with the run, old versions too. segal train
-    --labelled RUN trains on them, and segal run goes on with them.
+    --labelled RUN trains on them, and segal run goes on with them. What a page of segal review has
+    saved is taken in, too.
     """
     from segal.annotation.questions.base import COUNTED, Rules
     from segal.jobs.annotate.bring_in import ImportSettings, import_answers
     from segal.jobs.annotate.choices import check_choices
+    from segal.jobs.annotate.decide import are_reviews, import_reviews
     from segal.system.console import say, tell
 
+    if are_reviews(files, kind):
+        decided = import_reviews(run, files, images=images, dry_run=dry_run)
+        why = ", ".join(f"{many} {reason}" for reason, many in decided.skipped.items())
+        tell(*decided.notes)
+        say(
+            f"{decided.kept} picks are kept, {sum(decided.skipped.values())} skipped"
+            + f" ({why})" * bool(why)
+            + f", {len(decided.replaced)} took their place; {decided.open} were not decided and "
+            "stay" + ", and the order is a new one" * decided.moved + "."
+        )
+        for pick in decided.replaced:
+            x0, y0, x1, y1 = pick.box
+            typer.echo(f"{pick.rank} {pick.image} {x0},{y0},{x1 - x0},{y1 - y0}")
+        return
     check_choices(kind=kind, conflicts=conflicts, untouched=untouched)
     rules = Rules(
         unpainted,

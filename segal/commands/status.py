@@ -26,6 +26,10 @@ def status(
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     for row in (heads, *rows):
         typer.echo("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
+    for part in found.rounds:
+        if part.skipped:
+            why = ", ".join(f"{many} {reason}" for reason, many in sorted(part.skipped.items()))
+            typer.echo(f"Skipped in review of round {part.round} ({part.strategy}): {why}")
     if found.agreement:
         typer.echo(
             f"Where two annotators answered, {found.unit} of a class that both say, and one:"

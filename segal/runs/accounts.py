@@ -1,4 +1,4 @@
-"""Whether a ledger's account is right: what was charged, and what came back."""
+"""Whether a ledger's account is right: what was charged, skipped, and came back."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -12,6 +12,7 @@ from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.returns import read_return, returns_of
+from segal.runs.reviews import skips_of
 
 
 def account_problems(ledger: Ledger, question: str) -> list[str]:
@@ -24,7 +25,15 @@ def account_problems(ledger: Ledger, question: str) -> list[str]:
     Returns:
         A line for each mistake; none of a ledger that only segal wrote.
     """
-    return [*_charges(ledger), *_answers(ledger, question)]
+    return [*_charges(ledger), *_skips(ledger), *_answers(ledger, question)]
+
+
+def _skips(ledger: Ledger) -> Iterator[str]:
+    """Nothing of what was skipped in a review is bought."""
+    bought = ledger.bought()
+    for one in skips_of(ledger):
+        if int(remaining_pixels([one.box], bought.get(one.image, []))[0]) < one.pixels:
+            yield f"{one.image} at {list(one.box)} was skipped, and is bought"
 
 
 def _charges(ledger: Ledger) -> Iterator[str]:

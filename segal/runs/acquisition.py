@@ -1,7 +1,7 @@
 """Between the ledger and the strategy: what is on offer in a round, and what is picked."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,6 +150,47 @@ def acquire(
         )
     notes = _unspent_notes(allowance, prices, picks.rows)
     return selected, picks.notes + _tie_notes(picks.scores) + notes
+
+
+def next_that_fit(
+    order: Iterable[tuple[int, float]],
+    prices: Prices,
+    taken: Collection[int],
+    left: float,
+    count: int,
+) -> list[tuple[int, float]]:
+    """What an order has next that a rest of a budget buys.
+
+    Args:
+        order: Rows and scores, in pick order.
+        prices: (n,) what each row costs.
+        taken: Rows that are not looked at: they are bought, or must not be.
+        left: What may be spent.
+        count: The most rows.
+
+    Returns:
+        The first of the order that fit, one after the other, in its order.
+
+    Examples:
+        >>> order = [(3, 0.9), (0, 0.8), (2, 0.7), (1, 0.6)]
+        >>> next_that_fit(order, np.array([5, 1, 1, 1]), {3}, 3, 2)
+        [(2, 0.7), (1, 0.6)]
+    """
+    found: list[tuple[int, float]] = []
+    fits = prices <= left
+    fits[list(taken)] = False
+    if count == 0 or not fits.any():
+        return found
+    for row, score in order:
+        if not fits[row]:
+            continue
+        found.append((row, score))
+        left -= float(prices[row])
+        fits &= prices <= left
+        fits[row] = False
+        if len(found) == count or not fits.any():
+            break
+    return found
 
 
 def _unspent_notes(

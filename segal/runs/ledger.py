@@ -158,7 +158,10 @@ class Ledger(RunFolder):
                 + (stays if self.command == "select" and self.bought() else ""),
             )
         with self.writing() as database:
-            database.execute("DELETE FROM images WHERE id NOT IN (SELECT image FROM purchases)")
+            database.execute(
+                "DELETE FROM images WHERE id NOT IN "
+                "(SELECT image FROM purchases UNION SELECT image FROM skips)"
+            )
             database.executemany(
                 """INSERT INTO images (path, height, width, digest, bytes, mtime_ns)
                 VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET

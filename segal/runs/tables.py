@@ -29,6 +29,13 @@ _RETURNS = (
         FOREIGN KEY (phase, rank) REFERENCES purchases (phase, rank))""",
 )
 """What was handed out to annotators, and what came back of it, old versions included."""
+_SKIPS = """CREATE TABLE skips (
+        phase INTEGER NOT NULL REFERENCES phases (id), strategy TEXT NOT NULL,
+        image INTEGER NOT NULL REFERENCES images (id),
+        x0 INTEGER NOT NULL, y0 INTEGER NOT NULL, x1 INTEGER NOT NULL, y1 INTEGER NOT NULL,
+        pixels INTEGER NOT NULL CHECK (pixels > 0), score REAL NOT NULL,
+        reason TEXT NOT NULL, booked TEXT NOT NULL, UNIQUE (image, x0, y0, x1, y1))"""
+"""Picks that a review took back before anybody labelled them; they are never offered again."""
 SCHEMA = (
     """CREATE TABLE images (
         id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE,
@@ -53,10 +60,12 @@ SCHEMA = (
     _CORRECTIONS,
     _EXCLUDED,
     *_RETURNS,
+    _SKIPS,
 )
 UPGRADES = {
     1: ("ALTER TABLE purchases ADD COLUMN clicks INTEGER CHECK (clicks >= 0)",),
     2: (_SHAPES,),
     3: (INPUTS_TABLE, "ALTER TABLE purchases ADD COLUMN label TEXT", _CORRECTIONS, _EXCLUDED),
     4: _RETURNS,
+    5: (_SKIPS,),
 }

@@ -199,14 +199,10 @@ def choose(
     count = allowance.most(prices) if planned is None else planned
     if count == 0:
         raise ValueError("expected a budget that buys a candidate, got one that buys none")
-    state = generator.get_state()
-    picks = _pick(strategy, table, labelled, count, generator)
-    taken = allowance.takes(prices[picks.rows])
-    while count < len(table) and _wants_more(allowance, prices, picks.rows, taken, planned):
-        count = min(2 * count, len(table))
-        generator.set_state(state)
-        picks += _pick(strategy, table, labelled, count, generator)
+    for picks in orders(strategy, table, labelled, count, generator):
         taken = allowance.takes(prices[picks.rows])
+        if not _wants_more(allowance, prices, picks.rows, taken, planned):
+            break
     if len(taken) == 0:
         price = math.ceil(prices[picks.rows[0]])
         raise SegalError(
@@ -216,6 +212,39 @@ def choose(
             remedy="give a larger --budget, or a smaller --region",
         )
     return Picks(picks.rows[taken], picks.scores[taken], picks.notes)
+
+
+def orders(
+    strategy: Strategy,
+    table: CandidateTable,
+    labelled: CandidateTable,
+    count: int,
+    generator: torch.Generator,
+) -> Iterator[Picks]:
+    """A strategy's pick order, as far as it is asked for.
+
+    Args:
+        strategy: The strategy.
+        table: The candidates on offer.
+        labelled: What is labelled already.
+        count: How many to pick at first.
+        generator: The only source of randomness.
+
+    Yields:
+        That many picks; then twice as many, and so on to all candidates, each time with what was
+        there before in front, and what is new behind it.
+
+    Raises:
+        ValueError: If the strategy broke its contract.
+    """
+    state = generator.get_state()
+    picks = _pick(strategy, table, labelled, count, generator)
+    yield picks
+    while count < len(table):
+        count = min(2 * count, len(table))
+        generator.set_state(state)
+        picks += _pick(strategy, table, labelled, count, generator)
+        yield picks
 
 
 def _wants_more(

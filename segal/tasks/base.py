@@ -31,7 +31,7 @@ from segal.models.wrapped import FEATURE_MAPS, Model
 from segal.signals.base import Signal
 from segal.system.machine import Precision, autocast
 from segal.tasks.classes import check_classes
-from segal.tasks.drawing import Drawn, PictureWords
+from segal.tasks.drawing import Drawn, Look, PictureWords
 from segal.tasks.evaluation import Evaluation, Metric, Metrics
 from segal.tasks.explaining import Explainer, Explaining
 from segal.tasks.losses import CROSS_ENTROPY, OF_CLASSES, OF_ELEMENTS, Loss
@@ -423,6 +423,18 @@ class Task(ABC):
             count: Of images to show, those with the best ranks; at least 1.
             drawn: What they are drawn from.
             progress: Called with (images done, all images).
+        """
+
+    @abstractmethod
+    def look(self, drawn: Drawn, image: int) -> Look:
+        """An image as people see it, and what the network makes of it.
+
+        Args:
+            drawn: What it is drawn from.
+            image: Its position in the pool.
+
+        Raises:
+            SegalError: If it cannot be read.
         """
 
     def check_explained(self) -> None:  # noqa: B027

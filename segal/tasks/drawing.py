@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
@@ -33,6 +34,25 @@ class PictureWords:
 
     shown: str
     instead: str
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """An image as people see it, and what the network makes of it.
+
+    Attributes:
+        image: (H, W, 3) RGB, uint8; None of what cannot be looked at, such as features.
+        uncertainty: (H, W) floating map; None where there is no network, or no map.
+        predicted: (H, W, 3) RGB, uint8, what the network predicts, drawn; None without.
+        legend: Names and RGB colours of the classes that it shows.
+        said: What the network says of the image as a whole, a line each.
+    """
+
+    image: NDArray[np.uint8] | None
+    uncertainty: NDArray[np.float32] | None = None
+    predicted: NDArray[np.uint8] | None = None
+    legend: Sequence[tuple[str, tuple[int, int, int]]] = ()
+    said: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from segal.runs.returns import (
     run_key,
     write_return,
 )
+from segal.runs.reviews import skips_of
 from segal.system.console import bar
 from segal.system.files import read_error
 
@@ -129,7 +130,7 @@ def import_answers(folder: Path, paths: Sequence[Path], settings: ImportSettings
         classes = _classes(handout, settings.rules)
         booked = returns_of(ledger)
         imported = Imported(classes, source.question.unit)
-        found = list(_read(paths, handout, source, settings, classes, run_key(ledger), imported))
+        found = list(_read(paths, handout, source, settings, classes, ledger, imported))
         found = _chosen(found, handout, booked, imported)
         returns = list(_settled(found, ledger, source, booked, settings, imported))
         if not settings.skip_bad:
@@ -192,9 +193,11 @@ def _read(
     source: RunSource,
     settings: ImportSettings,
     classes: Sequence[str],
-    run: str,
+    ledger: Ledger,
     imported: Imported,
 ) -> Iterable[_Found]:
+    run = run_key(ledger)
+    skipped = {task_key(run, one.image, one.box): one for one in skips_of(ledger)}
     purchases = {task_key(run, p.image, p.box): p for p in source.purchases}
     form = FORMATS[handout.kind]
     total = len(handout.by_key)
@@ -208,6 +211,13 @@ def _read(
                     imported.bad.append(one)
                     continue
                 tasks = handout.by_key.get(one.key, ())
+                if one.key in skipped:
+                    _note(
+                        imported,
+                        f"{one.source}: {skipped[one.key].image} was skipped in a review "
+                        f"({skipped[one.key].reason}); this answer is not taken.",
+                    )
+                    continue
                 if not tasks or one.key not in purchases:
                     imported.bad.append(_foreign(one, source))
                     continue

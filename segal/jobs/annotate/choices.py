@@ -1,6 +1,7 @@
 """The names that export and import know."""
 
 from segal.annotation.formats import FORMATS
+from segal.annotation.review import KIND
 from segal.errors import SegalError, raise_all
 from segal.registry import nearest
 
@@ -19,7 +20,7 @@ def check_choices(**given: str) -> None:
     """
     errors = []
     for option, value in given.items():
-        known = list(_CHOICES.get(option, FORMATS))
+        known = [*_CHOICES.get(option, FORMATS), *([KIND] if option == "kind" else [])]
         if value in known or (option == "kind" and not value):
             continue
         alike = nearest(value, known)

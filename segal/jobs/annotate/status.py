@@ -1,5 +1,6 @@
 """`segal status`: what is open, what came back, what was trained on, and what to do next."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import COMMAND
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.returns import Return, handouts_of, latest, read_return, returns_of, run_key
+from segal.runs.reviews import Skip, skips_of
 
 SEED_SET = "seed"
 
@@ -31,6 +33,7 @@ class RoundStatus:
         returned: Regions of these that came back.
         pixels: What they cost.
         seconds: What they took, as far as it is known.
+        skipped: Regions that were skipped in a review, by reason; they are not among the bought.
         is_trained: Whether a network was trained on them in this run; None of a selection, which
             trains none.
     """
@@ -43,6 +46,7 @@ class RoundStatus:
     pixels: int
     seconds: float
     is_trained: bool | None
+    skipped: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,10 @@ def status_of(folder: Path) -> Status:
             trained = {phase.round for phase in ledger.phases() if phase.name == "train"}
         handed = {key for handout in handouts for key in handout.by_key}
         run = run_key(ledger)
-        rounds = [_round(run, group, returns, handed, trained) for group in _groups(purchases)]
+        skips = skips_of(ledger)
+        rounds = [
+            _round(run, group, returns, handed, trained, skips) for group in _groups(purchases)
+        ]
         names = handouts[-1].classes if handouts else ()
         agreement = _agreement(folder, returns, question, names)
         advice = _advice(folder, ledger.command, rounds)
@@ -102,6 +109,7 @@ def _round(
     returns: Sequence[Return],
     handed: Collection[str],
     trained: Collection[int] | None,
+    skips: Sequence[Skip],
 ) -> RoundStatus:
     regions = {(one.image, one.box) for one in group}
     back = [one for one in latest(returns) if (one.image, one.box) in regions]
@@ -116,6 +124,9 @@ def _round(
         pixels=sum(one.pixels or 0 for one in group),
         seconds=sum(one.seconds or 0.0 for one in back),
         is_trained=first in trained if trained is not None else None,
+        skipped=Counter(
+            one.reason for one in skips if (one.round, one.strategy) == (number, group[0].strategy)
+        ),
     )
 
 

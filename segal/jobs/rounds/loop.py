@@ -9,7 +9,7 @@ that were corrected see `segal.jobs.rounds.corrections`.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ from segal.runs.history import (
 )
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
+from segal.runs.reviews import skips_of, withheld
 from segal.runs.run_folder import fingerprint
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy, at_round
@@ -147,6 +148,8 @@ class Rounds:
             if is_last or number == len(self.config.budgets):
                 break
             taken = together(self.bought.boxes, self.excluded)
+            skips = skips_of(self.ledger)
+            taken = together(taken, withheld(skips, self.sizes, self.region))
             offer = Offer.of(self.sizes, self.region, taken)
             if not len(offer):
                 self.notes.append(f"The pool is used up: the run ends with round {number}.")
@@ -450,9 +453,7 @@ class Rounds:
 
     def allowance(self, number: int) -> Allowance:
         """What may be spent after a round: its budget, and what is left of earlier ones like it."""
-        allowance = self.affords(self.config.budgets[number])
-        unspent = self.bought.unspent.get(allowance.counts, 0)
-        return replace(allowance, limit=allowance.limit + unspent)
+        return self.bought.grant(self.affords(self.config.budgets[number]))
 
     def affords(self, budget: str) -> Allowance:
         """What a budget comes to, without what earlier ones have left."""

@@ -1,7 +1,7 @@
 """What a run of rounds has come to so far: what is bought, and how it is told."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,11 @@ class Bought:
     clicks: int = 0
     unspent: dict[str, int] = field(default_factory=dict)
     labels: list[tuple[str, Box, str | None]] = field(default_factory=list)
+
+    def grant(self, allowance: Allowance) -> Allowance:
+        """An allowance, and what is left of earlier ones like it."""
+        unspent = self.unspent.get(allowance.counts, 0)
+        return replace(allowance, limit=allowance.limit + unspent)
 
     def add(self, purchases: Sequence[Purchase], allowance: Allowance) -> None:
         """Books purchases that an allowance paid for."""

@@ -20,7 +20,7 @@ from segal.system.files import replacing
 from segal.system.machine import autocast
 from segal.tasks.classification.pools import ArrayPool
 from segal.tasks.classification.predicted import Prediction, predictions
-from segal.tasks.drawing import Drawn, PictureWords
+from segal.tasks.drawing import Drawn, Look, PictureWords
 
 PICKED_FILE = "picked.csv"
 SHEET_WORDS = PictureWords(
@@ -144,6 +144,18 @@ def _predicted(drawn: Drawn, images: Sequence[NDArray[Any]]) -> Sequence[Predict
     with autocast(model.device, drawn.precision):
         logits = model(model.normalise(stack_images(images).to(model.device))).logits
     return predictions(logits, model.spec.num_classes)
+
+
+def look_at_image(drawn: Drawn, image: int) -> Look:
+    """An image, and the network's likeliest classes; see `Task.look`."""
+    pixels = drawn.pool.read(image)
+    prediction, said = _predicted(drawn, [pixels])[0], list[str]()
+    if prediction is not None and drawn.model is not None:
+        lines = prediction.lines(drawn.model.spec.class_names)
+        said = [f"{line.left} {line.right}".rstrip() for line in lines]
+    if holds_features(drawn.pool):
+        return Look(None, said=said)
+    return Look(shown_bands(pixels, stretched=drawn.pool.reading.bands is not None), said=said)
 
 
 def holds_features(pool: ImagePool) -> bool:

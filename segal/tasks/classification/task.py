@@ -23,7 +23,7 @@ from segal.signals.base import Signal
 from segal.signals.mial import Discrepancy
 from segal.tasks.base import Task
 from segal.tasks.classification.datasets import LAYOUTS, is_dataset, layout_name, open_split, splits
-from segal.tasks.classification.drawing import SHEET_WORDS, draw_contact_sheets
+from segal.tasks.classification.drawing import SHEET_WORDS, draw_contact_sheets, look_at_image
 from segal.tasks.classification.evaluation import (
     ACCURACY,
     MEAN_AVERAGE_PRECISION,
@@ -36,7 +36,7 @@ from segal.tasks.classification.model import ClassificationModel
 from segal.tasks.classification.pools import ArrayPool
 from segal.tasks.classification.transforms import Kind, WholeImageTransform
 from segal.tasks.classification.unlabelled import first_shape, open_pool
-from segal.tasks.drawing import Drawn, PictureWords
+from segal.tasks.drawing import Drawn, Look, PictureWords
 from segal.tasks.evaluation import Evaluation, Metric
 from segal.tasks.explaining import Explainer, Explaining
 from segal.tasks.losses import Loss
@@ -220,6 +220,10 @@ class Classification(Task):
     ) -> None:
         """Contact sheets; see `Task.draw`."""
         draw_contact_sheets(folder, selected, count, drawn, progress)
+
+    def look(self, drawn: Drawn, image: int) -> Look:
+        """As `Task.look`."""
+        return look_at_image(drawn, image)
 
     def explainer(self, explaining: Explaining) -> Explainer:
         """Sheets of both ends of the order; see `Task.explainer`."""

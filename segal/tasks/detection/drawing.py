@@ -31,7 +31,7 @@ from segal.pictures.sheet import (
 from segal.system.files import replacing
 from segal.tasks.detection.evaluation import Found
 from segal.tasks.detection.objects import Objects
-from segal.tasks.drawing import Drawn, PictureWords
+from segal.tasks.drawing import Drawn, Look, PictureWords
 
 BOX_WORDS = PictureWords(
     shown="Picked images with what the detector found, by class and with its score, beside the "
@@ -51,6 +51,7 @@ _THIN, _THICK = (1.0, 2.0), 3.5  # lines, in pixels of the picture; thinner arou
 _PICKED = 2.5
 _LABEL, _ROOM = 11, 16  # of a number: its size, and the height that it takes
 _DARK = 0.4
+_LINES = 250  # how many lines' widths an image has, of boxes drawn into it
 _OPAQUE, _NOTHING = 0.7, 1e-30  # of a map over the image; end of the scale of one that is 0
 _CROWDED = 0.05
 """Of a panel's longer side: boxes whose middle size is below have thin lines, and no scores."""
@@ -141,6 +142,33 @@ def draw_picked_boxes(
             files.append(folder / name)
             progress(done, len(shown))
     return files
+
+
+def look_at_found(image: NDArray[np.uint8], seen: Seen | None, classes: NamedClasses) -> Look:
+    """An image, and what a detector finds in it; see `Task.look`.
+
+    Args:
+        image: (H, W, 3) RGB.
+        seen: What the detector makes of it; None where there is none.
+        classes: Names and colours.
+    """
+    if seen is None:
+        return Look(image)
+    shown = _drawn(seen)
+    boxes, numbers = seen.found.boxes[shown], seen.found.classes[shown]
+    canvas, width = image.copy(), max(1, round(max(image.shape[:2]) / _LINES))
+    for box, number in zip(boxes.round().astype(int).tolist(), numbers.tolist(), strict=True):
+        for thick, colour in ((width + 2, (0, 0, 0)), (width, classes.palette[number].tolist())):
+            cv2.rectangle(canvas, box[:2], box[2:], colour, thick)
+    legend = [
+        (classes.names[c], (int(r), int(g), int(b)))
+        for c in np.unique(numbers).tolist()
+        for r, g, b in [classes.palette[c]]
+    ]
+    heat = next(iter(seen.heat.values()), None)
+    below = len(seen.found.scores) - len(boxes)
+    said = [f"{len(boxes)} found, and {below} more of scores below {_LEAST_SCORE:g}"]
+    return Look(image, heat, canvas, legend, said)
 
 
 def draw_scene(scene: Scene, classes: NamedClasses) -> NDArray[np.uint8]:

@@ -22,6 +22,7 @@ from segal.errors import SegalError, raise_all
 from segal.models.loss_prediction import LearningLossSettings
 from segal.models.spec import Answers
 from segal.models.wrapped import Model
+from segal.pictures.overlays import shown_bands
 from segal.signals.base import Signal
 from segal.system.files import is_there
 from segal.system.machine import autocast
@@ -39,7 +40,7 @@ from segal.tasks.detection.datasets import (
     refuse_splits,
     splits,
 )
-from segal.tasks.detection.drawing import BOX_WORDS, Seen, draw_picked_boxes
+from segal.tasks.detection.drawing import BOX_WORDS, Seen, draw_picked_boxes, look_at_found
 from segal.tasks.detection.evaluation import (
     BOX_PRECISION,
     CocoEvaluation,
@@ -54,7 +55,7 @@ from segal.tasks.detection.predicting import detections_of, found_in, missed
 from segal.tasks.detection.signals import measured
 from segal.tasks.detection.targets import Targets
 from segal.tasks.detection.transforms import BoxTransform
-from segal.tasks.drawing import Drawn, PictureWords
+from segal.tasks.drawing import Drawn, Look, PictureWords
 from segal.tasks.evaluation import Evaluation, Metric
 from segal.tasks.explaining import Explainer, Explaining
 from segal.tasks.losses import Loss
@@ -286,6 +287,13 @@ class Detection(Task):
             classes=classes,
             find=lambda index: _seen(drawn, index),
         )
+
+    def look(self, drawn: Drawn, image: int) -> Look:
+        """What is found in it; see `Task.look`."""
+        classes = ClassNames(() if drawn.model is None else drawn.model.spec.class_names)
+        bands = drawn.pool.reading.bands
+        shown = shown_bands(drawn.pool.read(image), stretched=bands is not None)
+        return look_at_found(shown, _seen(drawn, image), classes)
 
     def explainer(self, explaining: Explaining) -> Explainer:
         """Refused, as `check_explained` does."""

@@ -5,16 +5,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segal.candidates.evidence import Evidence
 from segal.candidates.selection import Selected
 from segal.data.kept import KeptPool
+from segal.data.layout import distinct_colours
 from segal.pictures.overlays import Pick, Picture, shown_bands, write_overlays
 from segal.system.machine import autocast
-from segal.tasks.drawing import Drawn, PictureWords
+from segal.tasks.drawing import Drawn, Look, PictureWords
 
 _EXCLUDED = 128
+_OPAQUE = 0.65  # of a class over the image
 
 OVERLAY_WORDS = PictureWords(
     shown="Picked regions, numbered in the order of picking, beside the map that shows where the "
@@ -48,8 +52,41 @@ def draw_overlays(
 
 
 @torch.inference_mode()
+def look_at_pixels(drawn: Drawn, image: int) -> Look:
+    """An image, its uncertainty map, and its likeliest classes over it; see `Task.look`."""
+    shown, evidence = _pass(drawn, image)
+    if evidence is None or drawn.model is None:
+        return Look(shown)
+    names = drawn.model.spec.class_names
+    colours = distinct_colours(len(names))
+    classes = evidence.logits[0].max(0).indices.cpu().numpy()
+    grey = shown.mean(2, keepdims=True)
+    mixed = colours[classes] * _OPAQUE + grey * (1 - _OPAQUE)
+    there = np.unique(classes).tolist()
+    return Look(
+        shown,
+        _map(drawn, image, evidence),
+        mixed.round().astype(np.uint8),
+        [(names[c], (int(r), int(g), int(b))) for c in there for r, g, b in [colours[c]]],
+    )
+
+
+@torch.inference_mode()
 def _load(drawn: Drawn, image: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """An image and its uncertainty map; what is excluded is grey, and 0."""
+    shown, evidence = _pass(drawn, image)
+    return shown, None if evidence is None else _map(drawn, image, evidence)
+
+
+def _map(drawn: Drawn, image: int, evidence: Evidence) -> NDArray[Any]:
+    uncertain = drawn.value.element_map(evidence)[0].float().cpu().numpy()
+    for x0, y0, x1, y1 in drawn.excluded.get(drawn.pool.paths[image], ()):
+        uncertain[y0:y1, x0:x1] = 0
+    return uncertain
+
+
+def _pass(drawn: Drawn, image: int) -> tuple[NDArray[np.uint8], Evidence | None]:
+    """An image, of which what is excluded is grey, and what the network leaves behind."""
     pixels = drawn.pool.read(image)
     shown = shown_bands(pixels, stretched=drawn.pool.reading.bands is not None)
     excluded = drawn.excluded.get(drawn.pool.paths[image], ())
@@ -64,7 +101,4 @@ def _load(drawn: Drawn, image: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
         kept = isinstance(drawn.pool, KeptPool)
         batch = drawn.pool.batch([image]) if kept else torch.from_numpy(pixels)[None]
         evidence = drawn.model(drawn.model.normalise(batch.to(device)))
-    uncertain = drawn.value.element_map(evidence)[0].float().cpu().numpy()
-    for x0, y0, x1, y1 in excluded:
-        uncertain[y0:y1, x0:x1] = 0
-    return shown, uncertain
+    return shown, evidence

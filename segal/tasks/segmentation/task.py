@@ -32,7 +32,7 @@ from segal.functional.metrics import confusion_matrix
 from segal.models.spec import Answers
 from segal.models.wrapped import Model
 from segal.tasks.base import Task
-from segal.tasks.drawing import Drawn, PictureWords
+from segal.tasks.drawing import Drawn, Look, PictureWords
 from segal.tasks.evaluation import Metric
 from segal.tasks.explaining import Explainer, Explaining
 from segal.tasks.options import (
@@ -44,7 +44,7 @@ from segal.tasks.options import (
     SplitSource,
     Transform,
 )
-from segal.tasks.segmentation.drawing import OVERLAY_WORDS, draw_overlays
+from segal.tasks.segmentation.drawing import OVERLAY_WORDS, draw_overlays, look_at_pixels
 from segal.tasks.segmentation.evaluation import (
     MIOU,
     SAMPLED_PIXELS,
@@ -176,6 +176,10 @@ class Segmentation(Task):
     ) -> None:
         """An overlay of each image; see `Task.draw`."""
         draw_overlays(folder, selected, count, drawn, progress)
+
+    def look(self, drawn: Drawn, image: int) -> Look:
+        """As `Task.look`."""
+        return look_at_pixels(drawn, image)
 
     def explainer(self, explaining: Explaining) -> Explainer:
         """Panels of each image; see `Task.explainer`."""
