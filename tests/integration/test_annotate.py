@@ -7,6 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from segal.annotation.answers import Layer
 from segal.annotation.formats import FORMATS
@@ -55,6 +56,7 @@ def scenes(tmp_path_factory):
 def network(tmp_path_factory):
     """A network that nobody trained."""
     path = tmp_path_factory.mktemp("network") / "model.safetensors"
+    torch.manual_seed(0)
     save_checkpoint(build_model(make_spec(_NETWORK, "resnet18", _CLASSES)).eval(), path)
     return path
 

@@ -69,7 +69,7 @@ def drawn_of(
 def _network(source: RunSource, phase: Phase) -> tuple[Path | None, CheckpointOptions]:
     config = source.config
     if isinstance(config, SelectConfig):
-        options = CheckpointOptions(**config.model.model_dump(), task=config.task)
+        options = CheckpointOptions(**config.model.of_checkpoint(), task=config.task)
         return config.checkpoint, options
     options = CheckpointOptions(architecture=config.model.architecture, task=config.task)
     path = round_folder(source.folder, phase.round) / MODEL_FILE
