@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -74,7 +74,13 @@ class Cut:
 
 
 class KeepingCut(Cut):
-    """A cut through which nothing goes but tensors that can be kept."""
+    """A cut through which nothing goes but tensors that can be kept.
+
+    Attributes:
+        ends_at_head: Whether what is resumed ends with the last layer.
+    """
+
+    ends_at_head: ClassVar[bool]
 
     @abstractmethod
     def before(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:
@@ -110,6 +116,7 @@ class ChainCut(KeepingCut):
     """
 
     chain: tuple[str, ...]
+    ends_at_head: ClassVar[bool] = True
 
     def before(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:
         """See `KeepingCut.before`: the input of the chain."""
@@ -142,6 +149,7 @@ class EncoderCut(KeepingCut):
 
     encoder: str
     spec: ModelSpec
+    ends_at_head: ClassVar[bool] = False
 
     def before(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:
         """See `KeepingCut.before`: those of the encoder's maps that the rest reads."""

@@ -87,6 +87,29 @@ class Depths(nn.Module):
         return coarse
 
 
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether somebody wants to see what goes into it."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def _of_parts(layer: nn.Conv2d, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """What a 1 x 1 convolution makes of maps that are brought to one size and concatenated.
+
+    Both are linear, and so change places: C channels are interpolated, not D.
+    """
+    parts = torch.split(layer.weight, [one.shape[1] for one in maps], 1)
+    low = (F.conv2d(one, part) for one, part in zip(maps, parts, strict=True))
+    assert layer.bias is not None
+    return sum((_spread(one, size) for one in low), layer.bias[:, None, None])
+
+
+def _spread(one: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map (B, D, h, w) at a size that is not smaller."""
+    if tuple(one.shape[-2:]) == size:
+        return one
+    return F.interpolate(one, size, mode="bilinear", align_corners=False)
+
+
 class LinearSegmenter(nn.Module):
     """Logits of pixels, linear in the standardised maps of an encoder.
 
@@ -110,16 +133,14 @@ class LinearSegmenter(nn.Module):
         # Interpolation keeps means, so that the smaller maps can be standardised before it; with
         # their channels last it takes a tenth of the time.
         maps = self.standardise(self.encoder(images))
-        size = max(one.shape[-2:] for one in maps)
-        alike = [
-            one
-            if one.shape[-2:] == size
-            else F.interpolate(one, size, mode="bilinear", align_corners=False)
-            for one in maps
-        ]
-        logits = self.head(torch.cat(alike, 1)).contiguous()
+        rows, columns = max(one.shape[-2:] for one in maps)
+        size = rows, columns
+        if _is_watched(self.head):
+            logits = self.head(torch.cat([_spread(one, size) for one in maps], 1))
+        else:
+            logits = _of_parts(self.head, maps, size)
         height, width = images.shape[-2:]
-        return enlarge(logits, (height, width))
+        return enlarge(logits.contiguous(), (height, width))
 
 
 def on_smp(

@@ -331,10 +331,14 @@ class Model(nn.Module, ABC):
         except Exception as error:  # whatever the network's own code raises
             raise failed(self.spec.architecture, images.shape, error) from error
 
-    def _resume(self, kept: Kept) -> object:
-        """Runs the layers after a cut: the network's output, or its last layer's."""
+    def _cut_of(self, kept: Kept) -> KeepingCut:
         cut = self.cut(kept.layers)
         assert isinstance(cut, KeepingCut)
+        return cut
+
+    def _resume(self, kept: Kept) -> object:
+        """Runs the layers after a cut: the network's output, or its last layer's."""
+        cut = self._cut_of(kept)
         shape = (len(kept), self.spec.channels, *self.spec.input_size(*kept.size))
         try:
             return cut.resume(kept.maps, shape)

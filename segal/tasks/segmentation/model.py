@@ -76,7 +76,8 @@ class SegmentationModel(Model):
                 except OtherwiseError:
                     self._lean = (None,)
         # Logits of a rescaled image are spread from the last layer's output, in one step.
-        whole = self.spec.input_size(height, width) == size and not isinstance(images, Kept)
+        resumed = isinstance(images, Kept) and self._cut_of(images).ends_at_head
+        whole = self.spec.input_size(height, width) == size and not resumed
         head = (bool(catch) or not whole) and self.has_head
         caught: dict[str, Tensor] = {}
         maps: list[Tensor] = []
