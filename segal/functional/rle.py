@@ -67,6 +67,30 @@ def decode_counts(counts: ArrayLike, height: int, width: int) -> Mask:
     return _alternating(runs).reshape(height, width)
 
 
+def whole_numbers(text: str) -> Counts:
+    """Numbers as tools write runs: digits, with a comma between, and a blank at most behind it.
+
+    Args:
+        text: It.
+
+    Returns:
+        (n,) int64, none below 0; those that are too large become the largest.
+
+    Raises:
+        ValueError: If it is something else, or empty.
+
+    Examples:
+        >>> whole_numbers("1, 3,2")
+        array([1, 3, 2])
+    """
+    dense = text.replace(", ", ",").encode()
+    if dense.translate(None, b"0123456789,"):
+        raise ValueError("characters that are no digits")
+    if not dense or b",," in b"," + dense + b",":
+        raise ValueError("a number that is missing")
+    return np.fromstring(dense, np.int64, sep=",")
+
+
 def _changes(mask: Mask) -> Counts:
     """Where a mask changes, row by row; from out of it, so that 0 is there if it starts within."""
     flat = np.ascontiguousarray(mask).reshape(-1)
