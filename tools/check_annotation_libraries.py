@@ -4,8 +4,9 @@
     python -m venv OTHER && OTHER/bin/pip install datumaro==1.13.12
     python tools/check_annotation_libraries.py {FOLDER,OTHER}/lib/python3.11/site-packages
 
-Datumaro has CVAT's readers and writers of CVAT XML and COCO. They are not among the requirements of the tests: they ask for other versions of what segal needs.
-Theirs are found behind segal's own packages. Prints what was checked; exits with 1 if they differ.
+Datumaro has readers and writers of CVAT's XML and of COCO. They are not among the requirements of
+the tests: they ask for other versions of what segal needs. Theirs are found behind segal's own
+packages. Prints what was checked; exits with 1 if they differ.
 """
 
 import json

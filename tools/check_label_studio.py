@@ -121,9 +121,15 @@ class Site:
         form = {"csrfmiddlewaretoken": found[1], "email": MAIL, "password": PASSWORD}
         form["persist_session"] = "on"
         opener.open(page, urlencode(form).encode())
-        browser.open(f"{self.base}/health")  # which sets no cookies of its own
-        for cookie in jar:
-            browser.add_cookie(cookie.name, cookie.value or "")
+
+        def is_in() -> bool:  # answers to what the browser asks by itself may take the cookie away
+            browser.open(f"{self.base}/health")
+            for cookie in jar:
+                browser.add_cookie(cookie.name, cookie.value or "")
+            browser.open(f"{self.base}/projects")
+            return "login" not in browser.run("return location.pathname")
+
+        until(is_in, "the browser to be signed in")
 
     def project(self, title: str, handout: Path, images: Path) -> "Project":
         """A project with what segal exported."""
@@ -390,62 +396,12 @@ def check_context(work: Path, site: Site, browser: Browser) -> None:
     holds("a skipped task is a cancelled annotation, with all drafts in it", skipped["result"])
     assert skipped["was_cancelled"]
 
-    editor.open(stroked)
-    holds("the region's outline is seen", editor.is_outlined(work / "context.png"))
-    script = "return [...document.querySelectorAll('.lsf-label')].filter(e => e.offsetParent)"
-    offered = browser.run(script + ".map(e => e.innerText.split('\\n')[0].trim())")
-    holds("the classes are offered, and the region's label is not", offered == project.classes)
-    script = "return performance.getEntriesByType('resource').map(e => e.name)"
-    outside = [x for x in browser.run(script) if not x.startswith((site.base, "data:", "blob:"))]
-    holds("the page asks for nothing from elsewhere", not outside)
-    try_to_move_region(editor)
-    x, y, columns, rows = in_frame(project.tasks[stroked])
-    editor.paint("car", [(x + 8, y + 8), (x + columns // 2, y + rows - 8), (x + columns, y + 8)])
-    editor.submit()
-    (answer,) = project.annotations(stroked)
-    regions = [one for one in answer["result"] if one["type"] == "rectanglelabels"]
-    handed_region = handed[numbers.index(stroked)]["predictions"][0]["result"][0]
-    same = [one["value"] == handed_region["value"] and one["readonly"] for one in regions]
-    holds("keys and mouse neither delete nor move the locked region", same == [True])
-    origins = {one.get("origin") for one in answer["result"]}
-    holds("what was drawn is told from drafts", origins == {"prediction", "manual"})
-
+    check_locked_region(work, editor, stroked, handed[numbers.index(stroked)])
     editor.open(untouched)
     editor.submit()
-    editor.open(left)
-    x, y, columns, rows = in_frame(project.tasks[left])
-    editor.paint("bus", [(x + 8, y + rows // 2), (x + columns - 8, y + rows // 2)])
-    until(lambda: site.ask("GET", f"/api/tasks/{left}")["drafts"], "the draft")
-    editor.open(extended)
-    x, y, columns, rows = in_frame(project.tasks[extended])
-    drafted = handed[numbers.index(extended)]["predictions"][0]["result"]
-    editor.select(drafted[1]["value"]["brushlabels"][0])
-    zigzag = [(x + columns * i // 9, y + (8 if i % 2 else rows - 8)) for i in range(10)]
-    editor.browser.drag([editor.place(*place) for place in zigzag])
-    time.sleep(1)
-    editor.submit()
-    (answer,) = project.annotations(extended)
-    kinds = [one.get("origin") for one in answer["result"]]
-    holds(
-        "a draft that is extended keeps its place below later ones",
-        kinds[1] == "prediction-changed" and set(kinds[2:]) == {"prediction"},
-    )
+    check_draft_extended(editor, left, extended, handed[numbers.index(extended)])
     for number in (odd[0], turned[0]):
-        editor.open(number)
-        x, y, columns, rows = in_frame(project.tasks[number])
-        editor.paint("train", [(x + 8, y + 8), (x + columns - 8, y + rows - 8)])
-        editor.submit()
-        stroke = next(r for r in project.annotations(number)[0]["result"] if r["id"] != "region")
-        size = [stroke["original_width"], stroke["original_height"]]
-        holds(
-            f"{project.tasks[number]['image']} has the sizes that it is shown in",
-            size == project.tasks[number]["frame"][2:],
-        )
-        (last,) = (r for r in project.annotations(number)[0]["result"] if r["origin"] == "manual")
-        found = np.argwhere(drawings.mask(last))[:, ::-1]
-        ends = np.abs(found - (x + 8, y + 8)).sum(1).min(), np.ptp(found, 0)
-        near = ends[0] <= 4 and np.abs(ends[1] - (columns - 16, rows - 16)).max() <= 30
-        holds("a stroke lies where it was drawn", near)
+        check_place(editor, drawings, number)
 
     by_browser = [numbers[0], stroked, untouched, left, extended, odd[0], turned[0]]
     others = [number for number in numbers if number not in by_browser]
@@ -475,6 +431,77 @@ def check_context(work: Path, site: Site, browser: Browser) -> None:
     number = list(project.tasks)[-1]
     editor.open(number)
     holds("a later handout's region is seen, too", editor.is_outlined(work / "later.png"))
+
+
+def check_locked_region(work: Path, editor: Editor, number: int, handed: Task) -> None:
+    """What a person sees of a task, and cannot change."""
+    project = editor.project
+    editor.open(number)
+    holds("the region's outline is seen", editor.is_outlined(work / "context.png"))
+    script = "return [...document.querySelectorAll('.lsf-label')].filter(e => e.offsetParent)"
+    offered = editor.browser.run(script + ".map(e => e.innerText.split('\\n')[0].trim())")
+    holds("the classes are offered, and the region's label is not", offered == project.classes)
+    script = "return performance.getEntriesByType('resource').map(e => e.name)"
+    outside = [
+        x
+        for x in editor.browser.run(script)
+        if not x.startswith((project.site.base, "data:", "blob:"))
+    ]
+    holds("the page asks for nothing from elsewhere", not outside)
+    try_to_move_region(editor)
+    x, y, columns, rows = in_frame(project.tasks[number])
+    editor.paint("car", [(x + 8, y + 8), (x + columns // 2, y + rows - 8), (x + columns, y + 8)])
+    editor.submit()
+    (answer,) = project.annotations(number)
+    regions = [one for one in answer["result"] if one["type"] == "rectanglelabels"]
+    handed_region = handed["predictions"][0]["result"][0]
+    same = [one["value"] == handed_region["value"] and one["readonly"] for one in regions]
+    holds("keys and mouse neither delete nor move the locked region", same == [True])
+    origins = {one.get("origin") for one in answer["result"]}
+    holds("what was drawn is told from drafts", origins == {"prediction", "manual"})
+
+
+def check_draft_extended(editor: Editor, left: int, extended: int, handed: Task) -> None:
+    """A task that is left without submitting it, and a draft that is painted on."""
+    project = editor.project
+    editor.open(left)
+    x, y, columns, rows = in_frame(project.tasks[left])
+    editor.paint("bus", [(x + 8, y + rows // 2), (x + columns - 8, y + rows // 2)])
+    until(lambda: project.site.ask("GET", f"/api/tasks/{left}")["drafts"], "the draft")
+    editor.open(extended)
+    x, y, columns, rows = in_frame(project.tasks[extended])
+    drafted = handed["predictions"][0]["result"]
+    editor.select(drafted[1]["value"]["brushlabels"][0])
+    zigzag = [(x + columns * i // 9, y + (8 if i % 2 else rows - 8)) for i in range(10)]
+    editor.browser.drag([editor.place(*place) for place in zigzag])
+    time.sleep(1)
+    editor.submit()
+    (answer,) = project.annotations(extended)
+    kinds = [one.get("origin") for one in answer["result"]]
+    holds(
+        "a draft that is extended keeps its place below later ones",
+        kinds[1] == "prediction-changed" and set(kinds[2:]) == {"prediction"},
+    )
+
+
+def check_place(editor: Editor, drawings: Drawings, number: int) -> None:
+    """Whether a stroke is where it was drawn, on an image of any orientation."""
+    project = editor.project
+    editor.open(number)
+    x, y, columns, rows = in_frame(project.tasks[number])
+    editor.paint("train", [(x + 8, y + 8), (x + columns - 8, y + rows - 8)])
+    editor.submit()
+    stroke = next(r for r in project.annotations(number)[0]["result"] if r["id"] != "region")
+    size = [stroke["original_width"], stroke["original_height"]]
+    holds(
+        f"{project.tasks[number]['image']} has the sizes that it is shown in",
+        size == project.tasks[number]["frame"][2:],
+    )
+    (last,) = (r for r in project.annotations(number)[0]["result"] if r["origin"] == "manual")
+    found = np.argwhere(drawings.mask(last))[:, ::-1]
+    ends = np.abs(found - (x + 8, y + 8)).sum(1).min(), np.ptp(found, 0)
+    near = ends[0] <= 4 and np.abs(ends[1] - (columns - 16, rows - 16)).max() <= 30
+    holds("a stroke lies where it was drawn", near)
 
 
 IMAGES = ("scene.png", "odd, 100% #1.png", "turned.jpg")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segal.annotation.answers import Answer, Layer
+from segal.annotation.answers import Answer
 from segal.annotation.formats.base import Drafts
 from segal.annotation.formats.shared.files import (
     Drafted,
@@ -20,7 +20,7 @@ from segal.annotation.formats.shared.files import (
     put,
     stem,
 )
-from segal.annotation.formats.shared.frames import draft_layers, paint
+from segal.annotation.formats.shared.frames import draft_layers, masks_of, paint
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.annotation.questions.base import VOID
@@ -200,13 +200,15 @@ def _read(
         if counts[value]:
             note = f"{counts[value]} pixels of {name!r}, which is no class, are taken for unpainted"
             reply.notes.append(note)
+    named: dict[int, str] = {}
     for value in np.flatnonzero(counts).tolist():
         number = int(classes.lookup[value])
         if number == IGNORE_INDEX or _is_background(classes.names[number], handout):
             continue
         name = classes.names[number]
         is_void = name == NO_CLASS and handout.void
-        reply.layers.append(Layer(VOID if is_void else name, values == value, corner))
+        named[value + 1] = VOID if is_void else name
+    reply.layers += masks_of(values.astype(np.int16) + 1, named, corner)  # looked for from 1
 
 
 def _is_background(name: str, handout: Handout) -> bool:
