@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -271,9 +272,7 @@ def index_png(image: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
 
 def rgb_png(image: NDArray[np.uint8]) -> bytes:
     """An image of colours, (H, W, 3) uint8, as a PNG."""
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, "PNG", compress_level=1)
-    return data.getvalue()
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def full_palette(
