@@ -1,8 +1,8 @@
 """Label Studio: tasks as JSON, with brushes, boxes or choices, and its plain JSON export back.
 
 The region is a rectangle of a label that is no class and is not offered, which the editor does not
-let be moved; it stands in `predictions`, with what the network says. An answer is an annotation that
-was submitted: predictions, drafts and skipped tasks are none.
+let be moved; it stands in `predictions`, with what the network says. An answer is an annotation
+that was submitted: predictions, drafts and skipped tasks are none.
 """
 
 import json
