@@ -1,25 +1,31 @@
-"""What segal writes and reads, against label-studio-sdk and cvat-sdk themselves.
+"""What segal writes and reads, against label-studio-sdk, cvat-sdk and datumaro themselves.
 
     python -m venv FOLDER && FOLDER/bin/pip install label-studio-sdk==2.1.2 cvat-sdk==2.80.0
-    python tools/check_annotation_libraries.py FOLDER/lib/python3.11/site-packages
+    python -m venv OTHER && OTHER/bin/pip install datumaro==1.13.12
+    python tools/check_annotation_libraries.py {FOLDER,OTHER}/lib/python3.11/site-packages
 
-They are not among the requirements of the tests: they ask for other versions of what segal needs.
-Theirs are found behind segal's own packages. Prints what was checked; exits with 1 if they differ.
+Datumaro has readers and writers of CVAT's XML and of COCO. They are not among the requirements of
+the tests: they ask for other versions of what segal needs. Theirs are found behind segal's own
+packages. Prints what was checked; exits with 1 if they differ.
 """
 
 import json
 import sys
+from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from PIL import Image
 
 from segal.annotation.answers import Answer, DrawnBox, Layer
 from segal.annotation.formats import FORMATS
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.formats.cvat_xml import pictures
 from segal.annotation.handout import AnnotationTask, Handout
+from segal.errors import SegalError
 from segal.functional.rle import decode_brush, encode_brush, encode_counts
 
 SIZES = [(1, 1), (7, 5), (17, 13), (127, 255), (333, 217), (300, 400)]
@@ -118,10 +124,74 @@ def check_runs() -> str:
     return f"cvat-sdk {version('cvat-sdk')}: masks, same runs and pixels"
 
 
+def check_datumaro(kind: str, theirs: str, **how: str) -> str:
+    """What datumaro reads of what segal wrote, and segal of what datumaro then writes of it."""
+    from datumaro.components.annotation import AnnotationType  # noqa: PLC0415
+    from datumaro.components.dataset import Dataset  # noqa: PLC0415
+
+    given, drawn = handout("segmentation")
+    rng, size = np.random.default_rng(3), (33, 47)
+    label = np.kron(rng.integers(0, 4, (11, 16)), np.ones((3, 3), int))[: size[0], : size[1]]
+    x0, y0, x1, y1 = given.tasks[0].region
+    label[:y0] = label[y1:] = label[:, :x0] = label[:, x1:] = len(CLASSES)
+    layers = [Layer(name, label == index) for index, name in enumerate(CLASSES)]
+    drawn = replace(drawn, layers=layers)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "written").mkdir()
+        paths = FORMATS[kind].write(folder / "written", given, lambda _: drawn, OPTIONS)
+        images = folder / "written" / "images"
+        for path in paths:  # datumaro takes other JSON and text beside its own for data sets
+            if path.suffix != ".xml" and path.name != "instances_default.json":
+                path.unlink()
+        (images if kind == "cvat" else images / "default").joinpath("d").mkdir(parents=True)
+        place = (images if kind == "cvat" else images / "default") / "d" / "a.png"
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(place)
+        found = Dataset.import_from(str(folder / "written"), theirs)
+        names = [one.name for one in found.categories()[AnnotationType.label].items]
+        (item,) = found
+        for index, class_name in enumerate(CLASSES):
+            (mask,) = (
+                one.image
+                for one in item.annotations
+                if one.type == AnnotationType.mask and names[one.label] == class_name
+            )
+            assert np.array_equal(mask.astype(bool), label == index)
+        found.export(str(folder / "out"), theirs, save_media=True, **how)
+        back = next((folder / "out").glob("*.xml"), folder / "out")
+        (answer,) = FORMATS[kind].read(back, replace(given, model=None))
+        assert not isinstance(answer, SegalError), answer
+        read = np.full(size, 3)
+        for layer in answer.layers:
+            read[pasted(layer.mask, layer.corner, size)] = CLASSES.index(layer.name)
+        assert np.array_equal(read, label)
+    return f"datumaro {version('datumaro')}: {kind}, same pixels there and back"
+
+
+def check_datumaro_cvat() -> str:
+    return check_datumaro("cvat", "cvat")
+
+
+def check_datumaro_coco() -> str:
+    # Else it makes polygons of the masks of instances, which change a quarter of these pixels.
+    return check_datumaro("coco", "coco_instances", segmentation_mode="mask")
+
+
+CHECKS = {
+    "label_studio_sdk": (check_brushes, check_tasks),
+    "cvat_sdk": (check_runs,),
+    "datumaro": (check_datumaro_cvat, check_datumaro_coco),
+}
+
+
 def main() -> None:
-    sys.path.append(sys.argv[1])
-    for check in (check_brushes, check_tasks, check_runs):
-        print(check())
+    sys.path += sys.argv[1:]
+    for library, checks in CHECKS.items():
+        if find_spec(library) is None:
+            print(f"{library} is not installed there: not checked")
+            continue
+        for check in checks:
+            print(check())
 
 
 if __name__ == "__main__":

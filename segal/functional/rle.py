@@ -20,6 +20,11 @@ _SIZES = np.array([3, 4, 8, 16])
 _LARGEST = 1 << _SIZES
 _LONGEST = 1 << 16
 _OPAQUE = 255
+_FEW = 40  # runs, or characters of a text
+_CHARACTERS = "counts: expected characters from 0 to o, of whole numbers"
+_DIGITS = "counts: expected numbers of at most 7 characters"
+_DENSE = 6
+"""Pixels a run, below which masks are made by bits."""
 
 
 def encode_counts(mask: Mask) -> Counts:
@@ -58,13 +63,59 @@ def decode_counts(counts: ArrayLike, height: int, width: int) -> Mask:
                [1, 0, 0]])
     """
     runs, size = np.asarray(counts), height * width
+    if runs.ndim == 1 and runs.dtype.kind in "iu" and 0 < len(runs) <= _FEW:
+        return _of_few(runs.tolist(), size).reshape(height, width)
     if runs.ndim != 1 or not runs.size or runs.dtype.kind not in "iu":
         raise ValueError("runs: expected a list of whole numbers")
-    if runs.min() < 0 or runs.max() > size:
-        raise ValueError(f"runs: expected 0 to {size}, got {runs.min()} to {runs.max()}")
-    if (got := int(runs.sum(dtype=np.int64))) != size:  # fewer than 2**31 of less than 2**32
-        raise ValueError(f"runs: expected {size} pixels in all, got {got}")
+    _check_runs(int(runs.min()), int(runs.max()), size)
+    _check_sum(int(runs.sum(dtype=np.int64)), size)  # fewer than 2**31 of less than 2**32
     return _alternating(runs).reshape(height, width)
+
+
+def _check_runs(least: int, most: int, size: int) -> None:
+    if least < 0 or most > size:
+        raise ValueError(f"runs: expected 0 to {size}, got {least} to {most}")
+
+
+def _check_sum(got: int, size: int) -> None:
+    if got != size:
+        raise ValueError(f"runs: expected {size} pixels in all, got {got}")
+
+
+def _of_few(runs: Sequence[int], size: int) -> Mask:
+    """A flat mask of checked runs, without the calls that cost more than small masks do."""
+    _check_runs(min(runs), max(runs), size)
+    _check_sum(sum(runs), size)
+    flat, at = bytearray(size), 0
+    for place, run in enumerate(runs):
+        if place % 2:
+            flat[at : at + run] = b"\1" * run
+        at += run
+    return np.frombuffer(flat, np.bool_)
+
+
+def whole_numbers(text: str) -> Counts:
+    """Numbers as tools write runs: digits, with a comma between, and a blank at most behind it.
+
+    Args:
+        text: It.
+
+    Returns:
+        (n,) int64, none below 0; those that are too large become the largest.
+
+    Raises:
+        ValueError: If it is something else, or empty.
+
+    Examples:
+        >>> whole_numbers("1, 3,2")
+        array([1, 3, 2])
+    """
+    dense = text.replace(", ", ",").encode()
+    if dense.translate(None, b"0123456789,"):
+        raise ValueError("characters that are no digits")
+    if not dense or b",," in b"," + dense + b",":
+        raise ValueError("a number that is missing")
+    return np.fromstring(dense, np.int64, sep=",")
 
 
 def _changes(mask: Mask) -> Counts:
@@ -85,9 +136,24 @@ def _between(changes: Counts, size: int) -> Counts:
 
 def _alternating(runs: Counts) -> Mask:
     """A flat mask of runs, from False."""
+    ends = np.cumsum(runs, dtype=np.int64)
+    if _DENSE * len(runs) > ends[-1] and runs[1:-1].all():
+        return _flipped(ends[:-1], int(ends[-1]))
     values = np.zeros(len(runs), np.bool_)
     values[1::2] = True
     return np.repeat(values, runs)
+
+
+def _flipped(places: Counts, size: int) -> Mask:
+    """A flat mask that is another at each of some places; it takes as long for one as for all."""
+    flips = np.zeros(-(-size // 64) * 64 + 1, np.uint8)
+    flips[places] = 1
+    bits = np.packbits(flips[:-1]).view(">u8").astype(np.uint64)
+    for shift in (1, 2, 4, 8, 16, 32):
+        bits ^= bits >> np.uint64(shift)
+    odd = np.bitwise_xor.accumulate(bits & np.uint64(1))
+    bits[1:] ^= np.where(odd[:-1] > 0, ~np.uint64(0), np.uint64(0))
+    return np.unpackbits(bits.astype(">u8").view(np.uint8))[:size].view(np.bool_)
 
 
 # Label Studio
@@ -393,19 +459,44 @@ def decode_coco(text: str | bytes) -> Counts:
         [6, 1, 40, 4, 5, 4, 5, 4, 21]
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if len(data) <= _FEW:
+        return np.array(_few_numbers(data), np.int64)
     characters = np.frombuffer(data, np.uint8) - np.uint8(48)
     if not characters.size or characters.max() > 63 or characters[-1] & 32:
-        raise ValueError("counts: expected characters from 0 to o, of whole numbers")
-    ends = np.flatnonzero(characters < 32)
-    lengths = np.diff(ends, prepend=-1)
-    if lengths.max() > 7:
-        raise ValueError("counts: expected numbers of at most 7 characters")
-    starts = ends + 1 - lengths
-    numbers = (characters[starts] & 31).astype(np.int64)
-    for place in range(1, int(lengths.max())):
-        held = lengths > place
-        numbers[held] += (characters[starts[held] + place] & 31).astype(np.int64) << (5 * place)
-    numbers -= (characters[ends] & 16).astype(np.int64) << (5 * lengths - 4)
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
+        raise ValueError(_CHARACTERS)
+    # Of a number's last digit the highest bit is its sign. Most numbers have no other.
+    last = characters[characters < 32]
+    numbers = ((last ^ 16).view(np.int8) - np.int8(16)).astype(np.int64)
+    if more := len(characters) - len(last):
+        places = np.flatnonzero(characters > 31)
+        whose = places - np.arange(more)  # as many numbers have ended before
+        nth = np.arange(more)
+        nth -= np.maximum.accumulate(np.where(np.diff(whose, prepend=-1) > 0, nth, 0))
+        if nth.max() > 5:
+            raise ValueError(_DIGITS)
+        np.left_shift.at(numbers, whose, 5)
+        np.add.at(numbers, whose, (characters[places] & 31).astype(np.int64) << (5 * nth))
+    for chain in (numbers[1::2], numbers[2::2]):
+        np.cumsum(chain, out=chain)
+    return numbers
+
+
+def _few_numbers(data: bytes) -> list[int]:
+    """The same of a short text, without the calls that cost more than it does."""
+    numbers: list[int] = []
+    number = shift = 0
+    for byte in data:
+        character = byte - 48
+        if not 0 <= character < 64:
+            raise ValueError(_CHARACTERS)
+        number |= (character & 31) << shift
+        shift += 5
+        if shift > 35:
+            raise ValueError(_DIGITS)
+        if character < 32:
+            number -= (character & 16) << (shift - 4)
+            numbers.append(number + numbers[-2] if len(numbers) > 2 else number)
+            number = shift = 0
+    if shift or not numbers:
+        raise ValueError(_CHARACTERS)
     return numbers

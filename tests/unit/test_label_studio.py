@@ -117,7 +117,9 @@ def test_what_is_written(tmp_path):
     assert region["readonly"] is True and region["value"]["rectanglelabels"] == ["segal_region"]
     assert raw["predictions"][0]["model_version"] == "digest"
     root = ElementTree.parse(tmp_path / "out" / "label-config.xml").getroot()
-    asked, outline = root.find("BrushLabels"), root.find("RectangleLabels")
+    asked, hidden = root.find("BrushLabels"), root.find("View")
+    (outline,) = hidden
+    assert outline.tag == "RectangleLabels" and hidden.get("style") == "display: none"
     assert [label.get("value") for label in asked] == list(CLASSES)
     assert asked[1].get("background") == "#0102fe"
     assert outline.get("opacity") == "0" and [x.get("value") for x in outline] == ["segal_region"]
@@ -200,6 +202,72 @@ def test_what_is_drawn_is_told_from_what_is_not(tmp_path):
     orders = [layer.order for layer in answer.layers]
     assert orders == sorted(set(orders))
     assert len(answer.notes) == 2 and "textarea" in answer.notes[0] and "draft" in answer.notes[1]
+
+
+@pytest.mark.parametrize("place", [(6, 4), (9, 6), (20, 15), (5, 3)])
+def test_what_people_do_lies_above_what_the_network_drew(tmp_path, place):
+    """The editor keeps a draft that is extended below the drafts that were made after it."""
+    task = handed_task()
+    given = handout(task, classes=("a", "b", "c"), model="m")
+    (raw,) = tasks_of(written(tmp_path / "o", given))
+    size, rng = task.frame_size, np.random.default_rng(0)
+    drafts = rng.integers(0, 3, size)
+    stroke = np.zeros((2, 2, *size), bool)  # of a and b: what is added, what is erased
+    stroke[0, 0, place[1] : place[1] + 5, place[0] : place[0] + 7] = True
+    stroke[1, 1, 5:9, 10:20] = True
+    results, before = [], []
+    for index, name in enumerate(given.classes):
+        mask = drafts == index
+        before.append(brush(task, mask, name, id=f"draft{index}"))
+        if name == "c":
+            results.append({**before[index], "origin": "prediction"})
+            continue
+        mask = (mask & ~stroke[index, 1]) | stroke[index, 0]
+        results.append(brush(task, mask, name, id=f"draft{index}", origin="prediction-changed"))
+    back = returned(raw, results, prediction={"id": 9, "result": before})
+    (answer,) = read(tmp_path / "r.json", given, [back])
+    expected = np.full(size, -1)
+    for y, x in np.ndindex(size):
+        if not (drafts[y, x] == 1 and stroke[1, 1, y, x]):
+            expected[y, x] = drafts[y, x]
+        if stroke[0, 0, y, x]:
+            expected[y, x] = 0
+    found = np.full(size, -1)
+    for layer in sorted(answer.layers, key=lambda x: (x.order, x.is_drawn)):
+        for row, column in np.argwhere(layer.mask):
+            found[row + layer.corner[1], column + layer.corner[0]] = given.classes.index(layer.name)
+    assert np.array_equal(found, expected)
+    assert {x.name for x in answer.layers if not x.is_drawn} == {"c"}
+    pixels = sum(int(x.mask.sum()) for x in answer.layers if x.name == "a")
+    assert pixels == ((drafts == 0) | stroke[0, 0]).sum()
+
+
+def test_a_draft_that_was_given_another_label_is_where_it_was(tmp_path):
+    task = handed_task()
+    given = handout(task, classes=("a", "b"))
+    (raw,) = tasks_of(written(tmp_path / "o", given))
+    mask = np.ones((4, 5), bool)
+    before = [brush(task, mask, "a", (6, 4))]
+    results = [brush(task, mask, "b", (6, 4), origin="prediction-changed")]
+    back = returned(raw, results, prediction={"result": before})
+    (answer,) = read(tmp_path / "r.json", given, [back])
+    assert [(x.name, x.order, x.is_drawn) for x in answer.layers] == [("b", 0, True)]
+
+
+def test_lists_of_bytes_are_read_in_any_layout(tmp_path):
+    task = handed_task()
+    given = handout(task, classes=("a", "b"))
+    (raw,) = tasks_of(written(tmp_path / "o", given))
+    raw["data"]["note"] = 'said "rle": [1, 2] and "rle":[3'
+    back = [returned(raw, [brush(task, np.eye(9, dtype=bool), "a", (6, 4))])]
+    for layout in ({}, {"separators": (",", ":")}, {"indent": 2}):
+        (answer,) = read(tmp_path / "r.json", given, json.dumps(back, **layout))
+        assert np.array_equal(answer.layers[0].mask, np.eye(9, dtype=bool))
+    text = json.dumps(back)
+    for old, new in (('"rle": [0', '"rle": [0 0'), ('"rle": [0', '"rle": [,0'), (", 0]", ", 256]")):
+        assert old in text
+        (error,) = read(tmp_path / "r.json", given, text.replace(old, new, 1))
+        assert "a whole rle" in str(error)
 
 
 def test_smoothed_edges_are_thresholded_and_told(tmp_path):

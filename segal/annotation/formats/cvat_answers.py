@@ -25,7 +25,7 @@ from segal.annotation.formats.shared.tools import (
 )
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.errors import SegalError
-from segal.functional.rle import decode_counts
+from segal.functional.rle import decode_counts, whole_numbers
 
 TASK, ANNOTATOR, DONE = "task", "annotator", "done"
 _WHOLE = re.compile(r"\s*-?\d{1,9}\s*")
@@ -254,7 +254,7 @@ def _mask(
             _REMEDY,
         )
     try:
-        mask = decode_counts(_runs(text), height, width)
+        mask = decode_counts(whole_numbers(text), height, width)
     except ValueError as error:
         raise Mistake(
             "a mask whose runs are damaged",
@@ -265,20 +265,6 @@ def _mask(
     kept, corner = trimmed(mask, (left, top))
     room.take(kept.size)
     return kept, corner
-
-
-def _runs(text: str) -> NDArray[np.int64]:
-    """Whole numbers with commas between.
-
-    Raises:
-        ValueError: If they are none.
-    """
-    dense = text.replace(", ", ",").encode()
-    if dense.translate(None, b"0123456789,"):
-        raise ValueError("characters that are no digits")
-    if not dense or b",," in b"," + dense + b",":
-        raise ValueError("a number that is missing")
-    return np.fromstring(dense, np.int64, sep=",")  # too large ones become the largest
 
 
 def _numbers(shape: Shape, texts: Sequence[str]) -> list[float]:

@@ -1,8 +1,8 @@
 """Label Studio: tasks as JSON, with brushes, boxes or choices, and its plain JSON export back.
 
-The region is a rectangle of a label that is no class, which the editor does not let be moved; it
-stands in `predictions`, with what the network says. An answer is an annotation that was submitted:
-predictions, drafts and skipped tasks are none.
+The region is a rectangle of a label that is no class and is not offered, which the editor does not
+let be moved; it stands in `predictions`, with what the network says. An answer is an annotation
+that was submitted: predictions, drafts and skipped tasks are none.
 """
 
 import json
@@ -18,7 +18,7 @@ import numpy as np
 
 from segal.annotation.answers import Answer
 from segal.annotation.formats.base import Drafts, WriteOptions
-from segal.annotation.formats.label_studio_answers import EXPECTED, FULL, KEY, answers
+from segal.annotation.formats.label_studio_answers import EXPECTED, FULL, KEY, PACKED, answers
 from segal.annotation.formats.shared.json_items import json_items
 from segal.annotation.formats.shared.tools import (
     OUTLINE,
@@ -97,7 +97,7 @@ class LabelStudio:
     def read(self, path: Path, handout: Handout) -> Iterator[Answer | SegalError]:
         """As `Format.read`: a file, or a folder of them."""
         for file in files_in(path, (".json",)):
-            for number, raw in enumerate(json_items(file, EXPECTED), 1):
+            for number, raw in enumerate(json_items(file, EXPECTED, as_text=PACKED), 1):
                 yield from answers(file, number, raw, handout)
 
 
@@ -122,7 +122,7 @@ def _config(handout: Handout, options: WriteOptions) -> str:
         "<View>",
         '  <Image name="image" value="$image" zoom="true" zoomControl="true"/>',
         *asked,
-        *(() if of_wholes(handout) else region),
+        *(() if of_wholes(handout) else ['  <View style="display: none">', *region, "  </View>"]),
         "</View>",
     ]
     return "\n".join(lines) + "\n"

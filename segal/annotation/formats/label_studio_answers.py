@@ -1,10 +1,18 @@
-"""What annotators did in Label Studio, of the tasks of its plain JSON export."""
+"""What annotators did in Label Studio, of the tasks of its plain JSON export.
+
+Its results are in the order of their creation, so that a draft which a person extends stays below
+the drafts behind it. What the network drew therefore lies below all that people did: of a draft
+that was changed the pixels that it had before, too, which `annotations[].prediction` tells.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segal.annotation.answers import Answer, DrawnBox, Layer
 from segal.annotation.formats.shared.tools import (
@@ -19,9 +27,9 @@ from segal.annotation.formats.shared.tools import (
 )
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.errors import SegalError
-from segal.functional.rle import decode_brushes
+from segal.functional.rle import Brushed, decode_brushes, whole_numbers
 
-KEY = "segal_task"
+KEY, PACKED = "segal_task", "rle"
 EXPECTED = (
     "the plain JSON export of Label Studio, with all tasks: an array of tasks, "
     "each with its data and annotations"
@@ -89,13 +97,26 @@ def _stranger(place: str, data: Mapping[str, Any], handout: Handout) -> SegalErr
     )
 
 
+@dataclass(frozen=True)
+class _Brush:
+    """A brush; `draft` is what the network had drawn, where a person changed that."""
+
+    packed: bytes
+    name: str
+    order: int
+    is_drawn: bool
+    draft: bytes | None
+
+
 @dataclass
 class _Reading:
-    """What was read of an annotation so far."""
+    """What was read of an annotation so far; `lowest` is below the order of every result."""
 
     task: AnnotationTask
     room: Room
-    brushes: list[tuple[bytes, str, int, bool]] = field(default_factory=list)
+    lowest: int
+    drafts: Mapping[str, Mapping[str, Any]]
+    brushes: list[_Brush] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     boxes: list[DrawnBox] = field(default_factory=list)
     choices: list[str] = field(default_factory=list)
@@ -116,7 +137,8 @@ def _answer(
     results = annotation.get("result")
     if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
         raise Mistake("no list of results", "a list", results, "export it again")
-    reading, unread = _Reading(task, Room(task)), dict[str, int]()
+    reading = _Reading(task, Room(task), -len(results), _drafts(annotation))
+    unread = dict[str, int]()
     for order, result in enumerate(results):
         kind = result.get("type")
         if kind == "rectanglelabels" and _is_region(result):
@@ -148,6 +170,18 @@ def _answer(
         partial=reading.partial / reading.painted if reading.painted else 0.0,
         notes=tuple(notes),
     )
+
+
+def _drafts(annotation: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """The values of the drafts that an annotation came of, by id."""
+    prediction = annotation.get("prediction")
+    results = prediction.get("result") if isinstance(prediction, dict) else None
+    return {
+        one["id"]: one["value"]
+        for one in (results if isinstance(results, list) else [])
+        if isinstance(one, dict) and isinstance(one.get("id"), str)
+        if isinstance(one.get("value"), dict)
+    }
 
 
 def _annotator(user: Any, data: Mapping[str, Any]) -> str:
@@ -225,33 +259,82 @@ def _is_drawn(result: Mapping[str, Any]) -> bool:
     return result.get("origin") != "prediction"
 
 
+def _order(reading: _Reading, result: Mapping[str, Any], order: int) -> int:
+    """As `Layer.order`: below all others where nobody touched it."""
+    return order if _is_drawn(result) else reading.lowest + order
+
+
 def _brush(reading: _Reading, result: Mapping[str, Any], order: int) -> None:
     value = _placed(reading.task, result)
-    name, numbers = _label(value, "brushlabels"), value.get("rle")
-    if value.get("format", "rle") != "rle" or not isinstance(numbers, list):
+    name, numbers = _label(value, "brushlabels"), value.get(PACKED)
+    if value.get("format", "rle") != "rle" or not isinstance(numbers, list | str):
         found = "strokes" if "touches" in value else f"{value.get('format')!r:.40}"
         raise Mistake("a brush without pixels", "a list of bytes, rle", found, _UPDATE)
+    draft, before = None, reading.drafts.get(str(result.get("id")))
+    if result.get("origin") == "prediction-changed" and before is not None:
+        draft = before.get(PACKED) if before.get("brushlabels") == [name] else None
     try:
-        packed = bytes(numbers)
+        old = _bytes(draft) if isinstance(draft, list | str) else None
+        brush = _Brush(_bytes(numbers), name, order, _is_drawn(result), old)
     except (ValueError, TypeError, OverflowError) as error:
         raise _damaged(error) from error
-    reading.brushes.append((packed, name, order, _is_drawn(result)))
+    reading.brushes.append(brush)
+
+
+def _bytes(numbers: list[Any] | str) -> bytes:
+    """Of numbers as `json_items` leaves them.
+
+    Raises:
+        ValueError: If they are none, or larger than bytes.
+    """
+    if isinstance(numbers, list):
+        return bytes(numbers)
+    found = whole_numbers(numbers)
+    if found.max() > 255:
+        raise ValueError("bytes must be in range(0, 256)")
+    return found.astype(np.uint8).tobytes()
 
 
 def _decode(reading: _Reading) -> None:
     """Makes layers of all brushes."""
-    packed = [brush[0] for brush in reading.brushes]
-    brushed = decode_brushes(packed, *reading.task.frame_size)
+    brushes, size = reading.brushes, reading.task.frame_size
+    drafted = decode_brushes([b.draft for b in brushes if b.draft is not None], *size)
     try:
-        for one, (_, name, order, is_drawn) in zip(brushed, reading.brushes, strict=True):
-            reading.room.take(one.mask.size)
+        for one, brush in zip(
+            decode_brushes([b.packed for b in brushes], *size), brushes, strict=True
+        ):
             reading.painted += one.painted
             reading.partial += one.partial
-            if one.mask.size:
-                reading.layers.append(Layer(name, one.mask, one.corner, order, is_drawn))
+            low, masks = reading.lowest + brush.order, [(brush.order, one.mask)]
+            if not brush.is_drawn:
+                masks = [(low, one.mask)]
+            elif brush.draft is not None:
+                old = _common(one, next(drafted))
+                masks = [(low, old), (brush.order, one.mask & ~old)]
+            reading.room.take(one.mask.size * len(masks))
+            for order, mask in masks:
+                if mask.any():
+                    reading.layers.append(
+                        Layer(brush.name, mask, one.corner, order, brush.is_drawn)
+                    )
     except ValueError as error:
         raise _damaged(error) from error
     reading.layers.sort(key=lambda layer: layer.order)
+
+
+def _common(one: Brushed, other: Brushed) -> NDArray[np.bool_]:
+    """Those pixels of the one that the other has, too; of the one's shape."""
+    (left, top), (x, y) = one.corner, other.corner
+    (rows, columns), (height, width) = one.mask.shape, other.mask.shape
+    found = np.zeros_like(one.mask)
+    window = (
+        slice(max(0, y - top), max(0, min(rows, y + height - top))),
+        slice(max(0, x - left), max(0, min(columns, x + width - left))),
+    )
+    theirs = other.mask[max(0, top - y) :, max(0, left - x) :]
+    mine = found[window]
+    mine[:] = one.mask[window] & theirs[: mine.shape[0], : mine.shape[1]]
+    return found
 
 
 _UPDATE = "open the task in the tool, and update the annotation"
@@ -272,7 +355,8 @@ def _polygon(reading: _Reading, result: Mapping[str, Any], order: int) -> None:
     mask, corner = filled(reading.task, outline, reading.room)
     reading.lossy = RASTERISER
     if mask.size:
-        reading.layers.append(Layer(name, mask, corner, order, _is_drawn(result)))
+        placed = _order(reading, result, order)
+        reading.layers.append(Layer(name, mask, corner, placed, _is_drawn(result)))
 
 
 def _rectangle_drawn(reading: _Reading, result: Mapping[str, Any], order: int) -> None:

@@ -218,7 +218,7 @@ def _segments(
             raise Mistake(reply.source, problem, expected, segment, remedy)
         found[number] = names[category]
     # Whole images are gone through once, however many segments there are.
-    places = np.zeros(1 << 24, np.int32)
+    places = np.zeros(max(int(ids.max()), *found, 0) + 1, np.int32)
     places[list(found)] = np.arange(1, len(found) + 1)
     index = places[ids]
     if (stray := (index == 0) & (ids != 0)).any():

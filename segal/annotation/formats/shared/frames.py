@@ -5,11 +5,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy.ndimage import find_objects
 
 from segal.annotation.answers import DrawnBox, Layer
 from segal.annotation.formats.base import Drafts
@@ -189,8 +191,27 @@ def draft_layers(drafts: Drafts | None, task: AnnotationTask) -> list[Layer]:
             (x, y), (height, width) = piece.corner, piece.mask.shape
             window = painted[y - y0 : y - y0 + height, x - x0 : x - x0 + width]
             window[piece.mask] = names.index(layer.name) + 1
-    made = [trimmed(name, painted == number) for number, name in enumerate(names, 1)]
-    return [replace(m, corner=(m.corner[0] + x0, m.corner[1] + y0)) for m in made if m is not None]
+    return masks_of(painted, dict(enumerate(names, 1)), (x0, y0))
+
+
+def masks_of(
+    values: NDArray[Any], names: Mapping[int, str], corner: tuple[int, int]
+) -> list[Layer]:
+    """A layer for each value that occurs, no larger than it needs to be, in one pass over all.
+
+    Args:
+        values: (h, w), whole numbers from 0.
+        names: Of the values, from 1.
+        corner: (x, y) of the first pixel.
+    """
+    boxes = find_objects(values, max(names, default=0) or 1)
+    (x, y), made = corner, []
+    for value, name in names.items():
+        if (box := boxes[value - 1]) is not None:
+            rows, columns = box
+            place = x + columns.start, y + rows.start
+            made.append(Layer(name, values[box] == value, place))
+    return made
 
 
 def paint(

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segal.annotation.answers import Answer, Layer
+from segal.annotation.answers import Answer
 from segal.annotation.formats.base import Drafts
 from segal.annotation.formats.shared.files import (
     Drafted,
@@ -20,7 +21,7 @@ from segal.annotation.formats.shared.files import (
     put,
     stem,
 )
-from segal.annotation.formats.shared.frames import draft_layers, paint
+from segal.annotation.formats.shared.frames import draft_layers, masks_of, paint
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.annotation.questions.base import VOID
@@ -200,13 +201,15 @@ def _read(
         if counts[value]:
             note = f"{counts[value]} pixels of {name!r}, which is no class, are taken for unpainted"
             reply.notes.append(note)
+    named: dict[int, str] = {}
     for value in np.flatnonzero(counts).tolist():
         number = int(classes.lookup[value])
         if number == IGNORE_INDEX or _is_background(classes.names[number], handout):
             continue
         name = classes.names[number]
         is_void = name == NO_CLASS and handout.void
-        reply.layers.append(Layer(VOID if is_void else name, values == value, corner))
+        named[value + 1] = VOID if is_void else name
+    reply.layers += masks_of(values.astype(np.int16) + 1, named, corner)  # looked for from 1
 
 
 def _is_background(name: str, handout: Handout) -> bool:
@@ -269,9 +272,7 @@ def index_png(image: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
 
 def rgb_png(image: NDArray[np.uint8]) -> bytes:
     """An image of colours, (H, W, 3) uint8, as a PNG."""
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, "PNG", compress_level=1)
-    return data.getvalue()
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def full_palette(
