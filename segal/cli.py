@@ -15,6 +15,7 @@ from segal.commands import (
     export,
     import_,
     plan,
+    pool,
     report,
     run,
     select,
@@ -53,6 +54,7 @@ for command in (
     demo.demo,
 ):
     app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(pool.app, name="pool", help="Add images to a run, move them, or withdraw them.")
 
 
 def _print_version(wanted: bool) -> None:
