@@ -7,6 +7,7 @@ from typing import Any
 from segal.candidates.selection import MASKS_FOLDER, read_selection
 from segal.config import CompareConfig, MachineConfig, TrainConfig, read_config, validate
 from segal.config.sections import LabelsConfig
+from segal.data.changes import count
 from segal.data.feature_store import check_store, is_store
 from segal.data.image_file import Reading
 from segal.data.labelled import LabelCounts, LabelledDataset
@@ -24,6 +25,7 @@ from segal.jobs.tuning.tune import configure_tuning
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.accounts import account_problems, mask_problems
 from segal.runs.history import COMMAND, SELECTION_FILE, round_folder
+from segal.runs.history import CONFIG_FILE as RUN_CONFIG_FILE
 from segal.runs.ledger import Ledger
 from segal.runs.run_folder import LEDGER_FILE
 from segal.runs.withdrawal import withdrawn_files
@@ -143,7 +145,28 @@ def _validate_run(path: Path) -> list[str]:
         lines.append(
             f"bought: {cost.regions} regions, {cost.pixels} {unit}, {cost.images:.2f} images"
         )
+        lines += [f"  note: {note}" for note in _withdrawn_since(ledger)]
     return lines
+
+
+def _withdrawn_since(ledger: Ledger) -> list[str]:
+    """Of a network that was trained on the labels of runs: what these have withdrawn since."""
+    if ledger.command != "train" or not (ledger.folder / RUN_CONFIG_FILE).is_file():
+        return []
+    config, _ = validate(TrainConfig, read_config(ledger.folder / RUN_CONFIG_FILE, [], {}))
+    rows = ledger.rows("SELECT digest FROM inputs WHERE kind = 'images of training'")
+    used, notes = {digest for (digest,) in rows}, []
+    for run in config.labelled if config is not None else ():
+        if (run / LEDGER_FILE).is_file():
+            with Ledger.read(run) as other:
+                withdrawn = other.pool_log.withdrawn
+            gone = used & (withdrawn.images | set(withdrawn.boxes or {}))
+            if gone:
+                notes.append(
+                    f"its network was trained on {count(len(gone), 'image')} of which {run} has "
+                    "withdrawn something since: train again, with another --out"
+                )
+    return notes
 
 
 def _selection_problems(ledger: Ledger, path: Path) -> list[str]:

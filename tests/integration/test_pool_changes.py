@@ -333,6 +333,20 @@ def test_a_selection_knows_what_the_runs_before_it_have_withdrawn(copied, segal,
     refused(("a selection, whose pool stays as it is", "--labelled"), add_images, second, [])
 
 
+def test_a_network_trained_elsewhere_is_said_to_depend_on_it(copied, segal, tmp_path):
+    data, out = copied
+    code, _, stderr = segal(
+        *("train", "--data", data, "--labelled", out, "--iterations", "1", "--out", tmp_path / "m"),
+        *("--threads", "1", "model.architecture=tests.tiny_network:build", "train.batch_size=2"),
+        *("train.crop=32", "train.workers=0"),
+    )
+    assert code == 0, stderr
+    assert "withdrawn" not in segal("validate", tmp_path / "m")[1]
+    withdraw(out, [(bought(out)[-1].image, None)])
+    code, stdout, _ = segal("validate", tmp_path / "m")
+    assert code == 0 and "its network was trained on 1 image of which" in stdout
+
+
 # People
 
 
