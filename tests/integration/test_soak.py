@@ -10,8 +10,8 @@ _KILLS = 25
 def test_a_short_soak(tmp_path):
     soak = Soak(tmp_path, seed=3)
     soak.OPERATIONS = tuple((name, n) for name, n in Soak.OPERATIONS if name != "kill")
-    soak.soak(16)
-    assert len(soak.done) > 6 and soak.compared["answers"] > 20
+    soak.soak(12)
+    assert len(soak.done) > 5 and soak.compared["answers"] > 10
 
 
 @pytest.mark.slow

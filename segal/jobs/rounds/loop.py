@@ -25,6 +25,7 @@ from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
 from segal.data.changes import count
 from segal.data.exclusion import together
+from segal.errors import SegalError
 from segal.jobs.inputs import image_sizes
 from segal.jobs.keeping import Keeping
 from segal.jobs.network import initial_model
@@ -229,6 +230,13 @@ class Rounds:
     def train(self, number: int) -> None:
         """Trains on all that is bought so far."""
         config, settings = self.config, self.config.train
+        if not self.bought.boxes:
+            raise SegalError(
+                f"{config.out}: round {number} has nothing left to be trained on",
+                expected="a seed set of which something is not withdrawn",
+                got="one that is withdrawn as a whole",
+                remedy="begin another run with --out: its seed set is drawn from what is left",
+            )
         self.seen.look(number, self.bought.boxes)
         if config.steps == "proportional":
             seed_pixels = sum(p.pixels or 0 for p in self.ledger.purchases(_SEED_SET, 0))
