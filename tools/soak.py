@@ -257,7 +257,7 @@ class Soak:
 
     def select(self, killed: bool = False) -> bool:
         """The next round of the run, or another selection that goes on from all before it."""
-        if self.draw.random() < 0.6 or len(self.folders) > 6:
+        if self.draw.random() < 0.7 or len(self.folders) > 8:
             return self.next_round(killed)
         return self.next_selection(killed)
 
@@ -367,15 +367,19 @@ class Soak:
         one = self._any(lambda folder: folder.handouts)
         if one is None:
             return False
-        tasks = self._tasks(self.draw.choice(one.handouts))
+        late = self.draw.random() < 0.5
+        tasks = self._tasks(self.draw.choice(one.handouts) if late else one.handouts[-1])
         held = set(one.held())
         fit = [t for t in tasks if t[0] in held and (t[0] in one.answers) == replace]
         if not fit:
             return False
-        chosen = self.draw.sample(fit, self.draw.randint(1, len(fit)))
+        part = self.draw.random() < 0.5
+        chosen = self.draw.sample(fit, self.draw.randint(1, len(fit))) if part else fit
+        gone = [task for task in tasks if task[0] not in held]
+        unwanted = [] if replace or self.draw.random() < 0.5 else gone[:1]
         back = self.new_place("back")
         new: dict[Region, np.ndarray] = {}
-        for (image, box), task in chosen:
+        for (image, box), task in [*chosen, *unwanted]:
             left, top, columns, rows = task["frame"]
             x0, y0, x1, y1 = box
             label = self._label((y1 - y0, x1 - x0))
@@ -387,6 +391,11 @@ class Soak:
             cv2.imwrite(str(path.with_suffix(".png")), whole)
             new[image, box] = label
         arguments = ["import", str(one.path), str(back), "--from", "folder"]
+        for region, _ in unwanted:  # what is withdrawn is refused
+            assert "which is withdrawn" in self.must(arguments, 2)
+            arguments.append("--skip-bad")
+            self.done["withdrawn answers refused"] += 1
+            del new[region]
         if replace:
             self.must(arguments, 2)
             arguments.append("--replace")
@@ -447,10 +456,10 @@ class Soak:
         x0, y0, x1, y1 = box
         return x0, y0, x1 - x0, y1 - y0
 
-    def add(self) -> bool:
-        """Images are put into the data set, and added to the run."""
+    def add(self, most: int = 16) -> bool:
+        """Images are put into the data set, and added to the run, if it has few."""
         run = self.folders[0]
-        if len(run.known) - len(run.gone) > 16:
+        if len(run.known) - len(run.gone) > most:
             return False
         names = [self._new_image() for _ in range(3)]
         digests = {path.as_posix(): digest for digest, path in self.files.items()}
@@ -477,9 +486,9 @@ class Soak:
 
     def kill(self) -> bool:
         """Another operation, which is killed at a random moment; the same command then goes on."""
-        names = ["select", "export", "bring_in"]
+        names = ["select", "bring_in"]
         self.draw.shuffle(names)
-        return any(getattr(self, name)(killed=True) for name in names)
+        return any(getattr(self, name)(killed=True) for name in [*names, "export"])
 
     def _resume(self) -> None:
         run = self.folders[0]
@@ -690,15 +699,14 @@ class Soak:
             while run.open() and command != "export":
                 self.bring_in()
         elif not self.next_round():
-            self.add()
-            self._new_image()
+            self.add(most=60)
         if command == "import":
             self.export()
 
     OPERATIONS = (
-        *(("select", 5), ("export", 5), ("bring_in", 7), ("replace", 3), ("withdraw", 2)),
-        *(("add", 2), ("move_images", 2), ("kill", 5), ("resume", 2), ("validate", 2)),
-        *(("backup", 2), ("move", 2)),
+        *(("select", 16), ("export", 4), ("bring_in", 16), ("replace", 3), ("withdraw", 2)),
+        *(("add", 2), ("move_images", 2), ("kill", 8), ("resume", 2), ("validate", 2)),
+        *(("backup", 1), ("move", 1)),
     )
 
     def round(self) -> str:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from segal.commands.options import Help
+
 if TYPE_CHECKING:
     from segal.jobs.pool.adding import PoolEdit
 
@@ -15,6 +17,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def callback(help: Help = False) -> None:
+    """Add images to a run, move them, or withdraw them."""
+
 
 Run = Annotated[Path, typer.Argument(help="Folder of the run.")]
 Images = Annotated[

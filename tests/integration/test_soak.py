@@ -26,4 +26,4 @@ def test_killed_at_random_moments_it_goes_on_and_nothing_is_lost(command, tmp_pa
 def test_a_whole_soak(tmp_path):
     soak = Soak(tmp_path, seed=0)
     soak.soak(200)
-    assert set(soak.done) == {name for name, _ in Soak.OPERATIONS}
+    assert set(soak.done) >= {name for name, _ in Soak.OPERATIONS}
