@@ -244,6 +244,7 @@ def test_a_withdrawn_image_is_never_offered_and_stays_paid_for(copied, work, seg
     write_image(data / "images/train" / "again.png", 64, 96, int(image[2:-4]))
     put(data, "train", "again.png", int(image[2:-4]))
     refused(("withdrawn from",), add_images, out, ["again.png"], images=data)
+    assert add_images(out, [], images=data).changes == []
     run(data, out, budgets=["3", "100%"])
 
 

@@ -66,7 +66,12 @@ def add_images(
         log = ledger.pool_log
         known = {name: info.digest for name, (*_, info) in ledger.known_images().items()}
         lies_at = {log.files.get(name, name): name for name in known}
-        new = [p for p in files if not _is_known(p, files[p].digest, lies_at, known)]
+        withdrawn = log.withdrawn.images
+        new = [
+            path
+            for path, info in files.items()
+            if not _is_known(path, info.digest, lies_at, known) and info.digest not in withdrawn
+        ]
         wanted = [plain_name(name) for name in names] if names else new
         raise_all(shortened(list(_mistakes(wanted, dataset.pool, known, lies_at, source))))
         added = [p for p in dict.fromkeys(wanted) if p in set(new)]
