@@ -691,8 +691,7 @@ class Soak:
 
     def _feed(self, command: str) -> None:
         """Makes room for the next: new images, picks to hand out, answers that are owed."""
-        if command in ("select", "import"):
-            del self.folders[1:]  # a selection goes on from all that are there
+        del self.folders[1:]  # a selection goes on from all that are there
         run = self.folders[0]
         if run.open():
             self.export()
