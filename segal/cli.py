@@ -15,6 +15,7 @@ from segal.commands import (
     export,
     import_,
     plan,
+    pool,
     report,
     review,
     run,
@@ -25,6 +26,7 @@ from segal.commands import (
     tune,
     validate,
 )
+from segal.commands.options import Help
 from segal.errors import SegalError
 
 app = typer.Typer(
@@ -55,17 +57,12 @@ for command in (
     demo.demo,
 ):
     app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(pool.app, name="pool")
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"segal {__version__}")
-        raise typer.Exit
-
-
-def _print_help(context: typer.Context, wanted: bool) -> None:
-    if wanted:
-        typer.echo(context.get_help())
         raise typer.Exit
 
 
@@ -76,12 +73,7 @@ def callback(
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
-    help: Annotated[
-        bool,
-        typer.Option(
-            "-h", "--help", callback=_print_help, is_eager=True, help="Show this message and exit."
-        ),
-    ] = False,
+    help: Help = False,
 ) -> None:
     """Chooses which regions of which images to annotate next."""
 

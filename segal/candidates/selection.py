@@ -64,6 +64,11 @@ def write_selection(path: Path, picks: Iterable[Selected]) -> None:
         ValueError: If a score is not finite.
         SegalError: If the disk is full or the folder cannot be written.
     """
+    write_bytes(path, selection_csv(picks))
+
+
+def selection_csv(picks: Iterable[Selected]) -> bytes:
+    """The same, as bytes."""
     lines = [",".join(COLUMNS)]
     for pick in picks:
         score = float(pick.score)
@@ -73,7 +78,7 @@ def write_selection(path: Path, picks: Iterable[Selected]) -> None:
         numbers = (x0, y0, x1 - x0, y1 - y0, pick.pixels)
         fields = [str(pick.rank), _quoted(pick.image), *map(str, numbers), repr(score)]
         lines.append(",".join(fields))
-    write_bytes(path, ("\n".join(lines) + "\n").encode())
+    return ("\n".join(lines) + "\n").encode()
 
 
 def _quoted(name: str) -> str:
@@ -314,7 +319,7 @@ class _RowParser:
 
 def _check_name(name: str, *, is_exact: bool) -> None:
     try:
-        _mask_name(name if is_exact else plain_name(name))
+        mask_name(name if is_exact else plain_name(name))
     except ValueError:
         raise _Mistake(
             "image: a path relative to the folder of images, without '..'", _shown(name)
@@ -333,7 +338,12 @@ def _shown(text: str) -> str:
     return repr(text) if len(text) <= 100 else repr(text[:100]) + "..."
 
 
-def _mask_name(image: str) -> PurePosixPath:
+def mask_name(image: str) -> PurePosixPath:
+    """Where the mask of an image goes, in the folder of masks.
+
+    Raises:
+        ValueError: If it would leave that folder.
+    """
     path = PurePosixPath(image)
     if "\0" in image or path.is_absolute() or ".." in path.parts or str(path) in ("", "."):
         raise ValueError(f"expected a relative path, got {image!r}")
@@ -365,19 +375,30 @@ def write_masks(
     boxes: dict[str, list[Box]] = {}
     for pick in selected:
         boxes.setdefault(pick.image, []).append(pick.box)
-    names = {image: _mask_name(image) for image in sorted(boxes, key=str.encode)}
+    names = {image: mask_name(image) for image in sorted(boxes, key=str.encode)}
     if len(set(names.values())) < len(names):
         raise ValueError("two images share a mask: they differ in their suffix only")
     with replacing(folder) as temporary:
         temporary.mkdir()
         for image, name in names.items():
-            mask = np.full(sizes[image], LEAVE, np.uint8)
-            for x0, y0, x1, y1 in boxes[image]:
-                mask[y0:y1, x0:x1] = ANNOTATE
-            for x0, y0, x1, y1 in (bought or {}).get(image, ()):
-                mask[y0:y1, x0:x1] = LEAVE
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            _, data = cv2.imencode(".png", mask, _PNG)
-            path.write_bytes(data.tobytes())
+            path.write_bytes(mask_png(sizes[image], boxes[image], (bought or {}).get(image, ())))
     return [folder / name for name in names.values()]
+
+
+def mask_png(size: tuple[int, int], boxes: Iterable[Box], bought: Iterable[Box]) -> bytes:
+    """The mask of one image, as `write_masks` writes it.
+
+    Args:
+        size: (height, width) of the image.
+        boxes: What is to be annotated.
+        bought: What is left all the same.
+    """
+    mask = np.full(size, LEAVE, np.uint8)
+    for x0, y0, x1, y1 in boxes:
+        mask[y0:y1, x0:x1] = ANNOTATE
+    for x0, y0, x1, y1 in bought:
+        mask[y0:y1, x0:x1] = LEAVE
+    _, data = cv2.imencode(".png", mask, _PNG)
+    return data.tobytes()

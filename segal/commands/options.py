@@ -20,6 +20,21 @@ ConfigFile = Annotated[Path | None, typer.Option(help="A YAML file, as in config
 Parts = Callable[[Any], tuple[object, ...]]
 
 
+def _print_help(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+Help = Annotated[
+    bool,
+    typer.Option(
+        "-h", "--help", callback=_print_help, is_eager=True, help="Show this message and exit."
+    ),
+]
+"""Of a group of commands: typer's own would import pydantic for the help of any of them."""
+
+
 @dataclass(frozen=True)
 class Flag:
     """An option that stands for a key of the configuration.

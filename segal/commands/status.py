@@ -15,10 +15,14 @@ def status(
     from segal.jobs.annotate.status import status_of
 
     found = status_of(run)
-    heads = ("round", "picked by", "bought", "handed out", "back", "pixels", "hours", "trained on")
+    heads = (
+        *("round", "picked by", "bought", "withdrawn", "handed out", "back", "pixels", "hours"),
+        "trained on",
+    )
     rows = [
         (
-            *(str(one.round), one.strategy, str(one.bought), str(one.handed), str(one.returned)),
+            *(str(one.round), one.strategy, str(one.bought), str(one.withdrawn)),
+            *(str(one.handed), str(one.returned)),
             *(str(one.pixels), f"{one.seconds / 3600:.2f}", _YES[one.is_trained]),
         )
         for one in found.rounds

@@ -36,6 +36,9 @@ def validate(
     bands: Annotated[str | None, o.BANDS.info] = None,
     page: Annotated[int | None, o.PAGE.info] = None,
     workers: Annotated[int | None, o.WORKERS.info] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Of a run: make again first what its ledger can tell.")
+    ] = False,
 ) -> None:
     """Check a run, comparison, data set, images, configuration or store; say what it is.
 
@@ -43,6 +46,14 @@ def validate(
     """
     from segal.jobs.validate import validate_path
 
+    if repair:
+        from segal.jobs.repair import repair as mend
+        from segal.system.console import tell
+
+        found = mend(path)
+        for line in found.mended:
+            typer.echo(f"mended: {line}")
+        tell(*found.lost)
     given = {
         "layout": layout,
         "ignore_index": ignore_index,

@@ -294,12 +294,17 @@ def _clipped(
                     "orientation",
                 )
             boxes.append(box)
-    return _apart(tuple(boxes), size)
+    return apart(tuple(boxes), size)
 
 
 @lru_cache(maxsize=64)
-def _apart(boxes: tuple[Box, ...], size: tuple[int, int]) -> tuple[Box, ...]:
-    """The same pixels, in boxes that do not overlap."""
+def apart(boxes: tuple[Box, ...], size: tuple[int, int]) -> tuple[Box, ...]:
+    """The same pixels, in boxes that do not overlap.
+
+    Args:
+        boxes: Of an image, within it.
+        size: (height, width) of the image.
+    """
     if len(boxes) < 2:
         return boxes
     mask = np.zeros(size, np.bool_)

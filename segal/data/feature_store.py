@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +148,22 @@ class FeatureStore:
                 except OSError as error:
                     self._refuse(os.strerror(error.errno) if error.errno else str(error))
         return [one.float() for one in kept]
+
+    def forget(self, images: Iterable[str]) -> int:
+        """Removes what is kept of images, by any frozen part and in any precision.
+
+        Args:
+            images: Digests, as of `get`.
+
+        Returns:
+            How many files there were.
+        """
+        names = {f"{image[:40]}{_SUFFIX}" for image in images}
+        with self._locked():
+            files = [path for path, _, _ in self._files() if path.name in names]
+            for path in files:
+                path.unlink(missing_ok=True)
+        return len(files)
 
     def contents(self) -> Contents:
         """What the store holds by now."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segal.candidates.kept import Kept
 from segal.data.feature_store import FeatureStore
+from segal.data.image_file import Reading
 from segal.data.pool import ImagePool
 from segal.data.transforms import stack_images
 
@@ -91,7 +92,9 @@ class KeptPool(ImagePool):
             index: Of the image.
             flipped: Whether it is mirrored, left to right, before anything else.
         """
-        image = self._digest(index, flipped=flipped)
+        image = stored_as(
+            self.infos[index].digest, self.shape(index), self.reading, flipped=flipped
+        )
         maps = self.store.get(self.part.digest, image)
         if maps is None:
             pixels = self.images.read(index)
@@ -100,9 +103,15 @@ class KeptPool(ImagePool):
             maps = self.store.put(self.part.digest, image, self.part(stack_images([pixels])))
         return Kept(self.part.layers, tuple(maps), self.shape(index))
 
-    def _digest(self, index: int, *, flipped: bool) -> str:
-        """Of an image as it is read: its file, and what is taken of it."""
-        reading = self.reading
-        read = [reading.value_range, reading.bands, reading.page, flipped]
-        named = json.dumps([self.infos[index].digest, self.shape(index), read])
-        return hashlib.sha256(named.encode()).hexdigest()
+
+def stored_as(image: str, shape: tuple[int, int], reading: Reading, *, flipped: bool) -> str:
+    """What an image is called in a store: by its file, and what is taken of it.
+
+    Args:
+        image: Digest of its file.
+        shape: (height, width) as it is read.
+        reading: How it is read.
+        flipped: Whether it is mirrored.
+    """
+    read = [reading.value_range, reading.bands, reading.page, flipped]
+    return hashlib.sha256(json.dumps([image, shape, read]).encode()).hexdigest()

@@ -52,6 +52,7 @@ class ImagePool:
         skipped: What was left out, each with the reason.
         reading: As `read_image` takes it.
         other: Files of suffixes of images that are not read.
+        files: Where each image lies, relative to the root; empty where that is what it is called.
     """
 
     root: Path
@@ -61,6 +62,7 @@ class ImagePool:
     skipped: tuple[str, ...] = ()
     reading: Reading = RGB
     other: tuple[str, ...] = ()
+    files: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -85,7 +87,7 @@ class ImagePool:
         Raises:
             SegalError: If it cannot be read, or its size is not the inspected one any more.
         """
-        path = self.root / self.paths[index]
+        path = self.root / (self.files or self.paths)[index]
         image = read_image(path, self.reading)
         if image.shape[:2] != self.shape(index):
             height, width = self.shape(index)
@@ -117,6 +119,7 @@ class ImagePool:
             paths=tuple(self.paths[i] for i in chosen),
             infos=tuple(self.infos[i] for i in chosen),
             stats=tuple(self.stats[i] for i in chosen),
+            files=tuple(self.files[i] for i in chosen) if self.files else (),
         )
 
     def notes(self, labelled: bool = False) -> list[str]:

@@ -15,13 +15,20 @@ from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 
 
-def excluded_of(exclude: Path | None, pool: ImagePool) -> Excluded:
+def excluded_of(exclude: Path | None, pool: ImagePool, *, all_there: bool = True) -> Excluded:
     """What is excluded of a pool's images.
+
+    Args:
+        exclude: What is; None for nothing.
+        pool: The images.
+        all_there: As `Exclusion.of` takes it.
 
     Raises:
         SegalError: As `Exclusion.of` does.
     """
-    return Exclusion.open(exclude).of([pool])[0] if exclude is not None else {}
+    if exclude is None:
+        return {}
+    return Exclusion.open(exclude).of([pool], all_there=all_there)[0]
 
 
 def without_excluded(
@@ -68,9 +75,9 @@ def refuse_task(config: SelectConfig | RunConfig | TrainConfig) -> list[SegalErr
 def unfit_exclusion(config: SelectConfig | RunConfig, strategy: Strategy) -> list[SegalError]:
     """The same, and strategies that look at whole rectangles."""
     errors = refuse_task(config)
-    if config.exclude is None or errors or _pools(strategy):
+    if config.exclude is None or errors or takes_parts(strategy):
         return errors
-    fit = ", ".join(name for name in STRATEGIES if _pools(STRATEGIES.get(name)()))
+    fit = ", ".join(name for name in STRATEGIES if takes_parts(STRATEGIES.get(name)()))
     return [
         SegalError(
             f"exclude: not with {config.strategy['name']}",
@@ -81,6 +88,17 @@ def unfit_exclusion(config: SelectConfig | RunConfig, strategy: Strategy) -> lis
     ]
 
 
-def _pools(strategy: Strategy) -> bool:
+def no_parts(config: SelectConfig | RunConfig) -> SegalError:
+    """The error where regions are withdrawn, and a strategy looks at whole rectangles."""
+    return SegalError(
+        f"labelled: regions are withdrawn, and {config.strategy['name']} takes whole rectangles",
+        expected="a strategy that can leave a part of a region out",
+        got=str(config.strategy["name"]),
+        remedy="choose another, such as entropy or uwe; or withdraw the images as wholes",
+    )
+
+
+def takes_parts(strategy: Strategy) -> bool:
+    """Whether a strategy can leave a part of a region out."""
     signals = next(iter(strategy.passes(PassContext())), [])
     return all(isinstance(signal, Pooled) for signal in signals)

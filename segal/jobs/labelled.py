@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import takewhile
+from operator import or_
 from pathlib import Path
 
 from segal.candidates.regions import Box
@@ -16,6 +17,7 @@ from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_digests, image_sizes
 from segal.runs.history import COMMAND, ROUNDS_FOLDER, SELECTION_FILE
 from segal.runs.ledger import Ledger, Purchase
+from segal.runs.pool_log import PoolLog, Withdrawn
 from segal.runs.returned import Answered, check_answer_classes, with_answers
 from segal.runs.returns import classes_of, labels_of, returns_of
 from segal.runs.run_folder import LEDGER_FILE, fingerprint
@@ -36,12 +38,14 @@ class _Booked:
         digests: Of the images that something is bought of, by path.
         answers: The labels that annotators gave back to its run.
         classes: Names that they chose from; empty where nothing was handed out.
+        log: How its pool has changed; what is withdrawn is not among the purchases.
     """
 
     purchases: Sequence[Purchase]
     digests: Mapping[str, str]
     answers: Sequence[Answered] = ()
     classes: Sequence[str] = ()
+    log: PoolLog = field(default_factory=PoolLog)
 
     @property
     def first(self) -> list[Region]:
@@ -71,8 +75,10 @@ class _Source:
     def open(cls, path: Path) -> "_Source":
         if path.is_dir():
             return cls(path, None, frozenset(), _read_ledger(path, None))
-        rows = frozenset((plain_name(s.image), s.box) for s in read_selection(path))
-        return cls(path, path, rows, _ledger_beside(path))
+        booked = _ledger_beside(path)
+        log = booked.log if booked else PoolLog()
+        rows = ((plain_name(s.image), s.box) for s in read_selection(path))
+        return cls(path, path, frozenset(r for r in rows if log.keeps(*r)), booked)
 
 
 @dataclass
@@ -82,11 +88,13 @@ class Labelled:
     Attributes:
         sources: What was given, in its order.
         skip_missing: Leave out what is of images that are not there any more.
+        own: What the run that goes on from them has withdrawn itself.
         notes: What the user should be told, from when boxes are asked for.
     """
 
     sources: Sequence[_Source]
     skip_missing: bool = False
+    own: Withdrawn = field(default_factory=Withdrawn)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -116,7 +124,21 @@ class Labelled:
             booked = _regions(source.booked.purchases) if source.booked else []
             added = sorted(set(booked) - self._rows)
             parts.append(fingerprint([*known, added]) if added or not known else known[0])
+        if self.given_withdrawn:
+            boxes = sorted((self.given_withdrawn.boxes or {}).items())
+            parts.append(fingerprint([sorted(self.given_withdrawn.images), boxes]))
         return parts
+
+    @property
+    def withdrawn(self) -> Withdrawn:
+        """What any of the runs has withdrawn: it is in none of them, whatever others say."""
+        return self.given_withdrawn | self.own
+
+    @cached_property
+    def given_withdrawn(self) -> Withdrawn:
+        """The same, of those that were given."""
+        logs = [source.booked.log for source in self.sources if source.booked]
+        return reduce(or_, (log.withdrawn for log in logs), Withdrawn())
 
     @cached_property
     def _rows(self) -> frozenset[Region]:
@@ -135,8 +157,10 @@ class Labelled:
         """
         names = ImageNames(dict.fromkeys(there, (1, 1)))
         found = {name: names.find(name) for name, _ in self._rows}
+        gone = self._gone
         for source in self.sources:
             found |= {p.image: names.find(p.image) for p in _purchases(source)}
+        found = {name: now for name, now in found.items() if name not in gone}
         if not found:
             raise SegalError(
                 f"{', '.join(str(source.path) for source in self.sources)}: no region at all",
@@ -148,6 +172,13 @@ class Labelled:
         if self.skip_missing and any(found.values()):
             return {name for name in found.values() if name}
         return {name or given for given, name in found.items()}
+
+    @property
+    def _gone(self) -> set[str]:
+        """Names of labelled images that some run has withdrawn."""
+        images = self.withdrawn.images
+        booked = [source.booked.digests for source in self.sources if source.booked]
+        return {name for digests in booked for name, d in digests.items() if d in images}
 
     def _renamed(self, root: Path, gone: Collection[str], there: Iterable[str]) -> dict[str, str]:
         """The images that were known by names that are gone, as far as their content is known."""
@@ -178,13 +209,21 @@ class Labelled:
                     " copy it to another folder."
                 )
             regions |= more
+        gone = self._gone
+        names.missing = {(name, box) for name, box in names.missing if name not in gone}
         if names.missing:
             left = sorted({name for name, _ in names.missing})
             self._note(
                 f"Left out {count(len(names.missing), 'labelled region')} of images that are not "
                 f"there: {listed(left)}."
             )
-        return _sorted_boxes(regions, pool)
+        return self._held(_sorted_boxes(regions, pool), pool)
+
+    def _held(self, boxes: Boxes, pool: ImagePool) -> Boxes:
+        """Without what is withdrawn."""
+        holds = self.withdrawn.holds
+        held = {i: [b for b in boxes[i] if not holds(pool.infos[i].digest, b)] for i in boxes}
+        return {i: found for i, found in held.items() if found}
 
     @property
     def has_answers(self) -> bool:
@@ -205,18 +244,25 @@ class Labelled:
         if not booked:
             return dataset
         names, answers = self._names(dataset.pool), []
+        digests = dict(image_digests(dataset.pool))
         for one in booked:
             check_answer_classes(one.answers[0].folder, one.classes, dataset.classes.names)
             pairs = [(names.find(answer.returned.image), answer) for answer in one.answers]
-            answers += [(image, answer) for image, answer in pairs if image is not None]
+            answers += [
+                (image, answer)
+                for image, answer in pairs
+                if image is not None
+                and not self.withdrawn.holds(digests[image], answer.returned.box)
+            ]
         return with_answers(dataset, question, answers)
 
     def first(self, pool: ImagePool) -> Boxes:
         """The same of what was bought first: by the first that was given, as its ledger tells."""
         source, names = self.sources[0], self._names(pool)
         if source.file and set(_regions(_purchases(source))) <= self._rows:
-            return _sorted_boxes(_given(source, names), pool)
-        return _sorted_boxes(_found(source.booked.first if source.booked else [], names), pool)
+            return self._held(_sorted_boxes(_given(source, names), pool), pool)
+        first = _found(source.booked.first if source.booked else [], names)
+        return self._held(_sorted_boxes(first, pool), pool)
 
     def _names(self, pool: ImagePool) -> ImageNames:
         """The pool's names; images that were renamed are found by their content.
@@ -231,6 +277,8 @@ class Labelled:
         for source in self.sources:
             for name, digest in (source.booked.digests if source.booked else {}).items():
                 found, now = names.find(name), by_digest.get(digest)
+                if digest in self.withdrawn.images:
+                    continue
                 if found is None and now is not None:
                     names.renamed[name] = now
                 elif found is None and not self.skip_missing:
@@ -307,13 +355,14 @@ def _read_ledger(folder: Path, last: int | None) -> _Booked:
 
 
 def _booked(ledger: Ledger, last: int | None) -> _Booked:
-    purchases = [p for p in ledger.purchases() if last is None or (p.round or 0) <= last]
+    purchases = [p for p in ledger.held() if last is None or (p.round or 0) <= last]
     images = {p.image for p in purchases}
     digests = {
         path: info.digest for path, (*_, info) in ledger.known_images().items() if path in images
     }
     answers = [Answered(ledger.folder, one) for one in labels_of(returns_of(ledger)).values()]
-    return _Booked(purchases, digests, answers, classes_of(ledger) if answers else ())
+    classes = classes_of(ledger) if answers else ()
+    return _Booked(purchases, digests, answers, classes, ledger.pool_log)
 
 
 def _purchases(source: _Source) -> Sequence[Purchase]:
@@ -328,6 +377,8 @@ def _given(source: _Source, names: ImageNames) -> list[Region]:
     """What was given by itself: the rows of a file, or all that was bought in a run folder."""
     if source.file is None:
         return _found(_regions(_purchases(source)), names)
+    if source.booked and source.booked.log.changes:
+        return _found(source.rows, names)
     return [(selected.image, selected.box) for selected in read_selection(source.file, names)]
 
 

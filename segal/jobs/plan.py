@@ -120,6 +120,8 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
             workers=max(1, config.machine.workers),
             progress=advance,
         )
+    withdrawn = labels.labelled.withdrawn
+    pool = pool.subset(withdrawn.left(pool)) if withdrawn else pool
     if model is not None:
         check_channels(model.spec, pool)
         check_image_sizes(model, image_shapes(pool))
@@ -131,7 +133,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     slow = precision_note(device, config.precision)
     notes += [*labels.labelled.notes, *([slow] if slow else [])]
     boxes = {pool.paths[image]: found for image, found in labelled.items()}
-    excluded = excluded_of(config.exclude, whole)
+    excluded = withdrawn.together(whole, excluded_of(config.exclude, whole))
     offer, allowance = make_offer(config, pool, boxes, excluded)
     sets, needed = (
         labels.sets(config, pool, labelled, whole, excluded),

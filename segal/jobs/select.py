@@ -28,7 +28,7 @@ from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
 from segal.jobs.cold_start import encoder_alone, is_encoder
 from segal.jobs.copies import copies_notes, without_copies
-from segal.jobs.exclusions import excluded_of
+from segal.jobs.exclusions import excluded_of, no_parts, takes_parts
 from segal.jobs.inputs import (
     by_index,
     check_channels,
@@ -60,6 +60,7 @@ from segal.models.spec import DEFAULT_TASK
 from segal.models.wrapped import Model
 from segal.runs.acquisition import SCAN, SELECT, Offer, acquire, derive_generator, derive_seed
 from segal.runs.ledger import Ledger, Purchase
+from segal.runs.pool_log import PoolChange, Withdrawn
 from segal.runs.run_folder import fingerprint
 from segal.scanning.scan import Scan
 from segal.signals import Signal
@@ -284,6 +285,7 @@ class _Selection:
         self.expected_boxes: float | None = None
 
     def run(self) -> SelectionResult:
+        self.labels.labelled.own = self.ledger.pool_log.withdrawn
         pool = whole = self.open_pool()
         if self.model is not None:
             say(self.model.spec.input_line)
@@ -294,13 +296,21 @@ class _Selection:
         labelled = self.labels.labelled.boxes(whole)
         if self.config.unique:
             pool, labelled = without_copies(whole, labelled)
-        self.excluded = excluded_of(self.config.exclude, whole)
+        log, withdrawn = self.ledger.pool_log, self.labels.labelled.withdrawn
+        never_annotated = excluded_of(self.config.exclude, whole, all_there=not log.changes)
+        if withdrawn.boxes and not takes_parts(self.strategy):
+            raise no_parts(self.config)
+        self.excluded = withdrawn.together(whole, never_annotated)
         labelled = {
             image: left
             for image, boxes in labelled.items()
             if (left := uncovered(boxes, self.excluded.get(pool.paths[image], ())))
         }
-        self.ledger.record_images(pool, self.excluded)
+        self.ledger.record_images(pool, never_annotated)
+        self.book_withdrawn(withdrawn, pool)
+        if log.last_step and self.ledger.phase("select", _ROUND) is not None:
+            say(f"{self.config.out} holds this selection already, of which some is withdrawn.")
+            return self.read_result()
         self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
         self.sets = self.labels.sets(self.config, pool, labelled, whole, self.excluded)
         self.notes += self.labels.labelled.notes
@@ -367,7 +377,26 @@ class _Selection:
         if self.model is not None:
             check_channels(self.model.spec, pool)
         self.notes += pool.notes()
-        return pool
+        pool = self.ledger.pool_log.pool(pool)
+        withdrawn = self.labels.labelled.withdrawn
+        return pool.subset(withdrawn.left(pool)) if withdrawn else pool
+
+    def book_withdrawn(self, given: Withdrawn, pool: ImagePool) -> None:
+        """What runs that this one goes on from have withdrawn is withdrawn from it, too."""
+        log = self.ledger.pool_log
+        named = {info.digest: path for path, info in zip(pool.paths, pool.infos, strict=True)}
+        new = [
+            PoolChange("withdraw", "", digest, 0)
+            for digest in sorted(given.images - log.withdrawn.images)
+        ]
+        new += [
+            PoolChange("withdraw", named[digest], digest, 0, box)
+            for digest, boxes in (given.boxes or {}).items()
+            for box in boxes
+            if digest in named and not log.withdrawn.holds(digest, box)
+        ]
+        if new:
+            self.ledger.change_pool(new)
 
     def book_labelled(self, inputs: str) -> None:
         """What is labelled is bought: it is never offered again, nor charged."""

@@ -332,6 +332,22 @@ def _make(named: object, of: str = "strategy") -> tuple[Strategy | None, list[Se
     return spread(strategy, apart), mistakes + further
 
 
+def strategy_of(configuration: Mapping[str, Any]) -> Strategy:
+    """The strategy of a run, as its ledger has it.
+
+    Args:
+        configuration: Of the run.
+
+    Raises:
+        SegalError: If it is not there any more.
+    """
+    named = {key: value for key, value in configuration["strategy"].items() if key != "code"}
+    strategy, errors = _make(named)
+    raise_all(errors)
+    assert strategy is not None
+    return strategy
+
+
 def _not_ordered(name: str, key: str) -> SegalError:
     ordered = [one for one in STRATEGIES if STRATEGIES.get(one).direction is not None]
     return SegalError(

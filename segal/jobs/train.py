@@ -159,6 +159,8 @@ def _open_splits(
             open_split(config.task, data, split, config.machine, advance) if split else None
             for split in (data.validation, data.test)
         ]
+    if given.withdrawn.images:
+        dataset = dataset.subset(given.withdrawn.left(dataset.pool))
     dataset = given.answered(dataset, config.task)
     dataset, *others = without_excluded(
         config.exclude, [dataset, *filter(None, held_out)], all_there=only is None

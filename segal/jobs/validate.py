@@ -7,6 +7,7 @@ from typing import Any
 from segal.candidates.selection import MASKS_FOLDER, read_selection
 from segal.config import CompareConfig, MachineConfig, TrainConfig, read_config, validate
 from segal.config.sections import LabelsConfig
+from segal.data.changes import count
 from segal.data.feature_store import check_store, is_store
 from segal.data.image_file import Reading
 from segal.data.labelled import LabelCounts, LabelledDataset
@@ -23,9 +24,11 @@ from segal.jobs.strategies import configure_run, configure_selection
 from segal.jobs.tuning.tune import configure_tuning
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.accounts import account_problems, mask_problems
-from segal.runs.history import SELECTION_FILE
+from segal.runs.history import COMMAND, SELECTION_FILE, round_folder
+from segal.runs.history import CONFIG_FILE as RUN_CONFIG_FILE
 from segal.runs.ledger import Ledger
 from segal.runs.run_folder import LEDGER_FILE
+from segal.runs.withdrawal import withdrawn_files
 from segal.system.console import bar
 from segal.tasks import TASKS, Task, find_task
 
@@ -122,16 +125,19 @@ def _validate_run(path: Path) -> list[str]:
                 f"{path}: {len(damage)} files are not as they were written",
                 expected="the files that the ledger records",
                 got="; ".join(damage[:5]),
-                remedy="run the same command again: it makes them anew",
+                remedy=f"mend what the ledger can tell with segal validate {path} --repair; the "
+                "same command as before makes the rest anew",
             )
         task = find_task(str(ledger.configuration.get("task", DEFAULT_TASK)))
         wrong = [*account_problems(ledger, task.name), *_selection_problems(ledger, path)]
+        wrong += [f"{file} is withdrawn, and still there" for file in withdrawn_files(ledger)]
         if wrong:
             raise SegalError(
                 f"{path}: its account is not right",
                 expected="every pixel bought once, and files that say what the ledger does",
                 got="; ".join(wrong[:5]) + f"; and {len(wrong) - 5} more" * (len(wrong) > 5),
-                remedy="put the folder back from a backup",
+                remedy=f"see what segal validate {path} --repair mends, or put the folder back "
+                "from a backup",
             )
         cost, unit = ledger.cost(), task.metric.elements
         lines = [f"{path}: a run of segal {ledger.command}, whole"]
@@ -139,22 +145,47 @@ def _validate_run(path: Path) -> list[str]:
         lines.append(
             f"bought: {cost.regions} regions, {cost.pixels} {unit}, {cost.images:.2f} images"
         )
+        lines += [f"  note: {note}" for note in _withdrawn_since(ledger)]
     return lines
+
+
+def _withdrawn_since(ledger: Ledger) -> list[str]:
+    """Of a network that was trained on the labels of runs: what these have withdrawn since."""
+    if ledger.command != "train" or not (ledger.folder / RUN_CONFIG_FILE).is_file():
+        return []
+    config, _ = validate(TrainConfig, read_config(ledger.folder / RUN_CONFIG_FILE, [], {}))
+    rows = ledger.rows("SELECT digest FROM inputs WHERE kind = 'images of training'")
+    used, notes = {digest for (digest,) in rows}, []
+    for run in config.labelled if config is not None else ():
+        if (run / LEDGER_FILE).is_file():
+            with Ledger.read(run) as other:
+                withdrawn = other.pool_log.withdrawn
+            gone = used & (withdrawn.images | set(withdrawn.boxes or {}))
+            if gone:
+                notes.append(
+                    f"its network was trained on {count(len(gone), 'image')} of which {run} has "
+                    "withdrawn something since: train again, with another --out"
+                )
+    return notes
 
 
 def _selection_problems(ledger: Ledger, path: Path) -> list[str]:
     """Whether selections and masks say what was bought."""
-    if ledger.command != SELECT or ledger.phase(SELECT, 0) is None:
-        return []
-    bought = ledger.purchases(SELECT, 0)
-    there = read_selection(path / SELECTION_FILE)
-    problems = []
-    if [(s.rank, s.image, s.box, s.pixels) for s in there] != [
-        (p.rank, p.image, p.box, p.pixels) for p in bought
-    ]:
-        problems.append(f"{SELECTION_FILE} does not list what was bought")
-    if (path / MASKS_FOLDER).is_dir():
-        problems += mask_problems(path / MASKS_FOLDER, bought)
+    problems, log = [], ledger.pool_log
+    made = [(path, SELECT, 0)]
+    if ledger.command == COMMAND:
+        numbers = [phase.round for phase in ledger.phases() if phase.name == "buy"]
+        made = [(round_folder(path, number), "buy", number) for number in numbers]
+    for folder, phase, number in made:
+        if ledger.phase(phase, number) is None or ledger.command not in (SELECT, COMMAND):
+            continue
+        there = read_selection(folder / SELECTION_FILE)
+        if [(s.rank, s.image, s.box, s.pixels) for s in there] != [
+            (p.rank, p.image, p.box, p.pixels) for p in ledger.purchases(phase, number)
+        ]:
+            problems.append(f"{folder / SELECTION_FILE} does not list what was bought")
+    if ledger.command == SELECT and (path / MASKS_FOLDER).is_dir():
+        problems += mask_problems(path / MASKS_FOLDER, ledger.held(SELECT, 0), log.boxes)
     return problems
 
 

@@ -1,6 +1,6 @@
 """Whether a ledger's account is right: what was charged, skipped, and came back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -38,7 +38,7 @@ def _skips(ledger: Ledger) -> Iterator[str]:
 
 def _charges(ledger: Ledger) -> Iterator[str]:
     """Every purchase is charged what no purchase before it has bought, but for what is excluded."""
-    excluded = ledger.excluded_images()
+    excluded = ledger.excluded_images() | set(ledger.pool_log.boxes)
     before: dict[str, list[tuple[int, int, int, int]]] = {}
     for one in ledger.purchases():
         boxes = before.setdefault(one.image, [])
@@ -62,19 +62,20 @@ def _answers(ledger: Ledger, question: str) -> Iterator[str]:
             yield f"{one.file} says something else than was booked"
 
 
-def mask_problems(folder: Path, bought: Sequence[Purchase]) -> list[str]:
+def mask_problems(folder: Path, bought: Sequence[Purchase], cut: Collection[str]) -> list[str]:
     """Whether masks ask for what was bought, and for nothing else.
 
     Args:
         folder: Of a selection's masks.
-        bought: By the selection.
+        bought: By the selection, and not withdrawn.
+        cut: Images of which a part is withdrawn, so that less may be asked for.
     """
     problems, by_image = [], dict[str, list[Purchase]]()
     for one in bought:
         by_image.setdefault(one.image, []).append(one)
     for image, purchases in by_image.items():
         path = folder / PurePosixPath(image).with_suffix(".png")
-        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
         if mask is None:
             problems.append(f"{path} cannot be read")
             continue
@@ -83,6 +84,7 @@ def mask_problems(folder: Path, bought: Sequence[Purchase]) -> list[str]:
         for x0, y0, x1, y1 in (p.box for p in purchases):
             within[y0:y1, x0:x1] = True
         charged = sum(p.pixels or 0 for p in purchases)
-        if (asked & ~within).any() or int(asked.sum()) != charged:
+        wrong = (asked & ~within).any() or int(asked.sum()) != charged
+        if wrong if image not in cut else (asked & ~within).any():
             problems.append(f"{path} asks for {int(asked.sum())} pixels, and {charged} were bought")
     return problems

@@ -71,7 +71,7 @@ def _copied(folder: Path, out: Path, progress: Callable[[int, int], None]) -> Ba
         temporary.mkdir(parents=True)
         _copy_ledger(folder, temporary / LEDGER_FILE)
         with Ledger.read(temporary) as ledger:
-            listed = ledger.files()
+            listed = ledger.files(folder)
             damage: Sequence[str] = ()
             for done, name in enumerate(listed, 1):
                 target = temporary / name

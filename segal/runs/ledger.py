@@ -5,13 +5,15 @@ place and then adds its row, so that a run killed at any moment goes on from who
 """
 
 import hashlib
+import sqlite3
 import warnings
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from segal.candidates.regions import Box
 from segal.data.changes import Changes
@@ -20,13 +22,17 @@ from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
+from segal.runs.pool_log import Kind, PoolChange, PoolLog
 from segal.runs.run_folder import RunFolder, now
 from segal.runs.tables import SCHEMA, UPGRADES
-from segal.system.files import write_error
+from segal.system.files import remove, write_error
 
+BUYING = {"select": ("select",), "run": ("seed", "buy")}
+"""Stages by which regions are bought and charged, by command."""
 HASHED_BYTES = 64 * 2**20  # larger artefacts are checked by size alone when a run goes on
 _BESIDE = ("config.yaml", "summary.json")
 """Files of a run that no stage records."""
+_TEXT_SUFFIXES, _TEXT_BYTES = {".json", ".yaml"}, 2**20
 _ANY = ""
 """The fingerprint of a stage that stays as it is after the next change of what came before."""
 _PHASES = "SELECT name, round, fingerprint, finished, seconds FROM phases"
@@ -133,8 +139,74 @@ class Ledger(RunFolder):
         rows = self.rows("SELECT path FROM excluded JOIN images ON image = images.id")
         return {path for (path,) in rows}
 
+    @property
+    def pool_log(self) -> PoolLog:
+        """How the pool has changed since the run began."""
+        if self.version < 7:
+            return PoolLog()
+        rows = self.rows(
+            "SELECT kind, image, digest, step, x0, y0, x1, y1, pixels, file, reason, made "
+            "FROM pool_changes ORDER BY id"
+        )
+        return PoolLog(tuple(_change(*row) for row in rows))
+
+    @property
+    def step(self) -> int:
+        """How many purchases were made: the number of the next one."""
+        buying = BUYING.get(self.command, ())
+        return sum(phase.name in buying for phase in self.phases())
+
+    def areas(self, step: int) -> list[int]:
+        """Elements that could be annotated of each image that was in the pool for a purchase."""
+        log = self.pool_log
+        rows = self.rows(
+            "SELECT path, height * width - coalesce(pixels, 0) FROM images "
+            "LEFT JOIN excluded ON image = images.id ORDER BY path"
+        )
+        return [area - log.pixels_of(path, step) for path, area in rows if log.is_there(path, step)]
+
+    def change_pool(
+        self,
+        changes: Sequence[PoolChange],
+        pool: ImagePool | None = None,
+        *,
+        undone: Collection[tuple[str, int]] = (),
+        kept: Collection[tuple[str, int]] = (),
+        removed: Collection[str] = (),
+    ) -> None:
+        """Books changes of the pool, in one transaction.
+
+        Args:
+            changes: They.
+            pool: Images that are added.
+            undone: Name and round of stages that are to be done again; they have bought nothing.
+            kept: Of those that stay done, whatever comes before them now.
+            removed: Recorded files that will be removed, and are recorded no more.
+        """
+        with self.writing() as database:
+            if pool is not None:
+                self._put_images(database, pool)
+            database.executemany(
+                "INSERT INTO pool_changes (kind, image, digest, step, x0, y0, x1, y1, pixels, "
+                "file, reason, made) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (
+                        *(one.kind, one.image, one.digest, one.step),
+                        *(one.box or (None,) * 4),
+                        *(one.pixels, one.file, one.reason, now()),
+                    )
+                    for one in changes
+                ),
+            )
+            self._undo(database, undone, kept)
+            database.executemany(
+                "DELETE FROM artefacts WHERE path = ?", ((name,) for name in removed)
+            )
+
     def record_images(self, pool: ImagePool, excluded: Excluded | None = None) -> None:
         """Makes the table of images that of the pool; it stays that once a stage is done.
+
+        Images that are withdrawn stay in it.
 
         Args:
             pool: The images.
@@ -144,49 +216,61 @@ class Ledger(RunFolder):
             SegalError: If a stage is done, and the images are not those that it was done with.
         """
         digests = {path: info.digest for path, info in zip(pool.paths, pool.infos, strict=True)}
-        then = {path: info.digest for path, (_, _, info) in self.known_images().items()}
+        gone = self.pool_log.gone
+        then = {p: info.digest for p, (*_, info) in self.known_images().items() if p not in gone}
         changes = Changes.of(then, digests)
         if changes and self.phases():
             stays = (
                 f", and give --labelled {self.folder} there, so that what it bought stays bought"
             )
+            told = f"segal pool withdraw or move {self.folder}"
+            if self.command == "run":
+                told = f"segal pool add, withdraw or move {self.folder}"
             raise SegalError(
                 f"{pool.root}: not the images that {self.folder} began with",
                 expected=f"the same {len(then)} images to its end",
                 got=f"{len(digests)} images: {changes}",
-                remedy="put the images back as they were; or choose another folder with --out"
+                remedy=f"put the images back as they were; or tell the run of it: {told}; or "
+                "choose another folder with --out"
                 + (stays if self.command == "select" and self.bought() else ""),
             )
         with self.writing() as database:
             database.execute(
                 "DELETE FROM images WHERE id NOT IN "
-                "(SELECT image FROM purchases UNION SELECT image FROM skips)"
+                "(SELECT image FROM purchases UNION SELECT image FROM skips) "
+                "AND path NOT IN (SELECT image FROM pool_changes WHERE kind = 'withdraw')"
             )
-            database.executemany(
-                """INSERT INTO images (path, height, width, digest, bytes, mtime_ns)
-                VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET
-                bytes = excluded.bytes, mtime_ns = excluded.mtime_ns""",
-                (
-                    (path, *pool.size(i), info.digest, *stat)
-                    for i, (path, info, stat) in enumerate(
-                        zip(pool.paths, pool.infos, pool.stats, strict=True)
-                    )
-                ),
-            )
-            database.executemany(
-                "REPLACE INTO shapes SELECT id, ?, ? FROM images WHERE path = ?",
-                (
-                    (*pool.shape(i), path)
-                    for i, path in enumerate(pool.paths)
-                    if pool.shape(i) != pool.size(i)
-                ),
-            )
+            self._put_images(database, pool)
             self._excluded = excluded or {}
-            database.execute("DELETE FROM excluded")
+            database.execute(
+                "DELETE FROM excluded WHERE image NOT IN (SELECT images.id FROM images "
+                "JOIN pool_changes ON image = path WHERE kind = 'withdraw' AND x0 IS NULL)"
+            )
             database.executemany(
                 "INSERT INTO excluded SELECT id, ? FROM images WHERE path = ?",
                 ((excluded_pixels(boxes), path) for path, boxes in self._excluded.items()),
             )
+
+    def _put_images(self, database: sqlite3.Connection, pool: ImagePool) -> None:
+        database.executemany(
+            """INSERT INTO images (path, height, width, digest, bytes, mtime_ns)
+            VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET
+            bytes = excluded.bytes, mtime_ns = excluded.mtime_ns""",
+            (
+                (path, *pool.size(i), info.digest, *stat)
+                for i, (path, info, stat) in enumerate(
+                    zip(pool.paths, pool.infos, pool.stats, strict=True)
+                )
+            ),
+        )
+        database.executemany(
+            "REPLACE INTO shapes SELECT id, ?, ? FROM images WHERE path = ?",
+            (
+                (*pool.shape(i), path)
+                for i, path in enumerate(pool.paths)
+                if pool.shape(i) != pool.size(i)
+            ),
+        )
 
     def finished(self, phase: str, round: int, fingerprint: str) -> bool:
         """Whether a stage is done and its files are there as it left them.
@@ -283,7 +367,85 @@ class Ledger(RunFolder):
             database.executemany(
                 "INSERT INTO artefacts VALUES (?, ?, ?, ?)", ((key, *file) for file in files)
             )
+            if not phase.startswith("scan-"):
+                self._put_texts(database, [name for name, size, _ in files if size <= _TEXT_BYTES])
         return self.purchases(phase, round)
+
+    def _put_texts(self, database: sqlite3.Connection, names: Iterable[str]) -> None:
+        for name in names:
+            if Path(name).suffix in _TEXT_SUFFIXES:
+                data = (self.folder / name).read_bytes()
+                digest = hashlib.sha256(data).hexdigest()
+                values = name, digest, zlib.compress(data)
+                database.execute("REPLACE INTO texts VALUES (?, ?, ?)", values)
+
+    def keep_text(self, name: str) -> None:
+        """Keeps a file that is written, though no stage records it."""
+        with self.writing() as database:
+            self._put_texts(database, [name])
+
+    def drop_text(self, name: str) -> None:
+        """Removes such a file, which says what is not true any more."""
+        remove(self.folder / name)
+        with self.writing() as database:
+            database.execute("DELETE FROM texts WHERE path = ?", [name])
+
+    def text(self, name: str, sha256: str | None = None) -> bytes | None:
+        """A small file as it was written; None where the ledger has it not, or not that one."""
+        if self.version < 7:
+            return None
+        rows = self.rows("SELECT sha256, data FROM texts WHERE path = ?", [name])
+        if not rows or sha256 not in (None, rows[0][0]):
+            return None
+        data = zlib.decompress(rows[0][1])
+        return data if hashlib.sha256(data).hexdigest() == rows[0][0] else None
+
+    def texts_beside(self) -> list[str]:
+        """Those files that no stage records, and the ledger has."""
+        if self.version < 7:
+            return []
+        there = {name for (name,) in self.rows("SELECT path FROM texts")}
+        recorded = {name for (name,) in self.rows("SELECT path FROM artefacts")}
+        return [name for name in _BESIDE if name in there - recorded]
+
+    def renew(self, name: str, round: int, file: Path) -> None:
+        """Records a file of a stage as it is now: one more, or one that has changed."""
+        found = self._find(name, round)
+        assert found is not None
+        with self.writing() as database:
+            database.execute(
+                "REPLACE INTO artefacts VALUES (?, ?, ?, ?)", (found[0], *self._measure(file))
+            )
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Records files no more, which are lost and are not made again."""
+        with self.writing() as database:
+            database.executemany("DELETE FROM artefacts WHERE path = ?", ((n,) for n in names))
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of every recorded file, by path."""
+        return dict(self.rows("SELECT path, sha256 FROM artefacts")) | self._handed()
+
+    def damaged(self) -> list[tuple[str, str, int]]:
+        """Recorded files that are missing, or not as they were written: path, stage and round.
+
+        Of what went to people and came back the stage is `handouts` or `returns`.
+        """
+        rows = self.rows(
+            "SELECT path, bytes, sha256, name, round FROM artefacts "
+            "JOIN phases ON phase = phases.id ORDER BY phases.id, path"
+        )
+        found = [
+            (path, name, round)
+            for path, size, digest, name, round in rows
+            if any(self._wrong(path, digest, size))
+        ]
+        handed = sorted(self._handed().items())
+        return found + [
+            (path, path.split("/")[0], 0)
+            for path, digest in handed
+            if any(self._wrong(path, digest))
+        ]
 
     def phases(self) -> list[Phase]:
         """What is done, in the order in which it was first recorded."""
@@ -354,12 +516,20 @@ class Ledger(RunFolder):
                     database.execute(
                         "INSERT INTO corrections VALUES (?, ?, ?, ?)", (phase, rank, now(), since)
                     )
-            keys = "SELECT id FROM phases WHERE name = ? AND round = ?"
-            database.executemany(f"DELETE FROM artefacts WHERE phase = ({keys})", undone)
-            database.executemany("DELETE FROM phases WHERE name = ? AND round = ?", undone)
-            database.executemany(
-                f"UPDATE phases SET fingerprint = '{_ANY}' WHERE name = ? AND round = ?", kept
-            )
+            self._undo(database, undone, kept)
+
+    def _undo(
+        self,
+        database: sqlite3.Connection,
+        undone: Collection[tuple[str, int]],
+        kept: Collection[tuple[str, int]],
+    ) -> None:
+        keys = "SELECT id FROM phases WHERE name = ? AND round = ?"
+        database.executemany(f"DELETE FROM artefacts WHERE phase = ({keys})", undone)
+        database.executemany("DELETE FROM phases WHERE name = ? AND round = ?", undone)
+        database.executemany(
+            f"UPDATE phases SET fingerprint = '{_ANY}' WHERE name = ? AND round = ?", kept
+        )
 
     def corrections(self) -> list[tuple[str, int, str, Box]]:
         """Labels that changed after they were trained on, in the order in which it was seen.
@@ -388,18 +558,29 @@ class Ledger(RunFolder):
         handed = self._handed()
         return lines + [line for name in sorted(handed) for line in self._wrong(name, handed[name])]
 
-    def files(self) -> list[str]:
-        """All recorded files, by their paths in the folder, and the configuration."""
+    def files(self, folder: Path | None = None) -> list[str]:
+        """All recorded files, by their paths in the folder, and the configuration.
+
+        Args:
+            folder: The run folder, where the ledger that is read is a copy of its ledger.
+        """
         recorded = {name for (name,) in self.rows("SELECT path FROM artefacts")} | {*self._handed()}
-        beside = {name for name in _BESIDE if (self.folder / name).is_file()}
+        beside = {name for name in _BESIDE if ((folder or self.folder) / name).is_file()}
         return sorted(recorded | beside)
 
     def _handed(self) -> dict[str, str]:
-        """Digests of what was handed out and came back, by file."""
+        """Digests of what was handed out and came back, by file; not of what is withdrawn."""
         if self.version < 5:
             return {}
-        rows = self.rows("SELECT file, digest FROM handouts UNION SELECT file, sha256 FROM returns")
-        return dict(rows)
+        found = dict(self.rows("SELECT file, digest FROM handouts"))
+        log = self.pool_log
+        rows = self.rows(
+            "SELECT file, sha256, path, x0, y0, x1, y1 FROM returns "
+            "JOIN purchases USING (phase, rank) JOIN images ON image = images.id"
+        )
+        return found | {
+            file: digest for file, digest, path, *box in rows if log.keeps(path, tuple(box))
+        }
 
     def _damage(self, key: int) -> Iterator[str]:
         for name, size, digest in self._artefacts(key):
@@ -431,6 +612,11 @@ class Ledger(RunFolder):
             Purchase(rank, strategy, image, (x0, y0, x1, y1), *rest)
             for rank, strategy, image, x0, y0, x1, y1, *rest in rows
         ]
+
+    def held(self, phase: str | None = None, round: int | None = None) -> list[Purchase]:
+        """As `purchases`, without what was withdrawn since."""
+        log = self.pool_log
+        return [p for p in self.purchases(phase, round) if log.keeps(p.image, p.box)]
 
     def _clicks(self) -> str:
         """The column of clicks; a ledger that is only read may be of before there was one."""
@@ -467,7 +653,7 @@ class Ledger(RunFolder):
                 "SELECT id, path, height, width FROM images"
             )
         }
-        known = self.bought()
+        known, withdrawn = self.bought(), self.pool_log.boxes
         for purchase in purchases:
             box = _plain(purchase.box)
             x0, y0, x1, y1 = box
@@ -482,7 +668,8 @@ class Ledger(RunFolder):
                     remedy="select from the images that this run was started with",
                 )
             boxes = known.setdefault(purchase.image, [])
-            pixels = _price(box, [*boxes, *self._excluded.get(purchase.image, ())])
+            never = *self._excluded.get(purchase.image, ()), *withdrawn.get(purchase.image, ())
+            pixels = _price(box, [*boxes, *never])
             if pixels == 0:
                 raise SegalError(
                     f"{purchase.image}: box {box} is bought already",
@@ -498,6 +685,12 @@ class Ledger(RunFolder):
                     *(float(purchase.score), _whole(purchase.clicks), purchase.label),
                 ),
             )
+
+
+def _change(kind: Kind, image: str, digest: str, step: int, *rest: Any) -> PoolChange:
+    *corners, pixels, file, reason, made = rest
+    box = None if corners[0] is None else (corners[0], corners[1], corners[2], corners[3])
+    return PoolChange(kind, image, digest, step, box, pixels, file, reason, made)
 
 
 def _plain(box: Box) -> Box:

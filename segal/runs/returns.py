@@ -65,17 +65,25 @@ def run_key(ledger: Ledger) -> str:
     return fingerprint([ledger.command, settled])[:16]
 
 
-def returns_of(ledger: Ledger) -> list[Return]:
-    """All answers, older versions too, in the order in which they were booked."""
+def returns_of(ledger: Ledger, *, withdrawn: bool = False) -> list[Return]:
+    """All answers, older versions too, in the order in which they were booked.
+
+    Args:
+        ledger: Of the run.
+        withdrawn: Whether to give also what is booked of regions that were withdrawn since, whose
+            files are removed.
+    """
     if ledger.version < _FIRST_VERSION:
         return []
+    log = ledger.pool_log
     rows = ledger.rows(
         "SELECT path, x0, y0, x1, y1, round, annotator, version, returns.label, file, sha256, "
         "returns.seconds, source, counts, booked FROM returns JOIN purchases USING (phase, rank) "
         "JOIN images ON image = images.id JOIN phases ON purchases.phase = phases.id "
         "ORDER BY returns.id"
     )
-    return [_return(*row) for row in rows]
+    found = [_return(*row) for row in rows]
+    return [one for one in found if withdrawn or log.keeps(one.image, one.box)]
 
 
 def _return(image: str, x0: int, y0: int, x1: int, y1: int, *rest: Any) -> Return:
@@ -168,7 +176,7 @@ def read_return(folder: Path, one: Return, question: str) -> Any:
         expected=f"the answer of {one.annotator or 'an annotator'} to {one.image} at "
         f"{list(one.box)}, sha256 {one.sha256[:12]}",
         got="other bytes",
-        remedy=f"put the file back from a backup, or import {one.source} again with --replace",
+        remedy=f"put the file back from a backup, or import {one.source} again",
     )
     if hashlib.sha256(data).hexdigest() != one.sha256:
         raise problem
@@ -198,6 +206,7 @@ def book_handout(ledger: Ledger, handout: Handout) -> str:
             "ON CONFLICT (digest) DO UPDATE SET made = excluded.made",
             (digest, handout.kind, file, now()),
         )
+    ledger.keep_text(file)
     return file
 
 

@@ -17,7 +17,7 @@ from segal.runs.database import LOCK_FILE, connect, explained, lock, transaction
 from segal.system.files import write_error
 
 LEDGER_FILE = "ledger.sqlite"
-_APPLICATION, _VERSION = 0x5E6A1000, 6  # marks the file as segal's; the version of its tables
+_APPLICATION, _VERSION = 0x5E6A1000, 7  # marks the file as segal's; the version of its tables
 _META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
 INPUTS_TABLE = """CREATE TABLE inputs (
         kind TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (kind, name))"""

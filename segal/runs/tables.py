@@ -36,6 +36,16 @@ _SKIPS = """CREATE TABLE skips (
         pixels INTEGER NOT NULL CHECK (pixels > 0), score REAL NOT NULL,
         reason TEXT NOT NULL, booked TEXT NOT NULL, UNIQUE (image, x0, y0, x1, y1))"""
 """Picks that a review took back before anybody labelled them; they are never offered again."""
+_POOL_CHANGES = """CREATE TABLE pool_changes (
+        id INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN ('add', 'move', 'withdraw')),
+        image TEXT NOT NULL, digest TEXT NOT NULL, step INTEGER NOT NULL CHECK (step >= 0),
+        x0 INTEGER, y0 INTEGER, x1 INTEGER, y1 INTEGER,
+        pixels INTEGER NOT NULL CHECK (pixels >= 0), file TEXT NOT NULL, reason TEXT NOT NULL,
+        made TEXT NOT NULL)"""
+"""What became of the pool since the run began; rows are added, and never changed."""
+_TEXTS = """CREATE TABLE texts (
+        path TEXT PRIMARY KEY, sha256 TEXT NOT NULL, data BLOB NOT NULL)"""
+"""Small files that no table can tell, compressed, so that they are made again if they are lost."""
 SCHEMA = (
     """CREATE TABLE images (
         id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE,
@@ -61,6 +71,8 @@ SCHEMA = (
     _EXCLUDED,
     *_RETURNS,
     _SKIPS,
+    _POOL_CHANGES,
+    _TEXTS,
 )
 UPGRADES = {
     1: ("ALTER TABLE purchases ADD COLUMN clicks INTEGER CHECK (clicks >= 0)",),
@@ -68,4 +80,5 @@ UPGRADES = {
     3: (INPUTS_TABLE, "ALTER TABLE purchases ADD COLUMN label TEXT", _CORRECTIONS, _EXCLUDED),
     4: _RETURNS,
     5: (_SKIPS,),
+    6: (_POOL_CHANGES, _TEXTS),
 }

@@ -180,3 +180,14 @@ def test_another_folder_is_no_store(tmp_path, content):
     (tmp_path / "segal-store.json").write_bytes(content)
     with pytest.raises(SegalError, match="is not a store"):
         FeatureStore(tmp_path, 10**7)
+
+
+def test_forgets_an_image_whatever_it_went_through(tmp_path):
+    store = FeatureStore(tmp_path / "store", 10**7)
+    half = FeatureStore(tmp_path / "store", 10**7, "float16")
+    for one, part in ((store, PART), (store, OTHER), (half, PART)):
+        one.put(part, key(1), maps(1))
+        one.put(part, key(2), maps(2))
+    assert store.forget([key(1), key(3)]) == 3
+    assert store.get(PART, key(1)) is None and half.get(PART, key(1)) is None
+    assert same(store.get(PART, key(2)), maps(2)) and check_store(store.folder).files == 3

@@ -686,7 +686,7 @@ def test_an_old_ledger_is_read_as_it_is(old):
 
 def test_an_old_ledger_is_upgraded_where_work_goes_on(old):
     with _open(old) as ledger:
-        assert ledger.version == 6 and ledger.purchases() == _BOUGHT_IN_VERSION_1
+        assert ledger.version == 7 and ledger.purchases() == _BOUGHT_IN_VERSION_1
         ledger.record_images(_pool("a.png"))
         more = Purchase(1, "uwe", "a.png", (8, 0, 16, 8), 0.2, clicks=9)
         ledger.finish("select", 1, "f", purchases=[more])
@@ -725,7 +725,7 @@ def test_a_refused_or_killed_upgrade_leaves_the_old_ledger(old):
     _killed(die, after=None)
     assert _version(old) == 1
     with _open(old) as ledger:
-        assert ledger.version == 6 and ledger.purchases() == _BOUGHT_IN_VERSION_1
+        assert ledger.version == 7 and ledger.purchases() == _BOUGHT_IN_VERSION_1
 
 
 # A kill at any moment

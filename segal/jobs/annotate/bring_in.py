@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 from segal.annotation.answers import Answer
@@ -14,7 +15,7 @@ from segal.data.changes import count
 from segal.data.find import shortened
 from segal.errors import SegalError, raise_all
 from segal.jobs.annotate.source import RunSource
-from segal.runs.ledger import Ledger
+from segal.runs.ledger import Ledger, Purchase
 from segal.runs.returns import (
     Return,
     book,
@@ -62,6 +63,7 @@ class Imported:
         replaced: Answers that took the place of others.
         second: Answers that are there to compare.
         known: Answers that were booked already.
+        mended: Files of those that were lost or damaged, with what goes into them again.
         open: Regions that have not come back.
         counts: Elements by name of `COUNTED`, over all that was taken in.
         seconds: Time that annotators spent on it, as far as it is known.
@@ -77,6 +79,7 @@ class Imported:
     replaced: int = 0
     second: int = 0
     known: int = 0
+    mended: list[tuple[str, bytes]] = field(default_factory=list)
     open: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -138,6 +141,10 @@ def import_answers(folder: Path, paths: Sequence[Path], settings: ImportSettings
         if settings.dry_run:
             imported.notes.append("Nothing was booked: this was a dry run.")
         else:
+            for file, data in imported.mended:
+                write_return(folder, file, data)
+            if imported.mended:
+                imported.notes.append(f"{len(imported.mended)} answers were lost, and are back.")
             _book(ledger, source, returns)
         current = latest([*booked, *(one for one, _ in returns)])
         imported.open = len(source.purchases) - len({(one.image, one.box) for one in current})
@@ -199,6 +206,7 @@ def _read(
     run = run_key(ledger)
     skipped = {task_key(run, one.image, one.box): one for one in skips_of(ledger)}
     purchases = {task_key(run, p.image, p.box): p for p in source.purchases}
+    withdrawn = {task_key(run, p.image, p.box): p for p in source.withdrawn}
     form = FORMATS[handout.kind]
     total = len(handout.by_key)
     with bar("Reading answers") as advance:
@@ -211,6 +219,9 @@ def _read(
                     imported.bad.append(one)
                     continue
                 tasks = handout.by_key.get(one.key, ())
+                if one.key in withdrawn:
+                    imported.bad.append(_withdrawn(one, withdrawn[one.key], source))
+                    continue
                 if one.key in skipped:
                     _note(
                         imported,
@@ -245,6 +256,15 @@ def _foreign(answer: Answer, source: RunSource) -> SegalError:
         expected="answers to what this run has handed out",
         got="a task of another run, or of a region that this one did not buy",
         remedy="import it into the run that it was exported from; or leave it out with --skip-bad",
+    )
+
+
+def _withdrawn(answer: Answer, bought: Purchase, source: RunSource) -> SegalError:
+    return SegalError(
+        f"{answer.source}: task {answer.key} is of {bought.image}, which is withdrawn",
+        expected="answers to regions that are not withdrawn",
+        got=f"one to {list(bought.box)}",
+        remedy=f"leave it out with --skip-bad, and remove it: see segal pool show {source.folder}",
     )
 
 
@@ -310,6 +330,8 @@ def _settled(
             one.answer.seconds,
         ):
             imported.known += 1
+            if _is_lost(source.folder, before) and sha256(one.data).hexdigest() == before.sha256:
+                imported.mended.append((before.file, one.data))
             continue
         if before is not None and not settings.replace:
             imported.bad.append(
@@ -352,6 +374,11 @@ def _settled(
             ),
             one.data,
         )
+
+
+def _is_lost(folder: Path, one: Return) -> bool:
+    path = folder / one.file
+    return not path.is_file() or sha256(path.read_bytes()).hexdigest() != one.sha256
 
 
 def _note(imported: Imported, note: str) -> None:

@@ -183,10 +183,10 @@ def _handout(
                 size=size,
                 region=region,
                 frame=frame,
-                file=file or purchase.image,
+                file=file or source.log.files.get(purchase.image, purchase.image),
             )
         )
-    classes = source.classes(settings.classes)
+    classes = source.classes(settings.classes, settings.images)
     void = source.question.offers_void and VOID not in classes
     return Handout(
         run=run,

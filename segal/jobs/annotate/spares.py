@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 
 from segal.candidates.budget import Allowance, Budget, Prices
 from segal.candidates.regions import Box, RegionSize
-from segal.config import RunConfig, SelectConfig, read_config
+from segal.config import AT_RANDOM, RunConfig, SelectConfig, read_config
 from segal.data.exclusion import Excluded, Exclusion, excluded_pixels, together
 from segal.data.pool import ImagePool
+from segal.errors import SegalError
 from segal.jobs.annotate.source import SELECT, RunSource
 from segal.jobs.passes import Scanned, run_passes
 from segal.jobs.picks import boxes_of
 from segal.jobs.prices import expected_prices
 from segal.jobs.rounds.results import Bought
-from segal.jobs.strategies import configure_run, configure_selection
+from segal.jobs.rounds.seeding import SEED_FOLDER
+from segal.jobs.strategies import configure_run, configure_selection, seed_strategy
 from segal.runs.acquisition import (
     SEED_SET,
     Offer,
@@ -86,16 +88,26 @@ class Reserve:
             pool: The run's images.
 
         Raises:
-            SegalError: If the candidates' tables are gone.
+            SegalError: If the candidates' tables are gone, or the pool is another since.
         """
+        if ledger.pool_log.last_step:
+            raise SegalError(
+                f"{source.folder}: images came or went since its pool was looked at",
+                expected="the pool that the picks were chosen from: the next of its order takes "
+                "the place of a pick that is skipped",
+                got=f"a pool that segal pool has changed ({len(ledger.pool_log.changes)} changes)",
+                remedy="keep or reorder the picks; take out what must go with segal pool withdraw",
+            )
         excluded = excluded_of_run(source, pool)
         raw = read_config(source.folder / CONFIG_FILE, [], {})
         if isinstance(source.config, SelectConfig):
             config, strategy = configure_selection(raw)
             return _selected(ledger, source.folder, config, strategy, excluded)
         run, strategy = configure_run(raw)
-        if phase.name == _SEED:
+        if phase.name == _SEED and run.seed_strategy == AT_RANDOM:
             return _drawn(ledger, run, excluded)
+        if phase.name == _SEED:
+            return _seeded(ledger, source.folder, run, excluded)
         return _bought(ledger, source.folder, run, strategy, phase.round, excluded)
 
     def next(
@@ -141,7 +153,8 @@ def _selected(
     prices = expected_prices(scanned.table, offer, allowance)
     planned = allowance.about(float(prices.mean()), len(offer))
     asked = planned if allowance.counts == "boxes" else allowance.most(prices)
-    return _ordered(scanned, offer, allowance, prices, strategy, asked, config, 0)
+    generator, name = derive_generator(config.seed, 0, OF_SELECTION), str(config.strategy["name"])
+    return _ordered(scanned, offer, allowance, prices, strategy, asked, generator, name)
 
 
 def _bought(
@@ -155,10 +168,11 @@ def _bought(
     """As a round of `segal run` chose."""
     sizes, region = image_boxes(ledger), RegionSize.parse(config.region)
     bought = Bought()
-    bought.add(ledger.purchases(_SEED, 0), _affords(config, sizes, excluded, config.seed_set))
+    log = ledger.pool_log
+    bought.add(ledger.purchases(_SEED, 0), _affords(config, sizes, excluded, config.seed_set), log)
     for earlier in range(number):
         allowance = bought.grant(_affords(config, sizes, excluded, config.budgets[earlier]))
-        bought.add(ledger.purchases("buy", earlier), allowance)
+        bought.add(ledger.purchases("buy", earlier), allowance, log)
     skipped = [s for s in skips_of(ledger) if (s.phase, s.round) != ("buy", number)]
     taken = together(together(bought.boxes, excluded), withheld(skipped, sizes, region))
     offer = Offer.of(sizes, region, taken)
@@ -166,7 +180,23 @@ def _bought(
     picking = at_round(strategy, number, len(config.budgets))
     scanned = _scanned(config, strategy, round_folder(folder, number), offer)
     asked = allowance.most(offer.prices)
-    return _ordered(scanned, offer, allowance, offer.prices, picking, asked, config, number)
+    generator = derive_generator(config.seed, number, OF_SELECTION)
+    name = str(config.strategy["name"])
+    return _ordered(scanned, offer, allowance, offer.prices, picking, asked, generator, name)
+
+
+def _seeded(ledger: Ledger, folder: Path, config: RunConfig, excluded: Excluded) -> Reserve:
+    """As a strategy chose the seed set of `segal run`."""
+    sizes, region = image_boxes(ledger), RegionSize.parse(config.seed_region)
+    offer, strategy = Offer.of(sizes, region, excluded), seed_strategy(config)
+    allowance = _affords(config, sizes, excluded, config.seed_set)
+    tables = round_folder(folder, 0) / SEED_FOLDER
+    scanned = _scanned(
+        config.model_copy(update={"region": config.seed_region}), strategy, tables, offer
+    )
+    generator = derive_generator(config.seed, 0, SEED_SET)
+    asked = allowance.most(offer.prices)
+    return _ordered(scanned, offer, allowance, offer.prices, strategy, asked, generator, _SEED)
 
 
 def _drawn(ledger: Ledger, config: RunConfig, excluded: Excluded) -> Reserve:
@@ -216,12 +246,11 @@ def _ordered(
     prices: Prices,
     strategy: Strategy,
     asked: int,
-    config: SelectConfig | RunConfig,
-    number: int,
+    generator: torch.Generator,
+    booked: str,
 ) -> Reserve:
     """What a strategy picked, and would have picked next."""
     offered = scanned.table.view(offer.rows, offer.prices)
-    generator = derive_generator(config.seed, number, OF_SELECTION)
 
     def order() -> Iterator[tuple[int, float]]:
         done = 0
@@ -240,5 +269,5 @@ def _ordered(
         pixels=offer.prices,
         allowance=allowance,
         order=order(),
-        strategy=str(config.strategy["name"]),
+        strategy=booked,
     )

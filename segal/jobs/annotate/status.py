@@ -15,6 +15,7 @@ from segal.jobs.annotate.source import own_purchases
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import COMMAND
 from segal.runs.ledger import Ledger, Purchase
+from segal.runs.pool_log import PoolLog
 from segal.runs.returns import Return, handouts_of, latest, read_return, returns_of, run_key
 from segal.runs.reviews import Skip, skips_of
 
@@ -29,8 +30,9 @@ class RoundStatus:
         round: Its number.
         strategy: What picked it.
         bought: Regions.
-        handed: Regions of these that were handed out.
-        returned: Regions of these that came back.
+        withdrawn: Regions of these that were withdrawn since; they count no further.
+        handed: Regions of the others that were handed out.
+        returned: Regions of the others that came back.
         pixels: What they cost.
         seconds: What they took, as far as it is known.
         skipped: Regions that were skipped in a review, by reason; they are not among the bought.
@@ -41,6 +43,7 @@ class RoundStatus:
     round: int
     strategy: str
     bought: int
+    withdrawn: int
     handed: int
     returned: int
     pixels: int
@@ -77,7 +80,7 @@ def status_of(folder: Path) -> Status:
         question = str(ledger.configuration.get("task", DEFAULT_TASK))
         purchases, returns, handouts = (
             own_purchases(ledger),
-            returns_of(ledger),
+            returns_of(ledger, withdrawn=True),
             handouts_of(ledger),
         )
         trained = None
@@ -85,10 +88,11 @@ def status_of(folder: Path) -> Status:
             trained = {phase.round for phase in ledger.phases() if phase.name == "train"}
         handed = {key for handout in handouts for key in handout.by_key}
         run = run_key(ledger)
-        skips = skips_of(ledger)
+        skips, log = skips_of(ledger), ledger.pool_log
         rounds = [
-            _round(run, group, returns, handed, trained, skips) for group in _groups(purchases)
+            _round(run, group, returns, handed, trained, skips, log) for group in _groups(purchases)
         ]
+        returns = [one for one in returns if log.keeps(one.image, one.box)]
         names = handouts[-1].classes if handouts else ()
         agreement = _agreement(folder, returns, question, names)
         advice = _advice(folder, ledger.command, rounds)
@@ -110,17 +114,20 @@ def _round(
     handed: Collection[str],
     trained: Collection[int] | None,
     skips: Sequence[Skip],
+    log: PoolLog,
 ) -> RoundStatus:
-    regions = {(one.image, one.box) for one in group}
-    back = [one for one in latest(returns) if (one.image, one.box) in regions]
+    everything = {(one.image, one.box) for one in group}
+    regions = {region for region in everything if log.keeps(*region)}
+    back = [one for one in latest(returns) if (one.image, one.box) in everything]
     number = group[0].round or 0
     first = number if group[0].strategy == SEED_SET else number + 1
     return RoundStatus(
         round=number,
         strategy=group[0].strategy,
         bought=len(group),
+        withdrawn=len(everything) - len(regions),
         handed=sum(task_key(run, *region) in handed for region in regions),
-        returned=len({(one.image, one.box) for one in back}),
+        returned=len({(one.image, one.box) for one in back} & regions),
         pixels=sum(one.pixels or 0 for one in group),
         seconds=sum(one.seconds or 0.0 for one in back),
         is_trained=first in trained if trained is not None else None,
@@ -151,10 +158,13 @@ def _agreement(
 
 
 def _advice(folder: Path, command: str, rounds: Sequence[RoundStatus]) -> list[str]:
-    bought, handed, returned = (
-        sum(getattr(one, key) for one in rounds) for key in ("bought", "handed", "returned")
+    bought, withdrawn, handed, returned = (
+        sum(getattr(one, key) for one in rounds)
+        for key in ("bought", "withdrawn", "handed", "returned")
     )
-    if not bought:
+    if bought:
+        bought -= withdrawn
+    else:
         return [f"Nothing is bought yet: let segal {command} go on."]
     advice = []
     if handed < bought:

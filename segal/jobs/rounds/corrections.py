@@ -5,7 +5,7 @@ rounds before stay. What was bought stays bought, and so does what it was picked
 make undone what annotators were paid for. Only a choice that nothing was bought by is made again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from segal.candidates.regions import Box
@@ -32,8 +32,7 @@ def book_corrections(ledger: Ledger, oracle: Oracle, stale: Sequence[str]) -> No
     Raises:
         SegalError: If a label cannot be read.
     """
-    bought = dict.fromkeys(ledger.purchases("seed"), 0)
-    bought |= {p: (p.round or 0) + 1 for p in ledger.purchases("buy")}  # the first trained on it
+    bought = first_trained(ledger.held("seed"), ledger.held("buy"))
     bought = {p: first for p, first in bought.items() if p.label is not None}
     now = labels_now(oracle, bought)
     changed = [
@@ -44,16 +43,35 @@ def book_corrections(ledger: Ledger, oracle: Oracle, stale: Sequence[str]) -> No
     places = {(p.image, p.box) for p in changed}
     since = min(first for p, first in bought.items() if (p.image, p.box) in places)
     phases = {(p.name, p.round) for p in ledger.phases() if p.name != "seed" and p.round >= since}
-    undone = {
+    undone = to_be_done_again(phases)
+    for name in stale:
+        ledger.drop_text(name)
+        for number in range(since, max((n for _, n in phases), default=since) + 2):
+            remove(round_folder(ledger.folder, number) / name)
+    ledger.correct(changed, sorted(undone), sorted(phases - undone), since)
+
+
+def first_trained(seed_set: Iterable[Purchase], bought: Iterable[Purchase]) -> dict[Purchase, int]:
+    """The round whose network was the first to be trained on each purchase.
+
+    Args:
+        seed_set: Those of before the first round.
+        bought: Those of after each.
+    """
+    return dict.fromkeys(seed_set, 0) | {p: (p.round or 0) + 1 for p in bought}
+
+
+def to_be_done_again(phases: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Of phases whose labels are others now, those that are no history: see above.
+
+    Args:
+        phases: Name and round of each; all that come after the first of them.
+    """
+    return {
         (name, number)
         for name, number in phases
         if name in _TRAINED or ("buy", number) not in phases
     }
-    for name in stale:
-        remove(ledger.folder / name)
-        for number in range(since, max((n for _, n in phases), default=since) + 2):
-            remove(round_folder(ledger.folder, number) / name)
-    ledger.correct(changed, sorted(undone), sorted(phases - undone), since)
 
 
 def book_answers(ledger: Ledger, oracle: Oracle) -> None:
@@ -66,7 +84,7 @@ def book_answers(ledger: Ledger, oracle: Oracle) -> None:
     Raises:
         SegalError: If a label cannot be read.
     """
-    new = [p for p in ledger.purchases() if p.label is None]
+    new = [p for p in ledger.held() if p.label is None]
     new = [p for p in new if not oracle.waits_for({p.image: [p.box]})]
     now = labels_now(oracle, new)
     ledger.correct([replace(p, label=now[p.image, p.box]) for p in new], [], [], 0)

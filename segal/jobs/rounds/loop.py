@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from segal import __version__
@@ -24,6 +25,7 @@ from segal.candidates.table import CandidateTable
 from segal.config import RunConfig
 from segal.data.changes import count
 from segal.data.exclusion import together
+from segal.errors import SegalError
 from segal.jobs.inputs import image_sizes
 from segal.jobs.keeping import Keeping
 from segal.jobs.network import initial_model
@@ -66,6 +68,7 @@ from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
 from segal.runs.reviews import skips_of, withheld
 from segal.runs.run_folder import fingerprint
+from segal.runs.withdrawal import UNFINISHED_FILE, sweep, withdrawn_files
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy, at_round
 from segal.system.console import bar
@@ -76,7 +79,7 @@ from segal.tasks.judging import metric_of, one_answer, shown_score
 from segal.training.loop import train
 
 SUMMARY_FILE = "summary.json"
-_UNFINISHED_FILE, _TRAINING_FILE = ".unfinished.safetensors", "training.json"
+_TRAINING_FILE = "training.json"
 _NOTES_FILE = "notes.json"
 _SEED_SET = "seed"
 
@@ -113,8 +116,9 @@ class Rounds:
         self.task = find_task(config.task)
         self.outline = self.task.outline_of(data.pool_set)
         self.oracle = Oracle(data.pool_set, self.task, data.answered)
+        self.log = ledger.pool_log
         self.areas, self.sizes = data.areas(), image_sizes(self.pool)
-        self.excluded = data.excluded
+        self.excluded, self.never_annotated = data.excluded, data.never_annotated
         self.start, self.keeping = start, Keeping.of(config)
         self.region = RegionSize.parse(config.region)
         self.seeding = seeding_of(config, device, data)
@@ -132,7 +136,9 @@ class Rounds:
         Raises:
             SegalError: For anything that the user can mend.
         """
-        self.ledger.record_images(self.pool, self.excluded)
+        self.ledger.record_images(self.pool, self.never_annotated)
+        if withdrawn_files(self.ledger):  # the process that withdrew them was stopped
+            sweep(self.ledger)
         if "val" in {need.of for need in needs_of(self.strategy)}:
             check_apart(self.held_out["validation"].pool, self.pool)
         if self.oracle.asks_people:
@@ -144,9 +150,14 @@ class Rounds:
             self.train(number)
             self.evaluate(number)
             # What was bought once is trained on, also where labels were corrected since.
-            is_last = self.ledger.phase("buy", number) is None and self.is_good_enough(number)
+            is_bought = self.ledger.phase("buy", number) is not None
+            is_last = not is_bought and self.is_good_enough(number)
             if is_last or number == len(self.config.budgets):
                 break
+            if is_bought and number + 1 < self.log.last_step:  # of a pool that was another one
+                purchases = self.ledger.purchases("buy", number)
+                self.bought.add(purchases, self.allowance(number), self.log)
+                continue
             taken = together(self.bought.boxes, self.excluded)
             skips = skips_of(self.ledger)
             taken = together(taken, withheld(skips, self.sizes, self.region))
@@ -188,7 +199,7 @@ class Rounds:
             return
         if self.start is not None and take_over(self.start, self.ledger, name, number, self.chain):
             return
-        remove(self.config.out / SUMMARY_FILE)  # which says that a run came to its end
+        self.ledger.drop_text(SUMMARY_FILE)  # which says that a run came to its end
         started = time.perf_counter()
         artefacts, purchases = work(round_folder(self.config.out, number))
         seconds = time.perf_counter() - started
@@ -199,7 +210,7 @@ class Rounds:
     def buy_seed_set(self) -> None:
         """Buys regions before there is a network: at random, or as a strategy chose them."""
         config = self.config
-        allowance = self.affords(config.seed_set)
+        allowance = self.affords(config.seed_set, 0)
         region = RegionSize.parse(config.seed_region)
 
         def draw(_: Path) -> Made:
@@ -220,7 +231,9 @@ class Rounds:
             drawn = [(s.image, s.box, s.score) for s in selected]
             return [], priced(_SEED_SET, drawn, self.oracle, self.bought.boxes)
 
-        if self.seeding is not None:
+        is_bought = self.ledger.phase(_SEED_SET, 0) is not None
+        if self.seeding is not None and not (is_bought and self.log.last_step > 0):
+            # Else it was chosen from a pool that was another one.
             offer = Offer.of(self.sizes, region, self.excluded)
             prices = self.prices(region, offer, allowance)
             bought = self.ledger.purchases(_SEED_SET, 0)
@@ -229,13 +242,20 @@ class Rounds:
             self.notes += [f"Seed set: {note}" for note in said]
         settings = [config.seed, config.seed_set, config.seed_region, *self.fit()]
         self.phase(_SEED_SET, 0, settings, draw if self.seeding is None else take)
-        book_corrections(self.ledger, self.oracle, [SUMMARY_FILE, _UNFINISHED_FILE])
+        book_corrections(self.ledger, self.oracle, [SUMMARY_FILE, UNFINISHED_FILE])
         self.notes += correction_notes(self.ledger)
-        self.bought.add(self.ledger.purchases(_SEED_SET, 0), allowance)
+        self.bought.add(self.ledger.purchases(_SEED_SET, 0), allowance, self.log)
 
     def train(self, number: int) -> None:
         """Trains on all that is bought so far."""
         config, settings = self.config, self.config.train
+        if not self.bought.boxes:
+            raise SegalError(
+                f"{config.out}: round {number} has nothing left to be trained on",
+                expected="a seed set of which something is not withdrawn",
+                got="one that is withdrawn as a whole",
+                remedy="begin another run with --out: its seed set is drawn from what is left",
+            )
         self.seen.look(number, self.bought.boxes)
         if config.steps == "proportional":
             seed_pixels = sum(p.pixels or 0 for p in self.ledger.purchases(_SEED_SET, 0))
@@ -257,7 +277,7 @@ class Rounds:
                     validation=validation and self.keeping.dataset(model, validation),
                     device=self.device,
                     progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
-                    checkpoint=folder / _UNFINISHED_FILE,
+                    checkpoint=folder / UNFINISHED_FILE,
                 )
             # The network's file has the same bytes however long it took.
             made = {key: value for key, value in asdict(result).items() if key != "seconds"}
@@ -277,7 +297,7 @@ class Rounds:
             "labels": self.labels(),
         }
         self.phase("train", number, depends, work)
-        remove(folder / _UNFINISHED_FILE)
+        remove(folder / UNFINISHED_FILE)
 
     def evaluate(self, number: int) -> None:
         """Evaluates on the held-out splits, and says how it went."""
@@ -306,7 +326,7 @@ class Rounds:
             return [folder / EVALUATION_FILE, folder / METRICS_FILE], []
 
         self.phase("evaluate", number, config.precision, work)
-        share = self.bought.pixels / int(self.areas.sum())
+        share = self.bought.pixels / self.ledger.extent()[0]
         metrics = self.metrics(number)
         say_score(number, self.bought, share, metrics, list(self.held_out))
         self.never.look(number, metrics, list(self.held_out))
@@ -337,7 +357,7 @@ class Rounds:
                 pool=self.pool,
                 oracle=self.oracle,
                 validation=self.held_out.get("validation"),
-                seed_set=boxes_of(self.ledger.purchases(_SEED_SET, 0)),
+                seed_set=boxes_of(self.ledger.held(_SEED_SET, 0)),
                 bought=self.bought.boxes,
                 excluded=self.excluded,
                 keeping=self.keeping,
@@ -417,7 +437,7 @@ class Rounds:
             return [], priced(name, drawn, self.oracle, self.bought.boxes)
 
         self.phase("buy", number, None, work)
-        self.bought.add(self.ledger.purchases("buy", number), allowance)
+        self.bought.add(self.ledger.purchases("buy", number), allowance, self.log)
 
     def waits(self) -> bool:
         """Whether people have to label something before the run can go on."""
@@ -453,12 +473,17 @@ class Rounds:
 
     def allowance(self, number: int) -> Allowance:
         """What may be spent after a round: its budget, and what is left of earlier ones like it."""
-        return self.bought.grant(self.affords(self.config.budgets[number]))
+        return self.bought.grant(self.affords(self.config.budgets[number], number + 1))
 
-    def affords(self, budget: str) -> Allowance:
-        """What a budget comes to, without what earlier ones have left."""
-        fit = self.config.budget_fit
-        return Budget.parse(budget).allowance(self.areas, self.pool.unit, fit)
+    def affords(self, budget: str, step: int) -> Allowance:
+        """What a budget comes to, without what earlier ones have left.
+
+        Args:
+            budget: As it is configured.
+            step: Which purchase it is for: its pool counts, whatever became of that later.
+        """
+        areas = np.array(self.ledger.areas(step), np.int64) if self.log.changes else self.areas
+        return Budget.parse(budget).allowance(areas, self.pool.unit, self.config.budget_fit)
 
     def fit(self) -> list[str]:
         """What a phase depends on of `budget_fit`; nothing where it is as it always was."""
@@ -511,3 +536,4 @@ class Rounds:
             self.notes.append(reference_note(name, reference, total, self.pool.unit))
         found = summary(self.ledger, self.device, reference, self.notes)
         write_json(self.config.out / SUMMARY_FILE, found)
+        self.ledger.keep_text(SUMMARY_FILE)

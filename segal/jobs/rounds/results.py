@@ -13,6 +13,7 @@ from segal.data.pool import one_of
 from segal.jobs.picks import boxes_of
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
+from segal.runs.pool_log import PoolLog
 from segal.runs.run_folder import fingerprint
 from segal.system.console import say
 from segal.system.machine import describe
@@ -44,8 +45,8 @@ class Bought:
         unspent = self.unspent.get(allowance.counts, 0)
         return replace(allowance, limit=allowance.limit + unspent)
 
-    def add(self, purchases: Sequence[Purchase], allowance: Allowance) -> None:
-        """Books purchases that an allowance paid for."""
+    def add(self, purchases: Sequence[Purchase], allowance: Allowance, log: PoolLog) -> None:
+        """Books purchases that an allowance paid for; what was withdrawn since is paid for only."""
         pixels = sum(p.pixels or 0 for p in purchases)
         clicks = sum(p.clicks or 0 for p in purchases)
         self.pixels += pixels
@@ -53,6 +54,7 @@ class Bought:
         if allowance.counts != "regions":
             spent = pixels if allowance.counts == "pixels" else clicks
             self.unspent[allowance.counts] = allowance.limit - spent
+        purchases = [p for p in purchases if log.keeps(p.image, p.box)]
         self.labels += [(p.image, p.box, p.label) for p in purchases]
         for image, boxes in boxes_of(purchases).items():
             self.boxes.setdefault(image, []).extend(boxes)

@@ -90,6 +90,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     with opened as ledger:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_bytes(config.out / CONFIG_FILE, text.encode())
+        ledger.keep_text(CONFIG_FILE)
         rounds = Rounds(config, strategy, ledger, device, data, start, measured)
         rounds.notes += notes
         rounds.run()

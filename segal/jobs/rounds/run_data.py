@@ -25,6 +25,7 @@ from segal.jobs.prices import drawn_prices
 from segal.runs.acquisition import Offer
 from segal.runs.ledger import Ledger
 from segal.runs.oracle import Oracle
+from segal.runs.pool_log import PoolLog
 from segal.runs.returned import Answered, Unlabelled, check_answer_classes, with_answers
 from segal.runs.returns import classes_of, labels_of, returns_of
 from segal.runs.run_folder import LEDGER_FILE, fingerprint
@@ -40,7 +41,8 @@ class RunData:
         pool_set: The pool, with the labels that the oracle knows.
         held_out: Splits to evaluate on: `validation`, `test`.
         notes: What the user should be told of them.
-        excluded: What is never annotated of the pool.
+        excluded: What is never annotated of the pool, and what was withdrawn of its images.
+        never_annotated: The first of these alone.
         answered: Where people label: the boxes that they gave back, by image; None in a simulation.
     """
 
@@ -48,6 +50,7 @@ class RunData:
     held_out: Mapping[str, LabelledDataset]
     notes: Sequence[str] = ()
     excluded: Excluded = field(default_factory=dict)
+    never_annotated: Excluded = field(default_factory=dict)
     answered: Mapping[str, Sequence[Box]] | None = None
 
     @classmethod
@@ -58,7 +61,8 @@ class RunData:
             SegalError: If a split, an image or a label is missing or damaged, or no pixel of a
                 split to evaluate on is labelled.
         """
-        task, data, known = config.task, config.data, _known_images(config.out)
+        task, data = config.task, config.data
+        known, log = so_far(config.out)
         with bar("Checking images") as advance:
             pool_set = open_split(
                 *(config.task, data, data.train, config.machine, advance),
@@ -71,14 +75,21 @@ class RunData:
                 if split
             }
         find_task(task).check_splits({data.train: pool_set, **held_out})
-        answered = None
+        pool_set, answered = log.dataset(pool_set), None
         if config.annotate:
             pool_set, answered = given_back(config, pool_set)
-        pool_set, *rest = without_excluded(config.exclude, [pool_set, *held_out.values()])
+        pool_set, *rest = without_excluded(
+            config.exclude, [pool_set, *held_out.values()], all_there=not log.changes
+        )
         held_out = dict(zip(held_out, rest, strict=True))
         notes = copies_notes(pool_set.pool, unique=config.unique)
         if config.unique:
             pool_set = pool_set.subset(first_of_each(pool_set.pool))
+        never_annotated = _excluded(pool_set)
+        if log.withdrawn.boxes:
+            inner = pool_set.dataset if isinstance(pool_set, RestOfDataset) else pool_set
+            without = log.withdrawn.together(inner.pool, never_annotated)
+            pool_set = RestOfDataset.of(inner, without)
         mistakes = []
         for split, dataset, use in (
             (data.train, None if config.annotate else pool_set, "trained on"),
@@ -93,9 +104,7 @@ class RunData:
                 mistakes.append(error)
         raise_all(mistakes)
         tell(*class_notes(pool_set, *held_out.values()))
-        boxes = pool_set.excluded if isinstance(pool_set, RestOfDataset) else {}
-        excluded = {pool_set.pool.paths[i]: tuple(found) for i, found in boxes.items()}
-        return cls(pool_set, held_out, notes, excluded, answered)
+        return cls(pool_set, held_out, notes, _excluded(pool_set), never_annotated, answered)
 
     def inputs(self) -> dict[str, dict[str, str]]:
         """Digests of what is held out, by kind and name."""
@@ -115,6 +124,11 @@ class RunData:
     def areas(self) -> NDArray[np.int64]:
         """Pixels of every image of the pool, but for those that are excluded."""
         return image_areas(self.pool_set.pool, self.excluded)
+
+
+def _excluded(dataset: LabelledDataset) -> Excluded:
+    boxes = dataset.excluded if isinstance(dataset, RestOfDataset) else {}
+    return {dataset.pool.paths[i]: tuple(found) for i, found in boxes.items()}
 
 
 def given_back(
@@ -140,11 +154,16 @@ def given_back(
     return with_answers(plain, config.task, answers), boxes
 
 
-def _known_images(out: Path) -> dict[str, tuple[int, int, ImageInfo]]:
-    """What an earlier start inspected; nothing where there is none, or a ledger half made."""
+def so_far(out: Path) -> tuple[dict[str, tuple[int, int, ImageInfo]], PoolLog]:
+    """What an earlier start inspected, by file, and how its pool has changed since.
+
+    Nothing where there is none, or a ledger half made.
+    """
     with suppress(SegalError), Ledger.read(out) as ledger:  # opening it to write says what is wrong
-        return ledger.known_images()
-    return {}
+        log = ledger.pool_log
+        known = {log.files.get(name, name): one for name, one in ledger.known_images().items()}
+        return known, log
+    return {}, PoolLog()
 
 
 def check_budgets(config: RunConfig, data: RunData) -> None:

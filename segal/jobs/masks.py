@@ -1,0 +1,94 @@
+"""Masks of a selection as its ledger tells them: made again where they are lost."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from segal.candidates.regions import Box
+from segal.candidates.selection import MASKS_FOLDER, mask_name, mask_png
+from segal.config import SelectConfig
+from segal.data.exclusion import Excluded, Exclusion
+from segal.data.images import ImageInfo
+from segal.data.pool import ImagePool
+from segal.errors import SegalError
+from segal.jobs.annotate.source import SELECT, read_source_config
+from segal.models.spec import DEFAULT_TASK
+from segal.runs.ledger import Ledger
+from segal.system.files import write_bytes
+
+
+class Masks:
+    """The masks of a selection.
+
+    Args:
+        ledger: Of the run.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.log = ledger, ledger.pool_log
+
+    def repair(self) -> list[str]:
+        """Writes masks that are missing or damaged, and records them.
+
+        Returns:
+            What cannot be made, a line each.
+        """
+        if not self._has_masks:
+            return []
+        damaged = {path for path, *_ in self.ledger.damaged()}
+        recorded = {path for path, *_ in self.ledger.artefacts(SELECT, 0)}
+        problems = []
+        for image, boxes in self._asked.items():
+            name = f"{MASKS_FOLDER}/{mask_name(image)}"
+            if name in recorded and name not in damaged:
+                continue
+            try:
+                data = self._png(image, boxes)
+            except SegalError as error:
+                problems.append(f"{name} cannot be made again: {error.problem}")
+                continue
+            write_bytes(self.ledger.folder / name, data)
+            self.ledger.renew(SELECT, 0, self.ledger.folder / name)
+        return problems
+
+    @property
+    def _has_masks(self) -> bool:
+        task = self.ledger.configuration.get("task", DEFAULT_TASK)
+        is_made = self.ledger.command == SELECT and self.ledger.phase(SELECT, 0) is not None
+        return is_made and task == DEFAULT_TASK
+
+    @cached_property
+    def _asked(self) -> dict[str, list[Box]]:
+        boxes: dict[str, list[Box]] = {}
+        for one in self.ledger.held(SELECT, 0):
+            boxes.setdefault(one.image, []).append(one.box)
+        return boxes
+
+    def _png(self, image: str, boxes: Sequence[Box]) -> bytes:
+        labelled = [p.box for p in self.ledger.purchases("labelled", 0) if p.image == image]
+        withdrawn = self.log.boxes.get(image, ())
+        left = [*labelled, *self._excluded.get(image, ()), *withdrawn]
+        return mask_png(self._sizes[image], boxes, left)
+
+    @cached_property
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        rows = self.ledger.rows("SELECT path, height, width FROM images")
+        return {path: (height, width) for path, height, width in rows}
+
+    @cached_property
+    def _excluded(self) -> Excluded:
+        """What is never annotated, which the ledger knows the size of only."""
+        if not self.ledger.excluded_images():
+            return {}
+        config = read_source_config(self.ledger)
+        assert isinstance(config, SelectConfig) and config.exclude is not None
+        exclusion = Exclusion.open(config.exclude)
+        if exclusion.digest() != self.ledger.configuration.get("exclude"):
+            raise SegalError(f"{config.exclude} excludes something else than it did then")
+        pool = ImagePool(
+            root=Path(),
+            paths=tuple(self._sizes),
+            infos=tuple(ImageInfo(*size, "") for size in self._sizes.values()),
+            stats=((0, 0),) * len(self._sizes),
+        )
+        return exclusion.of([pool], all_there=False)[0]

@@ -1,0 +1,1 @@
+"""Pools that live: images are added, moved and withdrawn while a run goes on."""
