@@ -262,7 +262,7 @@ def _wants_more(
     left = allowance.limit - prices[rows[taken]].sum()
     others = np.ones(len(prices), np.bool_)
     others[rows] = False
-    return bool(left > allowance.limit / 20 and prices[others].min() <= left)
+    return bool(left > allowance.limit / 20 and (prices[others] <= left).any())
 
 
 def _pick(
