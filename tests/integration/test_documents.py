@@ -74,6 +74,7 @@ def places(tmp_path, scenes, encoder, classified, boxed):
     return {
         "DIR": scenes / "leftImg8bit" / "train",
         "RUN": tmp_path / "run",
+        "FIRST": tmp_path / "first",
         "DATASET": scenes,
         "MODEL": tmp_path / "model",
         "ROUNDS": tmp_path / "rounds",
@@ -150,7 +151,7 @@ def test_the_commands_of_the_readme(segal, places, checkpoint, no_page):
             continue
         words = shlex.split(line)[1:]
         quicker = WHOLE if "classification" in words else NARROW if "detection" in words else []
-        place = {**places, "FILE": checkpoint} if words[:2] == ["select", "--images"] else places
+        place = {**places, "FILE": checkpoint} if "--checkpoint" in words else places
         words = [
             re.sub(r"[A-Z]{3,}", lambda m, place=place: str(place[m[0]]), str(word))
             for word in [
@@ -398,7 +399,13 @@ def test_every_configuration_of_detection_runs(segal, boxed, tmp_path, path):
     assert code == 0, stderr
 
 
-OF_ALL_ARMS = ("camvid_compare.yaml", "camvid_gradients.yaml")
+OF_ALL_ARMS = (
+    "camvid_compare.yaml",
+    "camvid_gradients.yaml",
+    "camvid_evidence.yaml",
+    "camvid_evidence_reference.yaml",
+    "camvid_evidence_seeds.yaml",
+)
 
 
 def run_on_made_data(segal, path, scenes, street, checkpoint, encoder, tmp_path, all_arms=False):
