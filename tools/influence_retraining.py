@@ -4,9 +4,9 @@
         --store STORE --seeds 0:20 --out OUT
     python tools/influence_retraining.py summary --out OUT --chart influence.png
 
-The network is that of configs/camvid_evidence.yaml: a linear layer on frozen features, whose loss is
-convex, so that there is one optimum and no noise. `measure`, for each seed: the seed set of
-`segal run`, its training, and then the same loss to a gradient of norm 1e-9; one scan with the
+The network is that of configs/camvid_evidence.yaml: a linear layer on frozen features, whose loss
+is convex, so that there is one optimum and no noise. `measure`, for each seed: the seed set of
+`segal run`, its training, and then the same loss to a gradient of norm 1e-8; one scan with the
 signals of every strategy; 40 regions along the ranking by exact influence; and for each of them the
 optimum with its pixels added to the sample, at as many to a pixel as the labelled images have, with
 the network's own predictions as labels and with the true ones. The effect of a region is what that
@@ -70,9 +70,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "error_change_first_order": {"name": "error_change_first_order", "layers": "last"},
     "entropy": {"name": "entropy"},
 }
-CONTRASTS = [
-    (EXACT, other, f"val/{labels}") for other in (DAMPED, IDENTITY) for labels in LABELS
-]
+CONTRASTS = [(EXACT, other, f"val/{labels}") for other in (DAMPED, IDENTITY) for labels in LABELS]
 PAPER = {"name": "isal", "preset": "paper", "reduction": "sum"}
 FEATURE = "mean_feature"  # which RALIF thins out by
 
@@ -342,7 +340,6 @@ class Experiment:
         from segal.jobs.network import initial_model
         from segal.jobs.rounds.run_data import RunData
         from segal.jobs.strategies import configure_run
-        from segal.runs.oracle import Oracle
         from segal.system.machine import use_threads
         from segal.tasks import find_task
 
@@ -361,7 +358,7 @@ class Experiment:
         self.keeping, self.out = Keeping.of(self.config), arguments.out
         self.strategies = strategies_of(self)
         self.attempt = configure_run({**self.raw, "strategy": PAPER})[1]
-        self.oracle = Oracle(self.data.pool_set, self.task)
+        self.images = arguments.images
         self.val = self._grid(self.data.held_out["validation"], VAL_STRIDE)
         self.pool = self._grid(self.data.pool_set, POOL_STRIDE)
 
@@ -401,9 +398,23 @@ class Experiment:
         order = torch.randperm(len(offer), generator=derive_generator(seed, 0, SEED_SET)).numpy()
         taken = order[allowance.takes(offer.prices[order])]
         paths = list(sizes)
-        return {
-            paths[i]: [(0, 0, sizes[paths[i]][1], sizes[paths[i]][0])] for i in sorted(taken)
-        }
+        return {paths[i]: [(0, 0, sizes[paths[i]][1], sizes[paths[i]][0])] for i in sorted(taken)}
+
+    def look_at(self, seed: int, bought: dict[str, list[Any]]) -> Tensor:
+        """Sets the pool of a seed: the labelled images, and as many of the others as asked for.
+
+        Returns:
+            (n,) positions in the whole pool of those that are not labelled.
+        """
+        from segal.runs.oracle import Oracle
+
+        whole = self.data.pool_set
+        labelled = [i for i, path in enumerate(whole.pool.paths) if path in bought]
+        others = np.setdiff1d(np.arange(len(whole.pool)), labelled)
+        drawn = np.random.default_rng([seed, self.images]).permutation(others)[: self.images]
+        self.pool_set = whole.subset(sorted([*labelled, *drawn.tolist()]))
+        self.oracle = Oracle(self.pool_set, self.task)
+        return torch.from_numpy(drawn)
 
     def train(self, seed: int, bought: dict[str, list[Any]]) -> tuple[Tensor, Tensor, Tensor]:
         """Trains the network as the run does, and returns the sample that it was trained on.
@@ -444,7 +455,7 @@ class Experiment:
         scan = RoundScan(
             config=config,
             device=torch.device("cpu"),
-            pool=self.data.pool_set.pool,
+            pool=self.pool_set.pool,
             oracle=self.oracle,
             validation=self.data.held_out["validation"],
             seed_set=bought,
@@ -470,7 +481,7 @@ class Experiment:
         Returns:
             The problems, and the share of each region's labelled pixels that the network has wrong.
         """
-        pool_set = self.data.pool_set
+        pool_set = self.pool_set
         kept = self.keeping.pool(self.model, pool_set.pool)
         positions = {path: i for i, path in enumerate(pool_set.pool.paths)}
         labels = (pool_set.read_label(positions[path]) for path in bought)
@@ -485,7 +496,9 @@ class Experiment:
             weight = density * (box[2] - box[0]) * (box[3] - box[1]) / len(y)
             found.append(features)
             classes.append((own, torch.where(known, true, 0)))
-            weights.append((torch.full((len(y),), weight), weight * known))
+            weights.append(
+                (torch.full_like(own, weight, dtype=torch.float64), weight * known.double())
+            )
             wrong.append(float((own != true)[known].double().mean()) if known.any() else 0.0)
         pad = torch.nn.utils.rnn.pad_sequence
         problem = Problem(
@@ -495,7 +508,7 @@ class Experiment:
             own_x=pad(found, batch_first=True),
             region=torch.arange(len(rows)).repeat(len(LABELS)),
             own_y=pad([c[k] for k in range(len(LABELS)) for c in classes], batch_first=True),
-            own_w=pad([w[k] for k in range(len(LABELS)) for w in weights], batch_first=True).double(),
+            own_w=pad([w[k] for k in range(len(LABELS)) for w in weights], batch_first=True),
         )
         return problem, wrong
 
@@ -511,7 +524,6 @@ class Clock:
         """What was done since the last call is booked under a name."""
         now = time.process_time()
         self.seconds[name] = round(now - self._at, 2)
-        print(f"{name}: {self.seconds[name]} s", flush=True)
         self._at = now
 
 
@@ -602,8 +614,9 @@ def measure_seed(
     experiment: Experiment, seed: int, count: int, gradient_norm: float
 ) -> dict[str, Any]:
     """What came of a seed, as it is written."""
-    clock, model, data = Clock(), experiment.model, experiment.data
+    clock, model = Clock(), experiment.model
     bought = experiment.seed_set(seed)
+    looked_at = experiment.look_at(seed, bought)
     x, y, theta = experiment.train(seed, bought)
     clock("train")
     settings = experiment.config.train
@@ -634,10 +647,8 @@ def measure_seed(
     effects: dict[str, list[float]] = {}
     linear: dict[str, list[float]] = {}
     losses = {}
-    positions = {path: i for i, path in enumerate(data.pool_set.pool.paths)}
-    labelled = torch.tensor([positions[path] for path in bought])
     for name, grid in (("val", experiment.val), ("pool", experiment.pool)):
-        kept = grid.label != 255 if name == "val" else ~torch.isin(grid.image, labelled)
+        kept = grid.label != 255 if name == "val" else torch.isin(grid.image, looked_at)
         features = (grid.x[kept] - standardise.mean) * standardise.scale
         label = grid.label[kept] if name == "val" else classes_of(features, theta)
         direction = inverse_times(base, theta, factor, set_gradient(features, label, theta))
@@ -840,6 +851,7 @@ def main() -> None:
     command.add_argument("--store", type=Path, required=True, help="of the encoder's outputs")
     command.add_argument("--seeds", default="0:20", help="from:to, the last one left out")
     command.add_argument("--regions", type=int, default=40)
+    command.add_argument("--images", type=int, default=120, help="of the pool, beside the labelled")
     command.add_argument("--gradient-norm", type=float, default=1e-8)
     command.add_argument("--out", type=Path, required=True, help="a folder, a file for each seed")
     command = subparsers.add_parser("summary")
