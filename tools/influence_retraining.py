@@ -24,7 +24,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,12 @@ class Problem:
         none = torch.zeros(1, 0)
         zero = torch.zeros(1, dtype=torch.int64)
         return cls(x, y, l2, x.new_zeros(1, 0, x.shape[1]), zero, none.long(), none.double())
+
+    def some(self, which: Tensor) -> Problem:
+        """Those problems."""
+        return replace(
+            self, region=self.region[which], own_y=self.own_y[which], own_w=self.own_w[which]
+        )
 
     def value(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The (J,) losses, and their (J, C, D + 1) gradients."""
@@ -199,31 +205,36 @@ def fit_all(
     theta = start.expand(len(problem.region), -1, -1).clone()
     loss, gradient = problem.value(theta)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    done = 0
-    while float(gradient.flatten(1).norm(dim=1).max()) > gradient_norm and done < steps:
-        along, alphas = gradient.clone(), []
+    for done in range(steps):  # noqa: B007 (used after the loop)
+        norms = gradient.flatten(1).norm(dim=1)
+        left = (norms > gradient_norm).nonzero()[:, 0]
+        if not len(left):
+            break
+        along, alphas = gradient[left], []
         for s, y, rho in reversed(pairs):
-            alphas.append(rho * dot(s, along))
-            along -= alphas[-1] * y
+            alphas.append(rho[left] * dot(s[left], along))
+            along -= alphas[-1] * y[left]
         along = solve(along)
         for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
-            along += (alpha - rho * dot(y, along)) * s
-        length = torch.ones(len(theta), 1, 1, dtype=theta.dtype)
-        slope = -dot(gradient, along)[:, 0, 0]
-        while True:
-            trial = theta - length * along
-            new_loss, new_gradient = problem.value(trial)
+            along += (alpha - rho[left] * dot(y[left], along)) * s[left]
+        step = torch.zeros_like(theta)
+        step[left] = -along
+        slope, before, at = dot(gradient, step)[:, 0, 0], theta, gradient
+        theta, gradient, length = theta + step, gradient.clone(), 1.0
+        trial_loss = loss.clone()
+        while length > 1e-6:
+            trial_loss[left], gradient[left] = problem.some(left).value(theta[left])
             # Near the optimum differences of the loss are rounding: there the gradient tells.
-            poor = new_loss > loss + 1e-4 * length[:, 0, 0] * slope
-            poor &= new_gradient.flatten(1).norm(dim=1) > gradient.flatten(1).norm(dim=1)
-            if not poor.any() or float(length.min()) < 1e-6:
+            poor = trial_loss[left] > loss[left] + 1e-4 * length * slope[left]
+            poor &= gradient[left].flatten(1).norm(dim=1) > norms[left]
+            left, length = left[poor], length / 4
+            if not len(left):
                 break
-            length[poor] /= 4
-        s, y = trial - theta, new_gradient - gradient
+            theta[left] = before[left] + length * step[left]
+        loss, s, y = trial_loss, theta - before, gradient - at
         curvature = dot(s, y)
         rho = torch.where(curvature > 0, 1 / curvature, torch.zeros_like(curvature))
         pairs = [*pairs, (s, y, rho)][-MEMORY:]
-        theta, loss, gradient, done = trial, new_loss, new_gradient, done + 1
     return Fits(theta, gradient.flatten(1).norm(dim=1), done)
 
 
