@@ -6,7 +6,7 @@
 
 The network is that of configs/camvid_evidence.yaml: a linear layer on frozen features, whose loss
 is convex, so that there is one optimum and no noise. `measure`, for each seed: the seed set of
-`segal run`, its training, and then the same loss to a gradient of norm 1e-8; one scan with the
+`segal run`, its training, and then the same loss to a gradient of norm 1e-7; one scan with the
 signals of every strategy; 40 regions along the ranking by exact influence; and for each of them the
 optimum with its pixels added to the sample, at as many to a pixel as the labelled images have, with
 the network's own predictions as labels and with the true ones. The effect of a region is what that
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "camvid_evidence.yaml"
 ROWS = 2048  # looked at together
-MEMORY = 12  # pairs of steps that are kept of a fit
+MEMORY = 40  # pairs of steps that are kept of a fit
 REGION_STRIDE, VAL_STRIDE, POOL_STRIDE = 4, 16, 32
 LABELS = ("predicted", "true")
 EFFECTS = ("val", "pool")
@@ -183,7 +183,7 @@ class Fits:
 
 
 def fit_all(
-    problem: Problem, start: Tensor, factor: Tensor, gradient_norm: float, steps: int = 100
+    problem: Problem, start: Tensor, factor: Tensor, gradient_norm: float, steps: int = 300
 ) -> Fits:
     """Takes every problem to its optimum by L-BFGS, all at once.
 
@@ -863,7 +863,7 @@ def main() -> None:
     command.add_argument("--seeds", default="0:20", help="from:to, the last one left out")
     command.add_argument("--regions", type=int, default=40)
     command.add_argument("--images", type=int, default=120, help="of the pool, beside the labelled")
-    command.add_argument("--gradient-norm", type=float, default=1e-8)
+    command.add_argument("--gradient-norm", type=float, default=1e-7)
     command.add_argument("--out", type=Path, required=True, help="a folder, a file for each seed")
     command = subparsers.add_parser("summary")
     command.set_defaults(work=summary)
