@@ -20,10 +20,3 @@ def test_killed_at_random_moments_it_goes_on_and_nothing_is_lost(command, tmp_pa
     soak = Soak(tmp_path, seed=COMMANDS.index(command))
     soak.kill_each(command, _KILLS)
     assert soak.kills[command] == _KILLS
-
-
-@pytest.mark.slow
-def test_a_whole_soak(tmp_path):
-    soak = Soak(tmp_path, seed=0)
-    soak.soak(200)
-    assert set(soak.done) >= {name for name, _ in Soak.OPERATIONS}
