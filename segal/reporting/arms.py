@@ -168,7 +168,7 @@ def _describe(run: History) -> str:
         name += f" tau={strategy['tau']:g}"
     name += f" · {'images' if region == 'image' else region + ' px'}"
     seeded = run.configuration.get("seed_strategy")
-    return name if seeded is None else f"{name} · from {seeded['name']}"
+    return name if seeded in (None, {"name": "random"}) else f"{name} · from {seeded['name']}"
 
 
 def _check_scores(run: History) -> None:
