@@ -150,7 +150,7 @@ def formats(
     print(
         f"{tool.name}: {count} regions of {arguments.size} x {arguments.size}, "
         f"{size / 1e6:.0f} MB: "
-        f"written in {written:.1f} s, read in {seconds:.1f} s "
+        f"written in {written:.2f} s, read in {seconds:.2f} s "
         f"({megapixels / seconds:.0f} MP/s); {wrong} pixels differ; "
         f"{wall:.0f} s by the clock, all in all; plain work {floor:.2f} s",
         flush=True,

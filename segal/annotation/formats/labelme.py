@@ -104,7 +104,7 @@ class Labelme:
                     "imageHeight": height,
                     "imageWidth": width,
                 }
-                data = json.dumps(content, ensure_ascii=False, indent=2)
+                data = json.dumps(content, ensure_ascii=False)
                 files.append(put(path, data.encode(errors="surrogateescape")))
             files.append(drafted.write(part, handout))
         return files

@@ -113,7 +113,7 @@ def _content(
                     {
                         "id": segment,
                         "category_id": ids[layer.name],
-                        "area": int(layer.mask.sum()),
+                        "area": int(np.count_nonzero(layer.mask)),
                         "bbox": [x, y, w, h],
                         "iscrowd": 0,
                     }
@@ -132,7 +132,7 @@ def _content(
 
 def _colours(ids: NDArray[np.uint32]) -> NDArray[np.uint8]:
     """Ids as colours, (H, W, 3)."""
-    return np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
+    return ids.astype("<u4", copy=False).view(np.uint8).reshape(*ids.shape, 4)[..., :3]
 
 
 def _read(file: Path, part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
@@ -218,11 +218,11 @@ def _segments(
             raise Mistake(reply.source, problem, expected, segment, remedy)
         found[number] = names[category]
     # Whole images are gone through once, however many segments there are.
-    places = np.zeros(max(int(ids.max()), *found, 0) + 1, np.int32)
-    places[list(found)] = np.arange(1, len(found) + 1)
-    index = places[ids]
-    if (stray := (index == 0) & (ids != 0)).any():
-        numbers, counts = np.unique(ids[stray], return_counts=True)
+    places = np.full(max(int(ids.max()), *found, 0) + 1, -1, np.int32)
+    places[[0, *found]] = np.arange(len(found) + 1)
+    index = places.take(ids)
+    if index.min() < 0:
+        numbers, counts = np.unique(ids[index < 0], return_counts=True)
         pairs = list(zip(numbers.tolist(), counts.tolist(), strict=True))[:_SHOWN]
         got = ", ".join(f"{number} ({n} pixels)" for number, n in pairs)
         expected, remedy = "pixels of listed segments, or 0", "export it again"

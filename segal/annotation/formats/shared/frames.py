@@ -22,13 +22,17 @@ from segal.annotation.handout import AnnotationTask
 PILLOW = "outlines filled by Pillow, which counts pixels that an edge touches as inside"
 
 
-def trimmed(name: str, mask: NDArray[np.bool_], order: int = 0) -> Layer | None:
+def trimmed(layer: Layer) -> Layer | None:
     """A layer cut to what is painted, which does not hold on to the rest; None for nothing."""
-    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
-    if not width:
+    mask, corner = tools.trimmed(layer.mask, layer.corner)
+    if not mask.size:
         return None
-    kept = mask[y : y + height, x : x + width]
-    return Layer(name, kept if kept.shape == mask.shape else kept.copy(), (x, y), order)
+    return layer if mask is layer.mask else replace(layer, mask=mask, corner=corner)
+
+
+def turned(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Columns as rows, in memory too."""
+    return cv2.transpose(mask.view(np.uint8)).view(np.bool_)
 
 
 def shared(layers: Iterable[Layer], tasks: Sequence[AnnotationTask]) -> dict[str, list[Layer]]:
@@ -175,23 +179,14 @@ def filled(
         draw.ellipse(((x - radius, y - radius), (x + radius, y + radius)), fill=1, outline=1)
     else:
         draw.polygon(list(points), fill=1, outline=1)
-    return trimmed(name, np.array(image, np.bool_), order)
+    return trimmed(Layer(name, np.array(image, np.bool_), order=order))
 
 
 def draft_layers(drafts: Drafts | None, task: AnnotationTask) -> list[Layer]:
-    """What the network drew in a task's region, a layer for each class that it has."""
+    """What the network drew of a task, cut to what is painted; nothing where nothing is."""
     answer = drafts(task) if drafts is not None else None
-    layers = [] if answer is None else sorted(answer.layers, key=lambda layer: layer.order)
-    names = list(dict.fromkeys(layer.name for layer in layers))
-    x0, y0, x1, y1 = task.region_in_frame
-    painted = np.zeros((y1 - y0, x1 - x0), np.uint8)
-    for layer in layers:
-        piece = cut(layer, task)
-        if piece is not None:
-            (x, y), (height, width) = piece.corner, piece.mask.shape
-            window = painted[y - y0 : y - y0 + height, x - x0 : x - x0 + width]
-            window[piece.mask] = names.index(layer.name) + 1
-    return masks_of(painted, dict(enumerate(names, 1)), (x0, y0))
+    layers = [] if answer is None else answer.layers
+    return [kept for layer in layers if (kept := trimmed(layer)) is not None]
 
 
 def masks_of(
@@ -226,11 +221,10 @@ def paint(
 
 def layer_digest(layer: Layer) -> str:
     """A fingerprint of a label's pixels, however its mask is cut."""
-    cut_to = trimmed(layer.name, layer.mask)
+    cut_to = trimmed(layer)
     if cut_to is None:
         return ""
-    x, y = layer.corner[0] + cut_to.corner[0], layer.corner[1] + cut_to.corner[1]
-    head = json.dumps([layer.name, x, y, *cut_to.mask.shape]).encode()
+    head = json.dumps([layer.name, *cut_to.corner, *cut_to.mask.shape]).encode()
     return hashlib.sha256(head + np.packbits(cut_to.mask).tobytes()).hexdigest()[:16]
 
 
