@@ -497,9 +497,9 @@ def decode_coco(text: str | bytes) -> Counts:
     numbers = ((last ^ 16).view(np.int8) - np.int8(16)).astype(np.int64)
     if more := len(characters) - len(last):
         places = np.flatnonzero(characters > 31)
-        whose = places - np.arange(more)  # as many numbers have ended before
         nth = np.arange(more)
-        nth -= np.maximum.accumulate(np.where(np.diff(whose, prepend=-1) > 0, nth, 0))
+        whose = places - nth  # as many numbers have ended before
+        nth[1:] -= np.maximum.accumulate(np.where(whose[1:] > whose[:-1], nth[1:], 0))
         if nth.max() > 5:
             raise ValueError(_DIGITS)
         np.left_shift.at(numbers, whose, 5)

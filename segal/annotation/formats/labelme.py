@@ -49,8 +49,11 @@ from segal.errors import SegalError
 
 DONE = "done"
 _POINTS = {"polygon": 3, "oriented_rectangle": 4, "rectangle": 2, "circle": 2}
+_MASK = Path("mask.png")
 _FIXED = ("rectangle", "circle", "oriented_rectangle")
 _MAX_BYTES = 2**28
+# One bit a pixel: labelme takes any grey PNG, and packing eight takes most of the time.
+_BILEVEL = (cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
 _EXPECTED = "labelme's JSON: imagePath, imageHeight, imageWidth, shapes"
 
 
@@ -150,9 +153,7 @@ def _drafts(
 
 def _mask_shape(layer: Layer) -> dict[str, object]:
     (x, y), (height, width) = layer.corner, layer.mask.shape
-    # One bit a pixel: labelme takes any grey PNG, and packing eight takes most of the time.
-    bilevel = [cv2.IMWRITE_PNG_BILEVEL, 1]
-    data = cv2.imencode(".png", layer.mask.astype(np.uint8) * 255, bilevel)[1].tobytes()
+    data = cv2.imencode(".png", layer.mask.view(np.uint8), _BILEVEL)[1].tobytes()
     shape = _shape(layer.name, "mask", [[x, y], [x + width - 1, y + height - 1]])
     return {**shape, "mask": base64.b64encode(data).decode("ascii")}
 
@@ -309,10 +310,10 @@ def _decoded(text: object, task: AnnotationTask, source: str) -> NDArray[np.bool
         if not isinstance(text, str):
             raise ValueError("no text")
         data = base64.b64decode(text, validate=True)
-        image = open_image(Path("mask.png"), data)
+        image = open_image(_MASK, data)
         if image.height > rows or image.width > columns:
             raise ValueError(f"{image.height} x {image.width} (height x width)")
-        pixels = np.array(load(Path("mask.png"), data, image))
+        pixels = np.array(load(_MASK, data, image))
     except (ValueError, binascii.Error) as error:
         raise Mistake(source, "no mask", expected, error, "draw it again") from error
     except SegalError as error:

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy.ndimage import find_objects
 
 from segal.annotation.answers import DrawnBox, Layer
 from segal.annotation.formats.base import Drafts
@@ -192,21 +191,15 @@ def draft_layers(drafts: Drafts | None, task: AnnotationTask) -> list[Layer]:
 def masks_of(
     values: NDArray[Any], names: Mapping[int, str], corner: tuple[int, int]
 ) -> list[Layer]:
-    """A layer for each value that occurs, no larger than it needs to be, in one pass over all.
+    """A layer for each of some values, no larger than it needs to be; none where none occurs.
 
     Args:
-        values: (h, w), whole numbers from 0.
-        names: Of the values, from 1.
+        values: (h, w), whole numbers.
+        names: Of the values.
         corner: (x, y) of the first pixel.
     """
-    boxes = find_objects(values, max(names, default=0) or 1)
-    (x, y), made = corner, []
-    for value, name in names.items():
-        if (box := boxes[value - 1]) is not None:
-            rows, columns = box
-            place = x + columns.start, y + rows.start
-            made.append(Layer(name, values[box] == value, place))
-    return made
+    layers = (Layer(name, values == value, corner) for value, name in names.items())
+    return [kept for layer in layers if (kept := trimmed(layer)) is not None]
 
 
 def paint(
@@ -215,7 +208,8 @@ def paint(
     """Paints layers into a label image, (H, W) uint8, in place."""
     for layer in layers:
         (x, y), (height, width) = layer.corner, layer.mask.shape
-        image[y : y + height, x : x + width][layer.mask] = values[layer.name]
+        window = image[y : y + height, x : x + width]
+        np.copyto(window, values[layer.name], where=layer.mask)
     return image
 
 
