@@ -21,7 +21,7 @@ _SIZES = np.array([3, 4, 8, 16])
 _LARGEST = 1 << _SIZES
 _LONGEST = 1 << 16
 _OPAQUE = 255
-_FEW = 40  # runs, or characters of a text
+_FEW, _SHORT = 40, 120  # runs, characters of a text: below it a loop costs less than calls
 _CHARACTERS = "counts: expected characters from 0 to o, of whole numbers"
 _DIGITS = "counts: expected numbers of at most 7 characters"
 _DENSE = 6
@@ -246,7 +246,7 @@ def encode_brush(mask: Mask, corner: tuple[int, int], height: int, width: int) -
     values[1::2] = _OPAQUE
     if not (runs[0] and runs[-1]):
         runs, values = runs[runs > 0], values[runs > 0]
-    kinds, lengths = np.minimum(np.searchsorted(_LARGEST, runs), 3), runs
+    kinds, lengths = np.searchsorted(_LARGEST[:3], runs), runs
     if runs.max() > _LONGEST:  # the last piece of a long run is written as long ones are
         pieces = -(-runs // _LONGEST)
         lengths = np.full(int(pieces.sum()), _LONGEST)
@@ -487,7 +487,7 @@ def decode_coco(text: str | bytes) -> Counts:
         [6, 1, 40, 4, 5, 4, 5, 4, 21]
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if len(data) <= _FEW:
+    if len(data) <= _SHORT:
         return np.array(_few_numbers(data), np.int64)
     characters = np.frombuffer(data, np.uint8) - np.uint8(48)
     if not characters.size or characters.max() > 63 or characters[-1] & 32:

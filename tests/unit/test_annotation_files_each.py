@@ -586,7 +586,9 @@ def test_what_the_network_says_of_a_region_is_a_layer_each_class_and_none_over_a
     (task,) = handout(made, "coco", step=1000).tasks
     label = region_of(made[task.image], task)
     layers = Painting().answer(label, task, NAMES).layers
-    assert sorted(layer.name for layer in layers) == sorted({NAMES[v] for v in label[label != VOID]})
+    assert sorted(layer.name for layer in layers) == sorted(
+        {NAMES[v] for v in label[label != VOID]}
+    )
     assert sum(np.count_nonzero(layer.mask) for layer in layers) == (label != VOID).sum()
     answer = Answer(task.key, "network", layers=[*layers, Layer("wall", np.zeros((2, 2), bool))])
     np.testing.assert_array_equal(composed(answer, task)[0], label)

@@ -39,7 +39,14 @@ from segal.annotation.formats.shared.files import (
     read_json,
     stem,
 )
-from segal.annotation.formats.shared.frames import PILLOW, draft_layers, filled, outline, whole_box
+from segal.annotation.formats.shared.frames import (
+    PILLOW,
+    draft_layers,
+    filled,
+    outline,
+    trimmed,
+    whole_box,
+)
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out, said_at
 from segal.annotation.formats.shared.tools import REGION, check_region
 from segal.annotation.handout import CONTEXT, CROP, MANIFEST_FILE, AnnotationTask, Handout, Mode
@@ -300,7 +307,7 @@ def _mask(
         expected = f"a mask within {columns} x {rows}"
         got = f"{width} x {height} at {left}, {top}"
         raise Mistake(source, "a mask that leaves the image", expected, got, "draw it again")
-    return Layer(name, mask, (left, top), order) if mask.any() else None
+    return trimmed(Layer(name, mask, (left, top), order))
 
 
 def _decoded(text: object, task: AnnotationTask, source: str) -> NDArray[np.bool_]:

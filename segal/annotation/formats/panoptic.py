@@ -139,7 +139,8 @@ def _png(ids: NDArray[np.uint32]) -> bytes:
 
 def _ids(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """The same the other way, of (H, W, 3)."""
-    return cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0] & 0xFFFFFF
+    ids: NDArray[np.uint32] = cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0]
+    return ids & np.uint32(0xFFFFFF)
 
 
 def _read(file: Path, part: Part, handout: Handout) -> Iterator[Answer | SegalError]:

@@ -278,7 +278,7 @@ def _digest(one: Layer | DrawnBox | str) -> str:
 
 @dataclass
 class Reply:
-    """What is said of one frame, before it is shared out among its tasks."""
+    """What is said of one frame, before it is shared out among its tasks; layers are trimmed."""
 
     source: str
     layers: list[Layer] = field(default_factory=list)

@@ -78,11 +78,9 @@ def _slices(layer: Layer, task: AnnotationTask) -> tuple[slice, slice]:
 def cut(layer: Layer, task: AnnotationTask) -> Layer | None:
     """A layer's pixels in a task's region; None where there are none."""
     rows, columns = _slices(layer, task)
-    mask = layer.mask[rows, columns]
-    if not mask.any():
-        return None
     x, y = layer.corner
-    return replace(layer, mask=mask, corner=(x + columns.start, y + rows.start))
+    corner = x + columns.start, y + rows.start
+    return trimmed(replace(layer, mask=layer.mask[rows, columns], corner=corner))
 
 
 def shared_boxes(
@@ -214,12 +212,9 @@ def paint(
 
 
 def layer_digest(layer: Layer) -> str:
-    """A fingerprint of a label's pixels, however its mask is cut."""
-    cut_to = trimmed(layer)
-    if cut_to is None:
-        return ""
-    head = json.dumps([layer.name, *cut_to.corner, *cut_to.mask.shape]).encode()
-    return hashlib.sha256(head + np.packbits(cut_to.mask).tobytes()).hexdigest()[:16]
+    """A fingerprint of the pixels of a layer, which is to be `trimmed`."""
+    head = json.dumps([layer.name, *layer.corner, *layer.mask.shape]).encode()
+    return hashlib.sha256(head + np.packbits(layer.mask).tobytes()).hexdigest()[:16]
 
 
 def box_digest(box: DrawnBox) -> str:
