@@ -60,7 +60,7 @@ _MASK = Path("mask.png")
 _FIXED = ("rectangle", "circle", "oriented_rectangle")
 _MAX_BYTES = 2**28
 # One bit a pixel: labelme takes any grey PNG, and packing eight takes most of the time.
-_BILEVEL = (cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
+BILEVEL = (cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
 _EXPECTED = "labelme's JSON: imagePath, imageHeight, imageWidth, shapes"
 
 
@@ -160,7 +160,7 @@ def _drafts(
 
 def _mask_shape(layer: Layer) -> dict[str, object]:
     (x, y), (height, width) = layer.corner, layer.mask.shape
-    data = cv2.imencode(".png", layer.mask.view(np.uint8), _BILEVEL)[1].tobytes()
+    data = cv2.imencode(".png", layer.mask.view(np.uint8), BILEVEL)[1].tobytes()
     shape = _shape(layer.name, "mask", [[x, y], [x + width - 1, y + height - 1]])
     return {**shape, "mask": base64.b64encode(data).decode("ascii")}
 

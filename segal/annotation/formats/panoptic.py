@@ -44,7 +44,7 @@ from segal.tasks.detection.coco import id_errors, is_id
 FILE, FOLDER = "panoptic_default.json", "panoptic_default"
 _SHOWN = 5
 # Larger by half than what filters make of it, and read in half the time.
-_QUICK = (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_COMPRESSION, 1)
+QUICK = (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_COMPRESSION, 1)
 _EXPECTED = "COCO's panoptic JSON: an object with lists of images, annotations and categories"
 
 
@@ -134,7 +134,7 @@ def _content(
 def _png(ids: NDArray[np.uint32]) -> bytes:
     """Ids as the colours of a PNG."""
     rgba = ids.astype("<u4").view(np.uint8).reshape(*ids.shape, 4)
-    return cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR), _QUICK)[1].tobytes()
+    return cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR), QUICK)[1].tobytes()
 
 
 def _ids(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
