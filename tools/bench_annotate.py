@@ -9,6 +9,8 @@ labels. Written is what a network would say of it, 19 masks each, and read is wh
 the tool gives it back; every tenth region is compared pixel by pixel. Processor time of one core,
 so that whatever else the machine does counts little.
 
+What no format can do without, such as an image's PNG, is measured alone in the same run.
+
 With `--libraries`, the site-packages where label-studio-sdk is installed, its decoder is timed side
 by side with segal's; pycocotools always is.
 """
@@ -19,15 +21,18 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from xml.sax.saxutils import escape
 
+import cv2
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco
 
 from segal.annotation.answers import Answer, Layer
-from segal.annotation.formats import FORMATS
+from segal.annotation.formats import FORMATS, labelme, panoptic
 from segal.annotation.formats.base import Format, WriteOptions
 from segal.annotation.handout import AnnotationTask, Handout, task_key
 from segal.data import cityscapes
@@ -59,7 +64,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     labels = [blobs(rng, arguments.size, arguments.cells) for _ in range(LABELS)]
-    results = {"decoding": decoding(labels, arguments.libraries)}
+    results = {"decoding": decoding(labels, arguments.libraries), "floors": floors(labels)}
     for name in arguments.formats.split(","):
         if name != "none":
             with TemporaryDirectory() as folder:
@@ -150,7 +155,7 @@ def formats(
     print(
         f"{tool.name}: {count} regions of {arguments.size} x {arguments.size}, "
         f"{size / 1e6:.0f} MB: "
-        f"written in {written:.1f} s, read in {seconds:.1f} s "
+        f"written in {written:.2f} s, read in {seconds:.2f} s "
         f"({megapixels / seconds:.0f} MP/s); {wrong} pixels differ; "
         f"{wall:.0f} s by the clock, all in all; plain work {floor:.2f} s",
         flush=True,
@@ -239,6 +244,35 @@ def decoding(labels: list[np.ndarray], libraries: Path | None) -> dict[str, floa
     of_one = {name: 1e6 * seconds / len(masks) for name, seconds in results.items()}
     for name, microseconds in of_one.items():
         print(f"{name}: {microseconds:.0f} microseconds for a mask of {side} x {side}")
+    return of_one
+
+
+def floors(labels: list[np.ndarray]) -> dict[str, float]:
+    """Milliseconds a region of what no format can do without: libraries alone, nothing around."""
+    some = labels[:8]
+    masks = [layer.mask.view(np.uint8) for label in some for layer in layers_of(label, (0, 0))]
+    ids = [cv2.merge([label * 0, label * 0, label + 1]) for label in some]
+    results = {}
+    for name, images, how in (
+        ("grey PNG", some, ()),
+        ("PNG of ids", ids, panoptic.QUICK),
+        ("PNG of each mask", masks, labelme.BILEVEL),
+    ):
+        files = [cv2.imencode(".png", image, how)[1].tobytes() for image in images]
+        results[f"{name}, encoded by OpenCV"] = best(
+            lambda images=images, how=how: [cv2.imencode(".png", image, how) for image in images]
+        )
+        results[f"{name}, decoded by Pillow"] = best(
+            lambda files=files: [np.array(Image.open(BytesIO(file))) for file in files]
+        )
+    results["run lengths of each mask, encoded"] = best(lambda: [encode_counts(m) for m in masks])
+    counts = [encode_counts(mask) for mask in masks]
+    results["run lengths of each mask, decoded"] = best(
+        lambda: [decode_counts(c, *m.shape) for c, m in zip(counts, masks, strict=True)]
+    )
+    of_one = {name: 1e3 * seconds / len(some) for name, seconds in results.items()}
+    for name, milliseconds in of_one.items():
+        print(f"{name}: {milliseconds:.2f} ms a region")
     return of_one
 
 

@@ -19,9 +19,11 @@ from segal.functional.rle import (
     decode_brushes,
     decode_coco,
     decode_counts,
+    decode_cropped,
     encode_brush,
     encode_coco,
     encode_counts,
+    encode_placed,
 )
 from segal.functional.spreading import spread_out
 from segal.functional.uncertainty import bvsb, entropy, least_confidence, margin
@@ -34,9 +36,11 @@ __all__ = [
     "decode_brushes",
     "decode_coco",
     "decode_counts",
+    "decode_cropped",
     "encode_brush",
     "encode_coco",
     "encode_counts",
+    "encode_placed",
     "entropy",
     "herding_order",
     "interpolation_matrix",

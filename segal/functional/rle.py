@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pycocotools import mask as coco
 
 Mask = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -20,7 +21,7 @@ _SIZES = np.array([3, 4, 8, 16])
 _LARGEST = 1 << _SIZES
 _LONGEST = 1 << 16
 _OPAQUE = 255
-_FEW = 40  # runs, or characters of a text
+_FEW, _SHORT = 40, 120  # runs, characters of a text: below it a loop costs less than calls
 _CHARACTERS = "counts: expected characters from 0 to o, of whole numbers"
 _DIGITS = "counts: expected numbers of at most 7 characters"
 _DENSE = 6
@@ -41,6 +42,25 @@ def encode_counts(mask: Mask) -> Counts:
         array([1, 3, 2])
     """
     return _between(_changes(mask), mask.size)
+
+
+def encode_placed(mask: Mask, corner: tuple[int, int], height: int, width: int) -> Counts:
+    """The run lengths of an image in which a mask lies, row by row.
+
+    Args:
+        mask: (h, w) bool.
+        corner: (x, y) of its first pixel in the image, within which it lies.
+        height: Of the image, at least 1.
+        width: Likewise.
+
+    Returns:
+        (n,) int64, their sum is height * width.
+
+    Examples:
+        >>> encode_placed(np.ones((2, 1), bool), (1, 0), 2, 3)
+        array([1, 1, 2, 1, 1])
+    """
+    return _between(_changes_within(mask, corner, width), height * width)
 
 
 def decode_counts(counts: ArrayLike, height: int, width: int) -> Mask:
@@ -70,6 +90,25 @@ def decode_counts(counts: ArrayLike, height: int, width: int) -> Mask:
     _check_runs(int(runs.min()), int(runs.max()), size)
     _check_sum(int(runs.sum(dtype=np.int64)), size)  # fewer than 2**31 of less than 2**32
     return _alternating(runs).reshape(height, width)
+
+
+def decode_cropped(counts: Counts, width: int) -> tuple[Mask, tuple[int, int]]:
+    """The mask of run lengths, no larger than it needs to be: the rest is not made.
+
+    Args:
+        counts: (n,) int64, none below 0; whole rows together.
+        width: Of the image, at least 1.
+
+    Returns:
+        (h, w) bool, (0, 0) where nothing is in it; and (x, y) of its first pixel.
+
+    Examples:
+        >>> decode_cropped(np.array([4, 1, 1]), 3)
+        (array([[ True]]), (1, 1))
+    """
+    ends, lengths = np.cumsum(counts)[1::2], counts[1::2]
+    held = lengths > 0
+    return _cropped((ends - lengths)[held], ends[held], width)
 
 
 def _check_runs(least: int, most: int, size: int) -> None:
@@ -202,12 +241,12 @@ def encode_brush(mask: Mask, corner: tuple[int, int], height: int, width: int) -
     size = 4 * height * width
     if not 0 < size < 1 << 32:
         raise ValueError(f"image: expected 1 to {2**30 - 1} pixels, got {height * width}")
-    runs = 4 * _between(_changes_within(mask, corner, width), height * width)
+    runs = 4 * encode_placed(mask, corner, height, width)
     values = np.zeros(len(runs), np.int64)
     values[1::2] = _OPAQUE
     if not (runs[0] and runs[-1]):
         runs, values = runs[runs > 0], values[runs > 0]
-    kinds, lengths = np.minimum(np.searchsorted(_LARGEST, runs), 3), runs
+    kinds, lengths = np.searchsorted(_LARGEST[:3], runs), runs
     if runs.max() > _LONGEST:  # the last piece of a long run is written as long ones are
         pieces = -(-runs // _LONGEST)
         lengths = np.full(int(pieces.sum()), _LONGEST)
@@ -411,7 +450,7 @@ def _from(words: NDArray[np.uint64], places: Counts) -> NDArray[np.uint64]:
 # COCO
 
 
-def encode_coco(counts: ArrayLike) -> str:
+def encode_coco(counts: Counts) -> str:
     """Run lengths as COCO compresses them: differences, five bits a character.
 
     From the fourth on, a run is written as its difference from the one before the last.
@@ -423,22 +462,11 @@ def encode_coco(counts: ArrayLike) -> str:
         The `counts` of a segmentation, those that pycocotools writes.
 
     Examples:
-        >>> encode_coco([6, 1, 40, 4, 5, 4, 5, 4, 21])
+        >>> encode_coco(np.array([6, 1, 40, 4, 5, 4, 5, 4, 21]))
         '61X13mN000`0'
     """
-    numbers = np.array(counts, np.int64)
-    numbers[3:] -= numbers[1:-2].copy()
-    sizes = np.where(numbers < 0, ~numbers, numbers)
-    lengths = np.ones(len(numbers), np.int64)
-    while (more := sizes >= 1 << (5 * lengths - 1)).any():
-        lengths += more
-    starts = np.cumsum(lengths) - lengths
-    characters = np.empty(int(lengths.sum()), np.uint8)
-    for place in range(int(lengths.max(initial=0))):
-        held = lengths > place
-        digits = (numbers[held] >> (5 * place)) & 31
-        characters[starts[held] + place] = digits + 48 + 32 * (lengths[held] > place + 1)
-    return characters.tobytes().decode("ascii")
+    written = coco.frPyObjects({"counts": counts, "size": (1, 1)}, 1, 1)["counts"]
+    return str(written, "ascii")
 
 
 def decode_coco(text: str | bytes) -> Counts:
@@ -459,7 +487,7 @@ def decode_coco(text: str | bytes) -> Counts:
         [6, 1, 40, 4, 5, 4, 5, 4, 21]
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if len(data) <= _FEW:
+    if len(data) <= _SHORT:
         return np.array(_few_numbers(data), np.int64)
     characters = np.frombuffer(data, np.uint8) - np.uint8(48)
     if not characters.size or characters.max() > 63 or characters[-1] & 32:
@@ -469,9 +497,9 @@ def decode_coco(text: str | bytes) -> Counts:
     numbers = ((last ^ 16).view(np.int8) - np.int8(16)).astype(np.int64)
     if more := len(characters) - len(last):
         places = np.flatnonzero(characters > 31)
-        whose = places - np.arange(more)  # as many numbers have ended before
         nth = np.arange(more)
-        nth -= np.maximum.accumulate(np.where(np.diff(whose, prepend=-1) > 0, nth, 0))
+        whose = places - nth  # as many numbers have ended before
+        nth[1:] -= np.maximum.accumulate(np.where(whose[1:] > whose[:-1], nth[1:], 0))
         if nth.max() > 5:
             raise ValueError(_DIGITS)
         np.left_shift.at(numbers, whose, 5)

@@ -14,6 +14,7 @@ from segal.annotation.formats import FORMATS
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.formats.cityscapes import IDS
 from segal.annotation.formats.shared.frames import draft_layers
+from segal.annotation.questions.painting import Painting
 from segal.data.cityscapes import CLASSES
 from segal.data.datasets import open_dataset
 from segal.data.voc import palette
@@ -580,18 +581,17 @@ def test_voc_masks_without_a_list_have_vocs_own_values(tmp_path):
     same(read(tmp_path, handed), handed, made, names)
 
 
-def test_a_draft_of_many_layers_is_drawn_as_one_each_class():
+def test_what_the_network_says_of_a_region_is_a_layer_each_class_and_none_over_another():
     made = labels(31, sizes=((37, 53),))
     (task,) = handout(made, "coco", step=1000).tasks
-    rng = np.random.default_rng(2)
-    layers = []
-    for order in range(12):
-        height, width = rng.integers(1, 30, 2)
-        corner = (int(rng.integers(0, 53 - width)), int(rng.integers(0, 37 - height % 37)))
-        mask = rng.random((min(height, 37 - corner[1]), width)) < 0.6
-        layers.append(Layer(NAMES[order % 5], mask, corner, order))
-    answer = Answer(task.key, "network", layers=layers)
+    label = region_of(made[task.image], task)
+    layers = Painting().answer(label, task, NAMES).layers
+    assert sorted(layer.name for layer in layers) == sorted(
+        {NAMES[v] for v in label[label != VOID]}
+    )
+    assert sum(np.count_nonzero(layer.mask) for layer in layers) == (label != VOID).sum()
+    answer = Answer(task.key, "network", layers=[*layers, Layer("wall", np.zeros((2, 2), bool))])
+    np.testing.assert_array_equal(composed(answer, task)[0], label)
     found = draft_layers(lambda _: answer, task)
-    assert len({layer.name for layer in found}) == len(found)
-    flat = Answer(task.key, "network", layers=found)
-    np.testing.assert_array_equal(composed(flat, task)[0], composed(answer, task)[0])
+    assert [one.name for one in found] == [layer.name for layer in layers]
+    np.testing.assert_array_equal(composed(Answer(task.key, "", layers=found), task)[0], label)

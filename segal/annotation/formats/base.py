@@ -10,7 +10,10 @@ from segal.annotation.handout import AnnotationTask, Handout, Mode
 from segal.errors import SegalError
 
 Drafts = Callable[[AnnotationTask], Answer | None]
-"""What the network says of a task, as an answer that nobody has touched; None for nothing."""
+"""What the network says of a task, as an answer that nobody has touched; None for nothing.
+
+Of pixels, as the question makes it: a layer for each class, within the region, none over another.
+"""
 
 
 @dataclass(frozen=True)

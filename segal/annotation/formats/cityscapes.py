@@ -16,6 +16,7 @@ and cityscapesScripts 2.3.0.
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from segal.annotation.formats.shared.files import (
     read_json,
     stem,
 )
-from segal.annotation.formats.shared.frames import PILLOW, outline
+from segal.annotation.formats.shared.frames import PILLOW, outline, trimmed
 from segal.annotation.formats.shared.label_images import (
     LabelFiles,
     Meaning,
@@ -198,16 +199,17 @@ def _draw(reply: Reply, path: Path, task: AnnotationTask, handout: Handout) -> N
     pixels: NDArray[np.int32] = np.array(image)
     reply.lossy = PILLOW
     for value, name in by_value.items():
-        mask = pixels == value
-        if name in IDS and name not in handout.classes:
-            if value and handout.void and mask.any():
-                reply.layers.append(Layer(VOID, mask))
-            elif value and mask.any():
-                count = int(mask.sum())
-                note = f"{count} pixels of {name!r}, which is no class, are taken for unpainted"
-                reply.notes.append(note)
-        elif mask.any():
-            reply.layers.append(Layer(name, mask))
+        layer = trimmed(Layer(name, pixels == value))
+        if layer is None:
+            continue
+        if name not in IDS or name in handout.classes:
+            reply.layers.append(layer)
+        elif value and handout.void:
+            reply.layers.append(replace(layer, name=VOID))
+        elif value:
+            count = int(np.count_nonzero(layer.mask))
+            note = f"{count} pixels of {name!r}, which is no class, are taken for unpainted"
+            reply.notes.append(note)
 
 
 def _label(one: Mapping[str, Any], source: str) -> str:

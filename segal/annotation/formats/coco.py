@@ -37,11 +37,17 @@ from segal.annotation.formats.shared.files import (
     put,
     read_json,
 )
-from segal.annotation.formats.shared.frames import draft_layers, outline, trimmed, whole_box
+from segal.annotation.formats.shared.frames import (
+    draft_layers,
+    outline,
+    trimmed,
+    turned,
+    whole_box,
+)
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, is_number, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.errors import SegalError, raise_all
-from segal.functional.rle import decode_coco, decode_counts, encode_coco, encode_counts
+from segal.functional.rle import decode_coco, decode_cropped, encode_coco, encode_placed
 from segal.tasks.detection.coco import id_errors, is_id
 from segal.tasks.detection.writing import write_labels
 
@@ -138,15 +144,7 @@ def _written(layer: Layer, size: tuple[int, int]) -> dict[str, object]:
     """A mask as COCO has it."""
     (x, y), (rows, columns) = layer.corner, layer.mask.shape
     height, width = size
-    band = np.zeros((columns, height), np.bool_)
-    band[:, y : y + rows] = layer.mask.T
-    counts = encode_counts(band)
-    counts[0] += x * height
-    rest = (width - x - columns) * height
-    if len(counts) % 2:
-        counts[-1] += rest
-    elif rest:
-        counts = np.append(counts, rest)
+    counts = encode_placed(turned(layer.mask), (y, x), width, height)
     return {
         "segmentation": {"size": list(size), "counts": encode_coco(counts)},
         "bbox": [x, y, columns, rows],
@@ -297,7 +295,7 @@ def _mask(name: str, segmentation: object, task: AnnotationTask, source: str) ->
         pairs = [flat[i : i + 2] for i in range(0, len(flat), 2)]
         polygons.append([x for pair in outline(task, source, pairs) for x in pair])
     whole = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
-    return trimmed(name, coco_mask.decode(whole).astype(np.bool_))
+    return trimmed(Layer(name, coco_mask.decode(whole).astype(np.bool_)))
 
 
 def counted(counts: object, size: tuple[int, int], source: object) -> NDArray[np.int64]:
@@ -333,15 +331,5 @@ def counted(counts: object, size: tuple[int, int], source: object) -> NDArray[np
 def unpacked(name: str, lengths: NDArray[np.int64], size: tuple[int, int]) -> Layer | None:
     """The pixels of run lengths, which go down the columns; None where there are none."""
     height, _ = size
-    ends = np.cumsum(lengths)
-    painted = np.flatnonzero(lengths[1::2]) * 2 + 1
-    if not len(painted):
-        return None
-    first = int(ends[painted[0]] - lengths[painted[0]]) // height
-    last = -(-int(ends[painted[-1]]) // height)
-    # Of a large image only the columns that have a painted pixel are made.
-    edges = np.clip(ends, first * height, last * height)
-    runs = np.diff(edges, prepend=first * height)
-    band = trimmed(name, decode_counts(runs, last - first, height))
-    assert band is not None
-    return Layer(name, band.mask.T, (band.corner[1] + first, band.corner[0]))
+    mask, (y, x) = decode_cropped(lengths, height)
+    return Layer(name, turned(mask), (x, y)) if mask.size else None

@@ -39,7 +39,14 @@ from segal.annotation.formats.shared.files import (
     read_json,
     stem,
 )
-from segal.annotation.formats.shared.frames import PILLOW, draft_layers, filled, outline, whole_box
+from segal.annotation.formats.shared.frames import (
+    PILLOW,
+    draft_layers,
+    filled,
+    outline,
+    trimmed,
+    whole_box,
+)
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out, said_at
 from segal.annotation.formats.shared.tools import REGION, check_region
 from segal.annotation.handout import CONTEXT, CROP, MANIFEST_FILE, AnnotationTask, Handout, Mode
@@ -49,8 +56,11 @@ from segal.errors import SegalError
 
 DONE = "done"
 _POINTS = {"polygon": 3, "oriented_rectangle": 4, "rectangle": 2, "circle": 2}
+_MASK = Path("mask.png")
 _FIXED = ("rectangle", "circle", "oriented_rectangle")
 _MAX_BYTES = 2**28
+# One bit a pixel: labelme takes any grey PNG, and packing eight takes most of the time.
+BILEVEL = (cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
 _EXPECTED = "labelme's JSON: imagePath, imageHeight, imageWidth, shapes"
 
 
@@ -104,7 +114,7 @@ class Labelme:
                     "imageHeight": height,
                     "imageWidth": width,
                 }
-                data = json.dumps(content, ensure_ascii=False, indent=2)
+                data = json.dumps(content, ensure_ascii=False)
                 files.append(put(path, data.encode(errors="surrogateescape")))
             files.append(drafted.write(part, handout))
         return files
@@ -150,9 +160,7 @@ def _drafts(
 
 def _mask_shape(layer: Layer) -> dict[str, object]:
     (x, y), (height, width) = layer.corner, layer.mask.shape
-    # One bit a pixel: labelme takes any grey PNG, and packing eight takes most of the time.
-    bilevel = [cv2.IMWRITE_PNG_BILEVEL, 1]
-    data = cv2.imencode(".png", layer.mask.astype(np.uint8) * 255, bilevel)[1].tobytes()
+    data = cv2.imencode(".png", layer.mask.view(np.uint8), BILEVEL)[1].tobytes()
     shape = _shape(layer.name, "mask", [[x, y], [x + width - 1, y + height - 1]])
     return {**shape, "mask": base64.b64encode(data).decode("ascii")}
 
@@ -299,7 +307,7 @@ def _mask(
         expected = f"a mask within {columns} x {rows}"
         got = f"{width} x {height} at {left}, {top}"
         raise Mistake(source, "a mask that leaves the image", expected, got, "draw it again")
-    return Layer(name, mask, (left, top), order) if mask.any() else None
+    return trimmed(Layer(name, mask, (left, top), order))
 
 
 def _decoded(text: object, task: AnnotationTask, source: str) -> NDArray[np.bool_]:
@@ -309,10 +317,10 @@ def _decoded(text: object, task: AnnotationTask, source: str) -> NDArray[np.bool
         if not isinstance(text, str):
             raise ValueError("no text")
         data = base64.b64decode(text, validate=True)
-        image = open_image(Path("mask.png"), data)
+        image = open_image(_MASK, data)
         if image.height > rows or image.width > columns:
             raise ValueError(f"{image.height} x {image.width} (height x width)")
-        pixels = np.array(load(Path("mask.png"), data, image))
+        pixels = np.array(load(_MASK, data, image))
     except (ValueError, binascii.Error) as error:
         raise Mistake(source, "no mask", expected, error, "draw it again") from error
     except SegalError as error:

@@ -20,7 +20,7 @@ from segal.annotation.formats.shared.tools import Room, check_names
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.data.class_list import read_lines
 from segal.errors import SegalError
-from segal.system.files import is_there, read_error, write_error, write_json
+from segal.system.files import is_there, read_error, write_error
 
 REGIONS_FILE = "regions.json"
 DONE_FILE = "done.txt"
@@ -221,9 +221,7 @@ class Drafted:
             "classes": list(handout.classes),
             "regions": regions,
         }
-        path = part.root / REGIONS_FILE
-        write_json(path, content)
-        return path
+        return put(part.root / REGIONS_FILE, json.dumps(content).encode())
 
     @classmethod
     def read(cls, part: Part, handout: Handout) -> "Drafted":
@@ -280,7 +278,7 @@ def _digest(one: Layer | DrawnBox | str) -> str:
 
 @dataclass
 class Reply:
-    """What is said of one frame, before it is shared out among its tasks."""
+    """What is said of one frame, before it is shared out among its tasks; layers are trimmed."""
 
     source: str
     layers: list[Layer] = field(default_factory=list)

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy.ndimage import find_objects
 
 from segal.annotation.answers import DrawnBox, Layer
 from segal.annotation.formats.base import Drafts
@@ -22,13 +21,17 @@ from segal.annotation.handout import AnnotationTask
 PILLOW = "outlines filled by Pillow, which counts pixels that an edge touches as inside"
 
 
-def trimmed(name: str, mask: NDArray[np.bool_], order: int = 0) -> Layer | None:
+def trimmed(layer: Layer) -> Layer | None:
     """A layer cut to what is painted, which does not hold on to the rest; None for nothing."""
-    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
-    if not width:
+    mask, corner = tools.trimmed(layer.mask, layer.corner)
+    if not mask.size:
         return None
-    kept = mask[y : y + height, x : x + width]
-    return Layer(name, kept if kept.shape == mask.shape else kept.copy(), (x, y), order)
+    return layer if mask is layer.mask else replace(layer, mask=mask, corner=corner)
+
+
+def turned(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Columns as rows, in memory too."""
+    return cv2.transpose(mask.view(np.uint8)).view(np.bool_)
 
 
 def shared(layers: Iterable[Layer], tasks: Sequence[AnnotationTask]) -> dict[str, list[Layer]]:
@@ -75,11 +78,9 @@ def _slices(layer: Layer, task: AnnotationTask) -> tuple[slice, slice]:
 def cut(layer: Layer, task: AnnotationTask) -> Layer | None:
     """A layer's pixels in a task's region; None where there are none."""
     rows, columns = _slices(layer, task)
-    mask = layer.mask[rows, columns]
-    if not mask.any():
-        return None
     x, y = layer.corner
-    return replace(layer, mask=mask, corner=(x + columns.start, y + rows.start))
+    corner = x + columns.start, y + rows.start
+    return trimmed(replace(layer, mask=layer.mask[rows, columns], corner=corner))
 
 
 def shared_boxes(
@@ -175,43 +176,28 @@ def filled(
         draw.ellipse(((x - radius, y - radius), (x + radius, y + radius)), fill=1, outline=1)
     else:
         draw.polygon(list(points), fill=1, outline=1)
-    return trimmed(name, np.array(image, np.bool_), order)
+    return trimmed(Layer(name, np.array(image, np.bool_), order=order))
 
 
 def draft_layers(drafts: Drafts | None, task: AnnotationTask) -> list[Layer]:
-    """What the network drew in a task's region, a layer for each class that it has."""
+    """What the network drew of a task, cut to what is painted; nothing where nothing is."""
     answer = drafts(task) if drafts is not None else None
-    layers = [] if answer is None else sorted(answer.layers, key=lambda layer: layer.order)
-    names = list(dict.fromkeys(layer.name for layer in layers))
-    x0, y0, x1, y1 = task.region_in_frame
-    painted = np.zeros((y1 - y0, x1 - x0), np.uint8)
-    for layer in layers:
-        piece = cut(layer, task)
-        if piece is not None:
-            (x, y), (height, width) = piece.corner, piece.mask.shape
-            window = painted[y - y0 : y - y0 + height, x - x0 : x - x0 + width]
-            window[piece.mask] = names.index(layer.name) + 1
-    return masks_of(painted, dict(enumerate(names, 1)), (x0, y0))
+    layers = [] if answer is None else answer.layers
+    return [kept for layer in layers if (kept := trimmed(layer)) is not None]
 
 
 def masks_of(
     values: NDArray[Any], names: Mapping[int, str], corner: tuple[int, int]
 ) -> list[Layer]:
-    """A layer for each value that occurs, no larger than it needs to be, in one pass over all.
+    """A layer for each of some values, no larger than it needs to be; none where none occurs.
 
     Args:
-        values: (h, w), whole numbers from 0.
-        names: Of the values, from 1.
+        values: (h, w), whole numbers.
+        names: Of the values.
         corner: (x, y) of the first pixel.
     """
-    boxes = find_objects(values, max(names, default=0) or 1)
-    (x, y), made = corner, []
-    for value, name in names.items():
-        if (box := boxes[value - 1]) is not None:
-            rows, columns = box
-            place = x + columns.start, y + rows.start
-            made.append(Layer(name, values[box] == value, place))
-    return made
+    layers = (Layer(name, values == value, corner) for value, name in names.items())
+    return [kept for layer in layers if (kept := trimmed(layer)) is not None]
 
 
 def paint(
@@ -220,18 +206,15 @@ def paint(
     """Paints layers into a label image, (H, W) uint8, in place."""
     for layer in layers:
         (x, y), (height, width) = layer.corner, layer.mask.shape
-        image[y : y + height, x : x + width][layer.mask] = values[layer.name]
+        window = image[y : y + height, x : x + width]
+        np.copyto(window, values[layer.name], where=layer.mask)
     return image
 
 
 def layer_digest(layer: Layer) -> str:
-    """A fingerprint of a label's pixels, however its mask is cut."""
-    cut_to = trimmed(layer.name, layer.mask)
-    if cut_to is None:
-        return ""
-    x, y = layer.corner[0] + cut_to.corner[0], layer.corner[1] + cut_to.corner[1]
-    head = json.dumps([layer.name, x, y, *cut_to.mask.shape]).encode()
-    return hashlib.sha256(head + np.packbits(cut_to.mask).tobytes()).hexdigest()[:16]
+    """A fingerprint of the pixels of a layer, which is to be `trimmed`."""
+    head = json.dumps([layer.name, *layer.corner, *layer.mask.shape]).encode()
+    return hashlib.sha256(head + np.packbits(layer.mask).tobytes()).hexdigest()[:16]
 
 
 def box_digest(box: DrawnBox) -> str:

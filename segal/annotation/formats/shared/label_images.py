@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -208,8 +207,8 @@ def _read(
             continue
         name = classes.names[number]
         is_void = name == NO_CLASS and handout.void
-        named[value + 1] = VOID if is_void else name
-    reply.layers += masks_of(values.astype(np.int16) + 1, named, corner)  # looked for from 1
+        named[value] = VOID if is_void else name
+    reply.layers += masks_of(values, named, corner)
 
 
 def _is_background(name: str, handout: Handout) -> bool:
@@ -268,11 +267,6 @@ def index_png(image: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
     data = io.BytesIO()
     picture.save(data, "PNG", compress_level=1)
     return data.getvalue()
-
-
-def rgb_png(image: NDArray[np.uint8]) -> bytes:
-    """An image of colours, (H, W, 3) uint8, as a PNG."""
-    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def full_palette(

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
@@ -267,9 +268,6 @@ def trimmed(
     mask: NDArray[np.bool_], corner: tuple[int, int]
 ) -> tuple[NDArray[np.bool_], tuple[int, int]]:
     """A mask no larger than it needs to be, and its corner; (0, 0) pixels where it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not rows.size:
-        return np.zeros((0, 0), np.bool_), corner
-    (y0, y1), (x0, x1) = ((int(place[0]), int(place[-1]) + 1) for place in (rows, columns))
-    kept = mask if mask.shape == (y1 - y0, x1 - x0) else mask[y0:y1, x0:x1].copy()
-    return kept, (corner[0] + x0, corner[1] + y0)
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    kept = mask if mask.shape == (height, width) else mask[y : y + height, x : x + width].copy()
+    return kept, (corner[0] + x, corner[1] + y)
