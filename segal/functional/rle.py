@@ -25,6 +25,7 @@ _FEW, _SHORT = 40, 120  # runs, characters of a text: below it a loop costs less
 _CHARACTERS = "counts: expected characters from 0 to o, of whole numbers"
 _DIGITS = "counts: expected numbers of at most 7 characters"
 _DENSE = 6
+_MOST = 1 << 29
 """Pixels a run, below which masks are made by bits."""
 
 
@@ -461,10 +462,15 @@ def encode_coco(counts: Counts) -> str:
     Returns:
         The `counts` of a segmentation, those that pycocotools writes.
 
+    Raises:
+        ValueError: For a run of 2^29 pixels or more.
+
     Examples:
         >>> encode_coco(np.array([6, 1, 40, 4, 5, 4, 5, 4, 21]))
         '61X13mN000`0'
     """
+    if counts.max(initial=0) >= _MOST:  # pycocotools has room for six characters a number
+        raise ValueError(f"counts: expected runs below {_MOST}, got {counts.max()}")
     written = coco.frPyObjects({"counts": counts, "size": (1, 1)}, 1, 1)["counts"]
     return str(written, "ascii")
 

@@ -73,9 +73,14 @@ def test_coco_text_that_is_none(text):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=30))
+@given(st.lists(st.integers(0, 2**29 - 1), min_size=1, max_size=30))
 def test_coco_text_keeps_any_runs(counts):
-    assert decode_coco(encode_coco(counts)).tolist() == counts
+    assert decode_coco(encode_coco(np.array(counts))).tolist() == counts
+
+
+def test_runs_that_no_image_has_are_not_written():
+    with pytest.raises(ValueError, match="expected runs below 536870912, got 536870912"):
+        encode_coco(np.array([3, 2**29]))
 
 
 @settings(max_examples=60, deadline=None)
