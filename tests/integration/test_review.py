@@ -244,10 +244,10 @@ def test_reviews_that_are_refused(segal, select, tmp_path):
         assert (code, "FIRST:LAST within 1:5" in stderr) == (2, True)
 
 
-def _run(segal, scenes, out, *further):
+def _run(segal, scenes, out, *further, seed_set="2img"):
     return segal(
         *("run", "--data", scenes, "--strategy", "entropy", "--region", "32"),
-        *("--seed-set", "2img", "--iterations", "1", "--out", out, "data.validation=val"),
+        *("--seed-set", seed_set, "--iterations", "1", "--out", out, "data.validation=val"),
         *(f"model.architecture={_NETWORK}", "train.batch_size=2", "train.crop=32"),
         *("overlays=0", "train.workers=0", "--threads", "1", "--budgets", "3", *further),
     )
@@ -299,6 +299,31 @@ def test_a_run_that_waits_for_people(segal, desk, scenes, tmp_path):
     assert _run(segal, simulated, tmp_path / "sim")[0] == 0
     code, _, stderr = segal("review", tmp_path / "sim")
     assert (code, "segal run --annotate" in stderr) == (2, True)
+
+
+def test_a_seed_set_that_a_strategy_chose(segal, scenes, tmp_path):
+    covering = ("--annotate", "--seed-strategy", "coreset")
+    orders = []
+    for count, out in (("2img", tmp_path / "run"), ("3img", tmp_path / "more")):
+        assert _run(segal, scenes, out, *covering, seed_set=count)[0] == 0
+        with Ledger.read(out) as ledger:
+            orders.append([p.image for p in ledger.purchases()])
+    seeds, longer = orders
+    assert longer[:2] == seeds
+    out = tmp_path / "run"
+    review = write_review(tmp_path / "seed.json", _page(segal, out), {0: "private"})
+    code, _, stderr = segal("import", out, review)
+    assert code == 0, stderr
+    with Ledger.read(out) as ledger:
+        assert [p.image for p in ledger.purchases()] == [seeds[1], longer[2]]
+    assert segal("validate", out)[0] == 0
+    other = next(
+        p.name for p in sorted((scenes / "images/train").iterdir()) if p.name not in longer
+    )
+    assert segal("pool", "withdraw", out, other, "--reason", "asked to")[0] == 0
+    review = write_review(tmp_path / "again.json", _page(segal, out), {0: "blurred"})
+    code, _, stderr = segal("import", out, review)
+    assert (code, "images came or went" in stderr, "Traceback" in stderr) == (2, True, False)
 
 
 def test_images_that_are_classified(segal, tmp_path):
