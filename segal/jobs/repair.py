@@ -9,7 +9,7 @@ from segal.jobs.annotate.source import SELECT
 from segal.jobs.masks import Masks
 from segal.jobs.picks import selected_from
 from segal.runs.history import CONFIG_FILE, SELECTION_FILE
-from segal.runs.ledger import Ledger
+from segal.runs.ledger import SCANS, Ledger
 from segal.runs.returns import returns_of
 from segal.runs.withdrawal import sweep, withdrawn_files
 from segal.system.files import write_bytes
@@ -97,7 +97,7 @@ def _never_again(ledger: Ledger, lost: list[tuple[str, str, int]]) -> list[str]:
     return [
         path
         for path, name, number in lost
-        if (name.startswith("scan-") or name in (SELECT, "inspect"))
+        if (name.startswith(SCANS) or name in (SELECT, "inspect"))
         and number + offset < last
         and ledger.phase(buys, number) is not None
         and not path.startswith(f"{MASKS_FOLDER}/")

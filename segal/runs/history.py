@@ -17,6 +17,8 @@ COMMAND = "run"
 GROWS = ("budgets",)
 """Keys of its configuration whose lists may go on from what they were."""
 ROUNDS_FOLDER = "rounds"
+SEED_FOLDER = "seed"
+"""In the first round's, of a seed set that a strategy chose."""
 CONFIG_FILE, METRICS_FILE, PICKS_FILE = "config.yaml", "metrics.json", "picks.json"
 MODEL_FILE, SELECTION_FILE, EVALUATION_FILE = "model.safetensors", "selection.csv", "evaluation.npz"
 CANDIDATES_FOLDER, OVERLAYS_FOLDER = "candidates", "overlays"

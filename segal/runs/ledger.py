@@ -27,6 +27,8 @@ from segal.runs.run_folder import RunFolder, now
 from segal.runs.tables import SCHEMA, UPGRADES
 from segal.system.files import remove, write_error
 
+SCANS = ("scan-", "seed-scan-")
+"""How the names begin of stages that measure the pool."""
 BUYING = {"select": ("select",), "run": ("seed", "buy")}
 """Stages by which regions are bought and charged, by command."""
 HASHED_BYTES = 64 * 2**20  # larger artefacts are checked by size alone when a run goes on
@@ -367,7 +369,7 @@ class Ledger(RunFolder):
             database.executemany(
                 "INSERT INTO artefacts VALUES (?, ?, ?, ?)", ((key, *file) for file in files)
             )
-            if not phase.startswith("scan-"):
+            if not phase.startswith(SCANS):
                 self._put_texts(database, [name for name, size, _ in files if size <= _TEXT_BYTES])
         return self.purchases(phase, round)
 

@@ -6,8 +6,13 @@ from pathlib import Path, PurePosixPath
 
 from segal.candidates.selection import MASKS_FOLDER, mask_name
 from segal.pictures.overlays import plain_name
-from segal.runs.history import CANDIDATES_FOLDER, OVERLAYS_FOLDER, ROUNDS_FOLDER
-from segal.runs.ledger import Ledger
+from segal.runs.history import (
+    CANDIDATES_FOLDER,
+    OVERLAYS_FOLDER,
+    ROUNDS_FOLDER,
+    SEED_FOLDER,
+)
+from segal.runs.ledger import SCANS, Ledger
 from segal.runs.returns import RETURNS_FOLDER, returns_of
 from segal.system.files import remove
 
@@ -37,7 +42,7 @@ def recorded_traces(
     found = []
     for phase in ledger.phases():
         of_images = _Showing(images, ranks.get(phase.round, ()))
-        is_all = (phase.name, phase.round) in undone or phase.name.startswith("scan-")
+        is_all = (phase.name, phase.round) in undone or phase.name.startswith(SCANS)
         for path, _, _ in ledger.artefacts(phase.name, phase.round):
             if is_all or of_images(PurePosixPath(path)):
                 found.append(path)
@@ -111,7 +116,7 @@ def sweep(ledger: Ledger) -> list[Path]:
 
 def _own_files(folder: Path) -> Iterator[Path]:
     rounds = list((folder / ROUNDS_FOLDER).glob("[0-9][0-9][0-9]*"))
-    for place in (folder, *rounds):
+    for place in (folder, *rounds, *(one / SEED_FOLDER for one in rounds)):
         owns = [OVERLAYS_FOLDER, MASKS_FOLDER, RETURNS_FOLDER]
         owns += [path.name for path in place.glob(f"{CANDIDATES_FOLDER}*")]
         for name in owns:

@@ -104,6 +104,30 @@ def refused(words, call, *arguments, **options):
 # Added
 
 
+def test_a_seed_set_that_was_chosen_stays_chosen(scenes, work, segal, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(scenes, data)
+    covering = {"seed_strategy": {"name": "coreset"}, "seed_set": "2img"}
+    run(data, out, budgets=["3"], **covering)
+    before = bought(out)
+    put(data, "train", "im6.png", 6)
+    assert len(add_images(out, [], images=data).changes) == 1
+    work.clear()
+    history = run(data, out, budgets=["3", "3"], **covering).history
+    assert work.count("scan") == 1 and len(history.rounds) == 3
+    assert bought(out)[: len(before)] == before
+    with Ledger.read(out) as ledger:
+        assert ledger.damage() == []
+    # What was measured of a withdrawn image to choose the seed set goes, too.
+    tables = out / "rounds" / "000" / "seed" / "candidates"
+    assert tables.is_dir()
+    assert segal("pool", "withdraw", out, before[0].image, "--reason", "asked to")[0] == 0
+    assert not tables.exists()
+    assert run(data, out, budgets=["3", "3"], **covering).history.folder == out
+    with Ledger.read(out) as ledger:
+        assert ledger.damage() == [] and ledger.purchases()[: len(before)] == before
+
+
 def test_added_images_are_on_offer_from_the_next_selection_on(copied, work, segal):
     data, out = copied
     before, files = bought(out), {p: p.read_bytes() for p in out.glob("rounds/000/*.*")}

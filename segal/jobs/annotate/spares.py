@@ -19,7 +19,6 @@ from segal.jobs.passes import Scanned, run_passes
 from segal.jobs.picks import boxes_of
 from segal.jobs.prices import expected_prices
 from segal.jobs.rounds.results import Bought
-from segal.jobs.rounds.seeding import SEED_FOLDER
 from segal.jobs.strategies import configure_run, configure_selection, seed_strategy
 from segal.runs.acquisition import (
     SEED_SET,
@@ -28,7 +27,7 @@ from segal.runs.acquisition import (
     next_that_fit,
 )
 from segal.runs.acquisition import SELECT as OF_SELECTION
-from segal.runs.history import COMMAND, CONFIG_FILE, round_folder
+from segal.runs.history import COMMAND, CONFIG_FILE, SEED_FOLDER, round_folder
 from segal.runs.ledger import Ledger, Phase, Purchase
 from segal.runs.reviews import skips_of, withheld
 from segal.strategies.base import PassContext, Strategy, at_round, orders

@@ -148,7 +148,10 @@ def open_phases(command: str, phases: Iterable[tuple[str, int]]) -> set[tuple[st
     """
     there, buys = set(phases), SELECT if command == SELECT else "buy"
     stays = {"train", "evaluate", "seed", "labelled"}
-    return {(n, number) for n, number in there if n not in stays and (buys, number) not in there}
+    found = {(n, number) for n, number in there if n not in stays and (buys, number) not in there}
+    if ("seed", 0) in there:  # by which the seed set was chosen
+        found = {(n, number) for n, number in found if not n.startswith("seed-")}
+    return found
 
 
 def _is_known(path: str, digest: str, lies_at: Mapping[str, str], known: Mapping[str, str]) -> bool:

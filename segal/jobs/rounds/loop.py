@@ -44,7 +44,7 @@ from segal.jobs.rounds.results import (
 )
 from segal.jobs.rounds.run_data import RunData
 from segal.jobs.rounds.scan import RoundScan
-from segal.jobs.rounds.seeding import SEED_FOLDER, seeding_of
+from segal.jobs.rounds.seeding import seeding_of
 from segal.jobs.rounds.takeover import take_over
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
 from segal.models.wrapped import Model
@@ -61,6 +61,7 @@ from segal.runs.history import (
     EVALUATION_FILE,
     METRICS_FILE,
     MODEL_FILE,
+    SEED_FOLDER,
     SELECTION_FILE,
     round_folder,
 )

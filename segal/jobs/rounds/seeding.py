@@ -23,7 +23,7 @@ from segal.jobs.rounds.run_data import RunData
 from segal.jobs.rounds.scan import RoundScan
 from segal.jobs.strategies import check_network, seed_strategy
 from segal.runs.acquisition import SEED_SET, Offer, acquire, derive_generator
-from segal.runs.history import SELECTION_FILE, round_folder
+from segal.runs.history import SEED_FOLDER, SELECTION_FILE, round_folder
 from segal.runs.ledger import Purchase
 from segal.runs.oracle import Oracle
 from segal.signals import OfFeatures, Signal
@@ -31,7 +31,7 @@ from segal.strategies.base import PassContext, Strategy, check_images
 from segal.system.files import write_json
 from segal.tasks import Outline, find_task
 
-SEED_FOLDER, NOTES_FILE = "seed", "notes.json"
+NOTES_FILE = "notes.json"
 
 Made = tuple[Sequence[Path], Sequence[Purchase]]
 
