@@ -1,7 +1,4 @@
-"""Random operations on runs lose nothing, and neither do kills; the whole of it is a tool.
-
-Kills of a run are in test_kill.py.
-"""
+"""Random operations on runs lose nothing, and neither do kills; the whole of it is a tool."""
 
 import pytest
 
@@ -18,7 +15,7 @@ def test_a_short_soak(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["export", "import", "select"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_killed_at_random_moments_it_goes_on_and_nothing_is_lost(command, tmp_path):
     soak = Soak(tmp_path, seed=COMMANDS.index(command))
     soak.kill_each(command, _KILLS)
