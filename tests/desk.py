@@ -8,6 +8,7 @@ import numpy as np
 from segal.annotation.answers import Answer, Layer
 from segal.annotation.handout import CONTEXT, CROP
 from segal.errors import SegalError
+from tests.conftest import write_image
 
 
 class Desk:
@@ -48,3 +49,20 @@ def painted(task, labels, classes, **more):
     part = label[y0:y1, x0:x1]
     layers = [Layer(classes[index], part == index) for index in np.unique(part) if index < 255]
     return Answer(task.key, f"export.json, task {task.rank}", layers=layers, **more)
+
+
+def draw_scenes(root, classes):
+    """Six images to label, their labels beside as `truth`, and two that are labelled, in a folder.
+
+    They are of a size that no region divides.
+    """
+    (root / "classes.txt").write_text("\n".join(classes) + "\n")
+    for split, count in (("train", 6), ("val", 2)):
+        for i in range(count):
+            write_image(root / "images" / split / f"im{i}.png", 60, 70, seed=10 * count + i)
+            small = np.random.default_rng(i).integers(0, 3, (4, 5), dtype=np.uint8)
+            kind = "labels" if split == "val" else "truth"
+            path = root / kind / split / f"im{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), cv2.resize(small, (70, 60), interpolation=cv2.INTER_NEAREST))
+    return root

@@ -5,8 +5,6 @@ import json
 import re
 import shutil
 
-import cv2
-import numpy as np
 import pytest
 import torch
 
@@ -20,8 +18,7 @@ from segal.runs.returns import returns_of
 from segal.runs.reviews import skips_of
 from tests.browser import needs_browser, open_browser
 from tests.classified import make_folders
-from tests.conftest import write_image
-from tests.desk import Desk, painted
+from tests.desk import Desk, draw_scenes, painted
 from tests.reviewed import page_data, write_review
 
 _NETWORK = "tests.tiny_network:build"
@@ -39,17 +36,7 @@ def desk(monkeypatch):
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     """Six images to label and two that are labelled, of a size that no region divides."""
-    root = tmp_path_factory.mktemp("scenes")
-    (root / "classes.txt").write_text("\n".join(_CLASSES) + "\n")
-    for split, count in (("train", 6), ("val", 2)):
-        for i in range(count):
-            write_image(root / "images" / split / f"im{i}.png", 60, 70, seed=10 * count + i)
-            small = np.random.default_rng(i).integers(0, 3, (4, 5), dtype=np.uint8)
-            kind = "labels" if split == "val" else "truth"
-            path = root / kind / split / f"im{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), cv2.resize(small, (70, 60), interpolation=cv2.INTER_NEAREST))
-    return root
+    return draw_scenes(tmp_path_factory.mktemp("scenes"), _CLASSES)
 
 
 @pytest.fixture(scope="module")

@@ -163,13 +163,6 @@ class _Asked:
     @classmethod
     def of(cls, ledger: Ledger) -> "_Asked":
         phase = last_purchase(ledger)
-        if phase is None:
-            raise SegalError(
-                f"{ledger.folder}: nothing is bought yet",
-                expected="a run that has selected something",
-                got="none",
-                remedy=f"let segal {ledger.command} go on",
-            )
         run, bought = run_key(ledger), ledger.purchases(phase.name, phase.round)
         return cls(
             run,

@@ -14,7 +14,7 @@ from segal.config import AT_RANDOM, RunConfig, SelectConfig, read_config
 from segal.data.exclusion import Excluded, Exclusion, excluded_pixels, together
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
-from segal.jobs.annotate.source import SELECT, RunSource
+from segal.jobs.annotate.source import RunSource
 from segal.jobs.passes import Scanned, run_passes
 from segal.jobs.picks import boxes_of
 from segal.jobs.prices import expected_prices
@@ -27,21 +27,31 @@ from segal.runs.acquisition import (
     next_that_fit,
 )
 from segal.runs.acquisition import SELECT as OF_SELECTION
-from segal.runs.history import COMMAND, CONFIG_FILE, SEED_FOLDER, round_folder
-from segal.runs.ledger import Ledger, Phase, Purchase
+from segal.runs.history import CONFIG_FILE, SEED_FOLDER, round_folder
+from segal.runs.ledger import BUYING, Ledger, Phase, Purchase
 from segal.runs.reviews import skips_of, withheld
 from segal.strategies.base import PassContext, Strategy, at_round, orders
 from segal.tasks import find_task
 
-_BUYING = {SELECT: (SELECT,), COMMAND: ("seed", "buy")}
 _SEED = "seed"
 
 
-def last_purchase(ledger: Ledger) -> Phase | None:
-    """The stage that bought last; None before anything is bought."""
-    bought = [p for p in ledger.phases() if p.name in _BUYING[ledger.command]]
+def last_purchase(ledger: Ledger) -> Phase:
+    """The stage that bought last.
+
+    Raises:
+        SegalError: If nothing is bought yet.
+    """
+    bought = [p for p in ledger.phases() if p.name in BUYING[ledger.command]]
     bought = [p for p in bought if ledger.purchases(p.name, p.round)]
-    return bought[-1] if bought else None
+    if not bought:
+        raise SegalError(
+            f"{ledger.folder}: nothing is bought yet",
+            expected="a run that has selected something",
+            got="none",
+            remedy=f"let segal {ledger.command} go on",
+        )
+    return bought[-1]
 
 
 def image_boxes(ledger: Ledger) -> dict[str, tuple[int, int]]:
