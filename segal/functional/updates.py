@@ -17,7 +17,7 @@ from torch import Tensor
 Function = Callable[[Tensor], Tensor]
 Loss = Callable[[Mapping[str, Tensor]], Tensor]
 
-_STRIP = 1 << 16  # numbers that steps by hand work on at a time: half a megabyte
+_STRIP = 3 << 15  # numbers that steps by hand work on at a time: they stay in the cache
 _NEAR = 600.0  # exp(-600) is well above the smallest number in double precision
 _REACH = 8  # cells; for a function that reaches further, windows are no use
 
@@ -130,11 +130,37 @@ def sgd_steps(
     return current
 
 
+class Strip(NamedTuple):
+    """A run of pixels along an axis: which, the cells they depend on, (pixels, cells) weights."""
+
+    pixels: slice
+    cells: slice
+    matrix: Tensor
+
+
+def column_strips(columns: Tensor, numbers: int) -> list[Strip]:
+    """Cuts the pixels of an interval along x into runs that are worked on at a time.
+
+    Args:
+        columns: (q, w) interpolation along x.
+        numbers: That a pixel of the interval stands for, in all classes and rows.
+    """
+    width = max(8, _STRIP // numbers)
+    found = []
+    for start in range(0, len(columns), width):
+        part = columns[start : start + width]
+        used = (part != 0).any(0).nonzero()[:, 0]
+        cells = slice(int(used[0]), int(used[-1]) + 1)
+        pixels = slice(start, start + len(part))
+        found.append(Strip(pixels, cells, part[:, cells].contiguous()))
+    return found
+
+
 def linear_steps(
     features: Tensor,
     labels: Tensor,
     rows: Tensor,
-    columns: Tensor,
+    strips: Sequence[Strip],
     weight: Tensor,
     bias: Tensor | None,
     steps: int,
@@ -150,7 +176,7 @@ def linear_steps(
         features: (D, h, w), float64 as all that follows.
         labels: (p, q) int64 classes.
         rows: (p, h) interpolation along y.
-        columns: (q, w) interpolation along x.
+        strips: Of the (q, w) interpolation along x, with C * p numbers a pixel.
         weight: (C, D).
         bias: (C,), if there is one.
         steps: How many.
@@ -162,25 +188,25 @@ def linear_steps(
     Example:
         >>> one, label = torch.ones(1, 1, 1).double(), torch.tensor([[1]])
         >>> weight = torch.zeros(2, 1).double()
-        >>> linear_steps(one, label, one[0], one[0], weight, None, steps=1, lr=1.0)[0]
+        >>> strips = column_strips(one[0], numbers=2)
+        >>> linear_steps(one, label, one[0], strips, weight, None, steps=1, lr=1.0)[0]
         tensor([[-0.5000],
                 [ 0.5000]], dtype=torch.float64)
     """
     classes, (height, width) = len(weight), labels.shape
-    strips = _strips(columns, max(8, _STRIP // (classes * height)))
     room = features.new_empty(classes * height * min(width, len(strips[0].matrix)))
     cells, back = features.flatten(1), rows.T.contiguous()
 
-    def pulled_back(fill: Callable[[_Strip, Tensor], object]) -> Tensor:
+    def pulled_back(fill: Callable[[Strip, Tensor], object]) -> Tensor:
         """(C, h * w), by the outputs, of what each strip's (C, p, pixels) are filled with."""
-        found = features.new_zeros(classes * height, columns.shape[1])
+        found = features.new_zeros(classes * height, features.shape[2])
         for strip in strips:
             part = room[: classes * height * len(strip.matrix)].view(classes, height, -1)
             fill(strip, part)
             found[:, strip.cells].addmm_(part.flatten(0, 1), strip.matrix)
         return torch.matmul(back, found.view(classes, height, -1)).flatten(1)
 
-    def targets(strip: _Strip, part: Tensor) -> None:
+    def targets(strip: Strip, part: Tensor) -> None:
         part.zero_().scatter_(0, labels[None, :, strip.pixels], 1.0)
 
     of_labels = pulled_back(targets)
@@ -192,7 +218,7 @@ def linear_steps(
         spread = torch.matmul(rows, low.view(classes, *features.shape[1:])).flatten(0, 1)
 
         def probabilities(
-            strip: _Strip, part: Tensor, near: bool = near, spread: Tensor = spread
+            strip: Strip, part: Tensor, near: bool = near, spread: Tensor = spread
         ) -> None:
             torch.mm(spread[:, strip.cells], strip.matrix.T, out=part.flatten(0, 1))
             if not near:
@@ -204,25 +230,6 @@ def linear_steps(
         weight = torch.addmm(weight, residual, cells.T, alpha=-1.0)
         bias = None if bias is None else bias - residual.sum(1)
     return weight, bias
-
-
-class _Strip(NamedTuple):
-    """A run of pixels along an axis: which, the cells they depend on, (pixels, cells) weights."""
-
-    pixels: slice
-    cells: slice
-    matrix: Tensor
-
-
-def _strips(columns: Tensor, width: int) -> list[_Strip]:
-    found = []
-    for start in range(0, len(columns), width):
-        part = columns[start : start + width]
-        used = (part != 0).any(0).nonzero()[:, 0]
-        cells = slice(int(used[0]), int(used[-1]) + 1)
-        pixels = slice(start, start + len(part))
-        found.append(_Strip(pixels, cells, part[:, cells].contiguous()))
-    return found
 
 
 def loss_change(before: Tensor, after: Tensor, labels: Tensor) -> Tensor:

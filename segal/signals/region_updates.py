@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from segal.errors import SegalError
 from segal.functional.forward_mode import plain_attention
 from segal.functional.labels import predicted_classes
 from segal.functional.updates import (
+    Strip,
+    column_strips,
     interval_windows,
     linear_steps,
     region_loss,
@@ -163,14 +166,23 @@ class RegionUpdates:
         matrices = interpolations((height, width), upsampling, inputs.device)
         updated: dict[str, list[Tensor]] = {name: [] for name in parameters}
         weight = parameters["weight"]
+
+        @cache  # regions of a grid share their sides
+        def window(axis: int, start: int, stop: int) -> tuple[int, Tensor]:
+            (first,), (matrix,) = interval_windows(matrices[axis], [(start, stop)], 0)
+            return first, matrix
+
+        @cache
+        def strips(x0: int, x1: int, pixels: int) -> list[Strip]:
+            return column_strips(window(1, x0, x1)[1], len(weight) * pixels)
+
         for x0, y0, x1, y1 in boxes:
-            (top,), (rows,) = interval_windows(matrices[0], [(y0, y1)], 0)
-            (left,), (columns,) = interval_windows(matrices[1], [(x0, x1)], 0)
+            (top, rows), (left, columns) = window(0, y0, y1), window(1, x0, x1)
             steps = linear_steps(
                 inputs[:, top : top + rows.shape[1], left : left + columns.shape[1]],
                 labels[y0:y1, x0:x1],
                 rows,
-                columns,
+                strips(x0, x1, y1 - y0),
                 weight.flatten(1),
                 parameters.get("bias"),
                 self.steps,

@@ -14,6 +14,7 @@ from segal.data.image_sets import ImageSet
 from segal.functional import updates
 from segal.functional.pooling import interpolation_matrix
 from segal.functional.updates import (
+    column_strips,
     interval_windows,
     linear_steps,
     loss_change,
@@ -168,7 +169,8 @@ def test_linear_steps_are_those_of_torch(bias, scale, strip, monkeypatch):
         optimiser.step()
     rows, columns = interpolation_matrix(4, 19, False), interpolation_matrix(6, 31, False)
     kept = weight.clone()
-    got = linear_steps(features, labels, rows, columns, weight, start, 3, 0.3)
+    strips = column_strips(columns, 3 * 19)
+    got = linear_steps(features, labels, rows, strips, weight, start, 3, 0.3)
     assert torch.equal(weight, kept)
     moved = (layer.weight.detach().flatten(1) - kept).abs().max()
     assert float(moved) > 0.01
