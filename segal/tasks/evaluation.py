@@ -1,7 +1,7 @@
 """What a task is judged by, and what it keeps of every image that it was judged on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -38,6 +38,8 @@ class Metric:
             predicts, they are the same.
         answered: (C,) how many elements were answered with each class, from the metrics of a split;
             None where an answer is no class.
+        by_class: For each class how often the labels show it, and how often the network
+            predicts it, from the metrics of a split; nothing where they do not say so.
         mean_key: Name there of the mean of the quantity over classes, where it is not the metric.
         per_clicks: So many clicks that the metric is also told by; None where that is not usual.
     """
@@ -55,6 +57,7 @@ class Metric:
     by_image: str
     labelled: Callable[[Mapping[str, Any]], list[Any]]
     answered: Callable[[Mapping[str, Any]], Counts] | None
+    by_class: Callable[[Mapping[str, Any]], Iterable[tuple[int, int]]]
     mean_key: str | None
     per_clicks: int | None = None
 

@@ -19,6 +19,15 @@ from segal.tasks.evaluation import Counts, Evaluation, Metric, number_or_none
 SAMPLED_PIXELS = 256
 """Pixels of every image whose prediction is kept, at fixed places."""
 
+
+def _labelled(metrics: Mapping[str, Any]) -> list[Any]:
+    return [sum(row) for row in metrics["confusion"]]
+
+
+def _answered(metrics: Mapping[str, Any]) -> Counts:
+    return np.array(metrics["confusion"], np.int64).sum(0)
+
+
 MIOU = Metric(
     key="miou",
     title="mIoU",
@@ -31,8 +40,9 @@ MIOU = Metric(
     clicks="polygon clicks",
     score=mean_iou_of_overlaps,
     by_image="",
-    labelled=lambda metrics: [sum(row) for row in metrics["confusion"]],
-    answered=lambda metrics: np.array(metrics["confusion"], np.int64).sum(0),
+    labelled=_labelled,
+    answered=_answered,
+    by_class=lambda metrics: zip(_labelled(metrics), _answered(metrics), strict=True),
     mean_key=None,
 )
 
