@@ -23,9 +23,18 @@ from segal.errors import SegalError
 from segal.models.build import MAX_FEATURES, MAX_SCALE, MAX_SIDE, MIN_SCALE, check_encoder
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import Axis
-from segal.system.sections import Aside, FileResult, Input, Part, Result, Section, result_unless
+from segal.system.sections import (
+    Aside,
+    FileResult,
+    Input,
+    Part,
+    Result,
+    Section,
+    result_unless,
+    split_commas,
+)
 from segal.tasks import TASKS, find_task, layout_name, task_name
-from segal.training.settings import ALL_LAYERS, TrainSettings, split_commas
+from segal.training.settings import ALL_LAYERS, TrainSettings
 
 
 def _parsed(parse: Any) -> Any:

@@ -26,6 +26,7 @@ from segmentation_models_pytorch.losses import DiceLoss, LovaszLoss
 from torch import Tensor
 
 from segal.functional.labels import VOID, has_class
+from segal.system.sections import split_commas
 
 CROSS_ENTROPY = "cross_entropy"
 OF_ELEMENTS = (CROSS_ENTROPY, "focal")
@@ -57,9 +58,8 @@ LossName = Annotated[str | None, BeforeValidator(_loss_name)]
 def _class_weights(value: object) -> object:
     if value is None or value in ("none", "balanced"):
         return value or "none"
-    parts = value.split(",") if isinstance(value, str) else value
     try:
-        weights = tuple(_weight(part) for part in parts)  # type: ignore[attr-defined]
+        weights = tuple(_weight(part) for part in split_commas(value))  # type: ignore[attr-defined]
     except (TypeError, ValueError, OverflowError):
         weights = ()
     if not weights or not all(_LEAST <= weight <= _MOST for weight in weights):

@@ -9,7 +9,7 @@ from segal.errors import SegalError
 from segal.models.loss_prediction import LearningLoss
 from segal.models.mial import Mial
 from segal.system.machine import Precision
-from segal.system.sections import Aside, Result, Section, result_unless
+from segal.system.sections import Aside, Result, Section, result_unless, split_commas
 from segal.tasks.losses import CROSS_ENTROPY, ClassWeights, LossName
 
 ALL_LAYERS = "all"
@@ -23,13 +23,6 @@ def _crop_text(value: object) -> str:
         return str(RegionSize.parse(str(value)))
     except SegalError as error:
         raise ValueError(f"expected {error.expected}") from error
-
-
-def split_commas(value: object) -> object:
-    """Lets `a,b` on the command line stand for a list, and nothing for an empty one."""
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",")] if value.strip() else []
 
 
 class TrainSettings(Section):
