@@ -43,7 +43,7 @@ def lower_nearest(nearest: Tensor, centres: Tensor, others: Tensor, left_out: Te
     squared.masked_fill_(left_out, torch.inf)
     rounding = _ROUNDING * (long + wide.max())
     bound = torch.minimum(nearest, squared.amin(1)).add_(rounding).clamp_(max=_FINITE)
-    for pairs in (squared <= bound[:, None]).nonzero().split(_CENTRES):
+    for pairs in torch.split((squared <= bound[:, None]).nonzero(), _CENTRES):
         centre, other = pairs.T
         exact = (centres[centre] - others[other]).square().sum(1)
         nearest.scatter_reduce_(0, centre, exact, "amin")
@@ -63,7 +63,7 @@ def smallest_distance(points: Tensor) -> float:
         >>> smallest_distance(torch.tensor([[0.0], [0.0], [3.0], [5.0]]))
         2.0
     """
-    points = (points + 0.0).unique(dim=0)  # -0 is 0
+    points = torch.unique(points + 0.0, dim=0)  # -0 is 0
     nearest = torch.full((len(points),), torch.inf, dtype=torch.float64)
     for some, others in pieces(len(points), len(points)):
         own = torch.arange(some.start, some.stop)[:, None] == torch.arange(

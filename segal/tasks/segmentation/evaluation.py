@@ -25,7 +25,8 @@ def _labelled(metrics: Mapping[str, Any]) -> list[Any]:
 
 
 def _answered(metrics: Mapping[str, Any]) -> Counts:
-    return np.array(metrics["confusion"], np.int64).sum(0)
+    counts: Counts = np.array(metrics["confusion"], np.int64).sum(0)
+    return counts
 
 
 MIOU = Metric(
