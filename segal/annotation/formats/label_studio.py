@@ -189,13 +189,13 @@ def _drafted(task: AnnotationTask, handout: Handout, drawn: Answer | None) -> It
         )
 
 
-_DIGITS = np.array([list(f"{number},".ljust(4, "\0").encode()) for number in range(256)], np.uint8)
+_DIGITS = np.frombuffer(b"".join(f"{n},".encode().ljust(4, b"\0") for n in range(256)), "<u4")
 
 
 def _listed(packed: bytes) -> str:
     """Bytes as numbers with commas between; `json` takes ten times as long for it."""
-    characters = _DIGITS[np.frombuffer(packed, np.uint8)]
-    return characters[characters > 0].tobytes()[:-1].decode("ascii")
+    padded = _DIGITS[np.frombuffer(packed, np.uint8)].tobytes()
+    return padded.translate(None, b"\0")[:-1].decode("ascii")
 
 
 def _rectangle(
