@@ -280,27 +280,53 @@ def encode_brush(mask: Mask, corner: tuple[int, int], height: int, width: int) -
         >>> encode_brush(np.ones((1, 1), bool), (0, 0), 1, 1).hex()
         '00000004391bfc7fe0'
     """
-    (rows, columns), (x, y) = mask.shape, corner
-    if not (0 <= x <= width - columns and 0 <= y <= height - rows):
-        raise ValueError(f"mask: expected one within {width} x {height}")
+    return encode_brushes([(mask, corner)], height, width)[0]
+
+
+def encode_brushes(
+    placed: Sequence[tuple[Mask, tuple[int, int]]], height: int, width: int
+) -> list[bytes]:
+    """Masks of one image as Label Studio packs them, faster than one after the other.
+
+    Args:
+        placed: Of each the mask and its corner, as `encode_brush` takes them.
+        height: Of the image, at least 1.
+        width: Likewise.
+
+    Raises:
+        ValueError: As `encode_brush`.
+
+    Examples:
+        >>> [packed.hex() for packed in encode_brushes([(np.ones((1, 1), bool), (0, 0))], 1, 1)]
+        ['00000004391bfc7fe0']
+    """
     size = 4 * height * width
     if not 0 < size < 1 << 32:
         raise ValueError(f"image: expected 1 to {2**30 - 1} pixels, got {height * width}")
-    runs = 4 * encode_placed(mask, corner, height, width)
-    values = np.zeros(len(runs), np.int64)
-    values[1::2] = _OPAQUE
-    if not (runs[0] and runs[-1]):
-        runs, values = runs[runs > 0], values[runs > 0]
+    for mask, (x, y) in placed:
+        if not (0 <= x <= width - mask.shape[1] and 0 <= y <= height - mask.shape[0]):
+            raise ValueError(f"mask: expected one within {width} x {height}")
+    if not placed:
+        return []
+    each = [encode_placed(mask, corner, height, width) for mask, corner in placed]
+    runs = 4 * np.concatenate(each)
+    begins = np.cumsum([0, *map(len, each)])
+    values = (np.arange(len(runs)) - np.repeat(begins[:-1], np.diff(begins))) & 1
+    values *= _OPAQUE
+    times = -(-runs // _LONGEST)  # 0 of those that are not there
     kinds, lengths = np.searchsorted(_LARGEST[:3], runs), runs
-    if runs.max() > _LONGEST:  # the last piece of a long run is written as long ones are
-        pieces = -(-runs // _LONGEST)
-        lengths = np.full(int(pieces.sum()), _LONGEST)
-        lengths[np.cumsum(pieces) - 1] = runs - (pieces - 1) * _LONGEST
-        kinds, values = np.repeat(kinds, pieces), np.repeat(values, pieces)
+    if times.min() < 1 or times.max() > 1:
+        # The last piece of a long run is written as long ones are.
+        kinds, values, lengths = (np.repeat(x, times) for x in (kinds, values, runs))
+        pieces = np.cumsum(times)
+        long = np.flatnonzero(times > 1)
+        lengths[lengths > _LONGEST] = _LONGEST
+        lengths[pieces[long] - 1] = runs[long] - (times[long] - 1) * _LONGEST
+        begins = np.concatenate([[0], pieces])[begins]
     sizes = _SIZES[kinds]
     codes = ((((4 + kinds) << sizes) + lengths - 1) << 8) + values
     header = size.to_bytes(4) + bytes([0x39, 0x1B, 0xF8])
-    return _packed(header, _HEADER, codes, 11 + sizes)
+    return _packed(header, _HEADER, codes, 11 + sizes, begins)
 
 
 def _changes_within(mask: Mask, corner: tuple[int, int], width: int) -> Counts:
@@ -317,16 +343,30 @@ def _changes_within(mask: Mask, corner: tuple[int, int], width: int) -> Counts:
     return (row + corner[1]) * width + column + corner[0]
 
 
-def _packed(head: bytes, bits: int, codes: Counts, widths: Counts) -> bytes:
-    """Numbers of 11 to 32 bits each, one after the other, behind some bits."""
-    ends = np.cumsum(widths) + bits
-    starts = ends - widths
-    packed = np.zeros(int(ends[-1] // 8 + 1 + 4), np.uint8)
-    packed[: len(head)] = np.frombuffer(head, np.uint8)
-    places, shifted = starts >> 3, codes << (40 - (starts & 7) - widths)
+def _packed(head: bytes, bits: int, codes: Counts, widths: Counts, begins: Counts) -> list[bytes]:
+    """Numbers of 11 to 32 bits each, one after the other, behind some bits of every stream.
+
+    Args:
+        head: What every stream begins with.
+        bits: Of it.
+        codes: (n,) the numbers of all streams.
+        widths: Of each its bits.
+        begins: Where those of each stream begin, and n.
+    """
+    ends = np.cumsum(widths)
+    before = np.concatenate([[0], ends])[begins]
+    counts = np.diff(begins)
+    stops = np.cumsum((np.diff(before) + bits) // 8 + 1)  # in bytes; streams begin at whole ones
+    starts = np.concatenate([[0], stops[:-1]])
+    moved = np.repeat(8 * starts + bits - before[:-1], counts)
+    first = ends - widths + moved
+    packed = np.zeros(int(stops[-1]) + 4, np.uint8)
+    packed[starts[:, None] + np.arange(len(head))] = np.frombuffer(head, np.uint8)
+    places, shifted = first >> 3, codes << (40 - (first & 7) - widths)
     for place in range(5):
         np.add.at(packed, places + place, (shifted >> (32 - 8 * place)).astype(np.uint8))
-    return packed[: int(ends[-1] // 8 + 1)].tobytes()
+    whole = packed.tobytes()
+    return [whole[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
 
 
 def decode_brush(packed: bytes, height: int, width: int, *, threshold: int = 128) -> Brushed:
@@ -448,9 +488,7 @@ def _layout(packed: bytes, size: int) -> int:
     return header & 0x1FFFFF
 
 
-def _unpacked(
-    packed: Sequence[bytes], size: int, layout: int
-) -> tuple[Counts, Counts, Counts]:
+def _unpacked(packed: Sequence[bytes], size: int, layout: int) -> tuple[Counts, Counts, Counts]:
     """Of streams of one layout where runs of equal values end, the values, and the runs of each.
 
     Each stream's values are counted on from those before.

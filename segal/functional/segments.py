@@ -60,8 +60,8 @@ def masks_of_values(
         The value; (h, w) bool, no larger than it needs to be; and (x, y) of its first pixel.
 
     Examples:
-        >>> [(value, mask.shape, corner) for value, mask, corner in masks_of_values(np.array([[7, 2]]))]
-        [(2, (1, 1), (1, 0)), (7, (1, 1), (0, 0))]
+        >>> list(masks_of_values(np.array([[7, 2, 2]])))
+        [(2, array([[ True,  True]]), (1, 0)), (7, array([[ True]]), (0, 0))]
     """
     for value, (x0, y0, x1, y1) in boxes_of_values(values).items():
         yield value, values[y0:y1, x0:x1] == value, (x0, y0)

@@ -232,7 +232,9 @@ def test_run_lengths_as_text_are_those_of_pycocotools():
             coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
             for mask in masks
         ]
-        for layer, mask in zip(unpacked(list(enumerate(said)), (height, width)), masks, strict=True):
+        for layer, mask in zip(
+            unpacked(list(enumerate(said)), (height, width)), masks, strict=True
+        ):
             whole = np.zeros_like(mask)
             if layer is not None:
                 (x, y), (h, w) = layer.corner, layer.mask.shape

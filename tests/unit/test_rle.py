@@ -15,6 +15,7 @@ from segal.functional.rle import (
     decode_counts,
     decode_cropped,
     encode_brush,
+    encode_brushes,
     encode_coco,
     encode_counts,
     whole_bytes,
@@ -126,7 +127,21 @@ def test_numbers_as_text():
         for blank in ("", " "):
             text = f",{blank}".join(map(str, [first, *numbers]))
             assert list(whole_bytes(text)) == whole_numbers(text).tolist() == [first, *numbers]
-    for text in ("", ",", "1,,2", "1,", ",1", "1 2", "1,  2", "256", "999", "1000", "-1", "1.0", "²"):
+    for text in (
+        "",
+        ",",
+        "1,,2",
+        "1,",
+        ",1",
+        "1 2",
+        "1,  2",
+        "256",
+        "999",
+        "1000",
+        "-1",
+        "1.0",
+        "²",
+    ):
         with pytest.raises(ValueError, match=r"number|digits|bytes"):
             whole_bytes(text)
 
@@ -231,6 +246,18 @@ def test_streams_of_any_sizes_are_read(alpha, sizes, depth, data):
     assert np.array_equal(pasted(found, 3, 5), alpha >= 128)
     assert found.painted == (alpha > 0).sum()
     assert found.partial == ((alpha > 0) & (alpha < 255)).sum()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 13), (300, 400)])
+def test_several_brushes_are_packed_as_each(size):
+    height, width = size
+    placed = [(blocks(*size, grain, seed), (0, 0)) for grain in (1, 50) for seed in range(3)]
+    placed += [(np.zeros(size, bool), (0, 0)), (np.ones(size, bool), (0, 0))]
+    placed += [(np.ones((1, 1), bool), (width - 1, height - 1)), (np.zeros((0, 0), bool), (0, 0))]
+    packed = [encode_brush(mask, corner, *size) for mask, corner in placed]
+    assert encode_brushes(placed, *size) == packed
+    assert encode_brushes(placed[::-1], *size) == packed[::-1]
+    assert encode_brushes([], *size) == []
 
 
 def test_several_brushes_are_those_of_each():
