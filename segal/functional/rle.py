@@ -24,6 +24,9 @@ _OPAQUE = 255
 _FEW, _SHORT = 40, 120  # runs, characters of a text: below it a loop costs less than calls
 _CHARACTERS = "counts: expected characters from 0 to o, of whole numbers"
 _DIGITS = "counts: expected numbers of at most 7 characters"
+_NO_DIGITS = "characters that are no digits"
+_MISSING = "a number that is missing"
+_SEMICOLON = ord(";") - ord("0")
 _DENSE = 6
 _MOST = 1 << 29
 """Pixels a run, below which masks are made by bits."""
@@ -157,49 +160,55 @@ def whole_numbers(text: str) -> Counts:
         >>> whole_numbers("1, 3,2")
         array([1, 3, 2])
     """
-    return np.fromstring(_dense(text), np.int64, sep=",")
-
-
-def whole_bytes(text: str) -> bytes:
-    """The same of numbers below 256.
-
-    Args:
-        text: As `whole_numbers` takes it.
-
-    Returns:
-        A byte for each.
-
-    Raises:
-        ValueError: If it is something else, empty, or a number has more than three digits or does
-            not fit a byte.
-
-    Examples:
-        >>> whole_bytes("1, 3,255").hex()
-        '0103ff'
-    """
-    characters = np.frombuffer(_dense(text), np.uint8)
-    commas = np.flatnonzero(characters == ord(","))
-    ends = np.append(commas, len(characters))
-    digits = np.diff(ends, prepend=-1) - 1
-    if digits.max() > 3:
-        raise ValueError("numbers of more than three digits")
-    values = np.zeros(len(ends), np.uint16)
-    for place, weight in enumerate((1, 10, 100), 1):
-        digit = characters[ends - place] - np.uint8(ord("0"))
-        values += (digits >= place) * digit * np.uint16(weight)
-    if values.max() > 255:
-        raise ValueError("bytes must be in range(0, 256)")
-    return values.astype(np.uint8).tobytes()
-
-
-def _dense(text: str) -> bytes:
-    """Digits and commas, checked."""
     dense = text.replace(", ", ",").encode()
     if dense.translate(None, b"0123456789,"):
-        raise ValueError("characters that are no digits")
+        raise ValueError(_NO_DIGITS)
     if not dense or b",," in b"," + dense + b",":
-        raise ValueError("a number that is missing")
-    return dense
+        raise ValueError(_MISSING)
+    return np.fromstring(dense, np.int64, sep=",")
+
+
+def whole_bytes(texts: Sequence[str]) -> list[bytes]:
+    """The same of numbers below 256, of several texts.
+
+    Args:
+        texts: Each as `whole_numbers` takes it.
+
+    Returns:
+        Of each text a byte for each number.
+
+    Raises:
+        ValueError: If one is something else, or empty, or a number has more than three digits or
+            does not fit a byte.
+
+    Examples:
+        >>> [numbers.hex() for numbers in whole_bytes(["1, 3,255", "0"])]
+        ['0103ff', '00']
+    """
+    if not texts:
+        return []
+    dense = ";".join(texts).replace(", ", ",").encode()
+    if dense.translate(None, b"0123456789,;"):
+        raise ValueError(_NO_DIGITS)
+    values = np.frombuffer(dense, np.uint8) - np.uint8(ord("0"))
+    marks = np.flatnonzero(values > 9)
+    ends = np.append(marks, len(values))
+    digits = np.diff(ends, prepend=-1) - 1
+    if digits.min() < 1:
+        raise ValueError(_MISSING)
+    if digits.max() > 3:
+        raise ValueError("numbers of more than three digits")
+    numbers = values[ends - 1].astype(np.uint16)
+    numbers += (digits > 1) * values[ends - 2] * np.uint16(10)
+    numbers += (digits > 2) * values[ends - 3] * np.uint16(100)
+    if numbers.max() > 255:
+        raise ValueError("bytes must be in range(0, 256)")
+    found = numbers.astype(np.uint8).tobytes()
+    stops = np.flatnonzero(values[marks] == _SEMICOLON) + 1
+    if len(stops) != len(texts) - 1:
+        raise ValueError(_NO_DIGITS)
+    bounds = [0, *stops.tolist(), len(found)]
+    return [found[start:stop] for start, stop in pairwise(bounds)]
 
 
 def _changes(mask: Mask) -> Counts:
@@ -543,18 +552,17 @@ def _items(
     kinds = (single[:-2] << 2) | (single[1:-1] << 1) | single[2:]
     of_kinds = bytes([0] * 4 + [3 + size + depth for size in sizes] + [0] * 248)
     steps = kinds.tobytes().translate(of_kinds)
-    starts: list[int] = []
-    append, counts = starts.append, []
+    is_start = bytearray(len(steps))
     for bound, following in pairwise(bounds):
-        at, end, before = bound + _HEADER, following - 64, len(starts)
+        at, end = bound + _HEADER, following - 64
         while at < end:
-            append(at)
+            is_start[at] = 1
             at += steps[at] or _literal(joined, at + 3, depth, sizes[kinds[at]])
-        if at > end and len(starts) > before:
-            starts.pop()
-        counts.append(len(starts) - before)
-    places = np.array(starts, np.int64)
-    return places, counts, bool((kinds[places] > 3).all())
+        if at > end and (last := is_start.rfind(1, bound, end)) >= 0:
+            is_start[last] = 0
+    starts = np.flatnonzero(np.frombuffer(is_start, np.bool_))
+    counts = np.diff(np.searchsorted(starts, bounds)).tolist()
+    return starts, counts, bool((kinds[starts] > 3).all())
 
 
 def _literal(joined: bytes, place: int, depth: int, size: int) -> int:

@@ -126,7 +126,8 @@ def test_numbers_as_text():
     for first in numbers:
         for blank in ("", " "):
             text = f",{blank}".join(map(str, [first, *numbers]))
-            assert list(whole_bytes(text)) == whole_numbers(text).tolist() == [first, *numbers]
+            assert [list(x) for x in whole_bytes([text, "7"])] == [[first, *numbers], [7]]
+            assert whole_numbers(text).tolist() == [first, *numbers]
     for text in (
         "",
         ",",
@@ -143,7 +144,10 @@ def test_numbers_as_text():
         "²",
     ):
         with pytest.raises(ValueError, match=r"number|digits|bytes"):
-            whole_bytes(text)
+            whole_bytes(["1,2", text])
+    with pytest.raises(ValueError, match="digits"):
+        whole_bytes(["1;2"])
+    assert whole_bytes([]) == []
 
 
 def test_runs_that_no_image_has_are_not_written():

@@ -8,7 +8,6 @@ that was changed the pixels that it had before, too, which `annotations[].predic
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -284,11 +283,8 @@ def _bytes(each: Sequence[list[Any] | str]) -> list[bytes]:
     Raises:
         ValueError: If they are none, or larger than bytes; TypeError and OverflowError likewise.
     """
-    texts = [numbers for numbers in each if isinstance(numbers, str)]
-    found = whole_bytes(",".join(texts)) if texts else b""
-    ends = accumulate((text.count(",") + 1 for text in texts), initial=0)
-    spans = (found[start:end] for start, end in pairwise(ends))
-    return [next(spans) if isinstance(numbers, str) else bytes(numbers) for numbers in each]
+    found = iter(whole_bytes([numbers for numbers in each if isinstance(numbers, str)]))
+    return [next(found) if isinstance(numbers, str) else bytes(numbers) for numbers in each]
 
 
 def _decode(reading: _Reading) -> None:
