@@ -9,7 +9,7 @@ from segal.jobs.annotate.source import SELECT
 from segal.jobs.masks import Masks
 from segal.jobs.picks import selected_from
 from segal.runs.history import CONFIG_FILE, SELECTION_FILE
-from segal.runs.ledger import SCANS, Ledger
+from segal.runs.ledger import SCANS, SEED_SELECT, Ledger
 from segal.runs.returns import returns_of
 from segal.runs.withdrawal import sweep, withdrawn_files
 from segal.system.files import write_bytes
@@ -73,10 +73,12 @@ def _write_texts(ledger: Ledger, damaged: list[tuple[str, str, int]]) -> None:
 
 
 def _write_selections(ledger: Ledger, damaged: list[tuple[str, str, int]]) -> None:
+    """What was selected, of what was bought of it."""
+    buys = {SELECT: SELECT if ledger.command == SELECT else "buy", SEED_SELECT: "seed"}
     for path, name, number in damaged:
-        if PurePosixPath(path).name != SELECTION_FILE or name != SELECT:
+        if PurePosixPath(path).name != SELECTION_FILE or name not in buys:
             continue
-        bought = ledger.purchases(SELECT if ledger.command == SELECT else "buy", number)
+        bought = ledger.purchases(buys[name], number)
         if bought:
             write_bytes(ledger.folder / path, selection_csv(selected_from(bought)))
 

@@ -29,6 +29,8 @@ from segal.system.files import remove, write_error
 
 SCANS = ("scan-", "seed-scan-")
 """How the names begin of stages that measure the pool."""
+SEED_SELECT = "seed-select"
+"""The stage by which a strategy chooses a seed set, which the stage `seed` buys."""
 BUYING = {"select": ("select",), "run": ("seed", "buy")}
 """Stages by which regions are bought and charged, by command."""
 HASHED_BYTES = 64 * 2**20  # larger artefacts are checked by size alone when a run goes on

@@ -457,6 +457,35 @@ def test_what_the_ledger_can_tell_is_made_again_byte_for_byte(copied, segal, tmp
     assert network.read_bytes() == whole
 
 
+@pytest.mark.parametrize("way", [0, 1])
+def test_files_of_a_seed_set_that_was_chosen_are_made_again(scenes, segal, tmp_path, way):
+    out = tmp_path / "run"
+    covering = {"seed_strategy": {"name": "coreset"}, "seed_set": "2img"}
+    run(scenes, out, budgets=["3"], **covering)
+    seed = out / "rounds/000/seed"
+    names = sorted(
+        p.relative_to(out).as_posix() for p in seed.iterdir() if p.suffix in {".csv", ".json"}
+    )
+    assert "rounds/000/seed/selection.csv" in names
+    before = {name: (out / name).read_bytes() for name in names}
+    spoil(out, names, way)
+    code, stdout, stderr = segal("validate", out)
+    assert code == 2 and all(name in "".join((stdout + stderr).split()) for name in names)
+    code, stdout, stderr = segal("validate", out, "--repair")
+    assert (code, stdout.count("mended")) == (0, len(names)), stdout + stderr
+    assert {name: (out / name).read_bytes() for name in names} == before
+    assert segal("validate", out)[0] == 0
+    # What was measured for it is not in the ledger: it is made again, or said to be lost.
+    tables = sorted(p for p in (seed / "candidates").rglob("*") if p.is_file())
+    assert tables
+    tables[0].unlink()
+    assert segal("validate", out)[0] == 2
+    code, stdout, stderr = segal("validate", out, "--repair")
+    print(code, stdout, stderr, [p.name for p in seed.rglob("*")])
+    history = run(scenes, out, budgets=["3"], **covering).history
+    assert history.folder == out and segal("validate", out)[0] == 0
+
+
 def test_masks_and_handouts_are_made_again_and_answers_are_named(
     copied, segal, tmp_path, monkeypatch
 ):

@@ -24,7 +24,7 @@ from segal.jobs.rounds.scan import RoundScan
 from segal.jobs.strategies import check_network, seed_strategy
 from segal.runs.acquisition import SEED_SET, Offer, acquire, derive_generator
 from segal.runs.history import SEED_FOLDER, SELECTION_FILE, round_folder
-from segal.runs.ledger import Purchase
+from segal.runs.ledger import SEED_SELECT, Purchase
 from segal.runs.oracle import Oracle
 from segal.signals import OfFeatures, Signal
 from segal.strategies.base import PassContext, Strategy, check_images
@@ -139,7 +139,7 @@ class Seeding:
             "seed": self.config.seed,
             "allowance": [allowance.limit, allowance.counts, allowance.fit],
         }
-        phase("seed-select", 0, settings, work)
+        phase(SEED_SELECT, 0, settings, work)
 
     def _scan(
         self, phase: Phase, network: object, index: int, signals: Sequence[Signal], tables: Path
