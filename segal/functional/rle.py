@@ -520,7 +520,8 @@ def _unpacked(packed: Sequence[bytes], size: int, layout: int) -> tuple[Counts, 
         values = _from(words, places)
         counts = np.diff(np.concatenate([[0], np.cumsum(times)])[np.cumsum([0, *counts])]).tolist()
     values = (values >> np.uint64(64 - depth)).astype(np.int64)
-    ends, kept = np.cumsum(lengths), []
+    ends = np.cumsum(lengths)
+    kept: list[slice] = []
     start = before = 0
     for count, bound in zip(counts, bounds[1:], strict=True):
         own = ends[start : start + count]

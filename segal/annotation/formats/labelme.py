@@ -174,7 +174,7 @@ def bilevel_png(mask: NDArray[np.bool_]) -> bytes:
     rows[:, 1:] = np.packbits(mask, 1)
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows, 1)),
+        (b"IDAT", zlib.compress(rows.tobytes(), 1)),
         (b"IEND", b""),
     )
     written = [

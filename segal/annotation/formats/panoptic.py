@@ -140,7 +140,7 @@ def _bytes(number: int) -> bytes:
 
 def _png(planes: NDArray[np.uint8]) -> bytes:
     """Ids as the colours of a PNG, of (3, H, W): their bytes, the lowest first."""
-    return cv2.imencode(".png", cv2.merge(planes[::-1]), QUICK)[1].tobytes()
+    return cv2.imencode(".png", cv2.merge([*planes[::-1]]), QUICK)[1].tobytes()
 
 
 def _ids(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:

@@ -14,6 +14,7 @@ from segal.jobs.labels import check_labels
 from segal.jobs.rounds.run_data import open_splits
 from segal.runs.ledger import Ledger
 from segal.runs.pool_log import PoolChange
+from segal.runs.texts import drop_text
 
 SUMMARY_FILE = "summary.json"
 
@@ -83,7 +84,7 @@ def add_images(
         if changes and not dry_run:
             phases = {(p.name, p.round) for p in ledger.phases()}
             undone = open_phases(ledger.command, phases)
-            ledger.drop_text(SUMMARY_FILE)
+            drop_text(ledger, SUMMARY_FILE)
             ledger.change_pool(changes, chosen.pool, undone=undone, kept=phases - undone)
     return PoolEdit(changes, notes)
 

@@ -69,6 +69,7 @@ from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
 from segal.runs.reviews import skips_of, withheld
 from segal.runs.run_folder import fingerprint
+from segal.runs.texts import drop_text, keep_text
 from segal.runs.withdrawal import UNFINISHED_FILE, sweep, withdrawn_files
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy, at_round
@@ -200,7 +201,7 @@ class Rounds:
             return
         if self.start is not None and take_over(self.start, self.ledger, name, number, self.chain):
             return
-        self.ledger.drop_text(SUMMARY_FILE)  # which says that a run came to its end
+        drop_text(self.ledger, SUMMARY_FILE)  # which says that a run came to its end
         started = time.perf_counter()
         artefacts, purchases = work(round_folder(self.config.out, number))
         seconds = time.perf_counter() - started
@@ -537,4 +538,4 @@ class Rounds:
             self.notes.append(reference_note(name, reference, total, self.pool.unit))
         found = summary(self.ledger, self.device, reference, self.notes)
         write_json(self.config.out / SUMMARY_FILE, found)
-        self.ledger.keep_text(SUMMARY_FILE)
+        keep_text(self.ledger, SUMMARY_FILE)

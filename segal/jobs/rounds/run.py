@@ -26,6 +26,7 @@ from segal.jobs.rounds.seeding import seeding_of
 from segal.jobs.strategies import check_network, notes_of_loss
 from segal.runs.history import COMMAND, CONFIG_FILE, GROWS, History, read_history
 from segal.runs.ledger import Ledger
+from segal.runs.texts import keep_text
 from segal.strategies.base import Strategy, check_images
 from segal.system.console import tell
 from segal.system.files import write_bytes
@@ -90,7 +91,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     with opened as ledger:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_bytes(config.out / CONFIG_FILE, text.encode())
-        ledger.keep_text(CONFIG_FILE)
+        keep_text(ledger, CONFIG_FILE)
         rounds = Rounds(config, strategy, ledger, device, data, start, measured)
         rounds.notes += notes
         rounds.run()

@@ -204,7 +204,7 @@ def paint_layer(image: NDArray[np.uint8], layer: Layer, value: int) -> None:
 def layer_digest(layer: Layer) -> str:
     """A fingerprint of the pixels of a layer, which is to be `trimmed`."""
     digest = hashlib.sha256(json.dumps([layer.name, *layer.corner, *layer.mask.shape]).encode())
-    digest.update(np.packbits(layer.mask))
+    digest.update(np.packbits(layer.mask).tobytes())
     return digest.hexdigest()[:16]
 
 
