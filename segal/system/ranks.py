@@ -1,0 +1,131 @@
+"""Which of the processes that torchrun started this is, and what they tell each other.
+
+All ranks run the same command on the same files. Rank 0 alone writes what belongs to the run: the
+ledger, selections, pictures. A process that torchrun did not start is rank 0 of 1.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from segal.errors import SegalError
+
+__all__ = ["Ranks", "all_ranks"]
+
+_PATIENCE = timedelta(days=7)
+"""How long ranks wait for one: its work is long, and torchrun stops all where one is gone."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks of a job (a `segal.functional.exchange.Exchange`).
+
+    Attributes:
+        rank: Which of them this is, from 0.
+        count: How many there are.
+        here: How many of them run on this machine.
+        place: Which of those this is, from 0: its GPU, where there are any.
+    """
+
+    rank: int = 0
+    count: int = 1
+    here: int = 1
+    place: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what belongs to the run."""
+        return self.rank == 0
+
+    def gather(self, own: Tensor) -> Tensor:
+        """Every rank's tensor, on every rank: (count, *shape), by rank.
+
+        Args:
+            own: This rank's, of the same shape and dtype on each; on the CPU.
+        """
+        if self.count == 1:
+            return own[None]
+        every = [torch.empty_like(own) for _ in range(self.count)]
+        dist.all_gather(every, own.contiguous())
+        return torch.stack(every)
+
+    def wait(self) -> None:
+        """Returns once every rank has called this."""
+        self.gather(torch.zeros(1))
+
+    def told(self, value: Any) -> Any:
+        """What rank 0 says, on every rank.
+
+        Args:
+            value: What JSON can hold; of other ranks than 0 it is not looked at.
+        """
+        if self.count == 1:
+            return value
+        text = json.dumps(value).encode() if self.is_first else b""
+        size = torch.tensor([len(text)])
+        dist.broadcast(size, 0)
+        data = torch.zeros(int(size), dtype=torch.uint8)
+        if self.is_first:
+            data = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        dist.broadcast(data, 0)
+        return json.loads(data.numpy().tobytes())
+
+    def agree(self, what: str, value: str) -> None:
+        """Refuses ranks that differ in what has to be the same on each.
+
+        Args:
+            what: What is compared, as users call it.
+            value: This rank's.
+
+        Raises:
+            SegalError: On every rank, if one differs from rank 0.
+        """
+        digest = hashlib.sha256(value.encode()).digest()
+        every = self.gather(torch.frombuffer(bytearray(digest), dtype=torch.uint8))
+        others = [rank for rank in range(self.count) if not every[rank].equal(every[0])]
+        if others:
+            raise SegalError(
+                f"the ranks of this job differ: {what}",
+                expected=f"the same on all {self.count} ranks",
+                got=f"another one than rank 0's on rank {_listed(others)}",
+                remedy="start every rank with the same command, and let all of them see the same "
+                "files",
+            )
+
+
+@cache
+def all_ranks() -> Ranks:
+    """The ranks of this job; the first call waits until all of them have called it.
+
+    Raises:
+        SegalError: If the others cannot be reached.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Ranks()
+    named = {name: int(os.environ[name]) for name in ("RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")}
+    try:
+        if not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend, timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise SegalError(
+            "the ranks of this job do not find each other",
+            expected=f"{count} processes that torchrun started",
+            got=str(error).splitlines()[0],
+            remedy="start them with torchrun; or unset WORLD_SIZE to run one process",
+        ) from error
+    return Ranks(named["RANK"], count, named["LOCAL_WORLD_SIZE"], named["LOCAL_RANK"])
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    return ", ".join(map(str, ranks))
