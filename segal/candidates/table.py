@@ -64,6 +64,13 @@ class StoredRows:
         scaled = torch.from_numpy(np.array(shown)).float()
         return scaled.mul_(torch.from_numpy(self.scale[index])[:, None]).numpy()
 
+    def part(self, where: slice) -> "StoredRows":
+        """Some of these rows that follow one another."""
+        scale = None if self.scale is None else self.scale[where]
+        if self.rows is None:
+            return StoredRows(self.column[where], None, scale)
+        return StoredRows(self.column, self.rows[where], scale)
+
     def scaled(self, scale: NDArray[np.float32]) -> "StoredRows":
         """These rows, multiplied by (n,) factors when they are read."""
         return StoredRows(self.column, self.rows, scale)
@@ -103,6 +110,11 @@ class CandidateTable:
     def stored(self, column: str) -> StoredRows:
         """(n, d) embeddings of this view as they are stored; none of them is in memory."""
         return StoredRows(self.embeddings[column], self.rows)
+
+    def part(self, where: slice) -> "CandidateTable":
+        """Some of the candidates that follow one another, at the same prices."""
+        rows = np.arange(len(self))[where]
+        return self if len(rows) == len(self) else self.view(rows, self.pixels[where])
 
     def view(self, rows: NDArray[np.int64], pixels: NDArray[np.int64]) -> "CandidateTable":
         """Some of the candidates, at other prices.

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from segal.candidates.table import CandidateTable, StoredRows
 from segal.functional.herding import herding_order
+from segal.functional.shares import share
 from segal.signals import Signal, UncertaintyName
 from segal.signals.by_class import Tempered
 from segal.signals.calibrated import Calibrated
 from segal.strategies._features import FEATURE, Normalize, features_of, in_memory
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
+from segal.system.ranks import all_ranks
 
 _CHUNK = 1024
 _SURE = "The network is sure of everything: all candidates count alike, as with max_herding."
@@ -84,8 +86,15 @@ reference set |
             weights, notes = torch.ones_like(weights), (_SURE,)
         known = features_of(labelled, self.normalize) if len(labelled) else None
         sigma = self._bandwidth(known)
+        ranks = all_ranks()
+        own = share(len(table), ranks)
         order = herding_order(
-            features_of(table, self.normalize), count, radius=sigma, weights=weights, centers=known
+            features_of(table.part(own), self.normalize),
+            count,
+            radius=sigma,
+            weights=weights[own],
+            centers=known,
+            exchange=ranks,
         )
         if self.sigma is None:
             notes += (f"The kernel's bandwidth is {sigma:.3g}.",)
