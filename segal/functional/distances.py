@@ -37,7 +37,7 @@ class ReadRows(Protocol):
         ...
 
     def __len__(self) -> int:
-        """n."""
+        """How many rows."""
         ...
 
     def __getitem__(self, rows: Any, /) -> npt.NDArray[np.floating]:

@@ -32,7 +32,7 @@ _PATIENCE = 32
 """Draws refused in a row after which the distances are updated early."""
 
 _AHEAD = 128
-"""Draws that are looked at in one go."""
+"""Draws that are looked at in one go, at most."""
 
 _COARSE = 2.0**-8
 """Weights may be so much smaller than they could be before they are taken anew."""
@@ -95,7 +95,7 @@ def k_means_plusplus(
     weights.renew(picks)
     stream, refused = _Stream(generator), 0
     while len(picks) < k and weights.total > 0:
-        for proposal in weights.propose(stream):
+        for proposal in weights.propose(stream, 2 * (k - len(picks))):
             if weights.keeps(proposal):
                 picks.append(proposal.row)
                 refused = 0
@@ -227,10 +227,10 @@ class _Weights:
         self._cumulative, self._ends = whole.cumsum(0), totals.cumsum(0)
         self.total = int(self._ends[-1])
 
-    def propose(self, stream: _Stream) -> Iterator[_Proposal]:
-        """What the next draws would be, one after the other."""
+    def propose(self, stream: _Stream, most: int) -> Iterator[_Proposal]:
+        """What the next draws would be, one after the other; no more than so many."""
         exchange, device = self._rows.exchange, self._rows.device
-        pairs = stream.ahead(_AHEAD)
+        pairs = stream.ahead(min(_AHEAD, most))
         where = torch.tensor(pairs, dtype=torch.float64, device=device)[:, 0]
         targets = (where * self.total).long().clamp_(max=self.total - 1)
         owner = torch.searchsorted(self._ends, targets, right=True)

@@ -61,7 +61,7 @@ cases = pytest.mark.parametrize(
         ("copies", DIVISIONS[2], 5),
         ("copies", DIVISIONS[3], 0),
     ],
-    ids=lambda x: x if isinstance(x, str) else "-".join(map(str, x)),
+    ids=str,
 )
 
 
