@@ -57,7 +57,8 @@ class StoredRows:
         return self.shape[0]
 
     def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[np.floating]:
-        shown = self.column[index] if self.rows is None else self.column[self.rows[index]]
+        column = self.column.view(np.ndarray)  # read with less ado than a memory map
+        shown = column[index] if self.rows is None else column[self.rows[index]]
         if self.scale is None:
             return np.asarray(shown)
         # torch converts float16 several times faster.

@@ -120,7 +120,9 @@ class _Reader:
             )
         self.count, self.width = int(x.shape[0]), int(x.shape[1])
         self.device = x.device if isinstance(x, Tensor) else torch.device("cpu")
-        self._x = x.detach() if isinstance(x, Tensor) else x
+        # A view of a memory map as a plain array is read with less ado.
+        plain = x.view(np.ndarray) if isinstance(x, np.ndarray) else x
+        self._x = plain.detach() if isinstance(plain, Tensor) else plain
         size = x.element_size() if isinstance(x, Tensor) else x.dtype.itemsize
         self.fits_float32 = size <= 4
 

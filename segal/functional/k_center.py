@@ -53,7 +53,10 @@ _SLICE = 32
 """Centres of the first, newest slice that a row is compared with; further slices double ..."""
 
 _LONGEST_SLICE = 256
-"""... up to this."""
+"""... up to this ..."""
+
+_DISTANCES = 2**17
+"""... or, of few rows, to so many distances."""
 
 _WAVE = 16
 """Rows looked at in one go, in blocks."""
@@ -321,7 +324,7 @@ class _Cover:
         enough = min(size // _ENOUGH, self.centres // (_EARLY * self.rows.exchange.count))
         while self.rows.count:
             looked_at = min(wave, self.rows.count)
-            bar = float(self.squared.topk(looked_at, sorted=False).values.min().clamp_min(0))
+            bar = max(_nth_largest(self.squared, looked_at), 0.0)
             ids = (self.squared >= bar).nonzero()[:, 0]
             stale = self._stale(ids)
             if len(stale) == 0:
@@ -330,7 +333,7 @@ class _Cover:
                 self._lower_roughly(stale, bar)
                 ids = ids[self.squared[ids] >= bar]
                 if len(ids) > size:  # no more is needed, and exactness is dear
-                    bar = float(self.squared[ids].topk(size, sorted=False).values.min())
+                    bar = _nth_largest(self.squared[ids], size)
                 stale = self._stale(ids[self.squared[ids] >= bar])
             self._make_exact(stale, bar)
             ids = ids[self.squared[ids] >= bar]
@@ -363,27 +366,30 @@ class _Cover:
             start = max(0, stop - size)
             squares = self._point_squares[start:stop]
             points, offsets = self._points[start:stop].float(), (squares * -0.5).float()
-            largest = squares.max()
-            for part in torch.split(ids, self.rows.chunk):
-                closest = self.rows.read_float32(part).products(points, offsets).amax(1)
-                own = self.squares[part]
-                bound = own - 2 * closest + ((own + largest) * share + 2.0**-100)
-                self.squared[part] = torch.minimum(self.squared[part], bound)
+            closest = torch.cat(
+                [
+                    self.rows.read_float32(part).products(points, offsets).amax(1)
+                    for part in torch.split(ids, self.rows.chunk)
+                ]
+            )
+            own = self.squares[ids]
+            error = (own + squares.max()) * share + 2.0**-100
+            self.squared[ids] = torch.minimum(self.squared[ids], own - 2 * closest + error)
             ids = self._unfinished(ids, bar, start, self._seen_roughly)
-            stop, size = start, min(2 * size, _LONGEST_SLICE)
+            stop, size = start, _next_slice(size, len(ids))
 
     def _make_exact(self, ids: Tensor, bar: float) -> None:
         """Lower the bounds of `ids` until each is below the bar or exact."""
-        stop = self.centres
+        stop, size = self.centres, _LONGEST_SLICE
         while len(ids):
-            start = max(0, stop - _LONGEST_SLICE)
+            start = max(0, stop - size)
             points, squares = self._points[start:stop].double(), self._point_squares[start:stop]
             for part in torch.split(ids, self.rows.chunk):
                 self.squared[part] = lower(
                     self.squared[part], self.rows.read(part), self.squares[part], points, squares
                 )
             ids = self._unfinished(ids, bar, start, self.seen)
-            stop = start
+            stop, size = start, _next_slice(size, len(ids))
 
     def _unfinished(self, ids: Tensor, bar: float, start: int, seen: Tensor) -> Tensor:
         """Note which rows are now compared with all centres; the others not below the bar.
@@ -393,6 +399,17 @@ class _Cover:
         complete = seen[ids] >= start
         seen[ids[complete]] = self.centres
         return ids[~complete & (self.squared[ids] >= bar)]
+
+
+def _next_slice(size: int, rows: int) -> int:
+    return min(2 * size, max(_LONGEST_SLICE, _DISTANCES // max(rows, 1)))
+
+
+def _nth_largest(values: Tensor, n: int) -> float:
+    if values.device.type == "cpu":  # several times faster than topk there
+        at = len(values) - n
+        return float(np.partition(values.numpy(), at)[at])
+    return float(values.topk(n, sorted=False).values.min())
 
 
 def _float32_is_sound(rows: Rows) -> bool:
