@@ -237,7 +237,7 @@ class _Weights:
         own = owner == exchange.rank
         before = self._ends[exchange.rank] - self._cumulative[-1:].sum()
         row = torch.searchsorted(self._cumulative, targets[own] - before, right=True)
-        weight = torch.diff(self._cumulative, prepend=before.new_zeros(1))[row]
+        weight = self._cumulative[row] - self._cumulative[row - 1].masked_fill(row == 0, 0)
         offered = row + self._rows.first, weight, self._squared[row], self._squares[row]
         own_points = self._rows.read(row)
         columns = (*offered, *own_points.tensors())

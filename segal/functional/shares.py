@@ -73,14 +73,24 @@ def joined(exchange: Exchange, *own: Tensor) -> tuple[Tensor, ...]:
 
 
 def padded(rows: Tensor, count: int) -> Tensor:
-    """As many rows as asked for: these, then zeros."""
+    """As many rows as asked for: these, then zeros.
+
+    Examples:
+        >>> padded(torch.tensor([5, 6]), 3)
+        tensor([5, 6, 0])
+    """
     found = rows.new_zeros(count, *rows.shape[1:])
     found[: len(rows)] = rows
     return found
 
 
 def spread(rows: Tensor, where: Tensor) -> Tensor:
-    """Rows in the places that are marked, zeros in the others."""
+    """Rows in the places that are marked, zeros in the others.
+
+    Examples:
+        >>> spread(torch.tensor([5, 6]), torch.tensor([True, False, True]))
+        tensor([5, 0, 6])
+    """
     found = rows.new_zeros(len(where), *rows.shape[1:])
     found[where] = rows
     return found

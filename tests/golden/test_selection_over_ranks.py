@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from segal.candidates.table import StoredRows
-from segal.functional.distances import OuterProducts, part_of
+from segal.functional import k_center
+from segal.functional.distances import OuterProducts, part_of, rows_of
 from segal.functional.herding import herding_order
 from segal.functional.k_center import k_center_order
 from segal.functional.kmeans_plusplus import k_means_plusplus
@@ -204,6 +205,17 @@ def test_what_one_rank_cannot_take_all_refuse(select):
         return True
 
     assert on_ranks(2, narrower) == [True, True]
+
+
+def test_ranks_that_part_ways_are_stopped():
+    def block(own, rank):
+        rows = rows_of(own, rank)
+        cover = k_center._Cover(rows, rows.centres(continuous()[:2], more=3), 3)
+        with pytest.raises(ValueError, match="the same picks on all"):
+            cover.block(8, [rank.rank])
+        return True
+
+    assert over([40, 50], continuous(), block) == [True, True]
 
 
 def test_a_rank_reads_its_own_rows_alone(tmp_path):
