@@ -219,9 +219,13 @@ def ranks(asked: argparse.Namespace) -> list[Timed]:
     rows: list[Timed] = []
     for data in asked.data:
         file = embedding(asked.folder, data, asked.n, asked.d)
+        runs: dict[int, list[Timed]] = {count: [] for count in asked.ranks}
+        for _ in range(asked.repeats):
+            for count in asked.ranks:
+                runs[count].append(start("select", file, asked.k, ranks=count))
         alone: Timed = {}
         for count in asked.ranks:
-            found = start("select", file, asked.k, ranks=count)
+            found = min(runs[count], key=lambda run: float(run["processor"]))
             alone = alone or found
             if found["picks"] != alone["picks"]:
                 raise SystemExit(f"{count} ranks pick others than {asked.ranks[0]}")
@@ -265,6 +269,7 @@ def main(given: list[str]) -> None:
     parser.add_argument("--k", type=int, default=10_000, help="picks")
     parser.add_argument("--data", nargs="+", default=["gaussian", "weighted"])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--repeats", type=int, default=1, help="of ranks; the fastest counts")
     parser.add_argument("--columns", type=int, default=200, help="of the floor that are timed")
     parser.add_argument("--loop-picks", type=int, default=20)
     parser.add_argument("--json", type=Path, help="where to write the numbers")

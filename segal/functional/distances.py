@@ -495,16 +495,18 @@ def lower(
     return torch.minimum(current, squared)
 
 
-def squared_distances(points: Points, squares: Tensor, chunk: int) -> Tensor:
-    """Squared distances between all pairs of some points, (m, m); by difference where close.
+def squared_distances(points: Points, squares: Tensor, some: Tensor, chunk: int) -> Tensor:
+    """Squared distances of some of m points to all of them, (s, m); by difference where close.
 
     Args:
         points: m points.
         squares: (m,) their squared norms.
+        some: (s,) positions.
         chunk: Differences taken at a time.
     """
-    squared = points.products(points, squares * -0.5).mul_(-2).add_(squares[:, None])
-    i, j = (squared < squares[:, None] * _CLOSE).nonzero(as_tuple=True)
+    own = squares[some, None]
+    squared = points[some].products(points, squares * -0.5).mul_(-2).add_(own)
+    i, j = (squared < own * _CLOSE).nonzero(as_tuple=True)
     for one, other in zip(torch.split(i, chunk), torch.split(j, chunk), strict=True):
-        squared[one, other] = points.apart(one, other)
+        squared[one, other] = points.apart(some[one], other)
     return squared

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.functional.distances import (
@@ -60,6 +61,9 @@ _DISTANCES = 2**17
 
 _WAVE = 16
 """Rows looked at in one go, in blocks."""
+
+_TOGETHER = 64
+"""Rows whose distances to all others of a block are taken in one go, when one of them is picked."""
 
 _ENOUGH = 16
 """A block may have this many times fewer rows than asked for ..."""
@@ -187,8 +191,8 @@ def _pick_block(cover: _Cover, size: int, k: int, picks: list[int], squared: lis
     before the best row outside the block, since distances outside can only fall.
     """
     block = cover.block(size, picks)
-    between = squared_distances(block.points, block.squares, cover.rows.chunk).cpu().numpy()
     current, rows = block.squared.cpu().numpy(), block.ids.tolist()
+    between: dict[int, NDArray[np.float64]] = {}
     chosen: list[int] = []
     while True:
         best = int(current.argmax())  # the first of equals, and ids rise: the lowest row
@@ -200,6 +204,11 @@ def _pick_block(cover: _Cover, size: int, k: int, picks: list[int], squared: lis
             break
         picks.append(row)
         chosen.append(best)
+        if best not in between:
+            farthest = np.argsort(-current, kind="stable")[:_TOGETHER]
+            some = torch.from_numpy(farthest).to(block.ids.device)
+            apart = squared_distances(block.points, block.squares, some, cover.rows.chunk)
+            between.update(zip(farthest.tolist(), apart.cpu().numpy(), strict=True))
         current[best] = -1.0
         np.minimum(current, between[best], out=current)
     cover.add_centres(block.points[chosen], block.squares[chosen])
