@@ -375,13 +375,13 @@ class _Cover:
             start = max(0, stop - size)
             squares = self._point_squares[start:stop]
             points, offsets = self._points[start:stop].float(), (squares * -0.5).float()
-            closest = torch.cat(
-                [
-                    self.rows.read_float32(part).products(points, offsets).amax(1)
-                    for part in torch.split(ids, self.rows.chunk)
-                ]
-            )
             own = self.squares[ids]
+            # One place for all: small pieces between large ones would break up the memory.
+            closest = torch.empty_like(own, dtype=torch.float32)
+            chunks = (torch.split(x, self.rows.chunk) for x in (ids, closest))
+            for part, found in zip(*chunks, strict=True):
+                products = self.rows.read_float32(part).products(points, offsets)
+                torch.amax(products, 1, out=found)
             error = (own + squares.max()) * share + 2.0**-100
             self.squared[ids] = torch.minimum(self.squared[ids], own - 2 * closest + error)
             ids = self._unfinished(ids, bar, start, self._seen_roughly)
