@@ -31,7 +31,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from segal.functional.distances import Embedding, Rows, copies_among, rows_of
+from segal.functional.copies import copies_among
+from segal.functional.distances import Embedding, Rows, rows_of
 from segal.functional.exchange import ALONE, Exchange
 from segal.functional.points import Points
 from segal.functional.shares import gathered

@@ -30,10 +30,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segal.functional.copies import copies_among
 from segal.functional.distances import (
     Embedding,
     Rows,
-    copies_among,
     lower,
     rows_of,
     squared_distances,
