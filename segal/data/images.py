@@ -162,13 +162,7 @@ def read_image(path: Path, reading: Reading = RGB) -> NDArray[Any]:
         pixels = Tiff.open(path, data, reading.page).read(reading.bands)
     else:
         pixels = _decode_pixels(path, data, reading.bands)
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = reading.value_range or (0, 65535)
-    values = pixels.astype(np.float32)
-    values -= np.float32(low)
-    values /= np.float32(high - low)
-    return np.clip(values, 0, 1, out=values)
+    return reading.scaled(pixels)
 
 
 def _decode_pixels(path: Path, data: bytes, bands: Bands | None) -> NDArray[Any]:

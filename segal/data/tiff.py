@@ -100,15 +100,10 @@ class Tiff:
                 which none is chosen.
         """
         try:
-            file = tifffile.TiffFile(io.BytesIO(data))
-            pages = cast(list[tifffile.TiffPage], list(islice(file.pages, MAX_PAGES + 1)))
-            images = [i for i, p in enumerate(pages) if not (p.is_reduced or p.is_mask)]
-            if len(pages) == 1:
-                images = [0]
-            hidden = _hidden_images(file) if len(pages) == 1 else 1
+            pages, images, hidden = list_pages(tifffile.TiffFile(io.BytesIO(data)))
         except Exception as error:  # a broken file can make tifffile raise nearly anything
             raise damaged(path, data, error) from error
-        index = _chosen(path, images, hidden, page)
+        index = chosen_page(path, images, hidden, page)
         tiff = cls(path, data, pages[index], index)
         tiff._check()
         return tiff
@@ -175,6 +170,10 @@ class Tiff:
 
     def _check(self) -> None:
         """Raises a SegalError for what is not read, whichever bands are wanted."""
+        self.check_numbers(MAX_PIXELS)
+
+    def check_numbers(self, most: int) -> None:
+        """Raises a SegalError for an image of more than `most` pixels, and for what is not read."""
         page, bits = self.page, self.page.bitspersample
         height, width = page.imagelength, page.imagewidth
         numbers = {name: getattr(page, name) for name in _NUMBERS}
@@ -183,10 +182,11 @@ class Tiff:
             raise damaged(self.path, self.data, f"{', '.join(odd)}: no whole number"[:200])
         if min(height, width, self.bands) < 1:
             raise damaged(self.path, self.data, f"{height} x {width} x {self.bands} values")
-        check_pixels(self.path, height, width)
+        if most <= MAX_PIXELS:
+            check_pixels(self.path, height, width)
         values = height * width * self.bands * page.imagedepth
-        if values > 3 * MAX_PIXELS:
-            raise self._refused(f"at most {3 * MAX_PIXELS:,} values", "cut it into smaller ones")
+        if values > 3 * most:
+            raise self._refused(f"at most {3 * most:,} values", "cut it into smaller ones")
         if page.imagedepth != 1:
             raise self._refused("a flat image", "save its slices as images of their own")
         if not isinstance(bits, int) or bits > 64:
@@ -322,7 +322,7 @@ class Tiff:
     def _check_codec(self) -> None:
         """Raises a SegalError where tifffile cannot decode, or would fill the memory."""
         page, compression = self.page, int(self.page.compression)
-        decoder = _decoder(compression)
+        decoder = bounded_decoder(compression)
         if compression in _WITH_IMAGECODECS and decoder is None:
             raise SegalError(
                 f"{self.path}: this compression needs the package imagecodecs",
@@ -344,7 +344,16 @@ class Tiff:
                     raise damaged(self.path, self.data, "a strip with too much in it, or damaged")
 
 
-def _chosen(path: Path, images: list[int], hidden: int, page: int | None) -> int:
+def list_pages(file: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[int], int]:
+    """The directories of a file, those of them that are images, and images behind the only one."""
+    pages = cast(list[tifffile.TiffPage], list(islice(file.pages, MAX_PAGES + 1)))
+    images = [i for i, p in enumerate(pages) if not (p.is_reduced or p.is_mask)]
+    if len(pages) == 1:
+        images = [0]
+    return pages, images, _hidden_images(file) if len(pages) == 1 else 1
+
+
+def chosen_page(path: Path, images: list[int], hidden: int, page: int | None) -> int:
     """The directory of the image that is meant."""
     most = f"{'more than ' if len(images) > MAX_PAGES else ''}{min(len(images), MAX_PAGES)}"
     if hidden > 1:
@@ -395,7 +404,8 @@ _Check = Callable[[bytes, int], bool]
 """Whether a strip decompresses to at most so many bytes."""
 
 
-def _decoder(compression: int) -> _Check | None:
+def bounded_decoder(compression: int) -> _Check | None:
+    """What tells whether a strip or tile of a compression keeps to its size; None: unknown."""
     if compression in _DEFLATE:
         return _inflates
     if compression == _LZMA:
