@@ -172,17 +172,17 @@ def damaged(path: Path, data: bytes | int, error: object) -> SegalError:
     )
 
 
-def check_pixels(path: Path, height: int, width: int) -> None:
+def check_pixels(path: Path, height: int, width: int, most: int = MAX_PIXELS) -> None:
     """Raises a SegalError if there are too many pixels to decode."""
-    if height * width > MAX_PIXELS:
-        raise too_many_pixels(path, f"{height} x {width} (height x width)")
+    if height * width > most:
+        raise too_many_pixels(path, f"{height} x {width} (height x width)", most)
 
 
-def too_many_pixels(path: Path, got: str) -> SegalError:
+def too_many_pixels(path: Path, got: str, most: int = MAX_PIXELS) -> SegalError:
     """The error to raise for a decompression bomb."""
     return SegalError(
         f"{path}: the image has too many pixels",
-        expected=f"at most {MAX_PIXELS:,} pixels",
+        expected=f"at most {most:,} pixels",
         got=got,
         remedy="cut the image into smaller ones",
     )

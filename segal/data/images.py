@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.ImageFile import ImageFile
 
+from segal.candidates.regions import Box
 from segal.data.image_file import (
     RGB,
     Bands,
@@ -29,7 +30,9 @@ from segal.data.image_file import (
     turn,
 )
 from segal.data.tiff import Tiff, is_tiff
+from segal.data.windows import WindowedTiff, boxes_without_data, open_windows
 from segal.errors import SegalError
+from segal.system.files import file_digest
 
 __all__ = [
     "MIN_SIDE",
@@ -87,6 +90,9 @@ def inspect_image(path: Path, reading: Reading = RGB) -> ImageInfo:
             supported, a decompression bomb, smaller than 16 pixels on a side, of several images of
             which none is chosen, or without a band that is wanted.
     """
+    windows = open_windows(path, reading)
+    if windows is not None:
+        return _inspect_windows(path, windows)
     data = read_bytes(path)
     if is_tiff(data):
         tiff = Tiff.open(path, data, reading.page)
@@ -100,6 +106,21 @@ def inspect_image(path: Path, reading: Reading = RGB) -> ImageInfo:
         channels = reading.channels or _count_bands(image)
         if image.format not in _DECODES_ALIKE:
             _decode_pixels(path, data, reading.bands)
+    _check_sides(path, height, width)
+    digest = hashlib.sha256(data).hexdigest()
+    return ImageInfo(height, width, digest, orientation, channels)
+
+
+def _inspect_windows(path: Path, windows: WindowedTiff) -> ImageInfo:
+    """The same of a large image, of which a strip or tile is in memory at a time."""
+    height, width = windows.shape
+    _check_sides(path, height, width)
+    windows.check()
+    orientation = windows.tiff.orientation
+    return ImageInfo(height, width, file_digest(path), orientation, windows.channels)
+
+
+def _check_sides(path: Path, height: int, width: int) -> None:
     if min(height, width) < MIN_SIDE:
         raise SegalError(
             f"{path}: the image is too small",
@@ -107,8 +128,6 @@ def inspect_image(path: Path, reading: Reading = RGB) -> ImageInfo:
             got=f"{height} x {width} (height x width)",
             remedy="remove it",
         )
-    digest = hashlib.sha256(data).hexdigest()
-    return ImageInfo(height, width, digest, orientation, channels)
 
 
 def _check_kind(path: Path, image: ImageFile, reading: Reading) -> None:
@@ -163,6 +182,53 @@ def read_image(path: Path, reading: Reading = RGB) -> NDArray[Any]:
     else:
         pixels = _decode_pixels(path, data, reading.bands)
     return reading.scaled(pixels)
+
+
+def read_window(path: Path, box: Box, reading: Reading = RGB) -> NDArray[Any]:
+    """A window of an image that has been inspected; of a large TIFF nothing else is decoded.
+
+    Args:
+        path: The file.
+        box: Half-open (x0, y0, x1, y1), within the image.
+        reading: As `read_image` takes it.
+
+    Returns:
+        (h, w, channels), as `read_image`.
+
+    Raises:
+        SegalError: If it cannot be decoded.
+    """
+    windows = open_windows(path, reading)
+    if windows is not None:
+        return windows.read(box)
+    x0, y0, x1, y1 = box
+    return read_image(path, reading)[y0:y1, x0:x1]
+
+
+def find_no_data(path: Path, reading: Reading = RGB) -> tuple[Box, ...]:
+    """Boxes of an image without data: by its alpha, its mask or the value that stands for none.
+
+    Args:
+        path: The file.
+        reading: As `read_image` takes it.
+
+    Raises:
+        SegalError: If it cannot be decoded.
+    """
+    windows = open_windows(path, reading, any_size=True)
+    if windows is not None:
+        return boxes_without_data(windows.shape, windows.has_data) if windows.tells_data else ()
+    with path.open("rb") as file:
+        if is_tiff(file.read(4)):
+            return ()  # of a kind that tells nothing of that
+    data = read_bytes(path)
+    bands = _ALPHA.get(open_image(path, data).mode)
+    if bands is None:
+        return ()
+    alpha = _decode_pixels(path, data, (bands,))[..., 0] > 0
+    return boxes_without_data(
+        (alpha.shape[0], alpha.shape[1]), lambda box: alpha[box[1] : box[3], box[0] : box[2]]
+    )
 
 
 def _decode_pixels(path: Path, data: bytes, bands: Bands | None) -> NDArray[Any]:

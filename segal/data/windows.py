@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +19,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
-from segal.data.image_file import Reading, check_bands, damaged, turn
+from segal.data.image_file import MAX_BYTES, MAX_PIXELS, Reading, check_bands, damaged, turn
 from segal.data.tiff import Tiff, bounded_decoder, chosen_page, is_tiff, list_pages
 from segal.errors import SegalError
 from segal.functional.coverage import row_boxes
@@ -111,10 +112,10 @@ class WindowedTiff:
     @property
     def tells_data(self) -> bool:
         """Whether the file says where there is no data."""
-        return self._alpha is not None or self._no_data is not None or bool(self.masks)
+        return self.alpha is not None or self._no_data is not None or bool(self.masks)
 
     @property
-    def _alpha(self) -> int | None:
+    def alpha(self) -> int | None:
         """The band of alpha; None where there is none."""
         extra = list(self.tiff.page.extrasamples)
         first = self.tiff.bands - len(extra)
@@ -151,7 +152,7 @@ class WindowedTiff:
         """
         height, width = box[3] - box[1], box[2] - box[0]
         found = np.ones((height, width), np.bool_)
-        alpha, no_data = self._alpha, self._no_data
+        alpha, no_data = self.alpha, self._no_data
         if alpha is not None or no_data is not None:
             stored = self._stored(box)
             if alpha is not None:
@@ -340,37 +341,78 @@ class _Page:
         return damaged(self.path, self.bytes, error)
 
 
-def open_windows(path: Path, reading: Reading) -> WindowedTiff | None:
+def open_windows(
+    path: Path, reading: Reading, *, any_size: bool = False
+) -> WindowedTiff | None:
     """A file whose windows can be read.
 
     Args:
         path: The file.
         reading: How it is read.
+        any_size: Whether it need not be large.
 
     Returns:
-        It; None for a file that is no TIFF, or not large as `reading` has it.
+        It; None for a file that is no TIFF, or not large as `reading` has it, or of a kind that is
+        not read in windows and small enough to be decoded as a whole.
 
     Raises:
         SegalError: If it is damaged, of a kind that is not read in windows, or has not the bands
             that are wanted.
     """
-    windows = _open(path, reading, any_size=False)
-    if windows is None:
-        return None
-    windows.tiff._check_type()
-    page, tiff = windows.tiff.page, windows.tiff
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise read_error(path, error, "an image") from error
+    return _opened(path, (status.st_size, status.st_mtime_ns), reading, any_size)
+
+
+@lru_cache(maxsize=4)
+def _opened(
+    path: Path, _: tuple[int, int], reading: Reading, any_size: bool
+) -> WindowedTiff | None:
+    """The same of a file of some size and time."""
+    try:
+        windows = _open(path, reading, any_size=any_size)
+        if windows is not None:
+            _check_kind(windows)
+    except _KindError as error:
+        if error.pixels <= MAX_PIXELS:
+            return None
+        raise
+    return windows
+
+
+def _check_kind(windows: WindowedTiff) -> None:
+    """Raises a SegalError for an image whose windows are not read as `Tiff.read` reads the whole."""
+    page, tiff, reading = windows.tiff.page, windows.tiff, windows.reading
+    try:
+        tiff.check_type()
+    except SegalError as error:
+        raise _KindError.of(tiff, error) from error
     grey = page.photometric in {_WHITE_IS_ZERO, _BLACK_IS_ZERO}
     colours = page.photometric == _RGB or (page.photometric == _YCBCR and page.compression == _JPEG)
     if not (grey or colours) or page.bitspersample not in (8, 16):
-        raise tiff._refused("8- or 16-bit grey or RGB, where it is large", "convert it to RGB")
-    alone = tiff.bands == 1 or (tiff.bands == 2 and windows._alpha is not None)
-    if reading.bands is None and (not alone if grey else tiff.bands < 3):
-        raise tiff._refused(
-            "a grey or an RGB image, or bands that are chosen", "choose bands by number"
-        )
+        refused = tiff.refused("8- or 16-bit grey or RGB, where it is large", "convert it to RGB")
+        raise _KindError.of(tiff, refused)
     if reading.bands is not None:
-        check_bands(path, tiff.bands, reading.bands, str(tiff))
-    return windows
+        check_bands(tiff.path, tiff.bands, reading.bands, str(tiff))
+        return
+    alone = tiff.bands == 1 or (tiff.bands == 2 and windows.alpha is not None)
+    if not (alone if grey else tiff.bands >= 3):
+        raise tiff.refused("a grey or an RGB image, or bands that are chosen", "choose bands")
+
+
+class _KindError(SegalError):
+    """A kind of TIFF that is not read in windows."""
+
+    pixels: int = 0
+
+    @classmethod
+    def of(cls, tiff: Tiff, error: SegalError) -> "_KindError":
+        """The error, of an image of a size."""
+        found = cls(error.problem, expected=error.expected, got=error.got, remedy=error.remedy)
+        found.pixels = int(tiff.page.imagelength) * int(tiff.page.imagewidth)
+        return found
 
 
 def open_label_windows(path: Path, above: Reading) -> WindowedTiff | None:
@@ -380,15 +422,15 @@ def open_label_windows(path: Path, above: Reading) -> WindowedTiff | None:
         return None
     page = windows.tiff.page
     if (windows.tiff.bands, int(page.bitspersample), int(page.sampleformat)) != (1, 8, 1):
-        raise windows.tiff._refused("one band of 8 bits", "write class values as 8-bit grey")
+        raise windows.tiff.refused("one band of 8 bits", "write class values as 8-bit grey")
     if page.photometric == _WHITE_IS_ZERO:
-        raise windows.tiff._refused("values as they are stored", "write it as BlackIsZero")
+        raise windows.tiff.refused("values as they are stored", "write it as BlackIsZero")
     return windows
 
 
 def _open(path: Path, reading: Reading, *, any_size: bool) -> WindowedTiff | None:
+    count, large = path.stat().st_size, False
     try:
-        count = path.stat().st_size
         with path.open("rb") as file:
             if not is_tiff(file.read(4)):
                 return None
@@ -405,11 +447,13 @@ def _open(path: Path, reading: Reading, *, any_size: bool) -> WindowedTiff | Non
                 tiff = Tiff(path, b"", pages[index], index)
                 tiff.check_numbers(MAX_LARGE_PIXELS)
                 mask = _mask_page(path, pages, index)
-    except OSError as error:
-        raise read_error(path, error, "an image") from error
-    except SegalError:
-        raise
+                for one in (tiff, *([mask] if mask else [])):  # which looks into the file
+                    _ = one.page.decode, one.page.jpegtables, one.page.jpegheader
     except Exception as error:  # a broken file can make tifffile raise nearly anything
+        if not large and count <= MAX_BYTES:
+            return None  # decoding it as a whole says what is wrong
+        if isinstance(error, SegalError):
+            raise
         raise damaged(path, count, error) from error
     _check_segments(tiff, count)
     masks = [] if mask is None else [_Page(path, count, mask)]
@@ -452,26 +496,27 @@ def _check_segments(tiff: Tiff, count: int) -> None:
     page = tiff.page
     compression = int(page.compression)
     if compression not in _COMPRESSIONS or page.predictor not in {1, 2}:
-        raise tiff._refused("no, LZW, deflate, Zstandard or JPEG compression", _REMEDY)
-    decoders = tifffile.TIFF.DECOMPRESSORS
-    if compression != _NONE and (
-        compression not in decoders or (compression != _JPEG and bounded_decoder(compression) is None)
-    ):
-        raise SegalError(
+        refused = tiff.refused("no, LZW, deflate, Zstandard or JPEG compression", _REMEDY)
+        raise _KindError.of(tiff, refused)
+    can = compression == _NONE or compression in tifffile.TIFF.DECOMPRESSORS
+    if not can or (compression not in (_NONE, _JPEG) and bounded_decoder(compression) is None):
+        missing = SegalError(
             f"{tiff.path}: this compression needs the package imagecodecs",
             expected="no compression or deflate, or imagecodecs",
             got=str(tiff),
             remedy='install it with `pip install "segal-regions[tiff]"`, or convert the file '
             "to deflate compression",
         )
+        raise _KindError.of(tiff, missing)
     size = prod(page.chunks) * max(1, np.dtype(page.dtype).itemsize)
     if size > _MAX_SEGMENT and compression != _NONE:
-        raise SegalError(
+        untiled = SegalError(
             f"{tiff.path}: too large to be decoded as a whole, and has no tiles",
             expected=f"strips or tiles of at most {_MAX_SEGMENT:,} bytes",
             got=f"{size:,} bytes in one",
             remedy=_REMEDY,
         )
+        raise _KindError.of(tiff, untiled)
     if max(page.databytecounts, default=0) > count:
         raise damaged(tiff.path, count, "a strip or tile beyond the file's end")
 

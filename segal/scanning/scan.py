@@ -26,6 +26,7 @@ from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
 from segal.errors import SegalError
 from segal.models.wrapped import Model
+from segal.scanning.large import LargeImage, Layout, tiling_note
 from segal.scanning.workbench import Bench, ScanSettings, batches, forward, seen
 from segal.signals import Meter, Signal
 from segal.signals.base import NOT_FINITE
@@ -116,6 +117,9 @@ class Scan:
         bench = Bench(
             self.model, self.task, self.settings, self.sets, self.seed, tuple(self.regions)
         )
+        count = sum(self._is_large(image) for image in range(len(self.pool)))
+        if count:
+            bench.note(tiling_note(count, self.pool.reading.large, self.model))
         ways = {signal: self.task.measured(signal) for signal in self.signals}
         return {signal: way.prepare(bench) for signal, way in ways.items()}, bench.notes
 
@@ -131,11 +135,23 @@ class Scan:
         grouped = (
             list(alike)
             for batch in batches(self.pool, range(len(self.pool)), self.settings.batch_size)
-            for _, alike in groupby(batch, self._excluded)  # a batch shares its units
+            for _, alike in groupby(batch, self._shared)  # a batch shares its units
         )
         if not self.signals:
             return ((batch, None) for batch in grouped)
-        return prefetch(lambda batch: (batch, pool.batch(batch)), grouped, self.settings.workers)
+
+        def read(batch: list[int]) -> tuple[list[int], Images | None]:
+            return batch, None if self._is_large(batch[0]) else pool.batch(batch)
+
+        return prefetch(read, grouped, self.settings.workers)
+
+    def _is_large(self, image: int) -> bool:
+        """Whether an image is looked at in tiles."""
+        return self.task.in_tiles and self.pool.is_large(image)
+
+    def _shared(self, image: int) -> tuple[int | None, tuple[Box, ...]]:
+        """What images of a batch have in common; a large one is alone."""
+        return image if self._is_large(image) else None, self._excluded(image)
 
     def _excluded(self, image: int) -> tuple[Box, ...]:
         return self.excluded.get(image, ())
@@ -149,6 +165,9 @@ class Scan:
         writers: Mapping[str, TableWriter],
     ) -> None:
         """Measures a batch and writes its rows; its evidence is gone when this returns."""
+        if self.model is not None and self.signals and self._is_large(batch[0]):
+            self._scan_large(batch[0], meters, writers)
+            return
         names = [self.pool.paths[i] for i in batch]
         evidence = self._forward(images, meters, names)
         for region in self.regions:
@@ -171,6 +190,32 @@ class Scan:
         for row in sorted(found):
             boxes, measured = found[row]
             writers[LABELLED_FOLDER].append([batch[row]], boxes.boxes(), measured)
+
+    def _scan_large(
+        self, image: int, meters: Mapping[Signal, Meter], writers: Mapping[str, TableWriter]
+    ) -> None:
+        """Measures a large image, and writes its rows as they are done."""
+        assert self.model is not None
+        size = self.pool.size(image)
+        large = LargeImage(
+            self.pool.pixels(),
+            image,
+            Layout.of(size, self.pool.reading.large, self.model.spec),
+            lambda images, names: self._forward_tiles(images, meters, names),
+            self.settings.batch_size,
+            self.settings.workers,
+            self._excluded(image),
+        )
+        grids = {str(region): self.task.units(*size, region) for region in self.regions}
+        labelled = tuple(self.labelled.get(image, ()))
+        for name, boxes, measured in large.measure(grids, labelled, meters, _measure):
+            writers[LABELLED_FOLDER if name is None else name].append([image], boxes, measured)
+
+    def _forward_tiles(
+        self, images: Images, meters: Mapping[Signal, Meter], names: Sequence[str]
+    ) -> Evidence:
+        assert self.model is not None
+        return forward(self.task, self.model, images, self.settings, _catch(meters), names)
 
     def _forward(
         self, images: Images | None, meters: Mapping[Signal, Meter], names: Sequence[str]

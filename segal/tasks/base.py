@@ -67,6 +67,7 @@ class Task(ABC):
         picture_words: How a report speaks of what `draw` writes.
         shared_features: Whether all elements of an image have the same features.
         by_the_box: Whether `clicks` counts boxes, so that budgets may be counted in them.
+        in_tiles: Whether its networks can look at a large image tile by tile.
     """
 
     name: ClassVar[str]
@@ -79,6 +80,7 @@ class Task(ABC):
     picture_words: ClassVar[PictureWords]
     shared_features: ClassVar[bool] = False
     by_the_box: ClassVar[bool] = False
+    in_tiles: ClassVar[bool] = False
 
     def units(self, height: int, width: int, region: RegionSize) -> Grid:
         """The regions of an image of (height, width) pixels that can be bought."""

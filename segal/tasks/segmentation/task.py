@@ -63,6 +63,7 @@ class Segmentation(Task):
     wrapper: ClassVar[type[Model]] = SegmentationModel
     metric: ClassVar[Metric] = MIOU
     default_region: ClassVar[str] = "512"
+    in_tiles: ClassVar[bool] = True
 
     layouts: ClassVar[tuple[str, ...]] = LAYOUTS
     picture_words: ClassVar[PictureWords] = OVERLAY_WORDS
