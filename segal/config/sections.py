@@ -18,7 +18,7 @@ from pydantic import (
 
 from segal.candidates.budget import Budget, Fit
 from segal.candidates.regions import RegionSize
-from segal.data.image_file import Reading
+from segal.data.image_file import Large, Reading
 from segal.errors import SegalError
 from segal.models.build import MAX_FEATURES, MAX_SCALE, MAX_SIDE, MIN_SCALE, check_encoder
 from segal.models.spec import DEFAULT_TASK
@@ -131,6 +131,30 @@ class _Regions(Section):
         return raw
 
 
+class LargeConfig(Section):
+    """How images are looked at that are too large for one pass; see `segal.data.image_file.Large`.
+
+    Attributes:
+        above: An image of more than so many megapixels (10^6 pixels) is large.
+        tile: Side of the tiles that the network is given of it, in pixels; rounded up to a multiple
+            of the network's stride.
+        overlap: Of neighbouring tiles, in pixels, at most half a tile; rounded likewise.
+        no_data: Which images have parts without data, that are never annotated.
+    """
+
+    above: Result[Annotated[float, Field(gt=0, le=1e6)]] = 64.0
+    tile: Result[Annotated[int, Field(ge=64, le=16384)]] = 1024
+    overlap: Result[Annotated[int, Field(ge=0, le=8192)]] = 128
+    no_data: Result[Literal["large", "all", "none"]] = "large"
+
+    @field_validator("overlap")
+    @classmethod
+    def _within(cls, overlap: int, info: ValidationInfo) -> int:
+        if 2 * overlap > info.data.get("tile", 2 * overlap):
+            raise ValueError("at most half of large.tile|give a smaller overlap, or a larger tile")
+        return overlap
+
+
 class ImagesSection(Section):
     """What says how images are read.
 
@@ -139,16 +163,19 @@ class ImagesSection(Section):
         bands: The channels that images have: bands of their files by number, from 1, such as
             4,3,2, or `all` of them. None: red, green and blue.
         page: Which image to take of TIFF files that hold several, from 1.
+        large: How images are looked at that are too large for one pass; None: by the defaults.
     """
 
     value_range: Result[Range | None] = None
     bands: Annotated[BandNumbers | None, result_unless(None)] = None
     page: Annotated[Annotated[int, Field(ge=1, le=1000)] | None, result_unless(None)] = None
+    large: Annotated[LargeConfig | None, result_unless(None)] = None
 
     @property
     def reading(self) -> Reading:
         """How images are read."""
-        return Reading(self.value_range, self.bands, self.page)
+        large = Large() if self.large is None else Large(**self.large.model_dump())
+        return Reading(self.value_range, self.bands, self.page, large)
 
 
 class ModelConfig(_NamedNetwork):

@@ -341,9 +341,7 @@ class _Page:
         return damaged(self.path, self.bytes, error)
 
 
-def open_windows(
-    path: Path, reading: Reading, *, any_size: bool = False
-) -> WindowedTiff | None:
+def open_windows(path: Path, reading: Reading, *, any_size: bool = False) -> WindowedTiff | None:
     """A file whose windows can be read.
 
     Args:

@@ -15,6 +15,8 @@ from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.models.spec import ModelSpec
 from segal.scanning.scan import ScanSettings
+from segal.tasks import find_task
+from segal.tasks.tiles import Layout
 
 
 def refuse_out_within(out: Path, inputs: Path, kind: str) -> None:
@@ -125,6 +127,16 @@ def by_index(pool: ImagePool, excluded: Excluded) -> dict[int, tuple[Box, ...]]:
     return {i: excluded[path] for i, path in enumerate(pool.paths) if path in excluded}
 
 
-def image_shapes(pool: ImagePool) -> set[tuple[int, int]]:
-    """(height, width) in pixels that there are."""
-    return {pool.shape(i) for i in range(len(pool))}
+def image_shapes(pool: ImagePool, spec: ModelSpec | None = None) -> set[tuple[int, int]]:
+    """(height, width) in pixels that there are.
+
+    Args:
+        pool: The images.
+        spec: Of a network that looks at them; large ones are then told as their tiles.
+    """
+    shapes = {pool.shape(i) for i in range(len(pool))}
+    if spec is None or not find_task(spec.task).in_tiles:
+        return shapes
+    large = pool.reading.large
+    tiled = {shape for shape in shapes if large.holds(*shape)}
+    return (shapes - tiled).union(*(Layout.of(shape, large, spec).shapes for shape in tiled))

@@ -208,7 +208,7 @@ def check_sizes(model: Model, crop: str, trained: ImagePool, *evaluated: ImagePo
         SegalError: With a size that it takes.
     """
     size = RegionSize.parse(crop)
-    sizes = [size for pool in evaluated for size in image_shapes(pool)]
+    sizes = [size for pool in evaluated for size in image_shapes(pool, model.spec)]
     whole = sorted(image_shapes(trained))
     if size.height is None or size.width is None:
         sizes += whole

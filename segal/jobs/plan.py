@@ -16,6 +16,7 @@ from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.exclusions import excluded_of
 from segal.jobs.inputs import by_index, check_channels, image_shapes, image_sizes, scan_settings
 from segal.jobs.keeping import Keeping
+from segal.jobs.large import check_large
 from segal.jobs.network import with_folder
 from segal.jobs.passes import run_passes
 from segal.jobs.prices import EXPECTED, signals_of
@@ -124,8 +125,9 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     pool = pool.subset(withdrawn.left(pool)) if withdrawn else pool
     if model is not None:
         check_channels(model.spec, pool)
-        check_image_sizes(model, image_shapes(pool))
+        check_image_sizes(model, image_shapes(pool, model.spec))
     check_images(strategy, pool.paths)
+    check_large(config, strategy, pool)
     notes, whole = [*pool.notes(), *copies_notes(pool, unique=config.unique)], pool
     labelled = labels.labelled.boxes(pool)
     if config.unique:
@@ -133,7 +135,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     slow = precision_note(device, config.precision)
     notes += [*labels.labelled.notes, *([slow] if slow else [])]
     boxes = {pool.paths[image]: found for image, found in labelled.items()}
-    excluded = withdrawn.together(whole, excluded_of(config.exclude, whole))
+    excluded = withdrawn.together(whole, excluded_of(config.exclude, whole, config.task))
     offer, allowance = make_offer(config, pool, boxes, excluded)
     sets, needed = (
         labels.sets(config, pool, labelled, whole, excluded),

@@ -110,7 +110,7 @@ class SelectionLabels:
             given = config.training.beside(config)
             training = open_labels(task, given, config.machine, labelled)
         reference, training = (
-            one and without_excluded(config.exclude, [one], all_there=False)[0]
+            one and without_excluded(config.exclude, [one], config.task, all_there=False)[0]
             for one in (reference, training)
         )
         return cls(labelled, reference, training)

@@ -41,6 +41,7 @@ from segal.jobs.inputs import (
     scan_settings,
 )
 from segal.jobs.keeping import Keeping
+from segal.jobs.large import check_large
 from segal.jobs.losses import TrainedBy
 from segal.jobs.network import with_folder
 from segal.jobs.own_code import code_notes, identity_of
@@ -293,11 +294,14 @@ class _Selection:
         self.notes += [slow] if slow else []
         self.notes += copies_notes(whole, unique=self.config.unique)
         check_images(self.strategy, whole.paths)
+        check_large(self.config, self.strategy, whole)
         labelled = self.labels.labelled.boxes(whole)
         if self.config.unique:
             pool, labelled = without_copies(whole, labelled)
         log, withdrawn = self.ledger.pool_log, self.labels.labelled.withdrawn
-        never_annotated = excluded_of(self.config.exclude, whole, all_there=not log.changes)
+        never_annotated = excluded_of(
+            self.config.exclude, whole, self.config.task, all_there=not log.changes
+        )
         if withdrawn.boxes and not takes_parts(self.strategy):
             raise no_parts(self.config)
         self.excluded = withdrawn.together(whole, never_annotated)
@@ -316,7 +320,7 @@ class _Selection:
         self.notes += self.labels.labelled.notes
         inputs = fingerprint(image_digests(pool))
         if self.model is not None and not self.ledger.finished("scan-0", _ROUND, inputs):
-            check_image_sizes(self.model, image_shapes(pool))
+            check_image_sizes(self.model, image_shapes(pool, self.model.spec))
         offer, allowance = make_offer(self.config, pool, self.labelled, self.excluded)
         scanned = run_passes(
             self.strategy,

@@ -163,7 +163,10 @@ def _open_splits(
         dataset = dataset.subset(given.withdrawn.left(dataset.pool))
     dataset = given.answered(dataset, config.task)
     dataset, *others = without_excluded(
-        config.exclude, [dataset, *filter(None, held_out)], all_there=only is None
+        config.exclude,
+        [dataset, *filter(None, held_out)],
+        config.task,
+        all_there=only is None,
     )
     validation, test = (others.pop(0) if split is not None else None for split in held_out)
     return dataset, validation, test

@@ -26,12 +26,13 @@ from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
 from segal.errors import SegalError
 from segal.models.wrapped import Model
-from segal.scanning.large import LargeImage, Layout, tiling_note
+from segal.scanning.large import measure_tiled
 from segal.scanning.workbench import Bench, ScanSettings, batches, forward, seen
 from segal.signals import Meter, Signal
 from segal.signals.base import NOT_FINITE
 from segal.system.files import replacing, write_json
 from segal.tasks.base import Task
+from segal.tasks.tiles import Layout, TiledImage, tiling_note
 
 __all__ = ["LABELLED_FOLDER", "NOTES_FILE", "Scan", "ScanSettings", "scan_notes"]
 
@@ -197,7 +198,7 @@ class Scan:
         """Measures a large image, and writes its rows as they are done."""
         assert self.model is not None
         size = self.pool.size(image)
-        large = LargeImage(
+        tiled = TiledImage(
             self.pool.pixels(),
             image,
             Layout.of(size, self.pool.reading.large, self.model.spec),
@@ -208,7 +209,7 @@ class Scan:
         )
         grids = {str(region): self.task.units(*size, region) for region in self.regions}
         labelled = tuple(self.labelled.get(image, ()))
-        for name, boxes, measured in large.measure(grids, labelled, meters, _measure):
+        for name, boxes, measured in measure_tiled(tiled, grids, labelled, meters, _measure):
             writers[LABELLED_FOLDER if name is None else name].append([image], boxes, measured)
 
     def _forward_tiles(

@@ -9,7 +9,7 @@ from typing import Any
 from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
 from segal.config import RunConfig
-from segal.data.exclusion import Excluded, Exclusion
+from segal.data.exclusion import Excluded
 from segal.data.labelled import LabelledDataset
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import first_of_each
@@ -139,8 +139,8 @@ class _Pool:
 
     @cached_property
     def _excluded(self) -> Excluded:
-        exclude, pool = self._config.exclude, self._dataset.pool
-        return Exclusion.open(exclude).of([pool], all_there=False)[0] if exclude else {}
+        config = self._config
+        return excluded_of(config.exclude, self._dataset.pool, config.task, all_there=False)
 
     @cached_property
     def _boxes(self) -> int:

@@ -9,6 +9,7 @@ import yaml
 from segal.config import RunConfig
 from segal.jobs.inputs import check_channels, refuse_out_within
 from segal.jobs.keeping import check_keeping
+from segal.jobs.large import check_large
 from segal.jobs.losses import TrainedBy
 from segal.jobs.network import (
     check_sizes,
@@ -71,6 +72,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     check_budgets(config, data)
     check_class_weights(config.train, data.pool_set.classes.names)
     check_images(strategy, data.pool_set.pool.paths)
+    check_large(config, strategy, data.pool_set.pool)
     task = find_task(config.task)
     model = initial_model(config, task.outline_of(data.pool_set))
     check_channels(model.spec, *data.pools())

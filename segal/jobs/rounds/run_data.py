@@ -79,7 +79,7 @@ class RunData:
         if config.annotate:
             pool_set, answered = given_back(config, pool_set)
         pool_set, *rest = without_excluded(
-            config.exclude, [pool_set, *held_out.values()], all_there=not log.changes
+            config.exclude, [pool_set, *held_out.values()], task, all_there=not log.changes
         )
         held_out = dict(zip(held_out, rest, strict=True))
         notes = copies_notes(pool_set.pool, unique=config.unique)
