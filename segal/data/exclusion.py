@@ -187,7 +187,7 @@ def never_annotated(
     )
     if not no_data:
         return given
-    found = []
+    found: list[Excluded] = []
     for pool, excluded in zip(pools, given, strict=True):
         empty = pool.no_data()
         sizes = {path: pool.size(i) for i, path in enumerate(pool.paths) if path in empty}

@@ -94,8 +94,7 @@ def row_boxes(
     boxes: list[tuple[int, int, int, int]] = []
     open_since: dict[tuple[int, int], int] = {}
     edged = np.zeros(width + 2, np.int8)
-    y = 0
-    for row in chain(rows, [np.zeros(width, np.bool_)]):
+    for y, row in enumerate(chain(rows, [np.zeros(width, np.bool_)])):
         edged[1:-1] = row
         edges = np.flatnonzero(np.diff(edged)).tolist()
         if most is not None and len(boxes) + len(edges) // 2 > most:
@@ -105,7 +104,6 @@ def row_boxes(
         boxes += [(x0, open_since.pop((x0, x1)), x1, y) for x0, x1 in sorted(ended)]
         for run in runs:
             open_since.setdefault(run, y)
-        y += 1
     return boxes
 
 

@@ -6,7 +6,7 @@ from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.exclusions import takes_parts
 from segal.jobs.prices import signals_of
-from segal.signals import in_pieces
+from segal.signals import Signal, in_pieces
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
 from segal.tasks import find_task
@@ -72,5 +72,5 @@ def _not_in_tiles(pool: ImagePool, large: list[int], name: str, unfit: list[str]
     )
 
 
-def _first(strategy: Strategy) -> list[object]:
+def _first(strategy: Strategy) -> list[Signal]:
     return list(next(iter(strategy.passes(PassContext())), []))

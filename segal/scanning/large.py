@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from itertools import takewhile
+from itertools import chain
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -69,9 +69,8 @@ def measure_tiled(
     for row, pieces in image.pieces():
         for piece in pieces:
             evidence = piece.evidence
-            for bands in waiting.values():
-                for band in takewhile(lambda band: band.top < row.last, bands):
-                    band.add(piece, meters)
+            for band in chain(*waiting.values()):
+                band.add(piece, meters)
             for band in boxes:
                 band.add(piece, kept)
         assert evidence is not None  # the first tile is always looked at
@@ -127,11 +126,8 @@ def _of_cells(
     columns, intervals = _meeting(grid, piece.column.first, piece.column.last)
     if rows is None or not intervals:
         return None
-    down = _weighted_spread(piece.row, low.shape[2], upsampling.size[0], upsampling.align_corners)
-    over = _weighted_spread(
-        piece.column, low.shape[3], upsampling.size[1], upsampling.align_corners
-    )
-    down, over = down.to(low.device), over.to(low.device)
+    axes = zip((piece.row, piece.column), low.shape[2:], upsampling.size, strict=True)
+    down, over = (_weighted_spread(*axis, upsampling.align_corners).to(low.device) for axis in axes)
     across = torch.stack([over[a:b].sum(0) for a, b in intervals])
     sums = pool_grid(low, down[slice(*rows)].sum(0, keepdim=True), across)[0]
     if piece.mask is not None:

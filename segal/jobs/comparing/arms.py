@@ -13,6 +13,7 @@ from segal.data.exclusion import Excluded
 from segal.data.labelled import LabelledDataset
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import first_of_each
+from segal.jobs.exclusions import excluded_of
 from segal.jobs.inputs import image_areas, image_sizes
 from segal.jobs.network import check_layers, draw_scenes, initial_model, open_split, resolved
 from segal.jobs.own_code import identity_of
