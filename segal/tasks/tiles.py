@@ -75,9 +75,11 @@ def _multiple(stride: int, scale: float) -> int:
 
 def tiling_note(count: int, large: Large, model: Model) -> str:
     """What a user should know of a pass over large images."""
+    is_are = "is" if count == 1 else "are"
+    counted = "1 image" if count == 1 else f"{count} images"
     kinds = {type(module).__name__ for module in model.network.modules()}
     note = (
-        f"{count} images of more than {large.above:g} megapixels are looked at in tiles of "
+        f"{counted} of more than {large.above:g} megapixels {is_are} looked at in tiles of "
         f"{large.tile} pixels that overlap by {large.overlap}: where the network looks further "
         f"than {large.overlap // 4} pixels, values near the seams differ from those of a pass over "
         "the whole."
