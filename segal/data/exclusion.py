@@ -246,6 +246,14 @@ class RestOfDataset(PartlyLabelled):
         label = self.dataset.read_label(index)
         return drop_regions(label, self.excluded.get(index, ()))  # type: ignore[no-any-return]
 
+    def read_window(self, index: int, box: Box) -> NDArray[Any]:
+        """As `LabelledDataset.read_window`; what is excluded has no class."""
+        x0, y0, _, _ = box
+        near = _common(box, self.excluded.get(index, ()))
+        parts = [(a - x0, b - y0, c - x0, d - y0) for a, b, c, d in near]
+        window = self.dataset.read_window(index, box)
+        return drop_regions(window, parts)  # type: ignore[no-any-return]
+
     def check(
         self,
         indices: Iterable[int] | None = None,

@@ -30,7 +30,7 @@ from segal.data.image_file import (
     turn,
 )
 from segal.data.tiff import Tiff, is_tiff
-from segal.data.windows import WindowedTiff, boxes_without_data, open_windows
+from segal.data.windows import WindowedTiff, boxes_without_data, open_label_windows, open_windows
 from segal.errors import SegalError
 from segal.system.files import file_digest
 
@@ -283,6 +283,10 @@ def read_label(path: Path) -> NDArray[np.uint8]:
         SegalError: If the file cannot be read, has colours or alpha, several pages, or values above
             255.
     """
+    windows = open_label_windows(path, RGB)
+    if windows is not None:
+        height, width = windows.shape
+        return windows.label((0, 0, width, height))
     data = read_bytes(path)
     if is_tiff(data):
         tiff = Tiff.open(path, data)
