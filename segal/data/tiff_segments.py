@@ -121,7 +121,7 @@ class SegmentedPage:
     @property
     def _row_bytes(self) -> int:
         samples = 1 if self.tiff.page.planarconfig == 2 else self.tiff.bands
-        return self._sides[1] * samples * np.dtype(self.tiff.page.dtype).itemsize
+        return -(-self._sides[1] * samples * int(self.tiff.page.bitspersample) // 8)
 
     @property
     def _segment_bytes(self) -> int:
