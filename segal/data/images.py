@@ -116,8 +116,10 @@ def _inspect_windows(path: Path, windows: WindowedTiff) -> ImageInfo:
     height, width = windows.shape
     _check_sides(path, height, width)
     windows.check()
-    orientation = windows.tiff.orientation
-    return ImageInfo(height, width, file_digest(path), orientation, windows.channels)
+    digest, beside = file_digest(path), windows.mask_file
+    if beside is not None:  # another mask makes it another image
+        digest = hashlib.sha256(f"{digest} {file_digest(beside)}".encode()).hexdigest()
+    return ImageInfo(height, width, digest, windows.tiff.orientation, windows.channels)
 
 
 def _check_sides(path: Path, height: int, width: int) -> None:

@@ -69,6 +69,11 @@ class WindowedTiff:
         return self.reading.channels or self.tiff.bands
 
     @property
+    def mask_file(self) -> Path | None:
+        """The file beside the image's that is its mask; None where there is none."""
+        return next((mask.path for mask in self.masks if mask.path != self.path), None)
+
+    @property
     def tells_data(self) -> bool:
         """Whether the file says where there is no data."""
         return self.alpha is not None or self._no_data is not None or bool(self.masks)
@@ -181,17 +186,20 @@ def open_windows(path: Path, reading: Reading, *, any_size: bool = False) -> Win
             that are wanted.
     """
     try:
-        status = path.stat()
+        files = [
+            file.stat() for file in (path, _mask_beside(path)) if file == path or file.exists()
+        ]
     except OSError as error:
         raise read_error(path, error, "an image") from error
-    return _opened(path, (status.st_size, status.st_mtime_ns), reading, any_size)
+    stats = tuple((status.st_size, status.st_mtime_ns) for status in files)
+    return _opened(path, stats, reading, any_size)
 
 
 @lru_cache(maxsize=4)
 def _opened(
-    path: Path, _: tuple[int, int], reading: Reading, any_size: bool
+    path: Path, _: tuple[tuple[int, int], ...], reading: Reading, any_size: bool
 ) -> WindowedTiff | None:
-    """The same of a file of some size and time."""
+    """The same of files of some sizes and times: the image, and its mask."""
     try:
         windows = _open(path, reading, any_size=any_size)
         if windows is not None:
@@ -265,7 +273,7 @@ def _open(path: Path, reading: Reading, *, any_size: bool) -> WindowedTiff | Non
         raise damaged(path, count, error) from error
     check_segments(tiff, count)
     masks = [] if mask is None else [SegmentedPage(path, count, mask)]
-    beside = path.with_name(path.name + ".msk")  # as GDAL has it
+    beside = _mask_beside(path)
     if beside.is_file():
         masks.append(_beside(beside, tiff))
     return WindowedTiff(path, reading, count, tiff, tuple(masks))
@@ -283,6 +291,11 @@ def _mask_page(path: Path, pages: Sequence[tifffile.TiffPage], index: int) -> Ti
             check_segments(mask, path.stat().st_size)
             return mask
     return None
+
+
+def _mask_beside(path: Path) -> Path:
+    """Where GDAL has the mask of a file that holds none."""
+    return path.with_name(path.name + ".msk")
 
 
 def _beside(path: Path, tiff: Tiff) -> SegmentedPage:

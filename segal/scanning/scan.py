@@ -28,7 +28,7 @@ from segal.errors import SegalError
 from segal.models.wrapped import Model
 from segal.scanning.large import measure_tiled
 from segal.scanning.workbench import Bench, ScanSettings, batches, forward, seen
-from segal.signals import Meter, Signal
+from segal.signals import Meter, Signal, in_pieces
 from segal.signals.base import NOT_FINITE
 from segal.system.files import replacing, write_json
 from segal.tasks.base import Task
@@ -119,6 +119,14 @@ class Scan:
             self.model, self.task, self.settings, self.sets, self.seed, tuple(self.regions)
         )
         count = sum(self._is_large(image) for image in range(len(self.pool)))
+        unfit = [signal.column for signal in self.signals if not in_pieces(signal)]
+        if count and unfit:
+            raise SegalError(
+                f"{', '.join(unfit)}: not measured of images that are looked at in tiles",
+                expected="signals that are sums over pixels of logits and features",
+                got=f"{count} images of more than {self.pool.reading.large.above:g} megapixels",
+                remedy="choose another strategy, or cut the images",
+            )
         if count:
             bench.note(tiling_note(count, self.pool.reading.large, self.model))
         ways = {signal: self.task.measured(signal) for signal in self.signals}

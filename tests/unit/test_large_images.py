@@ -202,6 +202,13 @@ def test_which_signals_are_measured_in_pieces() -> None:
     assert not in_pieces(PredictedShares(borders=True))
 
 
+def test_a_signal_of_whole_images_is_refused_by_a_scan(tmp_path: Path) -> None:
+    write(tmp_path / "pool" / "a.tif", noise(100, 100))
+    with pytest.raises(SegalError, match="predicted_borders: not measured"):
+        scan(tmp_path / "pool", as_large(), tmp_path / "o", signals=(PredictedShares(True),))
+    assert not (tmp_path / "o").exists()
+
+
 def _dataset(folder: Path, reading: Reading):
     if not folder.exists():
         write(folder / "images" / "train" / "a.tif", noise(300, 400))

@@ -127,6 +127,10 @@ def test_what_has_no_data_is_found(tmp_path: Path, by: str) -> None:
         shown = shown.T[::-1]
     np.testing.assert_array_equal(_covered(find_no_data(path, LARGE), shown.shape), ~shown)
     pool = open_pool(tmp_path, reading=LARGE)
+    if by == "file":  # which is of the image: another mask makes it another one
+        digest = pool.infos[0].digest
+        write(tmp_path / "a.tif.msk", (~shown).astype(np.uint8))
+        assert inspect_image(path, LARGE).digest != digest
     assert list(pool.no_data()) == ["a.tif"]
     assert open_pool(tmp_path, reading=as_large(no_data="none")).no_data() == {}
     assert open_pool(tmp_path).no_data() == {}  # none of its images is large
