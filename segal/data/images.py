@@ -6,6 +6,7 @@ with OpenCV. TIFF files have a module of their own, `tiff`.
 """
 
 import hashlib
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from segal.data.image_file import (
     turn,
 )
 from segal.data.tiff import Tiff, is_tiff
+from segal.data.tiff_segments import DECODED
 from segal.data.windows import WindowedTiff, boxes_without_data, open_label_windows, open_windows
 from segal.errors import SegalError
 from segal.system.files import file_digest
@@ -49,6 +51,7 @@ __all__ = [
 cv2.setNumThreads(0)
 
 MIN_SIDE = 16
+_ONE_AT_A_TIME = threading.Lock()
 
 _ALPHA = {"LA": 2, "PA": 4, "RGBA": 4}  # bands of the modes that have it
 _GREY = {"1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N"}
@@ -189,6 +192,8 @@ def read_image(path: Path, reading: Reading = RGB) -> NDArray[Any]:
 def read_window(path: Path, box: Box, reading: Reading = RGB) -> NDArray[Any]:
     """A window of an image that has been inspected; of a large TIFF nothing else is decoded.
 
+    Any other file is decoded as a whole, and held until others are.
+
     Args:
         path: The file.
         box: Half-open (x0, y0, x1, y1), within the image.
@@ -204,7 +209,11 @@ def read_window(path: Path, box: Box, reading: Reading = RGB) -> NDArray[Any]:
     if windows is not None:
         return windows.read(box)
     x0, y0, x1, y1 = box
-    return read_image(path, reading)[y0:y1, x0:x1]
+    status = path.stat()
+    key = path, status.st_size, status.st_mtime_ns, reading
+    with _ONE_AT_A_TIME:  # or each thread that reads ahead would hold the whole
+        whole = DECODED.get(key, lambda: read_image(path, reading))
+    return whole[y0:y1, x0:x1]
 
 
 def find_no_data(path: Path, reading: Reading = RGB) -> tuple[Box, ...]:

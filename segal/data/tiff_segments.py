@@ -60,7 +60,8 @@ class _Cache:
         return made
 
 
-_CACHE = _Cache(_CACHED)
+DECODED = _Cache(_CACHED)
+"""What was decoded of large images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +161,7 @@ class SegmentedPage:
                 return self._decode(index, self._bytes(file, offset, count))
 
         key = self, index
-        return _CACHE.get(key, make)[first:last]
+        return DECODED.get(key, make)[first:last]
 
     def _bytes(self, file: BinaryIO, offset: int, count: int) -> bytes:
         if not count:

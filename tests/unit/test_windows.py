@@ -76,6 +76,21 @@ def test_nothing_but_the_window_is_decoded(tmp_path: Path, monkeypatch: pytest.M
     assert decoded == [11]
 
 
+def test_other_large_files_are_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), noise(150, 211))
+    whole, decoded = read_image(path), []
+    monkeypatch.setattr(
+        reading_images, "read_image", lambda *given: decoded.append(given) or read_image(*given)
+    )
+    for box in ((0, 0, 100, 100), (50, 60, 211, 150)):
+        x0, y0, x1, y1 = box
+        np.testing.assert_array_equal(read_window(path, box, LARGE), whole[y0:y1, x0:x1])
+    assert len(decoded) == 1
+
+
 def test_a_large_label_is_read_in_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = noise(150, 211)[..., 0] % 7
     path = write(tmp_path / "a.tif", values, compression="zlib")
