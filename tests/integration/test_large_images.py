@@ -6,10 +6,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
+from segal.data.images import read_image
 from segal.data.pool import ImagePool
+from segal.jobs.rounds.run import run_rounds
+from segal.jobs.strategies import configure_run
 from tests.large_images import Near, noise, write
+from tests.quick_run import quick_run
 
 SIZE = 300, 420
 
@@ -63,3 +68,30 @@ def test_a_selection_of_a_large_image(segal, tmp_path, monkeypatch):
     assert summary["cost"]["share_of_pool"] == 1
     assert "looked at in tiles of 128 pixels" in " ".join(summary["notes"])
     assert [path.name for path in (out / "overlays").iterdir()] == ["0001_a.png"]
+
+
+@pytest.mark.slow
+def test_a_run_on_large_images(tmp_path, monkeypatch):
+    """Trained on crops, evaluated, scanned and drawn in windows: no image is decoded as a whole."""
+    for split, seed in (("train", 0), ("train", 1), ("val", 2)):
+        labels = np.kron(noise(30, 40, seed=seed)[..., 0] % 4, np.ones((10, 10), np.uint8))
+        pixels = np.stack([labels * 60] * 3, -1) + np.uint8(seed)
+        write(tmp_path / "data" / "images" / split / f"{seed}.tif", np.ascontiguousarray(pixels))
+        write(tmp_path / "data" / "labels" / split / f"{seed}.tif", labels.astype(np.uint8))
+    (tmp_path / "data" / "classes.txt").write_text("a\nb\nc\nd\n")
+    sizes = {"above": 0.01, "tile": 128, "overlap": 32}
+    data = {"root": str(tmp_path / "data"), "test": "val", "large": sizes}
+    sizes = {"seed_region": "100", "region": "100", "seed_set": "3", "budgets": ["3"]}
+    raw = quick_run(tmp_path, data=data, out=str(tmp_path / "run"), **sizes)
+
+    def never(*given: object) -> None:
+        raise AssertionError(f"{given} is decoded as a whole")
+
+    monkeypatch.setattr(ImagePool, "read", never)
+    monkeypatch.setattr("segal.data.pool.read_image", never)
+    outcome = run_rounds(*configure_run(raw))
+    assert any("looked at in tiles of 128 pixels" in note for note in outcome.notes)
+    metrics = json.loads((tmp_path / "run" / "rounds" / "001" / "metrics.json").read_text())
+    assert np.sum(metrics["test"]["confusion"]) == 300 * 400
+    (picture,) = (tmp_path / "run" / "rounds" / "000" / "overlays").iterdir()
+    assert read_image(picture).shape[1] > 1000

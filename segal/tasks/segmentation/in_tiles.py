@@ -25,7 +25,7 @@ def predicted_in_tiles(
         model: The network; its mode (training or not) is the same afterwards.
         pool: The images.
         images: Which of them.
-        **options: As `Task.outputs` takes them; of progress nothing is told.
+        **options: As `Task.outputs` takes them.
 
     Yields:
         Index of an image, the (top, left) place of a piece, and its classes (h, w) int64, on the
@@ -44,12 +44,15 @@ def predicted_in_tiles(
         return evidence
 
     try:
-        for index in images:
+        progress = options.get("progress")
+        for done, index in enumerate(images, start=1):
             layout = Layout.of(pool.shape(index), pool.reading.large, model.spec)
             tiled = TiledImage(pool.pixels(), index, layout, run)
             for row, pieces in tiled.pieces():
                 for piece in pieces:
                     classes = predicted_classes(piece.evidence.logits[0], 0)
                     yield index, (row.first, piece.column.first), classes
+            if progress is not None:
+                progress(done, len(images))
     finally:
         model.train(was_training)

@@ -252,16 +252,24 @@ class Segmentation(Task):
         self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
     ) -> Iterator[tuple[int, tuple[int, int], Tensor, Tensor]]:
         """The same, with the (top, left) place of what comes."""
-        pool = dataset.pool
+        pool, progress = dataset.pool, options.pop("progress", None)
+
+        def told(before: int) -> PredictionOptions:
+            if progress is None:
+                return options
+            return {**options, "progress": lambda done, _: progress(before + done, len(pool))}
+
         large = [index for index in range(len(pool)) if pool.is_large(index)]
         whole = [index for index in range(len(pool)) if not pool.is_large(index)]
         if whole:
             rest = dataset.subset(whole) if large else dataset
-            for index, predicted, target in super().predictions(model, rest, **options):
+            for index, predicted, target in super().predictions(model, rest, **told(0)):
                 yield whole[index], (0, 0), predicted, target
         if large:
             check_classes(model.spec, dataset)
-            for index, place, predicted in predicted_in_tiles(model, pool, large, **options):
+            for index, place, predicted in predicted_in_tiles(
+                model, pool, large, **told(len(whole))
+            ):
                 (top, left), (height, width) = place, predicted.shape
                 label = dataset.read_window(index, (left, top, left + width, top + height))
                 yield index, place, predicted, torch.from_numpy(label).to(predicted.device)
