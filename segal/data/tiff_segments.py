@@ -245,14 +245,13 @@ def check_segments(tiff: Tiff, count: int) -> None:
 
 def plain_directories(file: BinaryIO, count: int) -> bool:
     """Whether directories say no more of themselves than can be held: they are lists on a disk."""
-    header = file.read(12)
     file.seek(0)
-    magic = file.read(4)
-    order = "<" if magic[:2] == b"II" else ">"
-    big = magic[2:4] in (b"+\0", b"\0+")
-    offset = struct.unpack(order + "Q", header[4:12])[0] if big else 0
-    if not big:
-        offset = struct.unpack(order + "I", header[:4])[0]
+    header = file.read(16)
+    if len(header) < 16:
+        return False
+    order = "<" if header[:2] == b"II" else ">"
+    big = header[2:4] in (b"+\0", b"\0+")
+    offset = struct.unpack(order + ("Q" if big else "I"), header[8:] if big else header[4:8])[0]
     for _ in range(_MAX_DIRECTORIES):
         if not 8 <= offset < count:
             return offset == 0

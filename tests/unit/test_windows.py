@@ -243,3 +243,23 @@ def test_areas_beside_very_many_boxes() -> None:
     boxes = [(x, y, min(x + 37, 120), min(y + 29, 90)) for y in (0, 11, 58) for x in (0, 33, 100)]
     expected = [int((~mask[y0:y1, x0:x1]).sum()) for x0, y0, x1, y1 in boxes]
     assert remaining_pixels(boxes, taken).tolist() == expected
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_directories_that_say_too_much_are_refused_before_they_are_loaded(
+    tmp_path: Path, big: bool
+) -> None:
+    path = write(tmp_path / "a.tif", noise(150, 211), bigtiff=big)
+    with tifffile.TiffFile(path) as file:
+        entry, size = file.pages.first.tags["TileOffsets"].offset, path.stat().st_size
+    count, form = slice(entry + 4, entry + (12 if big else 8)), "<Q" if big else "<I"
+    for number, plain in ((12, True), (2**22 + 1, False), (2**31, False)):
+        data = bytearray(path.read_bytes())
+        data[count] = struct.pack(form, number)
+        path.write_bytes(data)
+        with path.open("rb") as file:
+            assert tiff_segments.plain_directories(file, size) is plain
+    endless = path.read_bytes()[: entry - 1]
+    path.write_bytes(endless)
+    with path.open("rb") as file:
+        assert not tiff_segments.plain_directories(file, len(endless))
