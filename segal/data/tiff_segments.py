@@ -244,38 +244,42 @@ def check_segments(tiff: Tiff, count: int) -> None:
 
 
 def plain_directories(file: BinaryIO, count: int) -> bool:
-    """Whether directories say no more of themselves than can be held: they are lists on a disk."""
+    """Whether directories say no more of themselves than can be held: they are lists on a disk.
+
+    Args:
+        file: A TIFF.
+        count: Its bytes.
+    """
     file.seek(0)
     header = file.read(16)
-    if len(header) < 16:
-        return False
     order = "<" if header[:2] == b"II" else ">"
     big = header[2:4] in (b"+\0", b"\0+")
-    offset = struct.unpack(order + ("Q" if big else "I"), header[8:] if big else header[4:8])[0]
+    try:
+        return _is_plain(file, count, header, order, big=big)
+    except struct.error:  # it ends early
+        return False
+
+
+def _is_plain(file: BinaryIO, count: int, header: bytes, order: str, *, big: bool) -> bool:
+    pointer, number, size, at = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
+    width = struct.calcsize(pointer)
+    offset: int = struct.unpack(order + pointer, header[at : at + width])[0]
     for _ in range(_MAX_DIRECTORIES):
         if not 8 <= offset < count:
             return offset == 0
         file.seek(offset)
-        width, form = (8, "Q") if big else (2, "H")
-        head = file.read(width)
-        if len(head) < width:
-            return False
-        entries = struct.unpack(order + form, head)[0]
-        size = 20 if big else 12
+        entries = struct.unpack(order + number, file.read(struct.calcsize(number)))[0]
         if entries > _MAX_TAGS:
             return False
-        table = file.read(entries * size)
-        following = file.read(8 if big else 4)
-        if len(table) < entries * size or len(following) < (8 if big else 4):
-            return False
-        for i in range(entries):
-            entry = table[i * size : (i + 1) * size]
+        for _ in range(entries):
+            entry = file.read(size)
             kind = struct.unpack(order + "H", entry[2:4])[0]
-            number = struct.unpack(order + ("Q" if big else "I"), entry[4 : 12 if big else 8])[0]
+            values = struct.unpack(order + pointer, entry[4 : 4 + width])[0]
             numeric = kind not in (1, 2, 6, 7)
-            if number * _TYPE_BYTES.get(kind, 8) > _MAX_TAG or (numeric and number > _MAX_ENTRIES):
+            large = values * _TYPE_BYTES.get(kind, 8) > _MAX_TAG
+            if large or (numeric and values > _MAX_ENTRIES):
                 return False
-        offset = struct.unpack(order + ("Q" if big else "I"), following)[0]
+        offset = struct.unpack(order + pointer, file.read(width))[0]
     return True
 
 
