@@ -19,7 +19,7 @@ from torch import Tensor
 
 from segal.errors import SegalError
 
-__all__ = ["Ranks", "all_ranks"]
+__all__ = ["ALONE", "Ranks", "all_ranks"]
 
 _PATIENCE = timedelta(days=7)
 """How long ranks wait for one: its work is long, and torchrun stops all where one is gone."""
@@ -100,6 +100,10 @@ class Ranks:
                 remedy="start every rank with the same command, and let all of them see the same "
                 "files",
             )
+
+
+ALONE = Ranks()
+"""One process."""
 
 
 @cache
