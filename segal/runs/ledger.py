@@ -8,7 +8,7 @@ import hashlib
 import sqlite3
 import warnings
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +116,15 @@ class Ledger(RunFolder):
     upgrades: ClassVar[Mapping[int, Sequence[str]]] = UPGRADES
     work: ClassVar[str] = "phases"
     _excluded: Excluded = MappingProxyType({})
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes; see `segal.runs.following`."""
+        return True
+
+    def alone(self, work: Callable[[], None]) -> None:
+        """Does what one process has to do for all that work at this run."""
+        work()
 
     def known_images(self) -> dict[str, tuple[int, int, ImageInfo]]:
         """By path: bytes, modification time in nanoseconds, and what was read of the image."""

@@ -7,7 +7,8 @@ ledger, selections, pictures. A process that torchrun did not start is rank 0 of
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -55,8 +56,22 @@ class Ranks:
         if self.count == 1:
             return own[None]
         every = [torch.empty_like(own) for _ in range(self.count)]
-        dist.all_gather(every, own.contiguous())
+        with self._together():
+            dist.all_gather(every, own.contiguous())
         return torch.stack(every)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Turns the loss of another rank into an error that says so."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise SegalError(
+                "another rank of this job has ended",
+                expected=f"all {self.count} ranks at work",
+                got=str(error).splitlines()[0][:200],
+                remedy="see what that rank said; the same command goes on from what is done",
+            ) from error
 
     def wait(self) -> None:
         """Returns once every rank has called this."""
@@ -70,14 +85,26 @@ class Ranks:
         """
         if self.count == 1:
             return value
-        text = json.dumps(value).encode() if self.is_first else b""
+        text = _bytes(json.dumps(value) if self.is_first else "")
         size = torch.tensor([len(text)])
-        dist.broadcast(size, 0)
-        data = torch.zeros(int(size), dtype=torch.uint8)
-        if self.is_first:
-            data = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        dist.broadcast(data, 0)
+        self._broadcast(size)
+        data = text if self.is_first else torch.zeros(int(size), dtype=torch.uint8)
+        self._broadcast(data)
         return json.loads(data.numpy().tobytes())
+
+    def _broadcast(self, tensor: Tensor) -> None:
+        """Fills a tensor with rank 0's."""
+        with self._together():
+            dist.broadcast(tensor, 0)
+
+    def texts(self, own: str) -> list[str]:
+        """What every rank says, on every rank, by rank."""
+        data = _bytes(own)
+        sizes = self.gather(torch.tensor([len(data)]))[:, 0].tolist()
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(data)] = data
+        every = self.gather(padded)
+        return [row[:n].numpy().tobytes().decode() for row, n in zip(every, sizes, strict=True)]
 
     def agree(self, what: str, value: str) -> None:
         """Refuses ranks that differ in what has to be the same on each.
@@ -129,6 +156,11 @@ def all_ranks() -> Ranks:
             remedy="start them with torchrun; or unset WORLD_SIZE to run one process",
         ) from error
     return Ranks(named["RANK"], count, named["LOCAL_WORLD_SIZE"], named["LOCAL_RANK"])
+
+
+def _bytes(text: str) -> Tensor:
+    data = bytearray(text.encode())
+    return torch.frombuffer(data, dtype=torch.uint8) if data else torch.zeros(0, dtype=torch.uint8)
 
 
 def _listed(ranks: Sequence[int]) -> str:

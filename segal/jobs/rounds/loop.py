@@ -86,6 +86,7 @@ _SEED_SET = "seed"
 
 Made = tuple[Sequence[Path], Sequence[Purchase]]
 """What a phase made: its files, and what it bought."""
+_NOTHING: Made = ((), ())
 
 
 class Rounds:
@@ -137,13 +138,7 @@ class Rounds:
         Raises:
             SegalError: For anything that the user can mend.
         """
-        self.ledger.record_images(self.pool, self.never_annotated)
-        if withdrawn_files(self.ledger):  # the process that withdrew them was stopped
-            sweep(self.ledger)
-        if "val" in {need.of for need in needs_of(self.strategy)}:
-            check_apart(self.held_out["validation"].pool, self.pool)
-        if self.oracle.asks_people:
-            book_answers(self.ledger, self.oracle)
+        self.ledger.alone(self.begin)
         self.buy_seed_set()
         for number in range(len(self.config.budgets) + 1):
             if self.waits():
@@ -176,7 +171,17 @@ class Rounds:
             self.select(number, self.scan(number, offer), offer, allowance)
             self.inspect(number)
             self.buy(number, allowance)
-        self.summarise()
+        self.ledger.alone(self.summarise)
+
+    def begin(self) -> None:
+        """Books the images, and what people have said since."""
+        self.ledger.record_images(self.pool, self.never_annotated)
+        if withdrawn_files(self.ledger):  # the process that withdrew them was stopped
+            sweep(self.ledger)
+        if "val" in {need.of for need in needs_of(self.strategy)}:
+            check_apart(self.held_out["validation"].pool, self.pool)
+        if self.oracle.asks_people:
+            book_answers(self.ledger, self.oracle)
 
     # Phases
 
@@ -186,6 +191,8 @@ class Rounds:
         number: int,
         settings: object,
         work: Callable[[Path], Made],
+        *,
+        shared: bool = False,
     ) -> None:
         """Does a phase, unless this run or the one that it starts from has done it.
 
@@ -194,15 +201,19 @@ class Rounds:
             number: The round.
             settings: What its result depends on beside the phase before it.
             work: Is given the round's folder; returns the files that it made and what it bought.
+            shared: Whether all ranks of a job work, of which the first writes; else it works alone.
         """
         self.chain = fingerprint([name, number, settings, self.chain])
         if self.ledger.finished(name, number, self.chain):
             return
         if self.start is not None and take_over(self.start, self.ledger, name, number, self.chain):
             return
-        self.ledger.drop_text(SUMMARY_FILE)  # which says that a run came to its end
-        started = time.perf_counter()
-        artefacts, purchases = work(round_folder(self.config.out, number))
+        if self.ledger.leads:
+            self.ledger.drop_text(SUMMARY_FILE)  # which says that a run came to its end
+        started, made = time.perf_counter(), _NOTHING
+        if shared or self.ledger.leads:
+            made = work(round_folder(self.config.out, number))
+        artefacts, purchases = made
         seconds = time.perf_counter() - started
         self.ledger.finish(
             name, number, self.chain, artefacts, seconds=seconds, purchases=purchases
@@ -243,7 +254,8 @@ class Rounds:
             self.notes += [f"Seed set: {note}" for note in said]
         settings = [config.seed, config.seed_set, config.seed_region, *self.fit()]
         self.phase(_SEED_SET, 0, settings, draw if self.seeding is None else take)
-        book_corrections(self.ledger, self.oracle, [SUMMARY_FILE, UNFINISHED_FILE])
+        stale = [SUMMARY_FILE, UNFINISHED_FILE]
+        self.ledger.alone(lambda: book_corrections(self.ledger, self.oracle, stale))
         self.notes += correction_notes(self.ledger)
         self.bought.add(self.ledger.purchases(_SEED_SET, 0), allowance, self.log)
 
