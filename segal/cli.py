@@ -1,7 +1,11 @@
 """The command line: wires the subcommands, and turns a user's mistakes into exit code 2."""
 
+import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +23,7 @@ from segal.commands import (
     report,
     review,
     run,
+    scan,
     select,
     status,
     strategies,
@@ -28,6 +33,7 @@ from segal.commands import (
 )
 from segal.commands.options import Help
 from segal.errors import SegalError
+from segal.system.launched import RANK
 
 app = typer.Typer(
     name="segal",
@@ -40,6 +46,7 @@ app = typer.Typer(
 )
 for command in (
     select.select,
+    scan.scan,
     plan.plan,
     explain.explain,
     train.train,
@@ -82,19 +89,33 @@ def main() -> None:
     """Runs the command line; exits with 2 for a mistake that the user can mend."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
-        app()
+        with _first_alone():
+            app()
     except SegalError as error:
         if "--debug" in sys.argv:
             raise
-        typer.secho(f"error: {error}", fg="red", err=True)
+        who = f"rank {RANK}: " if RANK else ""
+        typer.secho(f"{who}error: {error}", fg="red", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.secho("stopped; the same command goes on from the last whole stage", err=True)
         sys.exit(130)
 
 
+@contextmanager
+def _first_alone() -> Iterator[None]:
+    """Lets rank 0 alone write to stdout, of the processes that torchrun starts."""
+    if RANK == 0:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
 def _show_warning(message: Warning | str, *_: object) -> None:
     """A warning as a line for a person, without where in the code it was raised."""
+    if RANK:
+        return
     typer.secho(f"warning: {message}", fg="yellow", err=True)
 
 

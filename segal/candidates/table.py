@@ -314,8 +314,8 @@ def join_tables(parts: Sequence[Path], folder: Path) -> None:
         names += [f"{kind}-{name}" for name in joined[key]]
     for name in names:
         files = {i: parts[i] / f"{name}.npy" for i in filled or [0]}
-        with next(iter(files.values())).open("rb") as file:
-            shape, dtype = _read_header(file)
+        with next(iter(files.values())).open("rb") as opened:
+            shape, dtype = _read_header(opened)
         out = _ColumnFile(folder / f"{name}.npy", joined["rows"], shape[1:], dtype.str)
         for i, file in files.items():
             out.join(file, firsts[i] if name == "image" else 0)

@@ -124,6 +124,7 @@ BUDGET = flag("budget", str, "500 (regions), 2% (of the pool), 10img; 500box in 
 STRATEGY = flag("strategy", str, "See `segal strategies`. [default: uwe]")
 TAU = flag("strategy.tau", float, "Power of the uncertainty (uwe). [default: 1]")
 OUT = flag("out", Path, "The run's folder.")
+FROM_SCAN = flag("from_scan", Path, "A folder of `segal scan`, with the pass over the pool.")
 OVERLAYS = flag("overlays", int, "Images to draw pictures of, best first. [default: 20]")
 
 ARCH = flag(

@@ -271,6 +271,7 @@ class SelectConfig(ImagesSection, _Regions):
             them may be in the pool.
         training: The data set that the labels of `labelled` are from; for strategies that measure
             on what is labelled.
+        from_scan: A folder that `segal scan` wrote, which has the first pass over the pool.
         out: The run's folder.
         seed: Of every random draw.
         precision: Of the network's forward pass.
@@ -298,6 +299,7 @@ class SelectConfig(ImagesSection, _Regions):
     exclude: Input[Path | None] = None
     reference: Input[LabelsConfig | None] = None
     training: Input[LabelsConfig | None] = None
+    from_scan: Aside[Path | None] = None
     out: Aside[Path]
     seed: Result[Annotated[int, Field(ge=0, lt=2**63)]] = 0
     precision: Result[Literal["fp32", "bf16", "fp16"]] = "fp32"

@@ -113,7 +113,7 @@ def open_shared(
     """
     inputs = inputs or {}
     own = {"segal": __version__, "command": command, **configuration}
-    _check_alike(ranks, own, {**inputs, **(seen or {})})
+    check_alike(ranks, own, {**inputs, **(seen or {})})
     if ranks.is_first:
         opened = SharedLedger.open(folder, command, configuration, grows=grows, inputs=inputs)
     ranks.wait()
@@ -135,8 +135,14 @@ def _follow(folder: Path, rank: int) -> SharedLedger:
         ) from error
 
 
-def _check_alike(ranks: Ranks, configuration: Mapping[str, object], inputs: Inputs) -> None:
-    """Raises a SegalError on all ranks that names what of one is not as rank 0 has it."""
+def check_alike(ranks: Ranks, configuration: Mapping[str, object], inputs: Inputs) -> None:
+    """Raises a SegalError on all ranks that names what of one is not as rank 0 has it.
+
+    Args:
+        ranks: Of the job.
+        configuration: What this one was started with, of what JSON can hold.
+        inputs: What it reads.
+    """
     if ranks.count == 1:
         return
     digests = {kind: digest(found) for kind, found in inputs.items()}

@@ -2,11 +2,13 @@
 
 The pool alone says where a block begins and ends: not the batch size, and not how many processes
 share the work. A block is a folder of candidate tables that appears as a whole. Its manifest says
-which scan it is of, and has the digest of every file: what is cut off or damaged is found, and
-measured again.
+which scan it is of, and has the digest of every file: what is cut off or damaged, also by a power
+cut, is found and measured again. So nothing waits for the disk before the tables are whole.
 """
 
+import fcntl
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +18,13 @@ from typing import Any
 
 from segal.candidates.table import join_tables
 from segal.errors import SegalError
-from segal.system.files import file_digest, remove, replacing, write_json
+from segal.system.files import file_digest, remove, replacing, write_error, write_json
 
 __all__ = ["NOTES_FILE", "Blocks", "divide", "numbered", "shares"]
 
 NOTES_FILE = "notes.json"
 """Beside the tables, where there is something to say of the pass."""
-_MANIFEST = "block.json"
+_MANIFEST, _LOCK = "block.json", ".lock"
 _FEW, _LARGE = 8, 64 * 2**20
 """Images, or pixels, that are never divided: what is lost with a process is not worth a folder."""
 _LEAST, _MOST = 2**18, 256
@@ -134,11 +136,11 @@ class Blocks:
         Raises:
             SegalError: If the disk is full or the folder cannot be written.
         """
-        with replacing(self.path(number)) as temporary:
+        with replacing(self.path(number), synced=False) as temporary:
             temporary.mkdir()
             yield temporary
             manifest = self._about(number) | {"notes": list(notes), "files": _files(temporary)}
-            write_json(temporary / _MANIFEST, manifest)
+            (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1))
 
     def lacking(self, numbers: Iterable[int]) -> list[int]:
         """Those that are not there, or not whole, or of another scan; all their files are read."""
@@ -170,6 +172,67 @@ class Blocks:
                 remedy="give the configuration, the network and the images that it was made with; "
                 "or another folder",
             )
+
+    def check(self) -> None:
+        """Raises a SegalError unless all blocks are there, whole, and of this scan."""
+        self.refuse_others()
+        every = range(len(self.images))
+        lacking = self.lacking(every)
+        if lacking:
+            there = set(self._there())
+            lost = [
+                f"block {numbered(found)}: {what}"
+                for found, what in (
+                    ([n for n in lacking if n not in there], "missing"),
+                    ([n for n in lacking if n in there], "not as it was written"),
+                )
+                if found
+            ]
+            raise SegalError(
+                f"{self.folder}: a scan that is not whole",
+                expected=f"{len(every)} blocks, from 0 to {len(every) - 1}",
+                got="; ".join(lost),
+                remedy="run `segal scan` with this --out and the same configuration, which "
+                "measures what is lacking",
+            )
+
+    @contextmanager
+    def claimed(self, share: range) -> Iterator[None]:
+        """Holds some blocks for this process; a dead one's are free by themselves.
+
+        Args:
+            share: Of the blocks.
+
+        Raises:
+            SegalError: If a living process holds any of them, or the folder cannot be written.
+        """
+        path = self.folder / _LOCK
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise write_error(path, error) from error
+        try:
+            with self._said_so(share):
+                if share:  # a byte of the file stands for a block
+                    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, len(share), share.start)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _said_so(self, share: range) -> Iterator[None]:
+        try:
+            yield
+        except (BlockingIOError, PermissionError) as error:  # systems differ in which
+            raise SegalError(
+                f"{self.folder}: another job is at work on block {numbered(share)}, or some of it",
+                expected="each shard given to one job",
+                got="a job that holds it",
+                remedy="wait until it ends, or give another --shard",
+            ) from error
+        except OSError as error:
+            raise write_error(self.folder / _LOCK, error) from error
 
     def gather(self, folder: Path) -> None:
         """Writes the tables of all blocks as one, on disk alone.
@@ -218,7 +281,7 @@ class Blocks:
         path = self.path(number)
         if {name: (path / name).stat().st_size for name in _names(path)} != sizes:
             return False
-        return _files(path) == manifest["files"]
+        return bool(_files(path) == manifest["files"])
 
 
 def _different(manifest: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

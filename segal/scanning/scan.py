@@ -108,10 +108,32 @@ class Scan:
         ranks.wait()
         return tuple(scan_notes(folder))
 
+    def take(self, found: Path, folder: Path, ranks: Ranks = ALONE) -> None:
+        """Takes the tables from blocks that others have measured; rank 0 does.
+
+        Args:
+            found: The folder of the blocks.
+            folder: As of `run`.
+            ranks: Those that call this, which return once the tables are there.
+
+        Raises:
+            SegalError: If a block is missing, damaged, or of another scan.
+        """
+        if ranks.is_first:
+            blocks = self.blocks(found)
+            blocks.check()
+            blocks.gather(folder)
+        ranks.wait()
+
     def blocks(self, folder: Path) -> Blocks:
         """The blocks of this scan in a folder, which need not be there yet."""
-        pixels = [math.prod(self.pool.shape(i)) for i in range(len(self.pool))]
-        return Blocks(folder, self.identity(), divide(pixels))
+        return Blocks(
+            folder, self.identity(), divide([self.pixels(i) for i in range(len(self.pool))])
+        )
+
+    def pixels(self, image: int) -> int:
+        """Of an image as it is read: what work and blocks are divided by."""
+        return math.prod(self.pool.shape(image))
 
     def identity(self) -> dict[str, object]:
         """What the rows depend on, but for rounding."""
@@ -154,7 +176,7 @@ class Scan:
                 the same folder.
         """
         left: list[int] = ranks.told(blocks.lacking(share) if ranks.is_first else None)
-        pixels = [sum(math.prod(self.pool.shape(i)) for i in blocks.images[n]) for n in left]
+        pixels = [sum(self.pixels(i) for i in blocks.images[n]) for n in left]
         part = shares(pixels, ranks.count)[ranks.rank] if left else range(0)
         own = left[part.start : part.stop]
         if own:

@@ -75,6 +75,7 @@ from segal.strategies.base import PassContext, Strategy, at_round
 from segal.system.console import bar
 from segal.system.files import remove, write_json
 from segal.system.machine import describe
+from segal.system.ranks import all_ranks
 from segal.tasks import find_task
 from segal.tasks.judging import metric_of, one_answer, shown_score
 from segal.training.loop import train
@@ -374,6 +375,7 @@ class Rounds:
                 bought=self.bought.boxes,
                 excluded=self.excluded,
                 keeping=self.keeping,
+                ranks=all_ranks(),
             )
             model = self.model(number) if signals else None
             scan.run(number, signals, model, tables)
@@ -381,7 +383,7 @@ class Rounds:
 
         columns = [signal.column for signal in signals]
         settings = [config.region, columns, config.precision, config.embedding_dtype]
-        self.phase(f"scan-{index}", number, settings, work)
+        self.phase(f"scan-{index}", number, settings, work, shared=True)
 
     def select(self, number: int, scanned: Scanned, offer: Offer, allowance: Allowance) -> None:
         """Lets the strategy pick from what is on offer."""

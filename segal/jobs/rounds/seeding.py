@@ -29,6 +29,7 @@ from segal.runs.oracle import Oracle
 from segal.signals import OfFeatures, Signal
 from segal.strategies.base import PassContext, Strategy, check_images
 from segal.system.files import write_json
+from segal.system.ranks import all_ranks
 from segal.tasks import Outline, find_task
 
 NOTES_FILE = "notes.json"
@@ -40,7 +41,13 @@ class Phase(Protocol):
     """Does a phase of a run, unless it is done; see `segal.jobs.rounds.loop.Rounds.phase`."""
 
     def __call__(
-        self, name: str, number: int, settings: object, work: Callable[[Path], Made]
+        self,
+        name: str,
+        number: int,
+        settings: object,
+        work: Callable[[Path], Made],
+        *,
+        shared: bool = False,
     ) -> None:
         """Does it."""
         ...
@@ -170,6 +177,7 @@ class Seeding:
                 bought={},
                 excluded=self.excluded,
                 keeping=keeping,
+                ranks=all_ranks(),
             )
             scan.run(0, signals, model, tables)
             return [tables], []
@@ -178,7 +186,7 @@ class Seeding:
             *(config.seed_region, [signal.column for signal in signals], network),
             *(config.precision, config.embedding_dtype),
         ]
-        phase(f"seed-scan-{index}", 0, settings, work)
+        phase(f"seed-scan-{index}", 0, settings, work, shared=True)
 
 
 def with_features(config: RunConfig) -> RunConfig:
