@@ -4,11 +4,13 @@ All ranks run the same command on the same files. Rank 0 alone writes what belon
 ledger, selections, pictures. A process that torchrun did not start is rank 0 of 1.
 """
 
+import ctypes
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -22,6 +24,7 @@ from segal.errors import SegalError
 
 __all__ = ["ALONE", "Ranks", "all_ranks"]
 
+_PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 _PATIENCE = timedelta(days=7)
 """How long ranks wait for one: its work is long, and torchrun stops all where one is gone."""
 
@@ -143,6 +146,7 @@ def all_ranks() -> Ranks:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Ranks()
+    _end_with_launcher()
     named = {name: int(os.environ[name]) for name in ("RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")}
     try:
         if not dist.is_initialized():
@@ -156,6 +160,12 @@ def all_ranks() -> Ranks:
             remedy="start them with torchrun; or unset WORLD_SIZE to run one process",
         ) from error
     return Ranks(named["RANK"], count, named["LOCAL_WORLD_SIZE"], named["LOCAL_RANK"])
+
+
+def _end_with_launcher() -> None:
+    """Lets this rank end where its launcher is killed (Linux), so that the run's folder is free."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _bytes(text: str) -> Tensor:
