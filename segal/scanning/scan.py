@@ -98,7 +98,7 @@ class Scan:
         Raises:
             SegalError: If a signal is NaN or infinite, or the disk is full.
         """
-        blocks = self.blocks(folder.with_name(f".{folder.name}.blocks"))
+        blocks = self.blocks(working_folder(folder))
         if ranks.is_first:
             blocks.drop_others()
         self.measure(blocks, range(len(blocks.images)), progress, ranks)
@@ -308,6 +308,11 @@ class Scan:
 def _catch(meters: Mapping[Signal, Meter]) -> list[str]:
     """What the signals of a pass want of it beside the logits."""
     return list(dict.fromkeys(name for meter in meters.values() for name in meter.catch))
+
+
+def working_folder(folder: Path) -> Path:
+    """Where a pass whose tables `folder` takes keeps its blocks until it is done."""
+    return folder.with_name(f".{folder.name}.blocks")
 
 
 def scan_notes(folder: Path) -> list[str]:

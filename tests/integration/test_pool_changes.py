@@ -22,6 +22,7 @@ from segal.runs.ledger import Ledger
 from segal.runs.returns import returns_of
 from segal.runs.withdrawal import withdrawn_files
 from segal.scanning.scan import Scan
+from segal.scanning.scan import working_folder as scan_working_folder
 from segal.system.files import file_digest
 from segal.tasks import find_task
 from tests.conftest import write_image
@@ -121,8 +122,12 @@ def test_a_seed_set_that_was_chosen_stays_chosen(scenes, work, segal, tmp_path):
     # What was measured of a withdrawn image to choose the seed set goes, too.
     tables = out / "rounds" / "000" / "seed" / "candidates"
     assert tables.is_dir()
+    stopped = scan_working_folder(out / "rounds" / "000" / "candidates")
+    (stopped / "00000" / "32").mkdir(parents=True)
+    (stopped / "00000" / "32" / "value-entropy.npy").write_bytes(b"of a pass that was stopped")
     assert segal("pool", "withdraw", out, before[0].image, "--reason", "asked to")[0] == 0
     assert not tables.exists()
+    assert not stopped.exists()
     assert run(data, out, budgets=["3", "3"], **covering).history.folder == out
     with Ledger.read(out) as ledger:
         assert ledger.damage() == [] and ledger.purchases()[: len(before)] == before
