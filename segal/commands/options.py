@@ -175,7 +175,7 @@ INPUTS = (IMAGES, CHECKPOINT, LABELLED, REFERENCE)
 """What it looks at."""
 
 SELECTION = (
-    *(*INPUTS, EXCLUDE, REGION, BUDGET, STRATEGY, TAU, OUT, OVERLAYS),
+    *(*INPUTS, EXCLUDE, REGION, BUDGET, STRATEGY, TAU, FROM_SCAN, OUT, OVERLAYS),
     *(ENCODER_WEIGHTS, *SCANNING),
 )
 """What `segal select` takes, and `segal plan` as well."""

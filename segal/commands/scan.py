@@ -7,7 +7,7 @@ import typer
 from segal.commands import options as o
 
 
-@o.configured(*o.SELECTION)
+@o.configured(*(one for one in o.SELECTION if one is not o.FROM_SCAN))
 def scan(
     raw: dict[str, Any],
     shard: Annotated[

@@ -7,7 +7,7 @@ import typer
 from segal.commands import options as o
 
 
-@o.configured(*o.SELECTION, o.FROM_SCAN)
+@o.configured(*o.SELECTION)
 def select(raw: dict[str, Any]) -> None:
     """Pick the regions of a pool of images that are worth annotating next.
 
