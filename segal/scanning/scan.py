@@ -148,8 +148,8 @@ class Scan:
             "images": fingerprint(images),
             "signals": [signal.column for signal in self.signals],
             "regions": [str(region) for region in self.regions],
-            "labelled": fingerprint(sorted(self.labelled.items())),
-            "exclude": fingerprint(sorted(self.excluded.items())),
+            "labelled": _digest(self.labelled),
+            "exclude": _digest(self.excluded),
             "seed": self.seed,
             "precision": self.settings.precision,
             "embedding_dtype": self.settings.embedding_dtype,
@@ -308,6 +308,12 @@ class Scan:
 def _catch(meters: Mapping[Signal, Meter]) -> list[str]:
     """What the signals of a pass want of it beside the logits."""
     return list(dict.fromkeys(name for meter in meters.values() for name in meter.catch))
+
+
+def _digest(boxes: Mapping[int, Sequence[Box]]) -> str:
+    """Of boxes by image; none of an image is as if the image was not there."""
+    plain = ([int(i), [list(map(int, box)) for box in boxes[i]]] for i in sorted(boxes))
+    return fingerprint([one for one in plain if one[1]])
 
 
 def working_folder(folder: Path) -> Path:

@@ -13,6 +13,7 @@ import yaml
 
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
+from segal.runs.ledger import Ledger
 from tests.conftest import CLASSES, write_image
 from tests.dying_strategy import ORDERS
 
@@ -141,8 +142,9 @@ def test_whoever_is_killed_the_same_command_goes_on(given, environment, alone, t
     if order:
         assert found.returncode != 0
         assert not orders.exists()
-        assert not (tmp_path / "run" / "selection.csv").exists()
         wait_for_the_folder(tmp_path / "run")
+        with Ledger.read(tmp_path / "run") as ledger:
+            assert ledger.purchases() == []
         found = on_ranks(3 if "scan" in order else 2, given, tmp_path / "run", mortal)
     assert found.returncode == 0, found.stderr
     assert chosen(tmp_path / "run") == alone
