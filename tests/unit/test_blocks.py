@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -144,6 +144,17 @@ def test_ranks_share_a_pass(pool, tiny, tmp_path, whole, one_image_a_block, coun
     found = on_ranks(count, lambda ranks: of_rank[ranks.rank].run(tmp_path / "x", ranks=ranks))
     assert found == [()] * count
     assert contents(tmp_path / "x") == whole
+
+
+def test_batches_are_the_same_however_many_share_it(pool, tiny, tmp_path, monkeypatch):
+    """So sums in them round alike, and no byte tells how many there were."""
+    monkeypatch.setattr(blocks_module, "_FEW", 2)
+    monkeypatch.setattr(blocks_module, "_LEAST", 1)
+    of_rank = [scan(pool, copy.deepcopy(tiny)) for _ in range(3)]
+    of_rank = [replace(one, settings=replace(one.settings, batch_size=4)) for one in of_rank]
+    of_rank[0].run(tmp_path / "alone")
+    on_ranks(3, lambda ranks: of_rank[ranks.rank].run(tmp_path / "x", ranks=ranks))
+    assert contents(tmp_path / "x") == contents(tmp_path / "alone")
 
 
 def test_a_killed_pass_goes_on_within_and_with_another_number_of_ranks(
