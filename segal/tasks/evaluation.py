@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -98,12 +98,15 @@ class Evaluation(ABC):
     Attributes:
         metric: What it is judged by.
         kind: What its file calls itself; no text where the file names none.
+        by_image: Names of its arrays, each with a row for each image; no names where there are
+            others, and images are in the data set's order however they are evaluated.
         class_names: The C classes.
         images: N paths relative to the split's folder.
     """
 
     metric: ClassVar[Metric]
     kind: ClassVar[str]
+    by_image: ClassVar[tuple[str, ...]] = ()
     class_names: tuple[str, ...]
     images: tuple[str, ...]
 
@@ -130,6 +133,17 @@ class Evaluation(ABC):
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
         """As its file has it."""
+
+    def taken(self, order: NDArray[np.int64]) -> Self:
+        """The same of its images in another order.
+
+        Args:
+            order: (N,) positions of the images, each once.
+        """
+        if np.array_equal(order, np.arange(len(self.images))):
+            return self
+        found = {name: getattr(self, name)[order] for name in self.by_image}
+        return replace(self, images=tuple(self.images[i] for i in order), **found)
 
     @classmethod
     @abstractmethod

@@ -145,6 +145,7 @@ class ClassificationEvaluation(Evaluation):
 
     metric: ClassVar[Metric] = ACCURACY
     kind: ClassVar[str] = "classification"
+    by_image: ClassVar[tuple[str, ...]] = ("labels", "predictions")
     labels: NDArray[np.int32]
     predictions: NDArray[np.int32]
 
@@ -257,6 +258,7 @@ class MultilabelEvaluation(Evaluation):
 
     metric: ClassVar[Metric] = MEAN_AVERAGE_PRECISION
     kind: ClassVar[str] = "multilabel"
+    by_image: ClassVar[tuple[str, ...]] = ("labels", "scores")
     labels: NDArray[np.int8]
     scores: NDArray[np.float32]
 

@@ -96,6 +96,7 @@ class SegmentationEvaluation(Evaluation):
 
     metric: ClassVar[Metric] = MIOU
     kind: ClassVar[str] = ""
+    by_image: ClassVar[tuple[str, ...]] = ("confusions", "labels", "predictions")
     confusions: NDArray[np.int32]
     labels: NDArray[np.uint8]
     predictions: NDArray[np.uint8]
