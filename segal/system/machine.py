@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from segal.errors import SegalError
+from segal.system.ranks import all_ranks
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -82,12 +83,22 @@ def use_threads(threads: int | None) -> int:
 
 
 def find_device(name: str) -> torch.device:
-    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`; of several ranks each its own GPU.
 
     Raises:
-        SegalError: For a device that is not there.
+        SegalError: For a device that is not there, or that ranks would have to share.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    ranks = all_ranks()
+    if ranks.here > 1 and gpus and name != "cpu":
+        if name in {"auto", "cuda"} and ranks.here <= gpus:
+            return torch.device("cuda", ranks.place)
+        raise SegalError(
+            f"device {name}, for {ranks.here} ranks on this machine",
+            expected="a GPU for each rank",
+            got=f"{gpus} GPUs" if name in {"auto", "cuda"} else f"{name} for all of them",
+            remedy="start as many ranks as there are GPUs and leave --device out, or give cpu",
+        )
     if name == "auto":
         return torch.device("cuda" if gpus else "cpu")
     try:
