@@ -33,7 +33,10 @@ from segal.commands import (
 )
 from segal.commands.options import Help
 from segal.errors import SegalError
-from segal.system.launched import RANK
+from segal.system.launched import COUNT, RANK
+
+_OVER_RANKS = ("run", "scan", "select", "train")
+"""Commands that several ranks work at."""
 
 app = typer.Typer(
     name="segal",
@@ -75,6 +78,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def callback(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
@@ -83,6 +87,17 @@ def callback(
     help: Help = False,
 ) -> None:
     """Chooses which regions of which images to annotate next."""
+    command = context.invoked_subcommand
+    if COUNT > 1 and command not in _OVER_RANKS:
+        remedy = "start it without torchrun"
+        if command == "compare":
+            remedy += "; its runs are shared by starting it so several times, on any machines"
+        raise SegalError(
+            f"segal {command} is not for {COUNT} ranks of a job",
+            expected=f"one process; ranks work at {', '.join(_OVER_RANKS)}",
+            got=f"{COUNT} processes that a launcher started",
+            remedy=remedy,
+        )
 
 
 def main() -> None:

@@ -57,6 +57,7 @@ from segal.runs.acquisition import (
     derive_generator,
     derive_seed,
 )
+from segal.runs.following import SharedLedger
 from segal.runs.history import (
     EVALUATION_FILE,
     METRICS_FILE,
@@ -65,7 +66,7 @@ from segal.runs.history import (
     SELECTION_FILE,
     round_folder,
 )
-from segal.runs.ledger import Ledger, Purchase
+from segal.runs.ledger import Purchase
 from segal.runs.oracle import Oracle
 from segal.runs.reviews import skips_of, withheld
 from segal.runs.run_folder import fingerprint
@@ -75,9 +76,9 @@ from segal.strategies.base import PassContext, Strategy, at_round
 from segal.system.console import bar
 from segal.system.files import remove, write_json
 from segal.system.machine import describe
-from segal.system.ranks import all_ranks
 from segal.tasks import find_task
 from segal.tasks.judging import metric_of, one_answer, shown_score
+from segal.tasks.sharing import evaluation_on
 from segal.training.loop import train
 
 SUMMARY_FILE = "summary.json"
@@ -96,7 +97,7 @@ class Rounds:
     Args:
         config: The configuration, resolved.
         strategy: The strategy that `config.strategy` names.
-        ledger: Of the run folder, open for this process.
+        ledger: Of the run folder, open for this process or for all ranks of its job.
         device: Where the network runs.
         data: The data sets.
         start: The folder of a run whose first round may be taken over, or None.
@@ -107,13 +108,13 @@ class Rounds:
         self,
         config: RunConfig,
         strategy: Strategy,
-        ledger: Ledger,
+        ledger: SharedLedger,
         device: torch.device,
         data: RunData,
         start: Path | None,
         measured: Sequence[Signal],
     ) -> None:
-        self.measured = measured
+        self.measured, self.ranks = measured, ledger.ranks
         self.config, self.strategy, self.ledger, self.device = config, strategy, ledger, device
         self.pool, self.held_out = data.pool_set.pool, data.held_out
         self.task = find_task(config.task)
@@ -292,13 +293,16 @@ class Rounds:
                     device=self.device,
                     progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
                     checkpoint=folder / UNFINISHED_FILE,
+                    ranks=self.ranks,
                 )
+            self._model = (number, model)
+            if not self.ledger.leads:
+                return _NOTHING
             # The network's file has the same bytes however long it took.
             made = {key: value for key, value in asdict(result).items() if key != "seconds"}
             settled = settings.model_dump(mode="json")
             save_checkpoint(model, folder / MODEL_FILE, made | {"settings": settled})
             write_json(folder / _TRAINING_FILE, asdict(result))
-            self._model = (number, model)
             return [folder / MODEL_FILE, folder / _TRAINING_FILE], []
 
         folder = round_folder(config.out, number)
@@ -310,7 +314,7 @@ class Rounds:
             "warm": warm,
             "labels": self.labels(),
         }
-        self.phase("train", number, depends, work)
+        self.phase("train", number, depends, work, shared=True)
         remove(folder / UNFINISHED_FILE)
 
     def evaluate(self, number: int) -> None:
@@ -318,14 +322,11 @@ class Rounds:
         config = self.config
 
         def work(folder: Path) -> Made:
-            training = json.loads((folder / _TRAINING_FILE).read_text())
-            metrics: dict[str, object] = {"segal": __version__, "machine": describe(self.device)}
-            metrics |= {k: v for k, v in training.items() if k != "seconds"}
-            model = self.model(number)
+            model, found = self.model(number), {}
             for name, dataset in self.held_out.items():
                 with bar(f"Round {number}: evaluating on {name}") as advance:
-                    evaluation = self.task.evaluation(
-                        model,
+                    evaluation = evaluation_on(
+                        *(self.ranks, self.task, model),
                         self.keeping.dataset(model, dataset),
                         device=self.device,
                         batch_size=config.machine.batch_size,
@@ -333,13 +334,18 @@ class Rounds:
                         precision=config.precision,
                         progress=advance,
                     )
-                metrics[name] = evaluation.metrics.as_dict()
+                found[name] = evaluation.metrics.as_dict()
+            if not self.ledger.leads:
+                return _NOTHING
+            training = json.loads((folder / _TRAINING_FILE).read_text())
+            metrics: dict[str, object] = {"segal": __version__, "machine": describe(self.device)}
+            metrics |= {k: v for k, v in training.items() if k != "seconds"} | found
             # The last of them is the split that results are reported on.
             evaluation.write(folder / EVALUATION_FILE)
             write_json(folder / METRICS_FILE, metrics)
             return [folder / EVALUATION_FILE, folder / METRICS_FILE], []
 
-        self.phase("evaluate", number, config.precision, work)
+        self.phase("evaluate", number, config.precision, work, shared=True)
         share = self.bought.pixels / self.ledger.extent()[0]
         metrics = self.metrics(number)
         say_score(number, self.bought, share, metrics, list(self.held_out))
@@ -375,7 +381,7 @@ class Rounds:
                 bought=self.bought.boxes,
                 excluded=self.excluded,
                 keeping=self.keeping,
-                ranks=all_ranks(),
+                ranks=self.ranks,
             )
             model = self.model(number) if signals else None
             scan.run(number, signals, model, tables)
@@ -413,12 +419,14 @@ class Rounds:
             if len(selected) == len(offer) and cost < allowance.limit:
                 left = "region is" if len(offer) == 1 else f"{len(offer)} regions are"
                 notes += (f"The budget outlives the pool: the last {left} taken.",)
+            if not self.ledger.leads:
+                return _NOTHING
             write_selection(folder / SELECTION_FILE, selected)
             write_json(folder / _NOTES_FILE, notes)
             return [folder / SELECTION_FILE, folder / _NOTES_FILE], []
 
         settings = [config.strategy, config.seed, allowance.limit, allowance.counts, *self.fit()]
-        self.phase("select", number, settings, work)
+        self.phase("select", number, settings, work, shared=True)
         notes = json.loads((round_folder(config.out, number) / _NOTES_FILE).read_text())
         self.notes += [f"Round {number}: {note}" for note in notes]
 

@@ -34,6 +34,7 @@ from segal.system.machine import find_device, precision_note, use_threads
 from segal.system.ranks import all_ranks
 from segal.tasks import find_task
 from segal.training.balance import check_class_weights
+from segal.training.pieces import pieces_notes
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     check_keeping(config, model, data.pool_set.pool)
     pool = data.pool_set.pool
     check_sizes(model, config.train.crop, pool, pool, *(x.pool for x in data.held_out.values()))
-    config, notes = resolved(config, model.spec), model.notes
+    ranks = all_ranks()
+    notes = [*model.notes, *pieces_notes(config.train, model, ranks)]
+    config = resolved(config, model.spec)
     seeding = seeding_of(config, device, data)
     if seeding is not None:
         notes = list(dict.fromkeys([*notes, *seeding.check()]))
@@ -90,7 +93,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
     notes = [*notes, *of_loss, *code_notes(identity)]
     opened = open_shared(
         *(config.out, COMMAND, identity),
-        ranks=all_ranks(),
+        ranks=ranks,
         grows=GROWS,
         inputs=data.inputs(),
         seen=named_inputs({"the pool": data.pool_set}, {"the pool": ()}),

@@ -137,8 +137,9 @@ class Seeding:
                 )
             )
             written = [self.folder / SELECTION_FILE, self.folder / NOTES_FILE]
-            write_selection(written[0], selected)
-            write_json(written[1], [*scanned.notes, *notes])
+            if all_ranks().is_first:
+                write_selection(written[0], selected)
+                write_json(written[1], [*scanned.notes, *notes])
             return written, []
 
         settings: Mapping[str, object] = {
@@ -146,7 +147,7 @@ class Seeding:
             "seed": self.config.seed,
             "allowance": [allowance.limit, allowance.counts, allowance.fit],
         }
-        phase("seed-select", 0, settings, work)
+        phase("seed-select", 0, settings, work, shared=True)
 
     def _scan(
         self, phase: Phase, network: object, index: int, signals: Sequence[Signal], tables: Path
