@@ -54,6 +54,7 @@ from segal.jobs.strategies import (
     goes_by_features,
     notes_of_loss,
 )
+from segal.jobs.threads import fix_threads
 from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.models.spec import DEFAULT_TASK
@@ -175,7 +176,9 @@ def run_selection(
         identity["checkpoint"] = dict(given.identity)
     read = named_inputs({"reference": labels.reference, "training": labels.training})
     with Ledger.open(config.out, "select", identity, inputs=read) as ledger:
-        return _Selection(config, strategy, ledger, model, device, labels, identity).run()
+        selection = _Selection(config, strategy, ledger, model, device, labels, identity)
+        selection.notes += fix_threads(ledger, config.machine.threads)
+        return selection.run()
 
 
 def load_network(config: SelectConfig, strategy: Strategy) -> Model | None:

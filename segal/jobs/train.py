@@ -39,6 +39,7 @@ from segal.jobs.network import (
     with_folder,
 )
 from segal.jobs.own_code import code_notes, identity_of
+from segal.jobs.threads import fix_threads
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
 from segal.models.wrapped import Model
 from segal.runs.ledger import Ledger
@@ -112,6 +113,7 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     used_for = {"training": dataset, "validation": validation, "test": test}
     read = named_inputs(used_for, None if bought is None else {"training": bought})
     with Ledger.open(config.out, "train", identity, inputs=read) as ledger:
+        tell(*fix_threads(ledger, config.machine.threads))
         inputs = fingerprint(
             [
                 [image_digests(used.pool), used.digest(images)]

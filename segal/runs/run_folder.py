@@ -211,6 +211,19 @@ class RunFolder:
     def _meta(self, key: str) -> str:
         return str(self.rows("SELECT value FROM meta WHERE key = ?", [key])[0][0])
 
+    def began_with(self, key: str, value: str) -> str:
+        """What a run began with: `value`, unless something is done already and it was another.
+
+        Args:
+            key: What it is; the folder keeps it beside what the run was configured with.
+            value: What it is now.
+        """
+        with self.writing() as database:
+            begun = database.execute(f"SELECT EXISTS (SELECT * FROM {self.work})").fetchone()[0]
+            statement = "INSERT OR IGNORE" if begun else "REPLACE"
+            database.execute(f"{statement} INTO meta VALUES (?, ?)", [key, value])
+        return self._meta(key)
+
     def rows(
         self, statement: str, values: Sequence[object] | Mapping[str, object] = ()
     ) -> list[Any]:

@@ -1,6 +1,5 @@
 """What this machine has to offer: cores that may really be used, memory, devices."""
 
-import os
 import platform
 import resource
 import sys
@@ -11,8 +10,11 @@ from typing import Any, Literal
 
 import psutil
 import torch
+from threadpoolctl import threadpool_limits
 
 from segal.errors import SegalError
+from segal.system.cores import available_cores, chosen_threads, own_cores
+from segal.system.ranks import all_ranks
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -55,30 +57,24 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset(next(lines, "").partition(":")[2].split())
 
 
-def available_cores() -> int:
-    """Cores this process may use: its affinity, and its container's quota.
-
-    torch counts the machine's cores; in a container that leads to more threads than cores, which
-    is many times slower.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    try:
-        limit, period = quota.read_text().split()
-        return max(1, min(cores or 1, int(limit) // int(period)))
-    except (OSError, ValueError):  # no container, or "max"
-        return cores or 1
-
-
 def use_threads(threads: int | None) -> int:
-    """Sets torch's threads and returns their number.
+    """Sets the threads of torch and of the libraries under numpy, and returns their number.
+
+    Every rank has to call it. OpenCV has no threads of its own, as `segal.data.images` says it.
 
     Args:
-        threads: None for `OMP_NUM_THREADS` where that is set, and else all available cores.
+        threads: Of this process; None for `OMP_NUM_THREADS` where the user set that, and else the
+            available cores, or a rank's share of them.
     """
-    if threads is not None or "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads or available_cores())
-    return torch.get_num_threads()
+    cores = own_cores(all_ranks())
+    return set_threads(threads or chosen_threads() or cores)
+
+
+def set_threads(number: int) -> int:
+    """Sets them to a number, and returns it."""
+    torch.set_num_threads(number)
+    threadpool_limits(number)
+    return number
 
 
 def find_device(name: str) -> torch.device:

@@ -24,6 +24,7 @@ from segal.jobs.rounds.loop import Rounds
 from segal.jobs.rounds.run_data import RunData, check_budgets
 from segal.jobs.rounds.seeding import seeding_of
 from segal.jobs.strategies import check_network, notes_of_loss
+from segal.jobs.threads import fix_threads
 from segal.runs.history import COMMAND, CONFIG_FILE, GROWS, History, read_history
 from segal.runs.ledger import Ledger
 from segal.strategies.base import Strategy, check_images
@@ -92,7 +93,7 @@ def run_rounds(config: RunConfig, strategy: Strategy, *, start: Path | None = No
         write_bytes(config.out / CONFIG_FILE, text.encode())
         ledger.keep_text(CONFIG_FILE)
         rounds = Rounds(config, strategy, ledger, device, data, start, measured)
-        rounds.notes += notes
+        rounds.notes += [*notes, *fix_threads(ledger, config.machine.threads)]
         rounds.run()
     slow = precision_note(device, config.precision)
     notes = [note for pool in data.pools() for note in pool.notes(labelled=True)]
