@@ -44,6 +44,10 @@ class Kept:
         moved = (part.to(device, non_blocking=non_blocking) for part in self.maps)
         return replace(self, maps=tuple(moved))
 
+    def pin_memory(self) -> "Kept":
+        """In memory that a GPU can fetch from while it computes."""
+        return replace(self, maps=tuple(part.pin_memory() for part in self.maps))
+
     @property
     def shape(self) -> torch.Size:
         """(B, numbers of an image, H, W)."""

@@ -185,11 +185,20 @@ class PoolModelConfig(ModelConfig):
 
 
 class MachineConfig(Section):
-    """How the work is run; none of it changes results beyond rounding."""
+    """How the work is run; none of it changes results beyond rounding.
+
+    Attributes:
+        device: As `segal.system.machine.find_device` takes it.
+        batch_size: Images at a time.
+        workers: Threads that read ahead; None for as many as are of use, as
+            `segal.system.machine.readers` says.
+        threads: That compute, of a process; None for all cores, or a rank's share of them, unless
+            `OMP_NUM_THREADS` is set.
+    """
 
     device: str = "auto"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
-    workers: Annotated[int, Field(ge=0, le=256)] = 1
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 

@@ -15,6 +15,7 @@ from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.models.spec import ModelSpec
 from segal.scanning.scan import ScanSettings
+from segal.system.machine import readers
 
 
 def refuse_out_within(out: Path, inputs: Path, kind: str) -> None:
@@ -76,7 +77,7 @@ def scan_settings(config: SelectConfig | RunConfig, device: torch.device) -> Sca
     return ScanSettings(
         device=device,
         batch_size=config.machine.batch_size,
-        workers=config.machine.workers,
+        workers=readers(config.machine.workers, device),
         precision=config.precision,
         embedding_dtype=config.embedding_dtype,
     )

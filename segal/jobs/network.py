@@ -35,6 +35,7 @@ from segal.models.spec import ModelSpec
 from segal.models.wrapped import Model
 from segal.scenes.synthetic import make_scenes
 from segal.system.console import Advance, bar
+from segal.system.machine import readers
 from segal.tasks import Outline, find_task
 from segal.tasks.classes import are_numbers, check_class_names
 from segal.training.convex import linear_head
@@ -90,7 +91,7 @@ def open_split(
         split,
         only,
         missing_labels=missing_labels,
-        workers=max(1, machine.workers),
+        workers=readers(machine.workers),
         known=known,
         progress=progress,
     )

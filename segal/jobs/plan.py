@@ -28,7 +28,13 @@ from segal.scanning.scan import Scan
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy, check_images
 from segal.system.console import bar, tell
-from segal.system.machine import find_device, peak_memory_bytes, precision_note, use_threads
+from segal.system.machine import (
+    find_device,
+    peak_memory_bytes,
+    precision_note,
+    readers,
+    use_threads,
+)
 from segal.tasks import find_task
 
 _TRIALS = ((1, 1), (3, 1), (1, 12))
@@ -117,7 +123,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
             follow_links=config.follow_links,
             reading=config.reading,
             classes=None if answering is None else answering.spec.num_classes,
-            workers=max(1, config.machine.workers),
+            workers=readers(config.machine.workers),
             progress=advance,
         )
     withdrawn = labels.labelled.withdrawn

@@ -73,6 +73,7 @@ from segal.system.machine import (
     find_device,
     peak_memory_bytes,
     precision_note,
+    readers,
     use_threads,
 )
 from segal.tasks import find_task
@@ -283,6 +284,7 @@ class _Selection:
         self.answering = None if is_encoder(config) else self.model  # an encoder gives no answer
         self.device, self.keeping = device, Keeping.of(config)
         self.clock = _Clock()
+        self.waited: dict[str, Mapping[str, float]] = {}
         self.notes = [*([] if model is None else model.notes), *code_notes(identity)]
         self.reference_cost: Mapping[str, int] | None = None
         self.expected_boxes: float | None = None
@@ -371,7 +373,7 @@ class _Selection:
                 reading=config.reading,
                 classes=None if self.answering is None else self.answering.spec.num_classes,
                 known=self.ledger.known_images(),
-                workers=max(1, config.machine.workers),
+                workers=readers(config.machine.workers),
                 progress=advance,
             )
         if pool.skipped:
@@ -447,6 +449,8 @@ class _Selection:
         )
         with bar("Scanning the pool") as advance, self.clock(phase):
             scan.run(folder, advance)
+        self.waited[phase] = scan.waited.as_dict()
+        self.notes += scan.waited.notes()
         self.notes += [note for note in self.keeping.notes if note not in self.notes]
         self.ledger.finish(
             phase, _ROUND, inputs, artefacts=[folder], seconds=self.clock.seconds[phase]
@@ -529,6 +533,7 @@ class _Selection:
                 "reference": self.reference_cost,
             },
             "seconds": self.clock.seconds,
+            "waited_for_images": self.waited,
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "machine": describe(self.device),
             "network": self.model and self.model.spec.as_dict(),

@@ -3,7 +3,8 @@
 import torch
 
 from segal.runs.run_folder import RunFolder
-from segal.system.machine import chosen_threads, set_threads
+from segal.system.cores import chosen_threads
+from segal.system.machine import set_threads
 from segal.system.ranks import all_ranks
 
 __all__ = ["fix_threads"]

@@ -46,7 +46,7 @@ from segal.runs.ledger import Ledger
 from segal.runs.run_folder import fingerprint
 from segal.system.console import bar, tell
 from segal.system.files import remove, write_bytes, write_json
-from segal.system.machine import describe, find_device, peak_memory_bytes, use_threads
+from segal.system.machine import describe, find_device, peak_memory_bytes, readers, use_threads
 from segal.tasks import find_task, task_of
 from segal.tasks.judging import named
 from segal.training.balance import check_class_weights
@@ -291,7 +291,7 @@ def _evaluate(
                 keeping.dataset(model, dataset),
                 device=model.device,
                 batch_size=config.machine.batch_size,
-                workers=config.machine.workers,
+                workers=readers(config.machine.workers, model.device),
                 progress=advance,
             )
         metrics[name] = measured.as_dict()

@@ -23,10 +23,10 @@ from segal.candidates.regions import Box, Boxes, RegionSize, Rest
 from segal.candidates.table import TableWriter
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
-from segal.data.prefetch import prefetch
+from segal.data.prefetch import Waited, prefetch
 from segal.errors import SegalError
 from segal.models.wrapped import Model
-from segal.scanning.workbench import Bench, ScanSettings, batches, forward, seen
+from segal.scanning.workbench import Bench, ScanSettings, batches, forward, read_batch, seen
 from segal.signals import Meter, Signal
 from segal.signals.base import NOT_FINITE
 from segal.system.files import replacing, write_json
@@ -58,6 +58,7 @@ class Scan:
             measured without it.
         sets: Sets of images that signals may look at before the pass.
         seed: Of everything random in the pass.
+        waited: How long the network waited for images, once the pass is done.
     """
 
     pool: ImagePool
@@ -70,6 +71,7 @@ class Scan:
     excluded: Mapping[int, tuple[Box, ...]] = field(default_factory=dict)
     sets: Mapping[SetName, ImageSet] = field(default_factory=dict)
     seed: int = 0
+    waited: Waited = field(default_factory=Waited)
 
     def run(self, folder: Path, progress: Progress | None = None) -> tuple[str, ...]:
         """Measures, and writes the tables `folder/<size>` and `folder/labelled`, and what it notes.
@@ -135,7 +137,11 @@ class Scan:
         )
         if not self.signals:
             return ((batch, None) for batch in grouped)
-        return prefetch(lambda batch: (batch, pool.batch(batch)), grouped, self.settings.workers)
+
+        def read(batch: list[int]) -> tuple[list[int], Images]:
+            return batch, read_batch(pool, batch, self.settings.device)
+
+        return prefetch(read, grouped, self.settings.workers, waited=self.waited)
 
     def _excluded(self, image: int) -> tuple[Box, ...]:
         return self.excluded.get(image, ())

@@ -91,6 +91,12 @@ def seen(model: Model, pool: ImagePool, catch: Collection[str]) -> ImagePool:
     return pool
 
 
+def read_batch(pool: ImagePool, batch: Sequence[int], device: torch.device) -> Images:
+    """Images of one size, where a GPU can fetch them from while it computes."""
+    images = pool.batch(batch)
+    return images.pin_memory() if device.type == "cuda" else images
+
+
 def forward(
     task: Task,
     model: Model,
@@ -196,7 +202,7 @@ class Bench:
         pool = seen(self.model, images.pool, catch)
 
         def read(batch: list[int]) -> tuple[list[int], Images, Tensor, Any]:
-            pixels = pool.batch(batch)
+            pixels = read_batch(pool, batch, settings.device)
             if images.dataset is None:
                 masks = np.stack([images.mask(i) for i in batch])
                 return batch, pixels, torch.from_numpy(masks), None

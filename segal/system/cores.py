@@ -129,5 +129,5 @@ def _limit(folder: Path) -> float:
 
 
 def _unescaped(path: str) -> str:
-    """A path of mountinfo, which writes blanks and the like as \\040."""
+    """A path of mountinfo, which writes blanks and the like as octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)

@@ -24,6 +24,9 @@ _MULTIPLIES = {
 }
 """Instruction sets of CPUs that multiply such numbers, on x86 and ARM."""
 
+_BESIDE_GPU, _CHECKING = 8, 4
+"""Threads that read at most, unless more are asked for."""
+
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -75,6 +78,25 @@ def set_threads(number: int) -> int:
     torch.set_num_threads(number)
     threadpool_limits(number)
     return number
+
+
+def readers(workers: int | None, device: torch.device | None = None) -> int:
+    """Threads that read images.
+
+    A CPU that is busy with the network has little to spare for more than one; beside a GPU, and
+    where images are only checked, as many are of use as there are cores, up to a bound that keeps
+    what they hold small.
+
+    Args:
+        workers: As many as the user asks for; None for as many as are of use.
+        device: Where a network runs at the same time; None where none does, and there is a thread
+            at least.
+    """
+    if workers is not None:
+        return workers if device is not None else max(1, workers)
+    if device is None:
+        return min(_CHECKING, torch.get_num_threads())
+    return min(_BESIDE_GPU, torch.get_num_threads()) if device.type == "cuda" else 1
 
 
 def find_device(name: str) -> torch.device:

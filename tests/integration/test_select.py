@@ -91,6 +91,9 @@ def test_writes_everything_and_it_agrees(
     assert summary["counts"]["picks"] == 12
     assert summary["cost"]["pixels"] == sum(int(row["pixels"]) for row in rows)
     assert summary["seconds"]
+    assert {phase: set(of) for phase, of in summary["waited_for_images"].items()} == {
+        "scan-0": {"seconds", "share"}
+    }
     assert summary["peak_memory_bytes"]["host"] > 0
     with Ledger.read(out) as ledger:
         assert [p.image for p in ledger.purchases("select")] == [row["image"] for row in rows]

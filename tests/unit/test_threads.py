@@ -8,8 +8,10 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
+from segal.candidates.kept import Kept
 from segal.jobs.threads import fix_threads
 from segal.runs.ledger import Ledger
+from segal.scanning.workbench import read_batch
 from segal.system import cores, machine
 from segal.system.cores import available_cores, chosen_threads, own_cores, quota
 from segal.system.ranks import Ranks
@@ -233,3 +235,26 @@ def test_ranks_go_by_what_the_first_recorded(monkeypatch, tmp_path):
     machine.set_threads(4)
     assert fix_threads(None, None)  # its ledger is not looked at
     assert torch.get_num_threads() == 2
+
+
+def test_how_many_threads_read(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for threads, expected in ((2, [1, 2, 2]), (64, [1, 8, 4])):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert [machine.readers(None, device) for device in (cpu, gpu, None)] == expected
+        assert [machine.readers(0, device) for device in (cpu, gpu, None)] == [0, 0, 1]
+        assert [machine.readers(12, device) for device in (cpu, gpu, None)] == [12, 12, 12]
+
+
+def test_a_gpu_fetches_from_pinned_memory(monkeypatch):
+    class Pool:
+        def batch(self, batch):
+            return images
+
+    images = torch.zeros(2, 4, 4, 3)
+    pinned = torch.ones(1)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned)
+    assert read_batch(Pool(), [0, 1], torch.device("cpu")) is images
+    assert read_batch(Pool(), [0, 1], torch.device("cuda")) is pinned
+    images = Kept("last", (torch.zeros(2, 3), torch.zeros(2, 4)), (4, 4))
+    assert all(part is pinned for part in read_batch(Pool(), [0], torch.device("cuda")).maps)

@@ -74,7 +74,7 @@ from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy, at_round
 from segal.system.console import bar
 from segal.system.files import remove, write_json
-from segal.system.machine import describe
+from segal.system.machine import describe, readers
 from segal.tasks import find_task
 from segal.tasks.judging import metric_of, one_answer, shown_score
 from segal.training.loop import train
@@ -316,7 +316,7 @@ class Rounds:
                         self.keeping.dataset(model, dataset),
                         device=self.device,
                         batch_size=config.machine.batch_size,
-                        workers=config.machine.workers,
+                        workers=readers(config.machine.workers, self.device),
                         precision=config.precision,
                         progress=advance,
                     )
@@ -364,7 +364,8 @@ class Rounds:
                 keeping=self.keeping,
             )
             model = self.model(number) if signals else None
-            scan.run(number, signals, model, tables)
+            said = scan.run(number, signals, model, tables)
+            self.notes += [f"Round {number}: {note}" for note in said]
             return [tables], []
 
         columns = [signal.column for signal in signals]

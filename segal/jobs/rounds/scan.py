@@ -55,7 +55,7 @@ class RoundScan:
         signals: Sequence[Signal],
         model: Model | None,
         tables: Path,
-    ) -> None:
+    ) -> list[str]:
         """Scans the pool.
 
         Args:
@@ -63,6 +63,9 @@ class RoundScan:
             signals: What to measure.
             model: The network that the round trained.
             tables: Folder of the tables.
+
+        Returns:
+            What the user should be told of how it went, beside what is noted in the folder.
         """
         config, region = self.config, RegionSize.parse(self.config.region)
         excluded = by_index(self.pool, self.excluded)
@@ -88,3 +91,4 @@ class RoundScan:
         )
         with bar(f"Round {number}: scanning the pool") as advance:
             scan.run(tables, advance)
+        return scan.waited.notes()
