@@ -174,8 +174,7 @@ def read_image(path: Path, reading: Reading = RGB) -> NDArray[Any]:
 def _decode_pixels(path: Path, data: bytes, bands: Bands | None) -> NDArray[Any]:
     """(H, W, channels) uint8 or uint16 of a file that is no TIFF."""
     if bands is None:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        return np.asarray(cv2.cvtColor(_opencv(path, data, flags), cv2.COLOR_BGR2RGB))
+        return decode_colours(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     image = open_image(path, data)
     file = _shown(image)
     if image.mode not in _ALPHA:
@@ -185,6 +184,23 @@ def _decode_pixels(path: Path, data: bytes, bands: Bands | None) -> NDArray[Any]
     order = [0, 3] if image.mode == "LA" else [2, 1, 0, 3]
     orientation = orientation_of(load(path, data, image))  # EXIF may come after the pixels
     return choose_bands(path, turn(bgra[..., order], orientation), bands, file)
+
+
+def decode_colours(path: Path, data: bytes, flags: int) -> NDArray[Any]:
+    """Decodes a file that is no TIFF with OpenCV.
+
+    Args:
+        path: Of the file.
+        data: All of it.
+        flags: OpenCV's, of colours.
+
+    Returns:
+        (H, W, 3) RGB after EXIF orientation.
+
+    Raises:
+        SegalError: If it cannot be decoded.
+    """
+    return np.asarray(cv2.cvtColor(_opencv(path, data, flags), cv2.COLOR_BGR2RGB))
 
 
 def _opencv(path: Path, data: bytes, flags: int) -> NDArray[Any]:

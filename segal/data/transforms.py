@@ -74,7 +74,7 @@ class TrainingTransform:
         if label.shape != size:
             shrinks = label.shape[0] > size[0]
             smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            image = _by_fours(image, lambda x: cv2.resize(x, size[::-1], interpolation=smooth))
+            image = by_fours(image, lambda x: cv2.resize(x, size[::-1], interpolation=smooth))
             # INTER_NEAREST takes a pixel's top left neighbour, half a pixel off the image.
             label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         compose = self._compose(coloured=image.shape[2] in {1, 3})
@@ -172,12 +172,12 @@ def _cut(image: Image, label: Label, window: Box, ignore_index: int) -> tuple[Im
     if not any(border):
         return image, label
     return (
-        _by_fours(image, lambda x: cv2.copyMakeBorder(x, *border, borderType=cv2.BORDER_REFLECT)),
+        by_fours(image, lambda x: cv2.copyMakeBorder(x, *border, borderType=cv2.BORDER_REFLECT)),
         cv2.copyMakeBorder(label, *border, borderType=cv2.BORDER_CONSTANT, value=ignore_index),
     )
 
 
-def _by_fours(image: Image, change: Callable[[Image], Image]) -> Image:
+def by_fours(image: Image, change: Callable[[Image], Image]) -> Image:
     """Changes an image as OpenCV does, which takes four channels at most and drops a single one."""
     parts = [change(image[..., i : i + 4]) for i in range(0, image.shape[2], 4)]
     parts = [part[..., None] if part.ndim == 2 else part for part in parts]

@@ -61,6 +61,24 @@ def check_channels(spec: ModelSpec, *pools: ImagePool) -> None:
     raise_all(errors)
 
 
+def check_reduced(spec: ModelSpec, pool: ImagePool) -> None:
+    """Raises a SegalError if a network sees all images at more than half their size."""
+    shapes = image_shapes(pool)
+    if all(spec.reduction(*shape) == 1 for shape in shapes):
+        height, width = max(shapes)
+        raise SegalError(
+            "reduced_decoding: the network sees images at their size, or at more than half of it",
+            expected="a network that sees images at half their size or less",
+            got=f"{spec.title}, at scale {spec.input_scale:g}, and images of up to "
+            f"{height} x {width} (height x width)"
+            if spec.framing is None
+            else f"{spec.title}, which resizes to {spec.framing.resized}, and images of up to "
+            f"{height} x {width} (height x width)",
+            remedy="leave reduced_decoding out; or give --input-scale 0.5, where the network was "
+            "trained for that",
+        )
+
+
 def _bands(pool: ImagePool) -> str:
     bands = pool.reading.bands
     return (

@@ -32,6 +32,7 @@ from segal.jobs.exclusions import excluded_of, no_parts, takes_parts
 from segal.jobs.inputs import (
     by_index,
     check_channels,
+    check_reduced,
     image_areas,
     image_digests,
     image_shapes,
@@ -381,6 +382,8 @@ class _Selection:
             tell("Skipped: " + "; ".join(pool.skipped))
         if self.model is not None:
             check_channels(self.model.spec, pool)
+            if config.reduced_decoding:
+                check_reduced(self.model.spec, pool)
         self.notes += pool.notes()
         pool = self.ledger.pool_log.pool(pool)
         withdrawn = self.labels.labelled.withdrawn

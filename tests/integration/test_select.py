@@ -12,9 +12,11 @@ import time
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from segal.candidates.table import CandidateTable
 from segal.runs.ledger import Ledger
+from segal.scenes.synthetic import make_scenes
 
 
 def arguments(image_folder, checkpoint, out, **options):
@@ -365,3 +367,37 @@ def test_a_second_process_on_one_run_folder_is_refused(segal, image_folder, chec
     assert holder.returncode == 2
     assert str(os.getpid()) in holder.stderr
     assert "Traceback" not in holder.stderr
+
+
+def test_jpeg_files_decoded_at_half_their_size(segal, checkpoint, tmp_path):
+    """Scores are near those of a network that sees all of the image at half its size."""
+    make_scenes(tmp_path / "data", splits={"train": 3}, size=(128, 256), seed=0)
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted((tmp_path / "data" / "leftImg8bit").rglob("*.png")):
+        Image.open(path).save(images / f"{path.stem}.jpg", quality=95)
+    call = ("select", "--images", images, "--checkpoint", checkpoint, "--region", "32")
+    call += ("--budget", "12", "--strategy", "entropy", "--overlays", "1")
+
+    def scores(name, *more):
+        out = tmp_path / name
+        code, _, err = segal(*call, "--out", out, *more)
+        assert code == 0, err
+        table = CandidateTable.open(out / "candidates" / "32")
+        assert table.box.max(0).tolist() == [224, 96, 256, 128]
+        return table.values["entropy"]
+
+    whole = scores("whole", "--input-scale", "0.5")
+    reduced = scores("reduced", "--input-scale", "0.5", "reduced_decoding=true")
+    assert not np.array_equal(whole, reduced)
+    assert np.abs(whole - reduced).max() < 0.02 * whole.mean()
+    code, _, err = segal(*call, "--input-scale", "0.5", "--out", tmp_path / "reduced")
+    assert code == 2
+    assert "reduced_decoding" in err
+    code, _, err = segal(*call, "reduced_decoding=true", "--out", tmp_path / "scale")
+    assert code == 2
+    assert "more than half" in err
+    store = f"store.folder={tmp_path / 'store'}"
+    code, _, err = segal(*call, "reduced_decoding=true", store, "--out", tmp_path / "store run")
+    assert code == 2
+    assert "reduced_decoding" in err

@@ -13,6 +13,7 @@ from segal.candidates.evidence import Evidence
 from segal.candidates.selection import Selected
 from segal.data.kept import KeptPool
 from segal.data.layout import distinct_colours
+from segal.data.reduced import ReducedPool
 from segal.pictures.overlays import Pick, Picture, shown_bands, write_overlays
 from segal.system.machine import autocast
 from segal.tasks.drawing import Drawn, Look, PictureWords
@@ -98,7 +99,7 @@ def _pass(drawn: Drawn, image: int) -> tuple[NDArray[np.uint8], Evidence | None]
         return shown, None
     device = drawn.model.device
     with autocast(device, drawn.precision):
-        kept = isinstance(drawn.pool, KeptPool)
+        kept = isinstance(drawn.pool, KeptPool | ReducedPool)
         batch = drawn.pool.batch([image]) if kept else torch.from_numpy(pixels)[None]
         evidence = drawn.model(drawn.model.normalise(batch.to(device)))
     return shown, evidence
