@@ -1,4 +1,4 @@
-"""Cores that a process may really use: of its affinity, its control groups, and other ranks' share.
+"""Cores that a process may really use, by its affinity, its control groups and other ranks.
 
 torch counts the machine's cores; in a container, or beside other ranks, that leads to more threads
 than cores, which is many times slower.
@@ -15,7 +15,7 @@ import torch
 
 from segal.system.ranks import Ranks
 
-__all__ = ["available_cores", "chosen_threads", "own_cores", "quota"]
+__all__ = ["available_cores", "chosen_threads", "memory_limit", "own_cores", "quota"]
 
 _THREADS = "OMP_NUM_THREADS"
 _BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
@@ -84,24 +84,32 @@ def quota(proc: Path = Path("/proc/self")) -> float:
     Returns:
         Cores, which may be a fraction; infinity where there is no limit.
     """
+    return min((_cores(folder) for folder in _groups(proc, "cpu")), default=math.inf)
+
+
+def memory_limit(proc: Path = Path("/proc/self")) -> float:
+    """Bytes of memory that control groups allow, likewise."""
+    return min((_bytes(folder) for folder in _groups(proc, "memory")), default=math.inf)
+
+
+def _groups(proc: Path, wanted: str) -> Iterator[Path]:
+    """The folders of all groups that say something of a controller."""
     try:
         groups = (proc / "cgroup").read_text().splitlines()
         mounts = (proc / "mountinfo").read_text().splitlines()
     except OSError:
-        return math.inf
+        return
     paths: dict[str, str] = {}  # by controller; version 2 has one path for all, without a name
     for line in groups:
         _, controllers, path = line.split(":", 2)
         paths |= dict.fromkeys(controllers.split(","), path)
-    limits = [math.inf]
     for line in mounts:
         fields, _, rest = line.partition(" - ")
         kind, _, options = rest.split(" ", 2)
         root, mount = (_unescaped(text) for text in fields.split(" ")[3:5])
-        controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
+        controller = {"cgroup2": "", "cgroup": wanted}.get(kind)
         if controller in paths and (not controller or controller in options.split(",")):
-            limits += map(_limit, _folders(Path(mount), root, paths[controller]))
-    return min(limits)
+            yield from _folders(Path(mount), root, paths[controller])
 
 
 def _folders(mount: Path, root: str, path: str) -> Iterator[Path]:
@@ -116,7 +124,19 @@ def _folders(mount: Path, root: str, path: str) -> Iterator[Path]:
         yield folder
 
 
-def _limit(folder: Path) -> float:
+def _bytes(folder: Path) -> float:
+    """Bytes that one group allows."""
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        try:
+            allowed = (folder / name).read_text().strip()
+        except OSError:
+            continue
+        if allowed.isdecimal():  # "max": no limit
+            return int(allowed)
+    return math.inf
+
+
+def _cores(folder: Path) -> float:
     """Cores that one group allows."""
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
