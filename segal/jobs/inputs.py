@@ -61,21 +61,26 @@ def check_channels(spec: ModelSpec, *pools: ImagePool) -> None:
     raise_all(errors)
 
 
-def check_reduced(spec: ModelSpec, pool: ImagePool) -> None:
-    """Raises a SegalError if a network sees all images at more than half their size."""
+def check_reduced(spec: ModelSpec, pool: ImagePool, gap: float) -> None:
+    """Raises a SegalError if all images have to be read at their size.
+
+    Args:
+        spec: What sees them.
+        pool: They.
+        gap: As `ModelSpec.reduction` takes it.
+    """
     shapes = image_shapes(pool)
-    if all(spec.reduction(*shape) == 1 for shape in shapes):
+    if all(spec.reduction(*shape, gap=gap) == 1 for shape in shapes):
         height, width = max(shapes)
+        sees = f"sees images at scale {spec.input_scale:g}"
+        if spec.framing is not None:
+            sees = f"resizes images to {spec.framing.resized}"
         raise SegalError(
-            "reduced_decoding: the network sees images at their size, or at more than half of it",
-            expected="a network that sees images at half their size or less",
-            got=f"{spec.title}, at scale {spec.input_scale:g}, and images of up to "
-            f"{height} x {width} (height x width)"
-            if spec.framing is None
-            else f"{spec.title}, which resizes to {spec.framing.resized}, and images of up to "
-            f"{height} x {width} (height x width)",
-            remedy="leave reduced_decoding out; or give --input-scale 0.5, where the network was "
-            "trained for that",
+            "reducing_gap: no image can be read at less than its size",
+            expected=f"a network that sees images at 1/{2 * gap:g} of their size, or less",
+            got=f"{spec.title}, which {sees}, and images of up to {height} x {width} "
+            "(height x width)",
+            remedy="leave reducing_gap out" + ("; or give reducing_gap=1" if gap > 1 else ""),
         )
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from segal.config import LayersStoreConfig, RunConfig, SelectConfig, StoreConfig, TrainConfig
@@ -29,14 +30,16 @@ class Keeping:
     Args:
         config: What is said of the store; None where there is none.
         layers: What is trained of the network.
-        reduced: Whether images are read at a fraction of their size where there is no store.
+        reducing_gap: As in `SelectConfig`, where there is no store.
 
     Raises:
         SegalError: If the folder is no store.
     """
 
-    def __init__(self, config: StoreConfig | None, layers: str, *, reduced: bool = False) -> None:
-        self._layers, self._store, self._reduced = layers, None, reduced
+    def __init__(
+        self, config: StoreConfig | None, layers: str, *, reducing_gap: float | None = None
+    ) -> None:
+        self._layers, self._store, self._gap = layers, None, reducing_gap
         if config is not None:
             limit = round(config.gigabytes * 1e9)
             self._store = FeatureStore(config.folder, limit, config.precision)
@@ -47,7 +50,7 @@ class Keeping:
         """As a configuration has it."""
         if isinstance(config, SelectConfig):
             layers = config.store.layers if config.store is not None else ""
-            return cls(config.store, layers, reduced=config.reduced_decoding)
+            return cls(config.store, layers, reducing_gap=config.reducing_gap)
         return cls(config.store, config.train.layers)
 
     @staticmethod
@@ -88,7 +91,9 @@ class Keeping:
         if model is None:
             return pool
         if self._store is None:
-            return ReducedPool(pool, model.spec.reduction) if self._reduced else pool
+            if self._gap is None:
+                return pool
+            return ReducedPool(pool, partial(model.spec.reduction, gap=self._gap))
         if self._part is None or self._part[0] is not model:
             self._part = model, FrozenLayers.of(model, self._layers)
         return KeptPool(pool, self._part[1], self._store)

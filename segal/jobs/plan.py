@@ -238,8 +238,8 @@ def plan_selection(
     pool = pool.subset(withdrawn.left(pool)) if withdrawn else pool
     if model is not None:
         check_channels(model.spec, pool)
-        if config.reduced_decoding:
-            check_reduced(model.spec, pool)
+        if config.reducing_gap is not None:
+            check_reduced(model.spec, pool, config.reducing_gap)
         check_image_sizes(model, image_shapes(pool))
     check_images(strategy, pool.paths)
     notes, whole = [*pool.notes(), *copies_notes(pool, unique=config.unique)], pool
@@ -361,7 +361,7 @@ class _Trial:
         config, ready = self.config, list[float]()
         sizes = dict.fromkeys([config.region, *config.extra_regions])
         scan = Scan(
-            pool=Keeping(None, "", reduced=config.reduced_decoding).pool(self.model, pool),
+            pool=Keeping(None, "", reducing_gap=config.reducing_gap).pool(self.model, pool),
             task=find_task(config.task),
             regions=[RegionSize.parse(size) for size in sizes],
             settings=scan_settings(config, find_device(config.machine.device)),

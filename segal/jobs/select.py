@@ -382,8 +382,8 @@ class _Selection:
             tell("Skipped: " + "; ".join(pool.skipped))
         if self.model is not None:
             check_channels(self.model.spec, pool)
-            if config.reduced_decoding:
-                check_reduced(self.model.spec, pool)
+            if config.reducing_gap is not None:
+                check_reduced(self.model.spec, pool, config.reducing_gap)
         self.notes += pool.notes()
         pool = self.ledger.pool_log.pool(pool)
         withdrawn = self.labels.labelled.withdrawn

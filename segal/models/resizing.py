@@ -1,9 +1,29 @@
 """Resizing what a network is given."""
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["resized"]
+__all__ = ["reduced_by", "resized"]
+
+
+def reduced_by(whole: tuple[int, int], given: tuple[int, int]) -> int:
+    """The side of the blocks of pixels that an image was read by: 1, 2, 4 or 8.
+
+    Args:
+        whole: (height, width) of the image as it is.
+        given: As it was read; a block at its end may be of fewer pixels.
+
+    Examples:
+        >>> reduced_by((301, 417), (76, 105))
+        4
+    """
+    return next(
+        factor
+        for factor in (1, 2, 4, 8)
+        if tuple(math.ceil(side / factor) for side in whole) == given
+    )
 
 
 def resized(

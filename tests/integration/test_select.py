@@ -388,16 +388,16 @@ def test_jpeg_files_decoded_at_half_their_size(segal, checkpoint, tmp_path):
         return table.values["entropy"]
 
     whole = scores("whole", "--input-scale", "0.5")
-    reduced = scores("reduced", "--input-scale", "0.5", "reduced_decoding=true")
+    reduced = scores("reduced", "--input-scale", "0.5", "reducing_gap=1")
     assert not np.array_equal(whole, reduced)
     assert np.abs(whole - reduced).max() < 0.02 * whole.mean()
     code, _, err = segal(*call, "--input-scale", "0.5", "--out", tmp_path / "reduced")
     assert code == 2
-    assert "reduced_decoding" in err
-    code, _, err = segal(*call, "reduced_decoding=true", "--out", tmp_path / "scale")
+    assert "reducing_gap" in err
+    code, _, err = segal(*call, "reducing_gap=1", "--out", tmp_path / "scale")
     assert code == 2
-    assert "more than half" in err
+    assert "at 1/2 of their size, or less" in err
     store = f"store.folder={tmp_path / 'store'}"
-    code, _, err = segal(*call, "reduced_decoding=true", store, "--out", tmp_path / "store run")
+    code, _, err = segal(*call, "reducing_gap=1", store, "--out", tmp_path / "store run")
     assert code == 2
-    assert "reduced_decoding" in err
+    assert "reducing_gap" in err

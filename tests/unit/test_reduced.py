@@ -105,6 +105,7 @@ def test_a_file_that_changed_its_size_is_refused(tmp_path):
 def test_by_how_much_images_may_be_smaller(scale, factor):
     spec = make_spec("DeepLabV3Plus", "mobilenet_v2", ["a", "b"], input_scale=scale)
     assert spec.reduction(720, 960) == factor
+    assert spec.reduction(720, 960, gap=2) == max(1, factor // 2)
 
 
 def ramp(height, width):

@@ -20,7 +20,7 @@ from segal.models.callables import CallableNetwork
 from segal.models.noise import Head, NoHeadError, run_on_noise
 from segal.models.outputs import EachClass, Predicted, as_classes, logits_of
 from segal.models.pointwise import linear_name, present_head
-from segal.models.resizing import resized
+from segal.models.resizing import reduced_by, resized
 from segal.models.spec import Framing, ModelSpec
 from segal.models.stages import find_stages
 from segal.models.weight_files import StoredTensors
@@ -184,18 +184,14 @@ class ClassificationModel(Model):
         if framing is None:
             return images
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        bounds, factor = (-mean / std, (1 - mean) / std), 1
-        if size is not None:
-            factor = self.spec.reduction(*size)
-        return framed(images, framing, bounds, size, factor)
+        return framed(images, framing, (-mean / std, (1 - mean) / std), size)
 
 
 def framed(
     images: Tensor,
     framing: Framing,
     bounds: tuple[Tensor, Tensor],
-    size: tuple[int, int] | None = None,
-    factor: int = 1,
+    whole: tuple[int, int] | None = None,
 ) -> Tensor:
     """Resizes images with antialiasing and cuts the middle out, as torchvision and timm evaluate.
 
@@ -204,18 +200,18 @@ def framed(
         framing: How.
         bounds: The least and the largest value of an image; broadcast. Cubic interpolation
             overshoots, which images of 8 bits cannot.
-        size: (H, W) of the images as they are, where a pixel here is a block of them.
-        factor: The side of these blocks.
+        whole: (H, W) of the images as they are, where a pixel here is a block of them.
 
     Returns:
         (B, channels, side, side).
     """
-    height, width = size or images.shape[-2:]
+    given = (images.shape[-2], images.shape[-1])
+    height, width = whole or given
+    factor = reduced_by((height, width), given)
     size = framing.resized_size(height, width)
     mode = "bicubic" if framing.bicubic else "bilinear"
-    unchanged = tuple(images.shape[-2:]) == size
     images = resized(images, size, (height / factor, width / factor), mode)
-    if framing.bicubic and not unchanged:
+    if framing.bicubic and given != size:
         images = torch.clamp(images, *bounds)
     # Halves are rounded to even, as torchvision rounds them.
     top, left = (round((side - framing.side) / 2) for side in size)

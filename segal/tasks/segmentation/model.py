@@ -13,7 +13,7 @@ from segal.candidates.evidence import Evidence, Upsampling
 from segal.candidates.kept import Images, Kept
 from segal.models.noise import Head, failed, find_head
 from segal.models.outputs import Predicted, as_classes, logits_of
-from segal.models.resizing import resized
+from segal.models.resizing import reduced_by, resized
 from segal.models.spec import ModelSpec
 from segal.models.tails import upsample
 from segal.models.tracing import TailFinder
@@ -158,8 +158,8 @@ class SegmentationModel(Model):
     def _padded(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """The network's input."""
         height, width = images.shape[-2:]
-        factor = 1 if size is None else self.spec.reduction(*size)
         whole = size or (height, width)
+        factor = reduced_by(whole, (height, width))
         down, right = (side / factor for side in self._outside(*whole))
         below, beside = math.ceil(down) - height, math.ceil(right) - width
         padded = (
