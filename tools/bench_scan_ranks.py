@@ -61,9 +61,8 @@ def main() -> None:
     print(f"| ranks | {rates['ranks']:.2f} | | |")
     for kind in ("parts", "ranks"):
         peak = max(one["peak"] for one in found[kind]) / 2**20
-        print(
-            f"peak memory of {kind}: {peak:.0f} MiB, with tables of {found[kind][0]['table']:,} B"
-        )
+        table = found[kind][0]["table"] / 2**20
+        print(f"peak memory of {kind}: {peak:.0f} MiB, with tables of {table:.1f} MiB")
     if args.json:
         text = json.dumps({"arguments": vars(args), "rounds": rounds}, indent=1, default=str)
         args.json.write_text(text + "\n")

@@ -46,8 +46,8 @@ def resized(
 
     Examples:
         >>> import torch
-        >>> resized(torch.arange(6.0).view(1, 1, 1, 6), (1, 2), (1, 5.0)).tolist()
-        [[[[1.0555555820465088, 3.380952835083008]]]]
+        >>> resized(torch.arange(6.0).view(1, 1, 1, 6), (1, 2), (1, 5.0))
+        tensor([[[[1.0000, 3.2400]]]])
     """
     given = (images.shape[-2], images.shape[-1])
     if shown == given == size:
