@@ -9,5 +9,8 @@ class Batched:
     def pixels(self):
         return self
 
+    def is_large(self, index):
+        return False
+
     def batch(self, indices):
         return stack_images([self.read(index) for index in indices])

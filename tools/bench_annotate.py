@@ -32,15 +32,19 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from segal.annotation.answers import Answer, Layer
-from segal.annotation.formats import FORMATS, labelme, panoptic
+from segal.annotation.formats import FORMATS, panoptic
 from segal.annotation.formats.base import Format, WriteOptions
 from segal.annotation.handout import AnnotationTask, Handout, task_key
+from segal.annotation.questions import QUESTIONS
+from segal.annotation.questions.base import Rules
 from segal.data import cityscapes
 from segal.errors import SegalError
 from segal.functional.rle import (
     decode_brush,
     decode_coco,
+    decode_cocos,
     decode_counts,
+    decode_cropped,
     encode_brush,
     encode_coco,
     encode_counts,
@@ -64,7 +68,11 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     labels = [blobs(rng, arguments.size, arguments.cells) for _ in range(LABELS)]
-    results = {"decoding": decoding(labels, arguments.libraries), "floors": floors(labels)}
+    results = {
+        "decoding": decoding(labels, arguments.libraries),
+        "floors": floors(labels),
+        "questions": questions(labels),
+    }
     for name in arguments.formats.split(","):
         if name != "none":
             with TemporaryDirectory() as folder:
@@ -223,28 +231,42 @@ def decoding(labels: list[np.ndarray], libraries: Path | None) -> dict[str, floa
     """Microseconds to decode a mask of one class, with segal and with the libraries."""
     masks = [label == index for label in labels[:4] for index in range(len(CLASSES))]
     side = labels[0].shape[0]
-    encoded = [coco.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
-    assert [e["counts"].decode() for e in encoded] == [
-        encode_coco(encode_counts(mask.T)) for mask in masks
-    ]
-    results = {
-        "coco, pycocotools": best(lambda: [coco.decode(one) for one in encoded]),
-        "coco, segal": best(
-            lambda: [decode_counts(decode_coco(one["counts"]), side, side).T for one in encoded]
-        ),
-    }
+    results = of_coco(f"{side} x {side}", masks)
+    rng = np.random.default_rng(0)
+    for small in (8, 32, 128):
+        places = rng.integers(0, side - small + 1, (len(masks), 2)).tolist()
+        pairs = zip(masks, places, strict=True)
+        parts = [mask[y : y + small, x : x + small] for mask, (y, x) in pairs]
+        results |= of_coco(f"{small} x {small}", parts)
+        noise = [rng.random((small, small)) < 0.5 for _ in range(20)]
+        results |= of_coco(f"{small} x {small}, noise", noise)
     packed = [encode_brush(mask, (0, 0), side, side) for mask in masks]
-    results["brush, segal"] = best(lambda: [decode_brush(one, side, side) for one in packed])
+    brushes = {"brush, segal": best(lambda: [decode_brush(one, side, side) for one in packed])}
     if libraries is not None:
         sys.path.append(str(libraries))
         from label_studio_sdk.converter.brush import decode_rle  # noqa: PLC0415
 
         lists = [list(one) for one in packed]
-        results["brush, label-studio-sdk"] = best(lambda: [decode_rle(x) for x in lists], 1)
-    of_one = {name: 1e6 * seconds / len(masks) for name, seconds in results.items()}
-    for name, microseconds in of_one.items():
-        print(f"{name}: {microseconds:.0f} microseconds for a mask of {side} x {side}")
-    return of_one
+        brushes["brush, label-studio-sdk"] = best(lambda: [decode_rle(x) for x in lists], 1)
+    results |= {name: 1e6 * seconds / len(masks) for name, seconds in brushes.items()}
+    for name, microseconds in results.items():
+        print(f"{name}: {microseconds:.1f} microseconds for a mask")
+    return results
+
+
+def of_coco(kind: str, masks: list[np.ndarray]) -> dict[str, float]:
+    """Microseconds to decode a mask of COCO, one in a call and all of them in one."""
+    height, width = masks[0].shape
+    encoded = [coco.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    texts = [one["counts"] for one in encoded]
+    assert [text.decode() for text in texts] == [encode_coco(encode_counts(m.T)) for m in masks]
+    results = {
+        "pycocotools": best(lambda: [coco.decode(one) for one in encoded]),
+        "pycocotools, together": best(lambda: coco.decode(encoded)),
+        "segal": best(lambda: [decode_counts(decode_coco(x), width, height).T for x in texts]),
+        "segal, together": best(lambda: list(decode_cropped(*decode_cocos(texts), width, height))),
+    }
+    return {f"coco, {kind}, {n}": 1e6 * seconds / len(masks) for n, seconds in results.items()}
 
 
 def floors(labels: list[np.ndarray]) -> dict[str, float]:
@@ -256,7 +278,7 @@ def floors(labels: list[np.ndarray]) -> dict[str, float]:
     for name, images, how in (
         ("grey PNG", some, ()),
         ("PNG of ids", ids, panoptic.QUICK),
-        ("PNG of each mask", masks, labelme.BILEVEL),
+        ("PNG of each mask", masks, (cv2.IMWRITE_PNG_BILEVEL, 1)),
     ):
         files = [cv2.imencode(".png", image, how)[1].tobytes() for image in images]
         results[f"{name}, encoded by OpenCV"] = best(
@@ -270,6 +292,30 @@ def floors(labels: list[np.ndarray]) -> dict[str, float]:
     results["run lengths of each mask, decoded"] = best(
         lambda: [decode_counts(c, *m.shape) for c, m in zip(counts, masks, strict=True)]
     )
+    of_one = {name: 1e3 * seconds / len(some) for name, seconds in results.items()}
+    for name, milliseconds in of_one.items():
+        print(f"{name}: {milliseconds:.2f} ms a region")
+    return of_one
+
+
+def questions(labels: list[np.ndarray]) -> dict[str, float]:
+    """Milliseconds a region of what every export and import does besides, whatever the format."""
+    asked, some = QUESTIONS["segmentation"], labels[:8]
+    own = tasks(len(some), some[0].shape[0], False)
+
+    def settled(answers: list[Answer]) -> None:
+        for answer, task in zip(answers, own, strict=True):
+            label = asked.settle(answer, task, CLASSES, Rules()).label
+            asked.digest(label)
+            asked.encode(label)
+
+    answers = [asked.answer(label, task, CLASSES) for label, task in zip(some, own, strict=True)]
+    results = {
+        "a label made layers": best(
+            lambda: [asked.answer(label, own[0], CLASSES) for label in some]
+        ),
+        "layers made a label and kept": best(lambda: settled(answers)),
+    }
     of_one = {name: 1e3 * seconds / len(some) for name, seconds in results.items()}
     for name, milliseconds in of_one.items():
         print(f"{name}: {milliseconds:.2f} ms a region")

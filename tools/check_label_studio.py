@@ -26,7 +26,7 @@ from PIL import Image
 from segal.runs.ledger import Ledger
 from segal.runs.returns import labels_of, returns_of
 from segal.scenes.synthetic import make_scenes
-from tools.web_browser import Browser, until
+from tools.web_browser import Browser, open_browser, until
 
 TOKEN, MAIL, PASSWORD = "0123456789abcdef" * 2 + "01234567", "annotator@example.org", "not-a-secret"
 NOTHING, VOID = -1, 255
@@ -41,15 +41,13 @@ def main() -> None:
     sys.path.append(libraries)  # label-studio-sdk, behind what segal needs
     site = Site(port)
     make_pool(work)
-    browser = Browser(work / "loop" / "profile", port + 1)
-    try:
-        check_context(work, site, browser)
-        check_crops(work, site, browser)
-    except BaseException:
-        browser.picture(work / "failure.png")
-        raise
-    finally:
-        browser.close()
+    with open_browser(work / "loop" / "browser") as browser:
+        try:
+            check_context(work, site, browser)
+            check_crops(work, site, browser)
+        except BaseException:
+            browser.picture(work / "failure.png")
+            raise
 
 
 def holds(what: str, is_so: object) -> None:
@@ -518,7 +516,7 @@ def try_to_move_region(editor: Editor) -> None:
     for place in (middle, side):
         editor.browser.drag([editor.place(*place), editor.place(place[0] + 15, place[1] - 15)])
         time.sleep(0.5)
-    editor.browser.press("\ue00c")
+    editor.browser.press("escape")
 
 
 def go_on(
@@ -537,7 +535,7 @@ def go_on(
     editor.open(stroked)
     x, y, columns, rows = in_frame(project.tasks[stroked])
     before = project.annotations(stroked)[0]
-    editor.browser.press("\ue00c")
+    editor.browser.press("escape")
     editor.paint("sky", [(x + 8, y + rows // 2), (x + columns - 8, y + rows // 2)])
     editor.submit("Update")
     (answer,) = project.annotations(stroked)
@@ -591,7 +589,7 @@ def check_crops(work: Path, site: Site, browser: Browser) -> None:
         holds(f"a crop of {project.tasks[number]['image']} shows its region", shown)
         x, y, columns, rows = in_frame(project.tasks[number])
         editor.paint("road", [(x + 4, y + 4), (x + columns // 2, y + rows - 4)])
-        browser.press("\ue00c")
+        browser.press("escape")
         width, height = project.tasks[number]["frame"][2:]
         editor.paint("bicycle", [(1, height // 2), (width - 2, height // 2)])
         editor.submit()

@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+INPUT = "the input"
+"""The name of the cut before a network's first layer; no module can have it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Kept:
@@ -15,7 +18,9 @@ class Kept:
 
     Attributes:
         layers: Name of the cut that the frozen part lies before.
-        maps: What the layers after the cut take: (B, D, h, w) or (B, D) each, float32.
+        maps: What the layers after the cut take: (B, D, h, w) or (B, D) each, float32. Before the
+            network's input these are images that were read at a fraction of their size, and
+            `Model.normalise` makes the input of them: (B, h, w, channels).
         size: (H, W) of the images, in pixels.
     """
 
@@ -43,6 +48,10 @@ class Kept:
         """On another device."""
         moved = (part.to(device, non_blocking=non_blocking) for part in self.maps)
         return replace(self, maps=tuple(moved))
+
+    def pin_memory(self) -> "Kept":
+        """In memory that a GPU can fetch from while it computes."""
+        return replace(self, maps=tuple(part.pin_memory() for part in self.maps))
 
     @property
     def shape(self) -> torch.Size:

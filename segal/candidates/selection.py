@@ -3,7 +3,9 @@
 import difflib
 import math
 import re
+import struct
 import unicodedata
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from segal.candidates.regions import Box
 from segal.errors import SegalError, raise_all
@@ -26,6 +29,8 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_NAMED = 20
 MAX_HINTS = 3  # likeness of names is slow in a large pool
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+_AS_A_WHOLE = 1 << 26  # pixels of a mask that is held as a whole
+_BAND = 256  # rows
 _COUNT = re.compile(r"(\d{1,9})(?:[.,]0{1,2})?", re.ASCII)
 _NUMBER = re.compile(r"\d+")
 _NEAR = 0.9
@@ -395,10 +400,37 @@ def mask_png(size: tuple[int, int], boxes: Iterable[Box], bought: Iterable[Box])
         boxes: What is to be annotated.
         bought: What is left all the same.
     """
-    mask = np.full(size, LEAVE, np.uint8)
-    for x0, y0, x1, y1 in boxes:
-        mask[y0:y1, x0:x1] = ANNOTATE
-    for x0, y0, x1, y1 in bought:
-        mask[y0:y1, x0:x1] = LEAVE
-    _, data = cv2.imencode(".png", mask, _PNG)
+    height, width = size
+    painted = [(*box, ANNOTATE) for box in boxes] + [(*box, LEAVE) for box in bought]
+    if height * width > _AS_A_WHOLE:
+        return _png_in_bands(size, painted)
+    _, data = cv2.imencode(".png", _painted(0, height, width, painted), _PNG)
     return data.tobytes()
+
+
+def _painted(
+    top: int, bottom: int, width: int, boxes: Iterable[tuple[int, int, int, int, int]]
+) -> NDArray[np.uint8]:
+    """Rows of a mask: each box (x0, y0, x1, y1) has its value, a later one over an earlier one."""
+    mask = np.full((bottom - top, width), LEAVE, np.uint8)
+    for x0, y0, x1, y1, value in boxes:
+        if y0 < bottom and top < y1:
+            mask[max(y0 - top, 0) : y1 - top, x0:x1] = value
+    return mask
+
+
+def _png_in_bands(size: tuple[int, int], boxes: Sequence[tuple[int, int, int, int, int]]) -> bytes:
+    """A PNG file of a mask that is never held as a whole (PNG 1.2: each row after a filter's 0)."""
+    height, width = size
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    packed = bytearray()
+    for top in range(0, height, _BAND):
+        rows = _painted(top, min(top + _BAND, height), width, boxes)
+        packed += packer.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())
+    packed += packer.flush()
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))]
+    parts += [(b"IDAT", bytes(packed)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )

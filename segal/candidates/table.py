@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from segal.errors import SegalError
 
 _INDEX_FILE = "table.json"
 _VALUES, _EMBEDDINGS = "value", "embedding"
+_PIECE = 2**20
+"""Bytes of a column that are copied at a time."""
 MEAN_FEATURE = "mean_feature"
 """Name of the embedding that CoreSet and UWE go by; see `segal.signals.MeanFeature`."""
 
@@ -57,12 +59,20 @@ class StoredRows:
         return self.shape[0]
 
     def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[np.floating]:
-        shown = self.column[index] if self.rows is None else self.column[self.rows[index]]
+        column = self.column.view(np.ndarray)  # read with less ado than a memory map
+        shown = column[index] if self.rows is None else column[self.rows[index]]
         if self.scale is None:
             return np.asarray(shown)
         # torch converts float16 several times faster.
         scaled = torch.from_numpy(np.array(shown)).float()
         return scaled.mul_(torch.from_numpy(self.scale[index])[:, None]).numpy()
+
+    def part(self, where: slice) -> "StoredRows":
+        """Some of these rows that follow one another."""
+        scale = None if self.scale is None else self.scale[where]
+        if self.rows is None:
+            return StoredRows(self.column[where], None, scale)
+        return StoredRows(self.column, self.rows[where], scale)
 
     def scaled(self, scale: NDArray[np.float32]) -> "StoredRows":
         """These rows, multiplied by (n,) factors when they are read."""
@@ -103,6 +113,11 @@ class CandidateTable:
     def stored(self, column: str) -> StoredRows:
         """(n, d) embeddings of this view as they are stored; none of them is in memory."""
         return StoredRows(self.embeddings[column], self.rows)
+
+    def part(self, where: slice) -> "CandidateTable":
+        """Some of the candidates that follow one another, at the same prices."""
+        rows = np.arange(len(self))[where]
+        return self if len(rows) == len(self) else self.view(rows, self.pixels[where])
 
     def view(self, rows: NDArray[np.int64], pixels: NDArray[np.int64]) -> "CandidateTable":
         """Some of the candidates, at other prices.
@@ -179,8 +194,27 @@ class _ColumnFile:
             raise ValueError("more rows than the table was made for")
         self.file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
 
+    def join(self, path: Path, first: int) -> None:
+        """Appends all of another, a piece at a time, with `first` added to what it holds."""
+        with path.open("rb") as file:
+            shape, dtype = _read_header(file)
+            if dtype != self.dtype:
+                raise ValueError(f"{path}: {dtype}, not {self.dtype}")
+            self.left -= shape[0]
+            while piece := file.read(_PIECE):
+                self.file.write(
+                    (np.frombuffer(piece, dtype) + dtype.type(first)).tobytes() if first else piece
+                )
+
     def close(self) -> None:
         self.file.close()
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of a `.npy` file as `_ColumnFile` writes it."""
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return shape, dtype
 
 
 class TableWriter:
@@ -264,3 +298,39 @@ class TableWriter:
             names = [n.removeprefix(prefix) for n in self._columns if n.startswith(prefix)]
             index[kind_name + "s"] = names
         (self.folder / _INDEX_FILE).write_text(json.dumps(index, indent=1))
+
+
+def join_tables(parts: Sequence[Path], folder: Path) -> None:
+    """Writes tables as one, one after the other; none of them is in memory.
+
+    Args:
+        parts: Tables as `TableWriter` writes them, of images of their own each; at least one.
+        folder: The table to make.
+
+    Raises:
+        ValueError: If they have not the same columns.
+    """
+    found = [json.loads((part / _INDEX_FILE).read_text()) for part in parts]
+    folder.mkdir(parents=True)
+    joined: dict[str, Any] = {
+        "images": [path for index in found for path in index["images"]],
+        "rows": sum(index["rows"] for index in found),
+    }
+    firsts = np.cumsum([0, *(len(index["images"]) for index in found)]).tolist()
+    filled = [i for i, index in enumerate(found) if index["rows"]]  # the others have no columns
+    names = ["image", "box"]
+    for kind in (_VALUES, _EMBEDDINGS):
+        key = kind + "s"
+        joined[key] = found[filled[0]][key] if filled else []
+        if any(found[i][key] != joined[key] for i in filled):
+            raise ValueError(f"{folder}: its parts have not the same columns")
+        names += [f"{kind}-{name}" for name in joined[key]]
+    for name in names:
+        files = {i: parts[i] / f"{name}.npy" for i in filled or [0]}
+        with next(iter(files.values())).open("rb") as opened:
+            shape, dtype = _read_header(opened)
+        out = _ColumnFile(folder / f"{name}.npy", joined["rows"], shape[1:], dtype.str)
+        for i, file in files.items():
+            out.join(file, firsts[i] if name == "image" else 0)
+        out.close()
+    (folder / _INDEX_FILE).write_text(json.dumps(joined, indent=1))

@@ -124,6 +124,7 @@ BUDGET = flag("budget", str, "500 (regions), 2% (of the pool), 10img; 500box in 
 STRATEGY = flag("strategy", str, "See `segal strategies`. [default: uwe]")
 TAU = flag("strategy.tau", float, "Power of the uncertainty (uwe). [default: 1]")
 OUT = flag("out", Path, "The run's folder.")
+FROM_SCAN = flag("from_scan", Path, "A folder of `segal scan`, with the pass over the pool.")
 OVERLAYS = flag("overlays", int, "Images to draw pictures of, best first. [default: 20]")
 
 ARCH = flag(
@@ -152,8 +153,8 @@ TASK = flag(
 )
 DEVICE = flag("machine.device", str, "auto, cpu, cuda or cuda:1. [default: auto]")
 BATCH_SIZE = flag("machine.batch_size", int, "Images at a time. [default: 1]")
-WORKERS = flag("machine.workers", int, "Threads that read ahead. [default: 1]")
-THREADS = flag("machine.threads", int, "Threads that compute. [default: the available cores]")
+WORKERS = flag("machine.workers", int, "Threads that read ahead. [default: 1; beside a GPU 8]")
+THREADS = flag("machine.threads", int, "Threads that compute. [default: the rank's cores]")
 SEED = flag("seed", int, "Of everything random. [default: 0]")
 PRECISION = flag("precision", str, "fp32, bf16 or fp16. [default: fp32]")
 BANDS = flag("bands", str, "Bands of the files by number, such as 4,3,2, or all. [default: RGB]")
@@ -174,7 +175,7 @@ INPUTS = (IMAGES, CHECKPOINT, LABELLED, REFERENCE)
 """What it looks at."""
 
 SELECTION = (
-    *(*INPUTS, EXCLUDE, REGION, BUDGET, STRATEGY, TAU, OUT, OVERLAYS),
+    *(*INPUTS, EXCLUDE, REGION, BUDGET, STRATEGY, TAU, FROM_SCAN, OUT, OVERLAYS),
     *(ENCODER_WEIGHTS, *SCANNING),
 )
 """What `segal select` takes, and `segal plan` as well."""

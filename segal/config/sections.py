@@ -18,14 +18,23 @@ from pydantic import (
 
 from segal.candidates.budget import Budget, Fit
 from segal.candidates.regions import RegionSize
-from segal.data.image_file import Reading
+from segal.data.image_file import Large, Reading
 from segal.errors import SegalError
 from segal.models.build import MAX_FEATURES, MAX_SCALE, MAX_SIDE, MIN_SCALE, check_encoder
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import Axis
-from segal.system.sections import Aside, FileResult, Input, Part, Result, Section, result_unless
+from segal.system.sections import (
+    Aside,
+    FileResult,
+    Input,
+    Part,
+    Result,
+    Section,
+    result_unless,
+    split_commas,
+)
 from segal.tasks import TASKS, find_task, layout_name, task_name
-from segal.training.settings import ALL_LAYERS, TrainSettings, split_commas
+from segal.training.settings import ALL_LAYERS, TrainSettings
 
 
 def _parsed(parse: Any) -> Any:
@@ -131,6 +140,30 @@ class _Regions(Section):
         return raw
 
 
+class LargeConfig(Section):
+    """How images are looked at that are too large for one pass; see `segal.data.image_file.Large`.
+
+    Attributes:
+        above: An image of more than so many megapixels (10^6 pixels) is large.
+        tile: Side of the tiles that the network is given of it, in pixels; rounded up to a multiple
+            of the network's stride.
+        overlap: Of neighbouring tiles, in pixels, at most half a tile; rounded likewise.
+        no_data: Which images have parts without data, that are never annotated.
+    """
+
+    above: Result[Annotated[float, Field(gt=0, le=1e6)]] = 64.0
+    tile: Result[Annotated[int, Field(ge=64, le=16384)]] = 1024
+    overlap: Result[Annotated[int, Field(ge=0, le=8192)]] = 128
+    no_data: Result[Literal["large", "all", "none"]] = "large"
+
+    @field_validator("overlap")
+    @classmethod
+    def _within(cls, overlap: int, info: ValidationInfo) -> int:
+        if 2 * overlap > info.data.get("tile", 2 * overlap):
+            raise ValueError("at most half of large.tile|give a smaller overlap, or a larger tile")
+        return overlap
+
+
 class ImagesSection(Section):
     """What says how images are read.
 
@@ -139,16 +172,19 @@ class ImagesSection(Section):
         bands: The channels that images have: bands of their files by number, from 1, such as
             4,3,2, or `all` of them. None: red, green and blue.
         page: Which image to take of TIFF files that hold several, from 1.
+        large: How images are looked at that are too large for one pass; None: by the defaults.
     """
 
     value_range: Result[Range | None] = None
     bands: Annotated[BandNumbers | None, result_unless(None)] = None
     page: Annotated[Annotated[int, Field(ge=1, le=1000)] | None, result_unless(None)] = None
+    large: Annotated[LargeConfig | None, result_unless(None)] = None
 
     @property
     def reading(self) -> Reading:
         """How images are read."""
-        return Reading(self.value_range, self.bands, self.page)
+        large = Large() if self.large is None else Large(**self.large.model_dump())
+        return Reading(self.value_range, self.bands, self.page, large)
 
 
 class ModelConfig(_NamedNetwork):
@@ -185,11 +221,20 @@ class PoolModelConfig(ModelConfig):
 
 
 class MachineConfig(Section):
-    """How the work is run; none of it changes results beyond rounding."""
+    """How the work is run; none of it changes results beyond rounding.
+
+    Attributes:
+        device: As `segal.system.machine.find_device` takes it.
+        batch_size: Images at a time.
+        workers: Threads that read ahead; None for as many as are of use, as
+            `segal.system.machine.readers` says.
+        threads: That compute, of a process; None for all cores, or a rank's share of them, unless
+            `OMP_NUM_THREADS` is set.
+    """
 
     device: str = "auto"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
-    workers: Annotated[int, Field(ge=0, le=256)] = 1
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
@@ -271,11 +316,16 @@ class SelectConfig(ImagesSection, _Regions):
             them may be in the pool.
         training: The data set that the labels of `labelled` are from; for strategies that measure
             on what is labelled.
+        from_scan: A folder that `segal scan` wrote, which has the first pass over the pool.
         out: The run's folder.
         seed: Of every random draw.
         precision: Of the network's forward pass.
         embedding_dtype: Of the stored embeddings; float16 takes half the disk, and rounds gradients
             below 6e-8 (of regions that the network is very sure of) to 0.
+        reducing_gap: Where the network sees images at a fraction of their size, read them at a
+            half, a quarter or an eighth, but at no less than so many times what it sees. That is
+            faster for JPEG files; scores differ, with 1 more than with 2 (Pillow's term). Not
+            beside a store.
         skip_unreadable: Go on without images that cannot be read.
         follow_links: Links may lead out of the folder of images.
         overlays: For how many images, by best rank, to draw a picture.
@@ -298,14 +348,23 @@ class SelectConfig(ImagesSection, _Regions):
     exclude: Input[Path | None] = None
     reference: Input[LabelsConfig | None] = None
     training: Input[LabelsConfig | None] = None
+    from_scan: Aside[Path | None] = None
     out: Aside[Path]
     seed: Result[Annotated[int, Field(ge=0, lt=2**63)]] = 0
     precision: Result[Literal["fp32", "bf16", "fp16"]] = "fp32"
     embedding_dtype: Result[Literal["float32", "float16"]] = "float32"
+    reducing_gap: Annotated[Annotated[float, Field(ge=1, le=64)] | None, result_unless(None)] = None
     skip_unreadable: Result[bool] = False
     follow_links: Aside[bool] = False
     overlays: Aside[Annotated[int, Field(ge=0, le=10_000)]] = 20
     machine: Aside[MachineConfig] = MachineConfig()
+
+    @field_validator("reducing_gap")
+    @classmethod
+    def _without_store(cls, gap: float | None, info: ValidationInfo) -> float | None:
+        if gap is not None and info.data.get("store") is not None:
+            raise ValueError("none beside a store, which reads images once|leave one of them out")
+        return gap
 
 
 class ScenesConfig(Section):

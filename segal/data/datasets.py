@@ -32,6 +32,7 @@ from segal.data.layout import (
     value_counts,
 )
 from segal.data.pool import ImagePool, Progress, open_pool
+from segal.data.windows import open_label_windows
 from segal.errors import SegalError, raise_all
 from segal.functional.labels import IGNORE_INDEX, has_class
 from segal.system.files import is_there
@@ -101,6 +102,24 @@ class LabelFiles(LabelledDataset):
                 the classes do not have.
         """
         return self.classes.map(self._read_values(index))
+
+    def read_window(self, index: int, box: Box) -> NDArray[np.uint8]:
+        """As `LabelledDataset.read_window`; of a large TIFF nothing else is decoded."""
+        path, size = self.label_paths[index], self.pool.size(index)
+        windows = None
+        if self.pool.is_large(index) and self.classes.colours is None:
+            windows = open_label_windows(path, Reading(large=self.pool.reading.large))
+        if windows is None:
+            return super().read_window(index, box)
+        image = self.pool.root / self.pool.paths[index]
+        if windows.shape != size:
+            page = self.pool.reading.page
+            raise label_mistakes.other_size(path, image, page, windows.shape, size)
+        values = windows.label(box)
+        illegal = self.classes.illegal(values)
+        if illegal:
+            raise label_mistakes.illegal_values(path, image, self.classes, values, illegal)
+        return self.classes.map(values)
 
     def has_label(self, index: int) -> bool:
         """Whether the label file of an image is there."""

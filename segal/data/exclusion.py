@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +18,7 @@ from segal.data.images import read_bytes, read_label
 from segal.data.labelled import LabelCounts, LabelledDataset, PartlyLabelled
 from segal.data.pool import ImagePool, Progress
 from segal.errors import SegalError, raise_all
-from segal.functional.coverage import mask_boxes
+from segal.functional.coverage import mask_boxes, row_boxes
 from segal.functional.labels import drop_regions, has_class
 from segal.system.files import file_digest
 from segal.system.spreadsheet import NotATable, read_sheet, tidy
@@ -165,6 +166,39 @@ class Exclusion:
         return boxes
 
 
+def never_annotated(
+    exclude: Path | None, pools: Sequence[ImagePool], *, no_data: bool, all_there: bool = True
+) -> list[Excluded]:
+    """What is never annotated of each pool's images: what is excluded, and what has no data.
+
+    Args:
+        exclude: As `Exclusion.open` takes it; None for nothing.
+        pools: The images.
+        no_data: Whether parts of images without data are looked for.
+        all_there: As `Exclusion.of` takes it.
+
+    Raises:
+        SegalError: As `Exclusion.of` does, and if an image cannot be read.
+    """
+    given = (
+        [{} for _ in pools]
+        if exclude is None
+        else Exclusion.open(exclude).of(pools, all_there=all_there)
+    )
+    if not no_data:
+        return given
+    found: list[Excluded] = []
+    for pool, excluded in zip(pools, given, strict=True):
+        empty = pool.no_data()
+        sizes = {path: pool.size(i) for i, path in enumerate(pool.paths) if path in empty}
+        both = {
+            path: apart((*excluded.get(path, ()), *boxes), sizes[path])
+            for path, boxes in empty.items()
+        }
+        found.append({**excluded, **both})
+    return found
+
+
 def uncovered(boxes: Sequence[Box], excluded: Sequence[Box]) -> list[Box]:
     """Those boxes of which something is not excluded.
 
@@ -211,6 +245,14 @@ class RestOfDataset(PartlyLabelled):
         """
         label = self.dataset.read_label(index)
         return drop_regions(label, self.excluded.get(index, ()))  # type: ignore[no-any-return]
+
+    def read_window(self, index: int, box: Box) -> NDArray[Any]:
+        """As `LabelledDataset.read_window`; what is excluded has no class."""
+        x0, y0, _, _ = box
+        near = _common(box, self.excluded.get(index, ()))
+        parts = [(a - x0, b - y0, c - x0, d - y0) for a, b, c, d in near]
+        window = self.dataset.read_window(index, box)
+        return drop_regions(window, parts)  # type: ignore[no-any-return]
 
     def check(
         self,
@@ -307,10 +349,22 @@ def apart(boxes: tuple[Box, ...], size: tuple[int, int]) -> tuple[Box, ...]:
     """
     if len(boxes) < 2:
         return boxes
-    mask = np.zeros(size, np.bool_)
-    for x0, y0, x1, y1 in boxes:
-        mask[y0:y1, x0:x1] = True
-    return tuple(mask_boxes(mask))
+    found = row_boxes(_rows(boxes, size), size[1])
+    assert found is not None
+    return tuple(found)
+
+
+def _rows(boxes: Sequence[Box], size: tuple[int, int]) -> Iterator[NDArray[np.bool_]]:
+    """The rows of the mask of some boxes, one after another."""
+    height, width = size
+    sides = np.asarray(boxes, np.int64)
+    row = np.zeros(width, np.bool_)
+    edges = np.unique(np.concatenate([[0, height], sides[:, 1], sides[:, 3]]))
+    for top, bottom in pairwise(edges[edges <= height].tolist()):
+        row = np.zeros(width, np.bool_)
+        for x0, _, x1, _ in sides[(sides[:, 1] <= top) & (bottom <= sides[:, 3])].tolist():
+            row[x0:x1] = True
+        yield from repeat(row, bottom - top)
 
 
 def _common(box: Box, others: Sequence[Box]) -> list[Box]:

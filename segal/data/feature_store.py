@@ -25,7 +25,7 @@ from torch import Tensor
 
 from segal.errors import SegalError
 from segal.system.console import tell
-from segal.system.files import is_there, read_error, sync, write_error, write_json
+from segal.system.files import is_there, read_error, sync, write_json
 from segal.system.tensor_files import save_tensors
 
 Precision = Literal["float32", "float16"]
@@ -79,11 +79,16 @@ class FeatureStore:
             others = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
             if others and not is_store(folder) and f".{STORE_FILE}.tmp" not in others:
                 raise _no_store(folder, f"a folder that holds {', '.join(others[:_SHOWN])}")
-            with self._locked():
-                if not is_store(folder):
+            if not is_store(folder):  # one that is there may be read where it cannot be written
+                with self._locked():
                     write_json(folder / STORE_FILE, _MADE)
         except OSError as error:
-            raise write_error(folder, error) from error
+            raise SegalError(
+                f"store.folder: {folder} cannot be made a store",
+                expected="a folder that can be written, with room on its disk",
+                got=os.strerror(error.errno) if error.errno else str(error),
+                remedy="give another folder, or leave the store out",
+            ) from error
         _check_made(folder)
 
     def get(self, part: str, image: str) -> list[Tensor] | None:
@@ -105,7 +110,8 @@ class FeatureStore:
                         "what other weights made, or what was made of another image"
                     )
                 tensors = [file.get_tensor(str(number)) for number in range(len(file.keys()))]
-            os.utime(path)
+            with suppress(OSError):  # another user's, or not to be written
+                os.utime(path)
         except OSError:  # not there, or evicted right now
             return None
         except SafetensorError as error:

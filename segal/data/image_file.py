@@ -24,6 +24,30 @@ Bands = tuple[int, ...] | Literal["all"]
 
 
 @dataclass(frozen=True)
+class Large:
+    """How images are looked at that are too large to be looked at as a whole.
+
+    Attributes:
+        above: An image of more than so many megapixels (10^6 pixels) is large.
+        tile: Side of the tiles that a network is given of it, in pixels.
+        overlap: Of neighbouring tiles, in pixels: a quarter of it at either side of a tile is not
+            used, over the half in between a tile passes into the next.
+        no_data: Which images have regions without data (where alpha or a mask is 0, or all bands
+            have the value that stands for no data), which are never annotated: the large ones, all
+            or none.
+    """
+
+    above: float = 64.0
+    tile: int = 1024
+    overlap: int = 128
+    no_data: Literal["large", "all", "none"] = "large"
+
+    def holds(self, height: int, width: int) -> bool:
+        """Whether an image of (height, width) pixels is large."""
+        return height * width > self.above * 1e6
+
+
+@dataclass(frozen=True)
 class Reading:
     """How images are read.
 
@@ -34,11 +58,13 @@ class Reading:
             or all of them. None: red, green and blue, or grey three times; alpha and what comes
             after blue is dropped.
         page: Which image of a TIFF of several, from 1; None where there is only one.
+        large: How large images are looked at.
     """
 
     value_range: tuple[float, float] | None = None
     bands: Bands | None = None
     page: int | None = None
+    large: Large = Large()
 
     @property
     def channels(self) -> int | None:
@@ -57,7 +83,19 @@ class Reading:
 
     def identity(self) -> dict[str, object]:
         """What of it results depend on and differs from the default."""
-        return {key: value for key, value in vars(self).items() if value is not None}
+        found = {key: value for key, value in vars(self).items() if value is not None}
+        large = found.pop("large")
+        return found if large == Large() else {**found, "large": vars(large)}
+
+    def scaled(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Pixels of a file as they are given out: uint8, or float32 in [0, 1] of 16 bits."""
+        if pixels.dtype == np.uint8:
+            return pixels
+        low, high = self.value_range or (0, 65535)
+        values = pixels.astype(np.float32)
+        values -= np.float32(low)
+        values /= np.float32(high - low)
+        return np.clip(values, 0, 1, out=values)
 
 
 RGB = Reading()
@@ -123,27 +161,28 @@ def load(path: Path, data: bytes, image: ImageFile) -> ImageFile:
     return image
 
 
-def damaged(path: Path, data: bytes, error: object) -> SegalError:
-    """The error to raise where decoding failed."""
+def damaged(path: Path, data: bytes | int, error: object) -> SegalError:
+    """The error to raise where decoding failed, of a file of some bytes."""
+    count = data if isinstance(data, int) else len(data)
     return SegalError(
         f"{path}: the image is damaged",
         expected="a complete image",
-        got=f"{len(data):,} bytes; {error}",
+        got=f"{count:,} bytes; {error}",
         remedy="copy the file again, or remove it",
     )
 
 
-def check_pixels(path: Path, height: int, width: int) -> None:
+def check_pixels(path: Path, height: int, width: int, most: int = MAX_PIXELS) -> None:
     """Raises a SegalError if there are too many pixels to decode."""
-    if height * width > MAX_PIXELS:
-        raise too_many_pixels(path, f"{height} x {width} (height x width)")
+    if height * width > most:
+        raise too_many_pixels(path, f"{height} x {width} (height x width)", most)
 
 
-def too_many_pixels(path: Path, got: str) -> SegalError:
+def too_many_pixels(path: Path, got: str, most: int = MAX_PIXELS) -> SegalError:
     """The error to raise for a decompression bomb."""
     return SegalError(
         f"{path}: the image has too many pixels",
-        expected=f"at most {MAX_PIXELS:,} pixels",
+        expected=f"at most {most:,} pixels",
         got=got,
         remedy="cut the image into smaller ones",
     )

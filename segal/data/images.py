@@ -6,6 +6,7 @@ with OpenCV. TIFF files have a module of their own, `tiff`.
 """
 
 import hashlib
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.ImageFile import ImageFile
 
+from segal.candidates.regions import Box
 from segal.data.image_file import (
     RGB,
     Bands,
@@ -29,7 +31,10 @@ from segal.data.image_file import (
     turn,
 )
 from segal.data.tiff import Tiff, is_tiff
+from segal.data.tiff_segments import DECODED
+from segal.data.windows import WindowedTiff, boxes_without_data, open_label_windows, open_windows
 from segal.errors import SegalError
+from segal.system.files import file_digest
 
 __all__ = [
     "MIN_SIDE",
@@ -46,6 +51,7 @@ __all__ = [
 cv2.setNumThreads(0)
 
 MIN_SIDE = 16
+_ONE_AT_A_TIME = threading.Lock()
 
 _ALPHA = {"LA": 2, "PA": 4, "RGBA": 4}  # bands of the modes that have it
 _GREY = {"1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N"}
@@ -87,6 +93,9 @@ def inspect_image(path: Path, reading: Reading = RGB) -> ImageInfo:
             supported, a decompression bomb, smaller than 16 pixels on a side, of several images of
             which none is chosen, or without a band that is wanted.
     """
+    windows = open_windows(path, reading)
+    if windows is not None:
+        return _inspect_windows(path, windows)
     data = read_bytes(path)
     if is_tiff(data):
         tiff = Tiff.open(path, data, reading.page)
@@ -100,6 +109,23 @@ def inspect_image(path: Path, reading: Reading = RGB) -> ImageInfo:
         channels = reading.channels or _count_bands(image)
         if image.format not in _DECODES_ALIKE:
             _decode_pixels(path, data, reading.bands)
+    _check_sides(path, height, width)
+    digest = hashlib.sha256(data).hexdigest()
+    return ImageInfo(height, width, digest, orientation, channels)
+
+
+def _inspect_windows(path: Path, windows: WindowedTiff) -> ImageInfo:
+    """The same of a large image, of which a strip or tile is in memory at a time."""
+    height, width = windows.shape
+    _check_sides(path, height, width)
+    windows.check()
+    digest, beside = file_digest(path), windows.mask_file
+    if beside is not None:  # another mask makes it another image
+        digest = hashlib.sha256(f"{digest} {file_digest(beside)}".encode()).hexdigest()
+    return ImageInfo(height, width, digest, windows.tiff.orientation, windows.channels)
+
+
+def _check_sides(path: Path, height: int, width: int) -> None:
     if min(height, width) < MIN_SIDE:
         raise SegalError(
             f"{path}: the image is too small",
@@ -107,8 +133,6 @@ def inspect_image(path: Path, reading: Reading = RGB) -> ImageInfo:
             got=f"{height} x {width} (height x width)",
             remedy="remove it",
         )
-    digest = hashlib.sha256(data).hexdigest()
-    return ImageInfo(height, width, digest, orientation, channels)
 
 
 def _check_kind(path: Path, image: ImageFile, reading: Reading) -> None:
@@ -162,20 +186,66 @@ def read_image(path: Path, reading: Reading = RGB) -> NDArray[Any]:
         pixels = Tiff.open(path, data, reading.page).read(reading.bands)
     else:
         pixels = _decode_pixels(path, data, reading.bands)
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = reading.value_range or (0, 65535)
-    values = pixels.astype(np.float32)
-    values -= np.float32(low)
-    values /= np.float32(high - low)
-    return np.clip(values, 0, 1, out=values)
+    return reading.scaled(pixels)
+
+
+def read_window(path: Path, box: Box, reading: Reading = RGB) -> NDArray[Any]:
+    """A window of an image that has been inspected; of a large TIFF nothing else is decoded.
+
+    Any other file is decoded as a whole, and held until others are.
+
+    Args:
+        path: The file.
+        box: Half-open (x0, y0, x1, y1), within the image.
+        reading: As `read_image` takes it.
+
+    Returns:
+        (h, w, channels), as `read_image`.
+
+    Raises:
+        SegalError: If it cannot be decoded.
+    """
+    windows = open_windows(path, reading)
+    if windows is not None:
+        return windows.read(box)
+    x0, y0, x1, y1 = box
+    status = path.stat()
+    key = path, status.st_size, status.st_mtime_ns, reading
+    with _ONE_AT_A_TIME:  # or each thread that reads ahead would hold the whole
+        whole = DECODED.get(key, lambda: read_image(path, reading))
+    return whole[y0:y1, x0:x1]
+
+
+def find_no_data(path: Path, reading: Reading = RGB) -> tuple[Box, ...]:
+    """Boxes of an image without data: by its alpha, its mask or the value that stands for none.
+
+    Args:
+        path: The file.
+        reading: As `read_image` takes it.
+
+    Raises:
+        SegalError: If it cannot be decoded.
+    """
+    windows = open_windows(path, reading, any_size=True)
+    if windows is not None:
+        return boxes_without_data(windows.shape, windows.has_data) if windows.tells_data else ()
+    with path.open("rb") as file:
+        if is_tiff(file.read(4)):
+            return ()  # of a kind that tells nothing of that
+    data = read_bytes(path)
+    bands = _ALPHA.get(open_image(path, data).mode)
+    if bands is None:
+        return ()
+    alpha = _decode_pixels(path, data, (bands,))[..., 0] > 0
+    return boxes_without_data(
+        (alpha.shape[0], alpha.shape[1]), lambda box: alpha[box[1] : box[3], box[0] : box[2]]
+    )
 
 
 def _decode_pixels(path: Path, data: bytes, bands: Bands | None) -> NDArray[Any]:
     """(H, W, channels) uint8 or uint16 of a file that is no TIFF."""
     if bands is None:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        return np.asarray(cv2.cvtColor(_opencv(path, data, flags), cv2.COLOR_BGR2RGB))
+        return decode_colours(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     image = open_image(path, data)
     file = _shown(image)
     if image.mode not in _ALPHA:
@@ -185,6 +255,23 @@ def _decode_pixels(path: Path, data: bytes, bands: Bands | None) -> NDArray[Any]
     order = [0, 3] if image.mode == "LA" else [2, 1, 0, 3]
     orientation = orientation_of(load(path, data, image))  # EXIF may come after the pixels
     return choose_bands(path, turn(bgra[..., order], orientation), bands, file)
+
+
+def decode_colours(path: Path, data: bytes, flags: int) -> NDArray[Any]:
+    """Decodes a file that is no TIFF with OpenCV.
+
+    Args:
+        path: Of the file.
+        data: All of it.
+        flags: OpenCV's, of colours.
+
+    Returns:
+        (H, W, 3) RGB after EXIF orientation.
+
+    Raises:
+        SegalError: If it cannot be decoded.
+    """
+    return np.asarray(cv2.cvtColor(_opencv(path, data, flags), cv2.COLOR_BGR2RGB))
 
 
 def _opencv(path: Path, data: bytes, flags: int) -> NDArray[Any]:
@@ -223,6 +310,10 @@ def read_label(path: Path) -> NDArray[np.uint8]:
         SegalError: If the file cannot be read, has colours or alpha, several pages, or values above
             255.
     """
+    windows = open_label_windows(path, RGB)
+    if windows is not None:
+        height, width = windows.shape
+        return windows.label((0, 0, width, height))
     data = read_bytes(path)
     if is_tiff(data):
         tiff = Tiff.open(path, data)

@@ -78,6 +78,23 @@ class LabelledDataset(ABC):
             SegalError: If it cannot be read, or is wrong.
         """
 
+    def read_window(self, index: int, box: Box) -> NDArray[Any]:
+        """A window of the label of an image of which every element has a class.
+
+        Args:
+            index: Of the image.
+            box: Half-open (x0, y0, x1, y1), within it.
+
+        Returns:
+            (h, w), as of `read_label`.
+
+        Raises:
+            SegalError: As `read_label` does.
+        """
+        x0, y0, x1, y1 = box
+        whole: NDArray[Any] = self.read_label(index)
+        return whole[y0:y1, x0:x1]
+
     def has_label(self, index: int) -> bool:
         """Whether there is a label of an image to read, whatever it says."""
         del index

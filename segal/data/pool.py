@@ -10,6 +10,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from segal.candidates.kept import Images
+from segal.candidates.regions import Box
 from segal.data.find import (
     MAX_NAMED,
     check_images,
@@ -20,7 +21,7 @@ from segal.data.find import (
     walk_images,
 )
 from segal.data.image_file import RGB, Reading
-from segal.data.images import ImageInfo, inspect_image, read_image
+from segal.data.images import ImageInfo, find_no_data, inspect_image, read_image, read_window
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
 from segal.errors import SegalError
@@ -98,6 +99,44 @@ class ImagePool:
                 remedy="leave the files alone during a run, then run the command again",
             )
         return image
+
+    def is_large(self, index: int) -> bool:
+        """Whether an image is too large to be looked at as a whole."""
+        return self.reading.large.holds(*self.shape(index))
+
+    def window(self, index: int, box: Box) -> NDArray[Any]:
+        """A window of an image, of which, where it is a large TIFF, nothing else is decoded.
+
+        Args:
+            index: Of the image.
+            box: Half-open (x0, y0, x1, y1), within the image.
+
+        Returns:
+            (h, w, channels), as `read`.
+
+        Raises:
+            SegalError: As `read` does.
+        """
+        if not self.is_large(index):
+            x0, y0, x1, y1 = box
+            return self.read(index)[y0:y1, x0:x1]
+        return read_window(self.root / (self.files or self.paths)[index], box, self.reading)
+
+    def no_data(self) -> dict[str, tuple[Box, ...]]:
+        """Boxes without data by path, of the images that `Reading.large` says; see `find_no_data`.
+
+        Raises:
+            SegalError: If an image cannot be read.
+        """
+        wanted = self.reading.large.no_data
+        found = {}
+        for index, path in enumerate(self.paths):
+            if wanted == "all" or (wanted == "large" and self.is_large(index)):
+                file = self.root / (self.files or self.paths)[index]
+                boxes = find_no_data(file, self.reading)
+                if boxes:
+                    found[path] = boxes
+        return found
 
     def batch(self, indices: Sequence[int]) -> Images:
         """Images of one size as a network is given them: (B, H, W, channels), as `stack_images`.

@@ -100,15 +100,10 @@ class Tiff:
                 which none is chosen.
         """
         try:
-            file = tifffile.TiffFile(io.BytesIO(data))
-            pages = cast(list[tifffile.TiffPage], list(islice(file.pages, MAX_PAGES + 1)))
-            images = [i for i, p in enumerate(pages) if not (p.is_reduced or p.is_mask)]
-            if len(pages) == 1:
-                images = [0]
-            hidden = _hidden_images(file) if len(pages) == 1 else 1
+            pages, images, hidden = list_pages(tifffile.TiffFile(io.BytesIO(data)))
         except Exception as error:  # a broken file can make tifffile raise nearly anything
             raise damaged(path, data, error) from error
-        index = _chosen(path, images, hidden, page)
+        index = chosen_page(path, images, hidden, page)
         tiff = cls(path, data, pages[index], index)
         tiff._check()
         return tiff
@@ -175,6 +170,10 @@ class Tiff:
 
     def _check(self) -> None:
         """Raises a SegalError for what is not read, whichever bands are wanted."""
+        self.check_numbers(MAX_PIXELS)
+
+    def check_numbers(self, most: int) -> None:
+        """Raises a SegalError for an image of more than `most` pixels, and for what is not read."""
         page, bits = self.page, self.page.bitspersample
         height, width = page.imagelength, page.imagewidth
         numbers = {name: getattr(page, name) for name in _NUMBERS}
@@ -183,14 +182,14 @@ class Tiff:
             raise damaged(self.path, self.data, f"{', '.join(odd)}: no whole number"[:200])
         if min(height, width, self.bands) < 1:
             raise damaged(self.path, self.data, f"{height} x {width} x {self.bands} values")
-        check_pixels(self.path, height, width)
+        check_pixels(self.path, height, width, most)
         values = height * width * self.bands * page.imagedepth
-        if values > 3 * MAX_PIXELS:
-            raise self._refused(f"at most {3 * MAX_PIXELS:,} values", "cut it into smaller ones")
+        if values > 3 * most:
+            raise self.refused(f"at most {3 * most:,} values", "cut it into smaller ones")
         if page.imagedepth != 1:
-            raise self._refused("a flat image", "save its slices as images of their own")
+            raise self.refused("a flat image", "save its slices as images of their own")
         if not isinstance(bits, int) or bits > 64:
-            raise self._refused("bands of one type", "convert it to 8- or 16-bit unsigned bands")
+            raise self.refused("bands of one type", "convert it to 8- or 16-bit unsigned bands")
 
         try:
             chunks, there = prod(page.chunked), (len(page.dataoffsets), len(page.databytecounts))
@@ -200,7 +199,8 @@ class Tiff:
         if there != (chunks, chunks):
             raise damaged(self.path, self.data, f"{there[0]} of {chunks} strips or tiles")
 
-    def _refused(self, expected: str, remedy: str) -> SegalError:
+    def refused(self, expected: str, remedy: str) -> SegalError:
+        """The error to raise for a kind that is not read."""
         return SegalError(
             f"{self.path}: this kind of TIFF is not supported",
             expected=expected,
@@ -208,20 +208,21 @@ class Tiff:
             remedy=remedy,
         )
 
-    def _check_type(self) -> None:
+    def check_type(self) -> None:
+        """Raises a SegalError for numbers or colours that are not read."""
         page, bits = self.page, int(self.page.bitspersample)
         few = self.bands == 1 and bits in {1, 2, 4}
         if int(page.sampleformat) != 1 or not (bits in {8, 16} or few):
-            raise self._refused(
+            raise self.refused(
                 "8- or 16-bit unsigned bands", "convert it to 8- or 16-bit unsigned bands"
             )
         known = {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED}
         jpeg = page.photometric == _YCBCR and page.compression == 7
         if page.photometric not in known and not jpeg:
-            raise self._refused("grey, RGB or palette", "convert it to 8- or 16-bit RGB")
+            raise self.refused("grey, RGB or palette", "convert it to 8- or 16-bit RGB")
 
     def _read_rgb(self) -> NDArray[Any]:
-        self._check_type()
+        self.check_type()
         page, bits = self.page, int(self.page.bitspersample)
         grey = page.photometric in {_WHITE_IS_ZERO, _BLACK_IS_ZERO}
         with_alpha = self.bands == 2 and any(extra in {1, 2} for extra in page.extrasamples)
@@ -234,7 +235,7 @@ class Tiff:
                 f"--bands all for a network with {self.bands} inputs",
             )
         if bits == 16 and page.photometric in {_PALETTE, _SEPARATED}:
-            raise self._refused("grey or RGB at 16 bits", "convert it to 16-bit RGB")
+            raise self.refused("grey or RGB at 16 bits", "convert it to 16-bit RGB")
         image = self._pillow if bits <= 8 else None
         if image is not None:
             return np.array(image.convert("RGB"))
@@ -243,7 +244,7 @@ class Tiff:
 
     def _read_bands(self) -> NDArray[Any]:
         """(H, W, bands) as stored, turned; a palette expanded, WhiteIsZero inverted."""
-        self._check_type()
+        self.check_type()
         page, bits = self.page, int(self.page.bitspersample)
         if bits <= 8 and (image := self._pillow) is not None:
             if page.photometric == _PALETTE:
@@ -252,7 +253,7 @@ class Tiff:
             if len(plain.getbands()) == self.bands and not self._has_premultiplied:
                 return np.array(plain).reshape(plain.height, plain.width, self.bands)
         if bits < 8 or page.photometric == _PALETTE:
-            raise self._refused("8- or 16-bit unsigned bands", "convert it to 8-bit RGB")
+            raise self.refused("8- or 16-bit unsigned bands", "convert it to 8-bit RGB")
         values = self._decode()
         if page.photometric == _WHITE_IS_ZERO:
             values = np.iinfo(values.dtype).max - values
@@ -322,7 +323,7 @@ class Tiff:
     def _check_codec(self) -> None:
         """Raises a SegalError where tifffile cannot decode, or would fill the memory."""
         page, compression = self.page, int(self.page.compression)
-        decoder = _decoder(compression)
+        decoder = bounded_decoder(compression)
         if compression in _WITH_IMAGECODECS and decoder is None:
             raise SegalError(
                 f"{self.path}: this compression needs the package imagecodecs",
@@ -332,9 +333,9 @@ class Tiff:
                 "to deflate compression",
             )
         if compression != _NONE and decoder is None:
-            raise self._refused("no, LZW or deflate compression", "convert it to deflate")
+            raise self.refused("no, LZW or deflate compression", "convert it to deflate")
         if page.predictor not in {1, 2}:
-            raise self._refused("no predictor, or differences", "convert it to deflate")
+            raise self.refused("no predictor, or differences", "convert it to deflate")
         most = 2 * prod(page.chunks) * np.dtype(page.dtype).itemsize + _SLACK
         if most > 8 * 3 * MAX_PIXELS:
             raise damaged(self.path, self.data, "a strip or tile beyond the image")
@@ -344,7 +345,16 @@ class Tiff:
                     raise damaged(self.path, self.data, "a strip with too much in it, or damaged")
 
 
-def _chosen(path: Path, images: list[int], hidden: int, page: int | None) -> int:
+def list_pages(file: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[int], int]:
+    """The directories of a file, those of them that are images, and images behind the only one."""
+    pages = cast(list[tifffile.TiffPage], list(islice(file.pages, MAX_PAGES + 1)))
+    images = [i for i, p in enumerate(pages) if not (p.is_reduced or p.is_mask)]
+    if len(pages) == 1:
+        images = [0]
+    return pages, images, _hidden_images(file) if len(pages) == 1 else 1
+
+
+def chosen_page(path: Path, images: list[int], hidden: int, page: int | None) -> int:
     """The directory of the image that is meant."""
     most = f"{'more than ' if len(images) > MAX_PAGES else ''}{min(len(images), MAX_PAGES)}"
     if hidden > 1:
@@ -395,7 +405,8 @@ _Check = Callable[[bytes, int], bool]
 """Whether a strip decompresses to at most so many bytes."""
 
 
-def _decoder(compression: int) -> _Check | None:
+def bounded_decoder(compression: int) -> _Check | None:
+    """What tells whether a strip or tile of a compression keeps to its size; None: unknown."""
     if compression in _DEFLATE:
         return _inflates
     if compression == _LZMA:

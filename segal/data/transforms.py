@@ -67,14 +67,46 @@ class TrainingTransform:
             The image, of its own dtype, and the label, both of the crop's size. Beyond the image's
             border the image is reflected and the label is `ignore_index`.
         """
-        size = self.crop or (label.shape[0], label.shape[1])
+        height, width = label.shape
+        window = self.window((height, width), region, generator)
+        return self.finish(image, label, window, self.crop or (height, width), generator)
+
+    def window(self, size: Size, region: Box, generator: np.random.Generator) -> Box:
+        """The part of an image that a crop shows; `finish` makes the crop of it.
+
+        Args:
+            size: (height, width) of the image.
+            region: As `__call__` takes it.
+            generator: What comes of it decides how the crop is scaled and where it lies.
+
+        Returns:
+            As `draw_window`.
+        """
         factor = generator.uniform(*self.scale)
-        window = draw_window(label.shape, size, factor, region, generator)
+        return draw_window(size, self.crop or size, factor, region, generator)
+
+    def finish(
+        self,
+        image: Image,
+        label: Label,
+        window: Box,
+        size: Size,
+        generator: np.random.Generator,
+    ) -> tuple[Image, Label]:
+        """The crop of a window.
+
+        Args:
+            image: What is there of the image, the window's part of it at least.
+            label: Of the same pixels.
+            window: In pixels of what is there; it may reach beyond, where the image ends.
+            size: (height, width) of the crop.
+            generator: The same, after `window`.
+        """
         image, label = _cut(image, label, window, self.ignore_index)
         if label.shape != size:
             shrinks = label.shape[0] > size[0]
             smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            image = _by_fours(image, lambda x: cv2.resize(x, size[::-1], interpolation=smooth))
+            image = by_fours(image, lambda x: cv2.resize(x, size[::-1], interpolation=smooth))
             # INTER_NEAREST takes a pixel's top left neighbour, half a pixel off the image.
             label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         compose = self._compose(coloured=image.shape[2] in {1, 3})
@@ -172,12 +204,12 @@ def _cut(image: Image, label: Label, window: Box, ignore_index: int) -> tuple[Im
     if not any(border):
         return image, label
     return (
-        _by_fours(image, lambda x: cv2.copyMakeBorder(x, *border, borderType=cv2.BORDER_REFLECT)),
+        by_fours(image, lambda x: cv2.copyMakeBorder(x, *border, borderType=cv2.BORDER_REFLECT)),
         cv2.copyMakeBorder(label, *border, borderType=cv2.BORDER_CONSTANT, value=ignore_index),
     )
 
 
-def _by_fours(image: Image, change: Callable[[Image], Image]) -> Image:
+def by_fours(image: Image, change: Callable[[Image], Image]) -> Image:
     """Changes an image as OpenCV does, which takes four channels at most and drops a single one."""
     parts = [change(image[..., i : i + 4]) for i in range(0, image.shape[2], 4)]
     parts = [part[..., None] if part.ndim == 2 else part for part in parts]

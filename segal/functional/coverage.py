@@ -1,7 +1,13 @@
 """Exact areas of boxes that other boxes leave uncovered."""
 
+from collections.abc import Iterable
+from itertools import chain
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+_MANY = 512
+"""Boxes whose cells take 40 MiB at most."""
 
 
 def remaining_pixels(boxes: ArrayLike, bought: ArrayLike) -> NDArray[np.int64]:
@@ -9,7 +15,8 @@ def remaining_pixels(boxes: ArrayLike, bought: ArrayLike) -> NDArray[np.int64]:
 
     The bought boxes' edges cut the plane into cells; the covered area left of and above a point is
     bilinear within a cell, so that a box takes four lookups, however many boxes are bought. Memory
-    is that of the cells: (2 m)^2 at most, and no more than the image has pixels.
+    is that of the cells: (2 m)^2 at most, and no more than the image has pixels; of many that are
+    bought the plane is divided first.
 
     Args:
         boxes: (n, 4) integers, half-open (x0, y0, x1, y1) in pixels.
@@ -25,9 +32,24 @@ def remaining_pixels(boxes: ArrayLike, bought: ArrayLike) -> NDArray[np.int64]:
         >>> remaining_pixels([[0, 0, 4, 4], [4, 0, 8, 4]], bought=[[2, 0, 6, 4]]).tolist()
         [8, 8]
     """
-    boxes, bought = _checked(boxes, "boxes"), _checked(bought, "bought")
+    return _remaining(_checked(boxes, "boxes"), _checked(bought, "bought"))
+
+
+def _remaining(boxes: NDArray[np.int64], bought: NDArray[np.int64]) -> NDArray[np.int64]:
     area: NDArray[np.int64] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    if not len(bought):
+    if not len(boxes) or not len(bought):
+        return area
+    if len(bought) > _MANY and len(boxes) > 1:  # each half of them meets some of the bought only
+        corners = boxes[:, :2].astype(np.float64)
+        side = corners[:, int(np.ptp(corners[:, 1]) >= np.ptp(corners[:, 0]))]
+        order = np.argsort(side, kind="stable")
+        for half in np.array_split(order, 2):
+            low, high = boxes[half, :2].min(0), boxes[half, 2:].max(0)
+            meeting = bought[((bought[:, :2] < high) & (bought[:, 2:] > low)).all(1)]
+            clipped = np.concatenate(
+                [np.maximum(meeting[:, :2], low), np.minimum(meeting[:, 2:], high)], 1
+            )
+            area[half] = _remaining(boxes[half], clipped)
         return area
     covered = _CoveredArea(bought)
     x0, y0, x1, y1 = boxes.T
@@ -47,14 +69,38 @@ def mask_boxes(mask: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
         >>> mask_boxes(np.array([[1, 1, 0], [1, 1, 0], [1, 0, 1]], bool))
         [(0, 0, 2, 2), (0, 2, 1, 3), (2, 2, 3, 3)]
     """
+    found = row_boxes(mask, mask.shape[1])
+    assert found is not None
+    return found
+
+
+def row_boxes(
+    rows: Iterable[NDArray[np.bool_]], width: int, most: int | None = None
+) -> list[tuple[int, int, int, int]] | None:
+    """The same of a mask whose rows come one by one.
+
+    Args:
+        rows: (width,) each.
+        width: Of the mask.
+        most: Boxes at most.
+
+    Returns:
+        As `mask_boxes`; None where it would be more than `most`.
+
+    Examples:
+        >>> row_boxes(iter(np.array([[1, 0], [1, 0], [1, 1]], bool)), 2)
+        [(0, 0, 1, 2), (0, 2, 2, 3)]
+    """
     boxes: list[tuple[int, int, int, int]] = []
     open_since: dict[tuple[int, int], int] = {}
-    edged = np.zeros(mask.shape[1] + 2, np.int8)
-    for y in range(len(mask) + 1):
-        edged[1:-1] = mask[y] if y < len(mask) else 0
+    edged = np.zeros(width + 2, np.int8)
+    for y, row in enumerate(chain(rows, [np.zeros(width, np.bool_)])):
+        edged[1:-1] = row
         edges = np.flatnonzero(np.diff(edged)).tolist()
-        runs = list(zip(edges[::2], edges[1::2], strict=True))
-        ended = [run for run in open_since if run not in set(runs)]
+        if most is not None and len(boxes) + len(edges) // 2 > most:
+            return None
+        runs = dict.fromkeys(zip(edges[::2], edges[1::2], strict=True))
+        ended = [run for run in open_since if run not in runs]
         boxes += [(x0, open_since.pop((x0, x1)), x1, y) for x0, x1 in sorted(ended)]
         for run in runs:
             open_since.setdefault(run, y)

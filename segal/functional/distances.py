@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from hashlib import blake2b
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from segal.functional.exchange import ALONE, Exchange
 from segal.functional.points import Outers, Points, Vectors
+from segal.functional.shares import gathered, joined, spread
 
 
 class ReadRows(Protocol):
@@ -33,8 +36,16 @@ class ReadRows(Protocol):
         """A floating one."""
         ...
 
+    def __len__(self) -> int:
+        """How many rows."""
+        ...
+
     def __getitem__(self, rows: Any, /) -> npt.NDArray[np.floating]:
         """Rows of a slice, or of an array of positions."""
+        ...
+
+    def part(self, where: slice, /) -> Self:
+        """Some rows that follow one another, not read yet."""
         ...
 
 
@@ -66,6 +77,18 @@ class OuterProducts:
 Embedding = Matrix | OuterProducts
 """An (n, d) floating-point matrix, or (n, c d) outer products that are never built."""
 
+
+def part_of(x: Embedding, where: slice) -> Embedding:
+    """Some rows of an embedding that follow one another; none is read."""
+    if isinstance(x, OuterProducts):
+        return OuterProducts(_part(x.left, where), _part(x.right, where))
+    return _part(x, where)
+
+
+def _part(x: Matrix, where: slice) -> Matrix:
+    return x[where] if isinstance(x, Tensor | np.ndarray) else x.part(where)
+
+
 _CLOSE = 2.0**-8
 """Below this share of the squared norm a product has lost too many digits: use the difference."""
 
@@ -75,8 +98,8 @@ _LONGEST_CHUNK, _NUMBERS = 512, 2**20
 _SQUARED = 2**16
 """Numbers that are squared at a time there: in float64 they stay in the processor's cache."""
 
-_NEAR = 2.0**-36
-"""Squared norms and projections of equal rows differ by rounding, and so by less than this share"""
+DIGEST = 16
+"""Bytes by which rows are known for equal: no two that differ have been found to share them."""
 
 _FACTOR_LIMIT = 2.0**30
 """Of the squared norm of a factor: what the other loses to underflow is small beside 2^-100."""
@@ -94,7 +117,9 @@ class _Reader:
             )
         self.count, self.width = int(x.shape[0]), int(x.shape[1])
         self.device = x.device if isinstance(x, Tensor) else torch.device("cpu")
-        self._x = x.detach() if isinstance(x, Tensor) else x
+        # A view of a memory map as a plain array is read with less ado.
+        plain = x.view(np.ndarray) if isinstance(x, np.ndarray) else x
+        self._x = plain.detach() if isinstance(plain, Tensor) else plain
         size = x.element_size() if isinstance(x, Tensor) else x.dtype.itemsize
         self.fits_float32 = size <= 4
 
@@ -113,17 +138,23 @@ class _Reader:
         own = isinstance(index, Tensor)  # such rows are a copy already
         return torch.from_numpy(rows.astype(narrow, order="C", copy=not own))
 
-    def equal(self, one: Tensor, other: Tensor) -> Tensor:
-        """(m,) bool: whether rows of two lists of positions are the same, number by number."""
-        first, second = (self.read(index, torch.float64) for index in (one, other))
-        return (first == second).all(1)
+    def exact(self, index: Tensor) -> npt.NDArray[np.floating]:
+        """Rows such that equal ones are equal byte for byte: there is one zero."""
+        rows = self.read(index, torch.float32 if self.fits_float32 else torch.float64)
+        return (rows + 0.0).cpu().numpy()
 
 
 class Rows(ABC):
     """The rows of an embedding, read in pieces as points, in float64 unless said otherwise.
 
+    The processes of an exchange hold a contiguous part each. Reading is by position in the own
+    part; what processes tell each other is by position in the whole.
+
     Attributes:
-        count: How many.
+        exchange: The processes.
+        count: How many are this process's.
+        first: The position of its first row in the whole.
+        total: How many all processes have.
         width: Terms in an inner product of two of them.
         device: Where they are.
         chunk: How many are converted and multiplied at a time.
@@ -131,7 +162,10 @@ class Rows(ABC):
             2^-100; known once `squares` and `centres` were asked for.
     """
 
+    exchange: Exchange
     count: int
+    first: int
+    total: int
     width: int
     device: torch.device
     chunk: int
@@ -160,19 +194,58 @@ class Rows(ABC):
 
     @abstractmethod
     def squares(self) -> tuple[Tensor, Tensor]:
-        """Squared norms about the middle and about the origin, each (n,) float64.
+        """Squared norms about the middle and about the origin, each (count,) float64.
 
         Raises:
-            ValueError: If one is not finite.
+            ValueError: If one is not finite, of whichever process.
         """
 
     @abstractmethod
-    def projections(self, index: Tensor) -> Tensor:
-        """(m,) float64 of some rows: what equal rows have in common, and others hardly ever."""
+    def digests(self, index: Tensor) -> Tensor:
+        """(m, 16) uint8 of some rows: the same where rows are the same, number by number."""
 
-    @abstractmethod
-    def equal(self, one: Tensor, other: Tensor) -> Tensor:
-        """(m,) bool: whether rows of two lists of positions are the same, number by number."""
+    def owned(self, ids: Tensor) -> Tensor:
+        """(m,) bool: which positions in the whole are this process's."""
+        return (ids >= self.first) & (ids < self.first + self.count)
+
+    def shared(self, ids: Tensor, squares: Tensor) -> tuple[Points, Tensor]:
+        """Some rows of the whole and their squared norms, on every process, by one gather.
+
+        Args:
+            ids: (m,) their positions in the whole, the same on all processes.
+            squares: (count,) squared norms of this process's rows.
+        """
+        own = self.owned(ids)
+        points, norms = self.read(ids[own] - self.first), squares[ids[own] - self.first]
+        filled = [spread(one, own) for one in (*points.tensors(), norms)]
+        every = gathered(self.exchange, own, *filled)
+        owner = every[0].byte().argmax(0), torch.arange(len(ids), device=ids.device)
+        *tensors, norms = (one[owner] for one in every[1:])
+        return points.made_of(tensors), norms
+
+    def furthest(self, values: Tensor) -> int:
+        """The position in the whole of the largest of (count,) values, the lowest of equals."""
+        best = values.argmax()[None] if self.count else torch.empty(0, dtype=torch.int64)
+        highest, rows = joined(self.exchange, values[best], best + self.first)
+        return int(rows[highest.argmax()])
+
+    def _divide(self, exchange: Exchange, count: int, width: int) -> None:
+        every = exchange.gather(torch.tensor([count, width]))
+        self.exchange, self.count, self.width = exchange, count, width
+        self.total, self.first = (int(part[:, 0].sum()) for part in (every, every[: exchange.rank]))
+        if bool((every[:, 1] != width).any()):
+            raise ValueError(
+                f"x: expected as many columns on every process, got {every[:, 1].tolist()}"
+            )
+
+    def _check_finite(self, squares: Tensor) -> None:
+        bad = (~torch.isfinite(squares)).nonzero()[:1, 0]
+        rows, values = joined(self.exchange, bad + self.first, squares[bad])
+        if len(rows):
+            raise ValueError(
+                f"x: expected finite values (and squared norms), got {float(values[0])} "
+                f"for the squared norm of row {int(rows[0])}"
+            )
 
     def _look(self, squares: Tensor, limit: float = 2.0**100) -> None:
         self.in_range &= not len(squares) or float(squares.max()) < limit
@@ -184,13 +257,17 @@ class Rows(ABC):
             yield slice(start, min(start + size, self.count))
 
 
-def rows_of(x: Embedding) -> Rows:
+def rows_of(x: Embedding, exchange: Exchange = ALONE) -> Rows:
     """Reads an embedding of either kind.
+
+    Args:
+        x: The rows of this process.
+        exchange: The processes; the rows of all of them, in order of rank, are the embedding.
 
     Raises:
         ValueError: If it is no floating-point matrix, or a pair of unequal length.
     """
-    return _OuterRows(x) if isinstance(x, OuterProducts) else _VectorRows(x)
+    return _OuterRows(x, exchange) if isinstance(x, OuterProducts) else _VectorRows(x, exchange)
 
 
 def _chunk(device: torch.device, width: int) -> int:
@@ -207,9 +284,9 @@ class _VectorRows(Rows):
     offset, and with so few digits of its own that integer-valued rows stay exact.
     """
 
-    def __init__(self, x: Matrix) -> None:
+    def __init__(self, x: Matrix, exchange: Exchange) -> None:
         self._reader = _Reader(x)
-        self.count, self.width = self._reader.count, self._reader.width
+        self._divide(exchange, self._reader.count, self._reader.width)
         self.device = self._reader.device
         self.chunk = _chunk(self.device, self.width)
         self._middle = self._find_middle()
@@ -220,8 +297,9 @@ class _VectorRows(Rows):
         self._narrow_middle = narrow if holds else None
 
     def _find_middle(self) -> Tensor:
-        step = slice(None, None, max(1, self.count // 1024))
-        sample = self._reader.read(step, torch.float64)
+        step = max(1, self.total // 1024)
+        own = self._reader.read(slice(-self.first % step, None, step), torch.float64)
+        (sample,) = joined(self.exchange, own)
         mean = sample.mean(0)
         if not bool(torch.isfinite(mean).all()):  # nor are all values, or there are no rows
             return torch.zeros_like(mean)
@@ -253,11 +331,8 @@ class _VectorRows(Rows):
         self._look(torch.linalg.vecdot(placed, placed))
         return Vectors(room)
 
-    def projections(self, index: Tensor) -> Tensor:
-        return self._reader.read(index, torch.float64) @ _direction(self.width, self.device)
-
-    def equal(self, one: Tensor, other: Tensor) -> Tensor:
-        return self._reader.equal(one, other)
+    def digests(self, index: Tensor) -> Tensor:
+        return _digests(self._reader.exact(index))
 
     def squares(self) -> tuple[Tensor, Tensor]:
         centred = torch.empty(self.count, dtype=torch.float64, device=self.device)
@@ -269,7 +344,7 @@ class _VectorRows(Rows):
             if self._offset:
                 values = values - self._middle
                 torch.linalg.vecdot(values, values, out=centred[part])
-        _check_finite(raw)
+        self._check_finite(raw)
         centred = centred if self._offset else raw
         self._look(centred)
         return centred, raw
@@ -278,15 +353,15 @@ class _VectorRows(Rows):
 class _OuterRows(Rows):
     """Outer products; their middle is the origin, since a product less a matrix is none."""
 
-    def __init__(self, x: OuterProducts) -> None:
+    def __init__(self, x: OuterProducts, exchange: Exchange) -> None:
         self._left, self._right = _Reader(x.left, "x.left"), _Reader(x.right, "x.right")
         if self._left.count != self._right.count:
             raise ValueError(
                 f"x: expected as many rows of either factor, got {self._left.count} and "
                 f"{self._right.count}"
             )
-        self.count, self.device = self._left.count, self._left.device
-        self.width = self._left.width + self._right.width
+        self.device = self._left.device
+        self._divide(exchange, self._left.count, self._left.width + self._right.width)
         self.chunk = _chunk(self.device, max(self._left.width, self._right.width))
 
     def read(self, index: slice | Tensor) -> Outers:
@@ -313,15 +388,9 @@ class _OuterRows(Rows):
             rooms.append(room)
         return Outers(*rooms)
 
-    def projections(self, index: Tensor) -> Tensor:
-        left, right = (
-            reader.read(index, torch.float64) @ _direction(reader.width, self.device)
-            for reader in (self._left, self._right)
-        )
-        return left + right
-
-    def equal(self, one: Tensor, other: Tensor) -> Tensor:
-        return self._left.equal(one, other) & self._right.equal(one, other)
+    def digests(self, index: Tensor) -> Tensor:
+        factors = (self._left.exact(index), self._right.exact(index))
+        return _digests(np.concatenate([rows.view(np.uint8) for rows in factors], 1))
 
     def squares(self) -> tuple[Tensor, Tensor]:
         squares = torch.empty(self.count, dtype=torch.float64, device=self.device)
@@ -331,59 +400,13 @@ class _OuterRows(Rows):
             torch.mul(*factors, out=squares[part])
             for factor in factors:
                 self._look(factor, _FACTOR_LIMIT)
-        _check_finite(squares)
+        self._check_finite(squares)
         return squares, squares
 
 
-def first_of_equals(rows: Rows, squares: Tensor) -> Tensor | None:
-    """The lowest of the rows that each row is equal to.
-
-    Args:
-        rows: n rows.
-        squares: (n,) their squared norms, rounded as they may be.
-
-    Returns:
-        (n,) int64; None where no two rows are equal.
-    """
-    order = squares.argsort(stable=True)
-    ordered = squares[order]
-    near = ordered[1:] - ordered[:-1] <= ordered[1:] * _NEAR
-    beside = torch.zeros_like(order, dtype=torch.bool)
-    beside[1:] |= near
-    beside[:-1] |= near
-    ids = order[beside]
-    if not len(ids):
-        return None
-    values = torch.cat([rows.projections(part) for part in torch.split(ids, rows.chunk)])
-    order = values.argsort(stable=True)
-    ids, values = ids[order], values[order]
-    pairs = (values[1:] - values[:-1] <= values[1:].abs() * _NEAR + _NEAR).nonzero()[:, 0]
-    same = [
-        rows.equal(ids[part], ids[part + 1]) for part in torch.split(pairs, rows.chunk) if len(part)
-    ]
-    if not any(bool(part.any()) for part in same):
-        return None
-    begins = torch.ones_like(ids, dtype=torch.bool)
-    begins[pairs + 1] = ~torch.cat(same)
-    group = begins.long().cumsum(0) - 1
-    lowest = torch.full_like(ids, len(squares)).scatter_reduce_(0, group, ids, "amin")
-    first = torch.arange(len(squares), device=squares.device)
-    first[ids] = lowest[group]
-    return first
-
-
-def _direction(width: int, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(width, dtype=torch.float64, generator=generator).to(device)
-
-
-def _check_finite(squares: Tensor) -> None:
-    bad = (~torch.isfinite(squares)).nonzero()
-    if len(bad):
-        raise ValueError(
-            f"x: expected finite values (and squared norms), got {float(squares[bad[0, 0]])} "
-            f"for the squared norm of row {int(bad[0, 0])}"
-        )
+def _digests(rows: npt.NDArray[Any]) -> Tensor:
+    data = b"".join(blake2b(row, digest_size=DIGEST).digest() for row in rows)
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy()).reshape(-1, DIGEST)
 
 
 def _as_centres(given: Matrix | None, rows: _Reader, name: str) -> Tensor:
@@ -423,16 +446,18 @@ def lower(
     return torch.minimum(current, squared)
 
 
-def squared_distances(points: Points, squares: Tensor, chunk: int) -> Tensor:
-    """Squared distances between all pairs of some points, (m, m); by difference where close.
+def squared_distances(points: Points, squares: Tensor, some: Tensor, chunk: int) -> Tensor:
+    """Squared distances of some of m points to all of them, (s, m); by difference where close.
 
     Args:
         points: m points.
         squares: (m,) their squared norms.
+        some: (s,) positions.
         chunk: Differences taken at a time.
     """
-    squared = points.products(points, squares * -0.5).mul_(-2).add_(squares[:, None])
-    i, j = (squared < squares[:, None] * _CLOSE).nonzero(as_tuple=True)
+    own = squares[some, None]
+    squared = points[some].products(points, squares * -0.5).mul_(-2).add_(own)
+    i, j = (squared < own * _CLOSE).nonzero(as_tuple=True)
     for one, other in zip(torch.split(i, chunk), torch.split(j, chunk), strict=True):
-        squared[one, other] = points.apart(one, other)
+        squared[one, other] = points.apart(some[one], other)
     return squared

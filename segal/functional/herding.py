@@ -16,6 +16,11 @@ textbook loop takes n^2 kernels for every pick. Two things here keep its picks a
 All is computed in float64, whatever the dtype of the embedding. Lowered gains carry the rounding
 of every step, so rows that these errors could put in another order are taken anew before one of
 them is picked.
+
+Rows may be divided over processes. A gain is then the sum of what each process's rows contribute;
+every process knows all gains and looks at the same candidates. A pick changes the sums over all
+rows, so that, unlike distances in k-center, no block of picks can be made from what one gather
+tells: there are two for each wave of candidates, and one for each pick.
 """
 
 from __future__ import annotations
@@ -26,8 +31,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from segal.functional.distances import Embedding, Rows, first_of_equals, rows_of
+from segal.functional.copies import copies_among
+from segal.functional.distances import Embedding, Rows, rows_of
+from segal.functional.exchange import ALONE, Exchange
 from segal.functional.points import Points
+from segal.functional.shares import gathered
 
 Kernel = Literal["gaussian", "ball"]
 
@@ -69,6 +77,7 @@ def herding_order(
     radius: float = 1.0,
     weights: Tensor | None = None,
     centers: Embedding | None = None,
+    exchange: Exchange = ALONE,
 ) -> HerdingOrder:
     """Pick `k` rows, each the one that raises the kernel's coverage most (exact; lowest on ties).
 
@@ -80,6 +89,8 @@ def herding_order(
         radius: above 0, in the units of `x`.
         weights: (n,) what each row counts as something to be covered, at least 0; None for 1 each.
         centers: (m, d) points that are picked already, of the kind of `x`, or None.
+        exchange: processes that pick together, as in `k_center_greedy`: `x` and `weights` are this
+            one's part.
 
     Returns:
         Picks, gains and coverages; the latter two are means over the n rows. Gains that differ by
@@ -95,9 +106,9 @@ def herding_order(
         >>> herding_order(x, 3).picks
         tensor([1, 3, 4])
     """
-    rows = rows_of(x)
-    if not 1 <= k <= rows.count:
-        raise ValueError(f"k out of range: expected 1 to {rows.count} (the rows of x), got {k}")
+    rows = rows_of(x, exchange)
+    if not 1 <= k <= rows.total:
+        raise ValueError(f"k out of range: expected 1 to {rows.total} (the rows of x), got {k}")
     if not 0 < radius < math.inf:
         raise ValueError(f"radius out of range: expected above 0, got {radius}")
     gains = _Gains(rows, _checked(weights, rows), kernel, radius)
@@ -110,11 +121,11 @@ def herding_order(
         gains.pick(row)
         picks.append(row)
         found.append(gain)
-    left = torch.ones(rows.count, dtype=torch.bool, device=rows.device)
+    left = torch.ones(rows.total, dtype=torch.bool, device=rows.device)
     left[picks] = False
     picks += left.nonzero()[: k - len(picks), 0].tolist()
     found += [0.0] * (k - len(found))
-    raised = torch.tensor(found, dtype=torch.float64, device=rows.device) / rows.count
+    raised = torch.tensor(found, dtype=torch.float64, device=rows.device) / rows.total
     where = torch.tensor(picks, dtype=torch.int64, device=rows.device)
     return HerdingOrder(where, raised, raised.cumsum(0) + covered)
 
@@ -131,11 +142,13 @@ def _checked(weights: Tensor | None, rows: Rows) -> Tensor:
 
 
 class _Gains:
-    """Upper bounds on every row's gain, times n, and what covers every row.
+    """Upper bounds on every row's gain, times n, and what covers this process's rows.
 
     Attributes:
-        bounds: (n,) the gains as of pick `seen`; -1 for a row that is picked, or equal to a lower
-            one: it gains nothing once that is picked, and no more before.
+        bounds: (total,) the gains as of pick `seen`; -1 for a row that is picked, or equal to a
+            lower one: it gains nothing once that is picked, and no more before.
+        own: (total,) what this process's rows contribute to them.
+        largest: (count,) what covers each of this process's rows.
     """
 
     def __init__(self, rows: Rows, weights: Tensor, kernel: Kernel, radius: float) -> None:
@@ -143,18 +156,23 @@ class _Gains:
         self._kernel, self._square = kernel, radius * radius
         self.squares, raw = rows.squares()
         self.largest = torch.zeros_like(self.squares)
-        self.bounds = torch.full_like(self.squares, math.inf)
-        first = first_of_equals(rows, raw)
-        if first is not None:
-            self.bounds[first != torch.arange(rows.count, device=rows.device)] = -1.0
-        self._seen = torch.full((rows.count,), -1, dtype=torch.int64, device=rows.device)
-        self._lowered = torch.zeros(rows.count, dtype=torch.bool, device=rows.device)
+        self.bounds = self.squares.new_full((rows.total,), math.inf)
+        self.own = torch.zeros_like(self.bounds)
+        self.bounds[copies_among(rows, raw).rows] = -1.0
+        self._seen = torch.full_like(self.bounds, -1, dtype=torch.int64)
+        self._lowered = torch.zeros_like(self._seen, dtype=torch.bool)
         self._log = _Log(rows.count)
-        total = float(weights.sum())
+        whole, totals, furthest = gathered(
+            rows.exchange,
+            (weights == weights.round()).all(),
+            weights.sum(),
+            torch.cat([self.squares, self.squares.new_zeros(1)]).amax(),
+        )
+        total = float(totals.sum())
         self._nothing = _NOTHING * total
         # Sums of small whole numbers are exact; else kernels are as wrong as distances are.
-        self._counts = kernel == "ball" and bool((weights == weights.round()).all())
-        steep = 0.0 if kernel == "ball" else float(self.squares.max()) / self._square
+        self._counts = kernel == "ball" and bool(whole.all())
+        steep = 0.0 if kernel == "ball" else float(furthest.max()) / self._square
         self._slack = 0.0 if self._counts else _ROUNDING * (2 + steep) * total
 
     def cover(self, points: Points) -> None:
@@ -169,7 +187,8 @@ class _Gains:
 
     def coverage(self) -> float:
         """The weighted mean of what covers every row."""
-        return float(self.weights @ self.largest) / self.rows.count
+        (every,) = gathered(self.rows.exchange, self.weights @ self.largest)
+        return float(every.sum()) / self.rows.total
 
     def best(self) -> tuple[int, float] | None:
         """The row of the largest gain, the lowest among equals, and its gain; None at no gain."""
@@ -188,7 +207,9 @@ class _Gains:
             return None
         ids = (self.bounds >= known - self._slack).nonzero()[:, 0]
         if len(ids) > 1:
-            self._evaluate(ids[self._lowered[ids]])
+            again = ids[self._lowered[ids]]
+            self._seen[again] = -1
+            self._refresh(again)
         gains = self.bounds[ids]
         highest = float(gains.max())
         row = int(ids[gains >= highest * (1 - _TIE)][0])
@@ -196,9 +217,9 @@ class _Gains:
 
     def pick(self, row: int) -> None:
         """Accounts for a pick."""
-        picked = self._take(torch.tensor([row], device=self.rows.device))
-        changed: list[Tensor] = []
-        new: list[Tensor] = []
+        picked = self._shared(torch.tensor([row], device=self.rows.device))
+        changed = [torch.empty(0, dtype=torch.int64, device=self.rows.device)]
+        new = [self.largest[:0]]
         for part in self.rows.parts():
             near = self._between(picked, self._take(part))[0]
             better = ((near > self.largest[part]) & (self.weights[part] > 0)).nonzero()[:, 0]
@@ -211,51 +232,58 @@ class _Gains:
 
     def _refresh(self, ids: Tensor) -> None:
         """Brings the gains of rows up to date."""
-        pending = self._log.since(self._seen[ids])
-        anew = pending > self._log.room
-        self._evaluate(ids[anew])
-        self._lower(ids[~anew])
-
-    def _evaluate(self, ids: Tensor) -> None:
-        """Takes gains anew, over all rows."""
-        for part in torch.split(ids, _TILE) if len(ids) else ():
-            taken = self._take(part)
-            total = torch.zeros_like(taken.squares)
-            for chunk in self.rows.parts():
-                gained = self._between(taken, self._take(chunk))
-                gained.sub_(self.largest[chunk]).clamp_(min=0)
-                total += gained @ self.weights[chunk]
-            self.bounds[part] = total
-            self._seen[part], self._lowered[part] = self._log.now, False
-
-    def _lower(self, ids: Tensor) -> None:
-        """Takes off gains what picks since have taken."""
         ids = ids[self._seen[ids].argsort(stable=True)]
         for part in torch.split(ids, _TILE) if len(ids) else ():
-            taken = self._take(part)
-            lost = torch.zeros_like(taken.squares)
-            seen = self._seen[part].tolist()
-            begins = [i for i, one in enumerate(seen) if i == 0 or one != seen[i - 1]]
-            levels = [seen[begin] for begin in begins]
-            stops, ends = [*levels[1:], self._log.now], [*begins[1:], len(seen)]
-            for start, stop, end in zip(levels, stops, ends, strict=True):
-                for entry in self._log.read(start, stop, self.rows.chunk):
-                    near = self._between(taken.first(end), self._take(entry.rows))
-                    # What lies between the old and the new cover is gained no more.
-                    near.clamp_(entry.old, entry.new).sub_(entry.old)
-                    lost[:end] += near @ self.weights[entry.rows]
-            before = self.bounds[part]
-            self.bounds[part] = (before - lost).clamp_(min=0)
+            taken = self._shared(part)
+            # Each process has a log of its own; those it does not reach back to come first.
+            anew = int((self._log.since(self._seen[part]) > self._log.room).sum())
+            before = self.own[part]
+            first, rest = taken.some(slice(anew)), taken.some(slice(anew, None))
+            self.own[part] = torch.cat([self._evaluate(first), self._lower(rest)])
+            lowered = self._lowered[part]
+            lowered[:anew] = False
             if not self._counts:
-                self._lowered[part] |= self.bounds[part] != before
+                lowered[anew:] |= self.own[part][anew:] != before[anew:]
+            shares, flags = gathered(self.rows.exchange, self.own[part], lowered)
+            self.bounds[part] = shares.sum(0)
+            self._lowered[part] = flags.any(0)
             self._seen[part] = self._log.now
 
+    def _evaluate(self, taken: _Taken) -> Tensor:
+        """What gains have of this process's rows, taken anew over all of them."""
+        total = torch.zeros_like(taken.squares)
+        for chunk in self.rows.parts() if len(total) else ():
+            gained = self._between(taken, self._take(chunk))
+            gained.sub_(self.largest[chunk]).clamp_(min=0)
+            total += gained @ self.weights[chunk]
+        return total
+
+    def _lower(self, taken: _Taken) -> Tensor:
+        """The same, of which is taken off what picks since have taken."""
+        lost = torch.zeros_like(taken.squares)
+        seen = self._seen[taken.ids].tolist()
+        begins = [i for i, one in enumerate(seen) if i == 0 or one != seen[i - 1]]
+        levels = [seen[begin] for begin in begins]
+        stops, ends = [*levels, self._log.now][1:], [*begins, len(seen)][1:]
+        for start, stop, end in zip(levels, stops, ends, strict=True):
+            for entry in self._log.read(start, stop, self.rows.chunk):
+                near = self._between(taken.some(slice(end)), self._take(entry.rows))
+                # What lies between the old and the new cover is gained no more.
+                near.clamp_(entry.old, entry.new).sub_(entry.old)
+                lost[:end] += near @ self.weights[entry.rows]
+        return (self.own[taken.ids] - lost).clamp_(min=0)
+
+    def _shared(self, ids: Tensor) -> _Taken:
+        """Rows of whichever process."""
+        return _Taken(ids, *self.rows.shared(ids, self.squares))
+
     def _take(self, where: slice | Tensor) -> _Taken:
+        """Rows of this process, by their positions in it."""
         if isinstance(where, slice):
             ids = torch.arange(where.start, where.stop, device=self.rows.device)
         else:
             ids = where
-        return _Taken(ids, self.rows.read(where), self.squares[where])
+        return _Taken(ids + self.rows.first, self.rows.read(where), self.squares[where])
 
     def _between(self, ones: _Taken, others: _Taken) -> Tensor:
         """(m, k) float64 kernels between rows; exactly 1 of a row and itself."""
@@ -280,8 +308,8 @@ class _Taken(NamedTuple):
     points: Points
     squares: Tensor
 
-    def first(self, count: int) -> _Taken:
-        return _Taken(self.ids[:count], self.points[:count], self.squares[:count])
+    def some(self, where: slice) -> _Taken:
+        return _Taken(self.ids[where], self.points[where], self.squares[where])
 
 
 class _Entries(NamedTuple):

@@ -31,6 +31,14 @@ class Points(Protocol):
         """Writes others in the place of some."""
         ...
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What they are held as, (m, ...) each."""
+        ...
+
+    def made_of(self, tensors: Sequence[Tensor]) -> Self:
+        """Points of this kind that are held as some tensors."""
+        ...
+
     def float(self) -> Self:
         """In float32."""
         ...
@@ -79,6 +87,14 @@ class Vectors:
     def put(self, where: slice, others: Vectors) -> None:
         """See `Points`."""
         self.values[where] = others.values
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """See `Points`."""
+        return (self.values,)
+
+    def made_of(self, tensors: Sequence[Tensor]) -> Vectors:
+        """See `Points`."""
+        return Vectors(*tensors)
 
     def float(self) -> Vectors:
         """See `Points`."""
@@ -137,6 +153,14 @@ class Outers:
     def put(self, where: slice, others: Outers) -> None:
         """See `Points`."""
         self.left[where], self.right[where] = others.left, others.right
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """See `Points`."""
+        return self.left, self.right
+
+    def made_of(self, tensors: Sequence[Tensor]) -> Outers:
+        """See `Points`."""
+        return Outers(*tensors)
 
     def float(self) -> Outers:
         """See `Points`."""

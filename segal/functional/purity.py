@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-_CHUNK = 256
+from segal.functional.nearest import lower_nearest, pieces
+
 _INSIDE = 1 - 2.0**-40
 """A ball that reaches to a point of another label is not pure: this much less is."""
 
@@ -29,18 +30,16 @@ def pure_radius(points: Tensor, labels: Tensor, purity: float, sample: Tensor) -
         >>> round(radius, 6)
         4.0
     """
-    mode = "donot_use_mm_for_euclid_dist"  # products lose the digits of small distances
-    reach = torch.empty(len(sample), dtype=torch.float64)
+    reach = torch.full((len(sample),), torch.inf, dtype=torch.float64)
     largest = 0.0
-    for start in range(0, len(sample), _CHUNK):
-        part = sample[start : start + _CHUNK]
-        distance = torch.cdist(points[part].double(), points.double(), compute_mode=mode)
-        largest = max(largest, float(distance.max()))
-        distance.masked_fill_(labels[part, None] == labels, torch.inf)
-        reach[start : start + _CHUNK] = distance.amin(1)
+    for some, others in pieces(len(sample), len(points)):
+        same = labels[sample[some], None] == labels[others]
+        part = points[sample[some]].double(), points[others].double()
+        largest = max(largest, lower_nearest(reach[some], *part, same))
+    reach = reach.sqrt_()
     reach = reach.sort().values
     radius = float(reach[len(reach) - math.ceil(purity * len(reach))])
     if radius == 0:
         above = reach[reach > 0]
         radius = float(above[0]) if len(above) else math.inf
-    return radius * _INSIDE if radius < math.inf else max(largest, 1e-12)
+    return radius * _INSIDE if radius < math.inf else max(math.sqrt(largest), 1e-12)

@@ -5,6 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from segal.functional.exchange import ALONE, Exchange
+from segal.functional.shares import joined
+
 Direction = Literal["higher", "lower"]
 
 
@@ -40,13 +43,15 @@ def rank(scores: Tensor, direction: Direction) -> Tensor:
     return torch.sort(scores, descending=direction == "higher", stable=True).indices
 
 
-def top_k(scores: Tensor, k: int, direction: Direction) -> Tensor:
+def top_k(scores: Tensor, k: int, direction: Direction, exchange: Exchange = ALONE) -> Tensor:
     """The first `k` positions of `rank`.
 
     Args:
         scores: (n,) real scores without NaN.
         k: how many, 0 to n.
         direction: which end is picked first.
+        exchange: processes that rank together: `scores` are this one's part. The parts in order of
+            rank are the scores of which n, k and positions are told.
 
     Returns:
         (k,) int64 positions.
@@ -60,6 +65,11 @@ def top_k(scores: Tensor, k: int, direction: Direction) -> Tensor:
         tensor([0, 3])
     """
     order = rank(scores, direction)
-    if not 0 <= k <= len(order):
-        raise ValueError(f"k out of range: expected 0 to {len(order)} (the scores), got {k}")
-    return order[:k]
+    counts = exchange.gather(torch.tensor([len(order)]))[:, 0]
+    total, first = int(counts.sum()), int(counts[: exchange.rank].sum())
+    if not 0 <= k <= total:
+        raise ValueError(f"k out of range: expected 0 to {total} (the scores), got {k}")
+    best = order[:k]
+    # Equal scores rise by rank and, of one process, by position: their order is kept.
+    offered, positions = joined(exchange, scores[best], best + first)
+    return positions[rank(offered, direction)[:k]]

@@ -24,6 +24,9 @@ _OPAQUE = 255
 _FEW, _SHORT = 40, 120  # runs, characters of a text: below it a loop costs less than calls
 _CHARACTERS = "counts: expected characters from 0 to o, of whole numbers"
 _DIGITS = "counts: expected numbers of at most 7 characters"
+_NO_DIGITS = "characters that are no digits"
+_MISSING = "a number that is missing"
+_SEMICOLON = ord(";") - ord("0")
 _DENSE = 6
 _MOST = 1 << 29
 """Pixels a run, below which masks are made by bits."""
@@ -93,23 +96,30 @@ def decode_counts(counts: ArrayLike, height: int, width: int) -> Mask:
     return _alternating(runs).reshape(height, width)
 
 
-def decode_cropped(counts: Counts, width: int) -> tuple[Mask, tuple[int, int]]:
-    """The mask of run lengths, no larger than it needs to be: the rest is not made.
+def decode_cropped(
+    counts: Counts, bounds: Sequence[int], height: int, width: int
+) -> Iterator[tuple[Mask, tuple[int, int]]]:
+    """The masks of run lengths, no larger than they need to be: the rest is not made.
 
     Args:
-        counts: (n,) int64, none below 0; whole rows together.
-        width: Of the image, at least 1.
+        counts: (n,) int64 of all masks, one after the other; none below 0, height * width together
+            for each mask.
+        bounds: Where the runs of each mask end, ascending; the last is n.
+        height: Of the image, at least 1.
+        width: Likewise.
 
-    Returns:
+    Yields:
         (h, w) bool, (0, 0) where nothing is in it; and (x, y) of its first pixel.
 
     Examples:
-        >>> decode_cropped(np.array([4, 1, 1]), 3)
-        (array([[ True]]), (1, 1))
+        >>> list(decode_cropped(np.array([4, 1, 1, 6]), [3, 4], 2, 3))
+        [(array([[ True]]), (1, 1)), (array([], shape=(0, 0), dtype=bool), (0, 0))]
     """
-    ends, lengths = np.cumsum(counts)[1::2], counts[1::2]
-    held = lengths > 0
-    return _cropped((ends - lengths)[held], ends[held], width)
+    ends = np.cumsum(counts)
+    begins = np.repeat([0, *bounds[:-1]], np.diff(bounds, prepend=0))
+    held = ((np.arange(len(counts)) - begins) & 1 > 0) & (counts > 0)
+    last = ends[held]
+    return _cropped(last - counts[held], last, len(bounds), height, width)
 
 
 def _check_runs(least: int, most: int, size: int) -> None:
@@ -152,10 +162,53 @@ def whole_numbers(text: str) -> Counts:
     """
     dense = text.replace(", ", ",").encode()
     if dense.translate(None, b"0123456789,"):
-        raise ValueError("characters that are no digits")
+        raise ValueError(_NO_DIGITS)
     if not dense or b",," in b"," + dense + b",":
-        raise ValueError("a number that is missing")
+        raise ValueError(_MISSING)
     return np.fromstring(dense, np.int64, sep=",")
+
+
+def whole_bytes(texts: Sequence[str]) -> list[bytes]:
+    """The same of numbers below 256, of several texts.
+
+    Args:
+        texts: Each as `whole_numbers` takes it.
+
+    Returns:
+        Of each text a byte for each number.
+
+    Raises:
+        ValueError: If one is something else, or empty, or a number has more than three digits or
+            does not fit a byte.
+
+    Examples:
+        >>> [numbers.hex() for numbers in whole_bytes(["1, 3,255", "0"])]
+        ['0103ff', '00']
+    """
+    if not texts:
+        return []
+    dense = ";".join(texts).replace(", ", ",").encode()
+    if dense.translate(None, b"0123456789,;"):
+        raise ValueError(_NO_DIGITS)
+    values = np.frombuffer(dense, np.uint8) - np.uint8(ord("0"))
+    marks = np.flatnonzero(values > 9)
+    ends = np.append(marks, len(values))
+    digits = np.diff(ends, prepend=-1) - 1
+    if digits.min() < 1:
+        raise ValueError(_MISSING)
+    if digits.max() > 3:
+        raise ValueError("numbers of more than three digits")
+    numbers = values[ends - 1].astype(np.uint16)
+    numbers += (digits > 1) * values[ends - 2] * np.uint16(10)
+    numbers += (digits > 2) * values[ends - 3] * np.uint16(100)
+    if numbers.max() > 255:
+        raise ValueError("bytes must be in range(0, 256)")
+    found = numbers.astype(np.uint8).tobytes()
+    stops = np.flatnonzero(values[marks] == _SEMICOLON) + 1
+    if len(stops) != len(texts) - 1:
+        raise ValueError(_NO_DIGITS)
+    bounds = [0, *stops.tolist(), len(found)]
+    return [found[start:stop] for start, stop in pairwise(bounds)]
 
 
 def _changes(mask: Mask) -> Counts:
@@ -236,27 +289,53 @@ def encode_brush(mask: Mask, corner: tuple[int, int], height: int, width: int) -
         >>> encode_brush(np.ones((1, 1), bool), (0, 0), 1, 1).hex()
         '00000004391bfc7fe0'
     """
-    (rows, columns), (x, y) = mask.shape, corner
-    if not (0 <= x <= width - columns and 0 <= y <= height - rows):
-        raise ValueError(f"mask: expected one within {width} x {height}")
+    return encode_brushes([(mask, corner)], height, width)[0]
+
+
+def encode_brushes(
+    placed: Sequence[tuple[Mask, tuple[int, int]]], height: int, width: int
+) -> list[bytes]:
+    """Masks of one image as Label Studio packs them, faster than one after the other.
+
+    Args:
+        placed: Of each the mask and its corner, as `encode_brush` takes them.
+        height: Of the image, at least 1.
+        width: Likewise.
+
+    Raises:
+        ValueError: As `encode_brush`.
+
+    Examples:
+        >>> [packed.hex() for packed in encode_brushes([(np.ones((1, 1), bool), (0, 0))], 1, 1)]
+        ['00000004391bfc7fe0']
+    """
     size = 4 * height * width
     if not 0 < size < 1 << 32:
         raise ValueError(f"image: expected 1 to {2**30 - 1} pixels, got {height * width}")
-    runs = 4 * encode_placed(mask, corner, height, width)
-    values = np.zeros(len(runs), np.int64)
-    values[1::2] = _OPAQUE
-    if not (runs[0] and runs[-1]):
-        runs, values = runs[runs > 0], values[runs > 0]
+    for mask, (x, y) in placed:
+        if not (0 <= x <= width - mask.shape[1] and 0 <= y <= height - mask.shape[0]):
+            raise ValueError(f"mask: expected one within {width} x {height}")
+    if not placed:
+        return []
+    each = [encode_placed(mask, corner, height, width) for mask, corner in placed]
+    runs = 4 * np.concatenate(each)
+    begins = np.cumsum([0, *map(len, each)])
+    values = (np.arange(len(runs)) - np.repeat(begins[:-1], np.diff(begins))) & 1
+    values *= _OPAQUE
+    times = -(-runs // _LONGEST)  # 0 of those that are not there
     kinds, lengths = np.searchsorted(_LARGEST[:3], runs), runs
-    if runs.max() > _LONGEST:  # the last piece of a long run is written as long ones are
-        pieces = -(-runs // _LONGEST)
-        lengths = np.full(int(pieces.sum()), _LONGEST)
-        lengths[np.cumsum(pieces) - 1] = runs - (pieces - 1) * _LONGEST
-        kinds, values = np.repeat(kinds, pieces), np.repeat(values, pieces)
+    if times.min() < 1 or times.max() > 1:
+        # The last piece of a long run is written as long ones are.
+        kinds, values, lengths = (np.repeat(x, times) for x in (kinds, values, runs))
+        pieces = np.cumsum(times)
+        long = np.flatnonzero(times > 1)
+        lengths[lengths > _LONGEST] = _LONGEST
+        lengths[pieces[long] - 1] = runs[long] - (times[long] - 1) * _LONGEST
+        begins = np.concatenate([[0], pieces])[begins]
     sizes = _SIZES[kinds]
     codes = ((((4 + kinds) << sizes) + lengths - 1) << 8) + values
     header = size.to_bytes(4) + bytes([0x39, 0x1B, 0xF8])
-    return _packed(header, _HEADER, codes, 11 + sizes)
+    return _packed(header, _HEADER, codes, 11 + sizes, begins)
 
 
 def _changes_within(mask: Mask, corner: tuple[int, int], width: int) -> Counts:
@@ -273,16 +352,30 @@ def _changes_within(mask: Mask, corner: tuple[int, int], width: int) -> Counts:
     return (row + corner[1]) * width + column + corner[0]
 
 
-def _packed(head: bytes, bits: int, codes: Counts, widths: Counts) -> bytes:
-    """Numbers of 11 to 32 bits each, one after the other, behind some bits."""
-    ends = np.cumsum(widths) + bits
-    starts = ends - widths
-    packed = np.zeros(int(ends[-1] // 8 + 1 + 4), np.uint8)
-    packed[: len(head)] = np.frombuffer(head, np.uint8)
-    places, shifted = starts >> 3, codes << (40 - (starts & 7) - widths)
+def _packed(head: bytes, bits: int, codes: Counts, widths: Counts, begins: Counts) -> list[bytes]:
+    """Numbers of 11 to 32 bits each, one after the other, behind some bits of every stream.
+
+    Args:
+        head: What every stream begins with.
+        bits: Of it.
+        codes: (n,) the numbers of all streams.
+        widths: Of each its bits.
+        begins: Where those of each stream begin, and n.
+    """
+    ends = np.cumsum(widths)
+    before = np.concatenate([[0], ends])[begins]
+    counts = np.diff(begins)
+    stops = np.cumsum((np.diff(before) + bits) // 8 + 1)  # in bytes; streams begin at whole ones
+    starts = np.concatenate([[0], stops[:-1]])
+    moved = np.repeat(8 * starts + bits - before[:-1], counts)
+    first = ends - widths + moved
+    packed = np.zeros(int(stops[-1]) + 4, np.uint8)
+    packed[starts[:, None] + np.arange(len(head))] = np.frombuffer(head, np.uint8)
+    places, shifted = first >> 3, codes << (40 - (first & 7) - widths)
     for place in range(5):
         np.add.at(packed, places + place, (shifted >> (32 - 8 * place)).astype(np.uint8))
-    return packed[: int(ends[-1] // 8 + 1)].tobytes()
+    whole = packed.tobytes()
+    return [whole[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
 
 
 def decode_brush(packed: bytes, height: int, width: int, *, threshold: int = 128) -> Brushed:
@@ -319,47 +412,75 @@ def decode_brushes(
         >>> [found.corner for found in decode_brushes(packed, 1, 3)]
         [(2, 0), (0, 0)]
     """
-    alike: dict[int, list[int]] = {}
-    for number, one in enumerate(packed):
-        alike.setdefault(_layout(one, 4 * height * width), []).append(number)
-    found = {
-        number: runs
-        for layout, numbers in alike.items()
-        for number, runs in zip(
-            numbers,
-            _unpacked([packed[n] for n in numbers], 4 * height * width, layout),
-            strict=True,
-        )
-    }
-    for number in range(len(packed)):
-        ends, alpha = found.pop(number)
+    if not packed:
+        return
+    size = height * width
+    layouts = np.array([_layout(one, 4 * size) for one in packed])
+    painted, partial = np.zeros((2, len(packed)), np.int64)
+    firsts, lasts = [], []
+    for layout in np.unique(layouts).tolist():
+        whose = np.flatnonzero(layouts == layout)
+        ends, alpha, counts = _unpacked([packed[n] for n in whose.tolist()], 4 * size, layout)
         last = ends >> 2  # of pixel i the alpha is at 4 i + 3
         first = np.empty_like(last)
         first[0], first[1:] = 0, last[:-1]
-        pixels = last - first
-        some = (pixels > 0) & (alpha > 0)
-        painted = int(pixels[some].sum())
-        partial = int(pixels[some & (alpha < _OPAQUE)].sum())
-        held = (pixels > 0) & (alpha >= threshold)
-        yield Brushed(*_cropped(first[held], last[held], width), painted, partial)
+        begins = np.cumsum(counts) - counts
+        pixels = (last - first) * (alpha > 0)
+        painted[whose] = np.add.reduceat(pixels, begins)
+        partial[whose] = np.add.reduceat(pixels * (alpha < _OPAQUE), begins)
+        held = (last > first) & (alpha >= threshold)
+        # Each is placed among all others: its image follows those of the ones before.
+        moved = np.repeat((whose - np.arange(len(whose))) * size, counts)[held]
+        firsts.append(first[held] + moved)
+        lasts.append(last[held] + moved)
+    first, last = firsts[0], lasts[0]
+    if len(firsts) > 1:
+        first, last = (np.sort(np.concatenate(parts)) for parts in (firsts, lasts))
+    masks = _cropped(first, last, len(packed), height, width)
+    for (mask, corner), some, few in zip(masks, painted.tolist(), partial.tolist(), strict=True):
+        yield Brushed(mask, corner, some, few)
 
 
-def _cropped(first: Counts, last: Counts, width: int) -> tuple[Mask, tuple[int, int]]:
-    """The mask of spans of an image, no larger than it needs to be, and its corner."""
-    if not first.size:
-        return np.zeros((0, 0), np.bool_), (0, 0)
-    if (joined := first[1:] == last[:-1]).any():
+def _cropped(
+    first: Counts, last: Counts, count: int, height: int, width: int
+) -> Iterator[tuple[Mask, tuple[int, int]]]:
+    """The masks of spans of images, no larger than they need to be, and their corners.
+
+    Args:
+        first: (n,) of each span the first pixel, ascending, counted on from image to image.
+        last: (n,) likewise the pixel behind it; no span reaches from one image into the next.
+        count: Of images.
+        height: Of each.
+        width: Likewise.
+    """
+    size = height * width
+    joined = (first[1:] == last[:-1]) & (first[1:] % size > 0)
+    if joined.any():
         first, last = first[np.append(True, ~joined)], last[np.append(~joined, True)]
-    top, bottom = int(first[0]) // width, int(last[-1] - 1) // width + 1
-    changes = np.empty(2 * len(first), np.int64)
-    changes[::2], changes[1::2] = first, last
-    changes -= top * width
-    rows = _alternating(_between(changes, (bottom - top) * width)).reshape(bottom - top, width)
-    left, right = 0, width
-    if np.array_equal(first // width, (last - 1) // width):
-        left, right = int((first % width).min()), int(((last - 1) % width).max()) + 1
-    # What is cut off is not kept alive.
-    return rows[:, left:right] if right - left == width else rows[:, left:right].copy(), (left, top)
+    begins = np.searchsorted(first, np.arange(count + 1) * size)
+    counts = np.diff(begins)
+    some = np.flatnonzero(counts)
+    if some.size:
+        (row, left), (bottom, right) = np.divmod(first, width), np.divmod(last - 1, width)
+        # Cut to columns are those alone of which no span goes on in the next row.
+        groups = begins[some]
+        whole = np.add.reduceat(row != bottom, groups) > 0
+        x0 = np.where(whole, 0, np.minimum.reduceat(left, groups))
+        x1 = np.where(whole, width, np.maximum.reduceat(right, groups) + 1)
+        y0, y1 = row[groups], bottom[begins[some + 1] - 1] + 1
+        corners = np.stack([x0, y0, x1 - x0, y1 - y0], 1)
+        x, y, columns, _ = np.repeat(corners, counts[some], 0).T
+        changes = np.empty(2 * len(first), np.int64)
+        changes[::2] = (row - y) * columns + left - x
+        changes[1::2] = changes[::2] + last - first
+    places = iter(corners.tolist() if some.size else ())
+    for begin, end in pairwise((2 * begins).tolist()):
+        if begin == end:
+            yield np.zeros((0, 0), np.bool_), (0, 0)
+        else:
+            left_, top, columns_, rows = next(places)
+            runs = _between(changes[begin:end], rows * columns_)
+            yield _alternating(runs).reshape(rows, columns_), (left_, top % height)
 
 
 def _layout(packed: bytes, size: int) -> int:
@@ -376,8 +497,11 @@ def _layout(packed: bytes, size: int) -> int:
     return header & 0x1FFFFF
 
 
-def _unpacked(packed: Sequence[bytes], size: int, layout: int) -> Iterator[tuple[Counts, Counts]]:
-    """Of streams of one layout where runs of equal values end, and the values."""
+def _unpacked(packed: Sequence[bytes], size: int, layout: int) -> tuple[Counts, Counts, Counts]:
+    """Of streams of one layout where runs of equal values end, the values, and the runs of each.
+
+    Each stream's values are counted on from those before.
+    """
     depth, sizes = (layout >> 16) + 1, [(layout >> at & 15) + 1 for at in (12, 8, 4, 0)]
     joined = b"".join(one + bytes(8) for one in packed)
     bounds = np.cumsum([0, *(8 * len(one) + 64 for one in packed)]).tolist()
@@ -396,17 +520,25 @@ def _unpacked(packed: Sequence[bytes], size: int, layout: int) -> Iterator[tuple
         values = _from(words, places)
         counts = np.diff(np.concatenate([[0], np.cumsum(times)])[np.cumsum([0, *counts])]).tolist()
     values = (values >> np.uint64(64 - depth)).astype(np.int64)
-    ends, start = np.cumsum(lengths), 0
+    ends = np.cumsum(lengths)
+    kept: list[slice] = []
+    start = before = 0
     for count, bound in zip(counts, bounds[1:], strict=True):
-        own = ends[start : start + count] - (ends[start - 1] if start else 0)
+        own = ends[start : start + count]
+        own -= before
         used = int(np.searchsorted(own, size)) + 1
         if used > count or own[used - 1] != size:
             got = own[-1] if count else 0
             raise ValueError(f"rle: expected {size} values, got {got}, or a run beyond them")
         if (spare := bound - 64 - int(places[start + used - 1]) - depth) >= 16:
             raise ValueError(f"rle: expected nothing behind {size} values, got {spare} bits")
-        yield own[:used], values[start : start + used]
+        before += int(own[-1])
+        own += size * len(kept)
+        kept.append(slice(start, start + used))
         start += count
+    if any(one.stop != other.start for one, other in pairwise([*kept, slice(start, start)])):
+        ends, values = (np.concatenate([x[own] for own in kept]) for x in (ends, values))
+    return ends, values, np.array([own.stop - own.start for own in kept])
 
 
 def _items(
@@ -421,18 +553,17 @@ def _items(
     kinds = (single[:-2] << 2) | (single[1:-1] << 1) | single[2:]
     of_kinds = bytes([0] * 4 + [3 + size + depth for size in sizes] + [0] * 248)
     steps = kinds.tobytes().translate(of_kinds)
-    starts: list[int] = []
-    append, counts = starts.append, []
+    is_start = bytearray(len(steps))
     for bound, following in pairwise(bounds):
-        at, end, before = bound + _HEADER, following - 64, len(starts)
+        at, end = bound + _HEADER, following - 64
         while at < end:
-            append(at)
+            is_start[at] = 1
             at += steps[at] or _literal(joined, at + 3, depth, sizes[kinds[at]])
-        if at > end and len(starts) > before:
-            starts.pop()
-        counts.append(len(starts) - before)
-    places = np.array(starts, np.int64)
-    return places, counts, bool((kinds[places] > 3).all())
+        if at > end and (last := is_start.rfind(1, bound, end)) >= 0:
+            is_start[last] = 0
+    starts = np.flatnonzero(np.frombuffer(is_start, np.bool_))
+    counts = np.diff(np.searchsorted(starts, bounds)).tolist()
+    return starts, counts, bool((kinds[starts] > 3).all())
 
 
 def _literal(joined: bytes, place: int, depth: int, size: int) -> int:
@@ -495,24 +626,62 @@ def decode_coco(text: str | bytes) -> Counts:
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if len(data) <= _SHORT:
         return np.array(_few_numbers(data), np.int64)
-    characters = np.frombuffer(data, np.uint8) - np.uint8(48)
-    if not characters.size or characters.max() > 63 or characters[-1] & 32:
+    return decode_cocos([data])[0]
+
+
+def decode_cocos(texts: Sequence[str | bytes]) -> tuple[Counts, list[int]]:
+    """The run lengths of several masks that COCO compressed, faster than one after the other.
+
+    Args:
+        texts: The `counts` of each segmentation.
+
+    Returns:
+        (n,) int64 of all, to be checked; and where those of each end.
+
+    Raises:
+        ValueError: As `decode_coco`.
+
+    Examples:
+        >>> counts, bounds = decode_cocos(["61X13mN000`0", "32"])
+        >>> counts.tolist(), bounds
+        ([6, 1, 40, 4, 5, 4, 5, 4, 21, 3, 2], [9, 11])
+    """
+    each = [x.encode("utf-8", "surrogatepass") if isinstance(x, str) else x for x in texts]
+    if not each:
+        return np.zeros(0, np.int64), []
+    stops = np.cumsum([len(data) for data in each])
+    characters = np.frombuffer(b"".join(each), np.uint8) - np.uint8(48)
+    whole = all(each) and characters.max() <= 63 and not (characters[stops - 1] & 32).any()
+    if not whole:
         raise ValueError(_CHARACTERS)
     # Of a number's last digit the highest bit is its sign. Most numbers have no other.
-    last = characters[characters < 32]
+    is_last = characters < 32
+    last = characters[is_last]
     numbers = ((last ^ 16).view(np.int8) - np.int8(16)).astype(np.int64)
+    bounds = stops
     if more := len(characters) - len(last):
-        places = np.flatnonzero(characters > 31)
+        places = np.flatnonzero(~is_last)
         nth = np.arange(more)
         whose = places - nth  # as many numbers have ended before
+        bounds = stops - np.searchsorted(places, stops)
         nth[1:] -= np.maximum.accumulate(np.where(whose[1:] > whose[:-1], nth[1:], 0))
         if nth.max() > 5:
             raise ValueError(_DIGITS)
         np.left_shift.at(numbers, whose, 5)
         np.add.at(numbers, whose, (characters[places] & 31).astype(np.int64) << (5 * nth))
-    for chain in (numbers[1::2], numbers[2::2]):
+    # From the fourth on they are differences from the one before the last. Of sums over everything,
+    # what was there before the chain began is taken off.
+    begins = np.concatenate([[0], bounds[:-1]])
+    sums = numbers.copy()
+    for chain in (sums[::2], sums[1::2]):
         np.cumsum(chain, out=chain)
-    return numbers
+    lengths = bounds - begins
+    before = np.concatenate([[0], sums])[begins]
+    of_odd, of_even = np.repeat(before, lengths), np.repeat(sums[begins], lengths)
+    is_odd = (np.arange(len(numbers)) - np.repeat(begins, lengths)) & 1 > 0
+    found = sums - np.where(is_odd, of_odd, of_even)
+    found[begins] = numbers[begins]
+    return found, bounds.tolist()
 
 
 def _few_numbers(data: bytes) -> list[int]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segal.config import RunConfig, SelectConfig, TrainConfig
-from segal.data.exclusion import Excluded, Exclusion, RestOfDataset, uncovered
+from segal.data.exclusion import Excluded, RestOfDataset, never_annotated, uncovered
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
@@ -13,41 +13,46 @@ from segal.models.spec import DEFAULT_TASK
 from segal.signals import Pooled
 from segal.strategies import STRATEGIES
 from segal.strategies.base import PassContext, Strategy
+from segal.tasks import find_task
 
 
-def excluded_of(exclude: Path | None, pool: ImagePool, *, all_there: bool = True) -> Excluded:
-    """What is excluded of a pool's images.
+def excluded_of(
+    exclude: Path | None, pool: ImagePool, task: str, *, all_there: bool = True
+) -> Excluded:
+    """What is never annotated of a pool's images.
 
     Args:
-        exclude: What is; None for nothing.
+        exclude: What is excluded; None for nothing.
         pool: The images.
+        task: What networks are asked.
         all_there: As `Exclusion.of` takes it.
 
     Raises:
-        SegalError: As `Exclusion.of` does.
+        SegalError: As `never_annotated` does.
     """
-    if exclude is None:
-        return {}
-    return Exclusion.open(exclude).of([pool], all_there=all_there)[0]
+    no_data = find_task(task).in_tiles
+    return never_annotated(exclude, [pool], no_data=no_data, all_there=all_there)[0]
 
 
 def without_excluded(
-    exclude: Path | None, datasets: Sequence[LabelledDataset], *, all_there: bool = True
+    exclude: Path | None, datasets: Sequence[LabelledDataset], task: str, *, all_there: bool = True
 ) -> list[LabelledDataset]:
-    """The data sets, without labels where something is excluded.
+    """The data sets, without labels where something is never annotated.
 
     Args:
-        exclude: What is; None for nothing.
+        exclude: What is excluded; None for nothing.
         datasets: They.
+        task: What networks are asked.
         all_there: As `Exclusion.of` takes it.
 
     Raises:
-        SegalError: As `Exclusion.of` does.
+        SegalError: As `never_annotated` does.
     """
-    if exclude is None:
-        return list(datasets)
-    found = Exclusion.open(exclude).of([d.pool for d in datasets], all_there=all_there)
-    return [RestOfDataset.of(d, boxes) for d, boxes in zip(datasets, found, strict=True)]
+    no_data = find_task(task).in_tiles
+    pools = [dataset.pool for dataset in datasets]
+    found = never_annotated(exclude, pools, no_data=no_data, all_there=all_there)
+    pairs = zip(datasets, found, strict=True)
+    return [RestOfDataset.of(d, boxes) if boxes or exclude else d for d, boxes in pairs]
 
 
 def annotated(labelled: Boxes, dataset: LabelledDataset) -> Boxes:

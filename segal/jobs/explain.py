@@ -35,7 +35,7 @@ from segal.signals.directional import Directional, DirectionalMeter
 from segal.signals.directions import Influence, Inverse, ReferenceGradient
 from segal.system.console import bar, say, tell
 from segal.system.files import remove, replacing, write_json
-from segal.system.machine import find_device, precision_note, use_threads
+from segal.system.machine import find_device, precision_note, readers, use_threads
 from segal.tasks import TASKS, find_task, task_of
 from segal.tasks.classes import check_classes
 from segal.tasks.explaining import Explainer, Explaining, Pictures, ScoredImage
@@ -191,9 +191,8 @@ def run_explanation(config: ExplainConfig) -> Explanation:
     say(model.spec.input_line)
     tell(*pool.notes())
     check_apart(reference.pool, pool)
-    settings = ScanSettings(
-        device, config.machine.batch_size, config.machine.workers, config.precision
-    )
+    workers = readers(config.machine.workers, device)
+    settings = ScanSettings(device, config.machine.batch_size, workers, config.precision)
     sets = _sets(config, pool, reference)
     bench = Bench(model, task_of(model.spec), settings, sets, config.seed)
     slow = precision_note(device, config.precision)
@@ -216,7 +215,7 @@ def _open_pool(spec: ModelSpec, config: ExplainConfig) -> ImagePool:
             skip_unreadable=config.skip_unreadable,
             follow_links=config.follow_links,
             reading=config.reading,
-            workers=max(1, config.machine.workers),
+            workers=readers(config.machine.workers),
             progress=advance,
         )
 

@@ -15,6 +15,9 @@ from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.models.spec import ModelSpec
 from segal.scanning.scan import ScanSettings
+from segal.system.machine import readers
+from segal.tasks import find_task
+from segal.tasks.tiles import Layout
 
 
 def refuse_out_within(out: Path, inputs: Path, kind: str) -> None:
@@ -60,6 +63,29 @@ def check_channels(spec: ModelSpec, *pools: ImagePool) -> None:
     raise_all(errors)
 
 
+def check_reduced(spec: ModelSpec, pool: ImagePool, gap: float) -> None:
+    """Raises a SegalError if all images have to be read at their size.
+
+    Args:
+        spec: What sees them.
+        pool: They.
+        gap: As `ModelSpec.reduction` takes it.
+    """
+    shapes = image_shapes(pool)
+    if all(spec.reduction(*shape, gap=gap) == 1 for shape in shapes):
+        height, width = max(shapes)
+        sees = f"sees images at scale {spec.input_scale:g}"
+        if spec.framing is not None:
+            sees = f"resizes images to {spec.framing.resized}"
+        raise SegalError(
+            "reducing_gap: no image can be read at less than its size",
+            expected=f"a network that sees images at 1/{2 * gap:g} of their size, or less",
+            got=f"{spec.title}, which {sees}, and images of up to {height} x {width} "
+            "(height x width)",
+            remedy="leave reducing_gap out" + ("; or give reducing_gap=1" if gap > 1 else ""),
+        )
+
+
 def _bands(pool: ImagePool) -> str:
     bands = pool.reading.bands
     return (
@@ -76,7 +102,7 @@ def scan_settings(config: SelectConfig | RunConfig, device: torch.device) -> Sca
     return ScanSettings(
         device=device,
         batch_size=config.machine.batch_size,
-        workers=config.machine.workers,
+        workers=readers(config.machine.workers, device),
         precision=config.precision,
         embedding_dtype=config.embedding_dtype,
     )
@@ -125,6 +151,16 @@ def by_index(pool: ImagePool, excluded: Excluded) -> dict[int, tuple[Box, ...]]:
     return {i: excluded[path] for i, path in enumerate(pool.paths) if path in excluded}
 
 
-def image_shapes(pool: ImagePool) -> set[tuple[int, int]]:
-    """(height, width) in pixels that there are."""
-    return {pool.shape(i) for i in range(len(pool))}
+def image_shapes(pool: ImagePool, spec: ModelSpec | None = None) -> set[tuple[int, int]]:
+    """(height, width) in pixels that there are.
+
+    Args:
+        pool: The images.
+        spec: Of a network that looks at them; large ones are then told as their tiles.
+    """
+    shapes = {pool.shape(i) for i in range(len(pool))}
+    if spec is None or not find_task(spec.task).in_tiles:
+        return shapes
+    large = pool.reading.large
+    tiled = {shape for shape in shapes if large.holds(*shape)}
+    return (shapes - tiled).union(*(Layout.of(shape, large, spec).shapes for shape in tiled))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from segal.config import LayersStoreConfig, RunConfig, SelectConfig, StoreConfig, TrainConfig
@@ -11,6 +12,7 @@ from segal.data.image_sets import ImageSet, SetName
 from segal.data.kept import KeptPool
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
+from segal.data.reduced import ReducedPool
 from segal.data.transforms import stack_images
 from segal.errors import SegalError, raise_all
 from segal.jobs.inputs import image_shapes
@@ -28,13 +30,16 @@ class Keeping:
     Args:
         config: What is said of the store; None where there is none.
         layers: What is trained of the network.
+        reducing_gap: As in `SelectConfig`, where there is no store.
 
     Raises:
         SegalError: If the folder is no store.
     """
 
-    def __init__(self, config: StoreConfig | None, layers: str) -> None:
-        self._layers, self._store = layers, None
+    def __init__(
+        self, config: StoreConfig | None, layers: str, *, reducing_gap: float | None = None
+    ) -> None:
+        self._layers, self._store, self._gap = layers, None, reducing_gap
         if config is not None:
             limit = round(config.gigabytes * 1e9)
             self._store = FeatureStore(config.folder, limit, config.precision)
@@ -44,7 +49,8 @@ class Keeping:
     def of(cls, config: RunConfig | TrainConfig | SelectConfig) -> "Keeping":
         """As a configuration has it."""
         if isinstance(config, SelectConfig):
-            return cls(config.store, config.store.layers if config.store is not None else "")
+            layers = config.store.layers if config.store is not None else ""
+            return cls(config.store, layers, reducing_gap=config.reducing_gap)
         return cls(config.store, config.train.layers)
 
     @staticmethod
@@ -82,8 +88,12 @@ class Keeping:
         Raises:
             SegalError: If the network's frozen part cannot be kept.
         """
-        if self._store is None or model is None:
+        if model is None:
             return pool
+        if self._store is None:
+            if self._gap is None:
+                return pool
+            return ReducedPool(pool, partial(model.spec.reduction, gap=self._gap))
         if self._part is None or self._part[0] is not model:
             self._part = model, FrozenLayers.of(model, self._layers)
         return KeptPool(pool, self._part[1], self._store)

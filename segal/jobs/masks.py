@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 from segal.candidates.regions import Box
 from segal.candidates.selection import MASKS_FOLDER, mask_name, mask_png
 from segal.config import SelectConfig
 from segal.data.exclusion import Excluded, Exclusion
+from segal.data.image_list import images_at
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.jobs.annotate.source import SELECT, read_source_config
+from segal.jobs.exclusions import excluded_of
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.ledger import Ledger
 from segal.system.files import write_bytes
@@ -81,14 +82,17 @@ class Masks:
         if not self.ledger.excluded_images():
             return {}
         config = read_source_config(self.ledger)
-        assert isinstance(config, SelectConfig) and config.exclude is not None
-        exclusion = Exclusion.open(config.exclude)
-        if exclusion.digest() != self.ledger.configuration.get("exclude"):
-            raise SegalError(f"{config.exclude} excludes something else than it did then")
+        assert isinstance(config, SelectConfig)
+        exclude = config.exclude
+        if exclude and Exclusion.open(exclude).digest() != self.ledger.configuration["exclude"]:
+            raise SegalError(f"{exclude} excludes something else than it did then")
+        files = {name: file for file, name in self.log.files.items()}
         pool = ImagePool(
-            root=Path(),
+            root=images_at(config.images)[0],
             paths=tuple(self._sizes),
             infos=tuple(ImageInfo(*size, "") for size in self._sizes.values()),
             stats=((0, 0),) * len(self._sizes),
+            reading=config.reading,
+            files=tuple(files.get(name, name) for name in self._sizes),
         )
-        return exclusion.of([pool], all_there=False)[0]
+        return excluded_of(exclude, pool, config.task, all_there=False)

@@ -35,9 +35,13 @@ from segal.models.spec import ModelSpec
 from segal.models.wrapped import Model
 from segal.scenes.synthetic import make_scenes
 from segal.system.console import Advance, bar
+from segal.system.machine import readers
+from segal.system.ranks import all_ranks
 from segal.tasks import Outline, find_task
 from segal.tasks.classes import are_numbers, check_class_names
 from segal.training.convex import linear_head
+from segal.training.parallel import check_accelerate
+from segal.training.pieces import check_pieces
 from segal.training.settings import ALL_LAYERS, TrainSettings
 
 Config = TypeVar("Config", TrainConfig, RunConfig)
@@ -90,7 +94,7 @@ def open_split(
         split,
         only,
         missing_labels=missing_labels,
-        workers=max(1, machine.workers),
+        workers=readers(machine.workers),
         known=known,
         progress=progress,
     )
@@ -116,8 +120,12 @@ def two_sources(checkpoint: Path, encoder: Path) -> SegalError:
 
 
 def check_training(config: TrainConfig | RunConfig) -> None:
-    """Raises a SegalError if networks of a task are not trained as it is configured."""
+    """Raises a SegalError if networks of a task are not trained so, or not by so many ranks."""
     find_task(config.task).training_scheme(config.train)
+    ranks = all_ranks()
+    check_pieces(config.train, ranks)
+    if config.train.optimizer != "lbfgs":  # which one rank does
+        check_accelerate(ranks)
 
 
 def with_folder(config: AnyConfig) -> AnyConfig:
@@ -208,7 +216,7 @@ def check_sizes(model: Model, crop: str, trained: ImagePool, *evaluated: ImagePo
         SegalError: With a size that it takes.
     """
     size = RegionSize.parse(crop)
-    sizes = [size for pool in evaluated for size in image_shapes(pool)]
+    sizes = [size for pool in evaluated for size in image_shapes(pool, model.spec)]
     whole = sorted(image_shapes(trained))
     if size.height is None or size.width is None:
         sizes += whole

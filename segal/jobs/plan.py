@@ -6,16 +6,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from segal.candidates.budget import Allowance
 from segal.candidates.regions import Box, RegionSize
+from segal.candidates.table import CandidateTable
 from segal.config import SelectConfig
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
 from segal.jobs.cold_start import is_encoder
 from segal.jobs.copies import copies_notes, without_copies
 from segal.jobs.exclusions import excluded_of
-from segal.jobs.inputs import by_index, check_channels, image_shapes, image_sizes, scan_settings
+from segal.jobs.forecast import Choice, free_disk, free_memory, mean_clicks, time_choice
+from segal.jobs.inputs import (
+    by_index,
+    check_channels,
+    check_reduced,
+    image_shapes,
+    image_sizes,
+    scan_settings,
+)
 from segal.jobs.keeping import Keeping
+from segal.jobs.large import check_large
 from segal.jobs.network import with_folder
 from segal.jobs.passes import run_passes
 from segal.jobs.prices import EXPECTED, signals_of
@@ -28,11 +40,20 @@ from segal.scanning.scan import Scan
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy, check_images
 from segal.system.console import bar, tell
-from segal.system.machine import find_device, peak_memory_bytes, precision_note, use_threads
+from segal.system.machine import (
+    find_device,
+    peak_memory_bytes,
+    precision_note,
+    readers,
+    use_threads,
+)
 from segal.tasks import find_task
 
 _TRIALS = ((1, 1), (3, 1), (1, 12))
 """Images of the pool, and of each set beside it, that a trial looks at."""
+
+CLICK_SECONDS = 2.0
+"""How long a click of an annotator is taken to last, where nothing else is said."""
 
 _CLEAR = 1.3
 """What a pass takes with more images beside it, as a multiple, that is more than noise."""
@@ -48,10 +69,22 @@ class Plan:
         picks: The most that the budget buys; of one in boxes, about how many at the mean price of
             the images that were tried.
         prepare_seconds: Before the pass, on the sets of images that the strategy measures on.
-        scan_seconds: The passes over the pool.
+        scan_seconds: The passes over the pool; of several ranks, each with as many cores as there
+            are here, or a GPU of its own.
         disk_bytes: Candidate tables.
+        embedding_bytes: What embeddings take of them.
+        temporary_bytes: What a pass takes beside its table until it is done: the blocks of it.
         scan_bytes: Peak memory of the passes.
         select_bytes: Embeddings that the choice holds in memory.
+        check_seconds: To open the pool, each image of which is decoded once.
+        choice: The choice, by one rank; None where the strategy could not be tried.
+        ranks: Processes that share the pass.
+        clicks: Of all that the budget buys; None where no labels tell.
+        clicks_of: Images whose labels tell it.
+        click_seconds: That a click is taken to last.
+        by_the_box: Whether clicks are boxes.
+        free_disk: Bytes where the run would be.
+        free_memory: Bytes that a process could have here.
         notes: What the user should be told about the inputs and the machine.
         network: What the network expects of its input; None without a network.
         boxes: Expected of a candidate, in the mean; None where the budget counts something else.
@@ -64,8 +97,19 @@ class Plan:
     prepare_seconds: float
     scan_seconds: float
     disk_bytes: int
+    embedding_bytes: int
+    temporary_bytes: int
     scan_bytes: int
     select_bytes: int
+    check_seconds: float = 0.0
+    choice: Choice | None = None
+    ranks: int = 1
+    clicks: float | None = None
+    clicks_of: int = 0
+    click_seconds: float = CLICK_SECONDS
+    by_the_box: bool = False
+    free_disk: int | None = None
+    free_memory: int | None = None
     notes: tuple[str, ...] = ()
     network: str | None = None
     boxes: float | None = None
@@ -78,23 +122,92 @@ class Plan:
             buys = f"about {self.picks} of them, at {self.boxes:.1f} expected boxes each"
         return [
             f"{self.images} images, {self.candidates} regions on offer; the budget buys {buys}",
-            f"time: about {_minutes(self.prepare_seconds)} before the pass, "
-            f"{_minutes(self.scan_seconds)} for the pass over the pool, and the choice",
+            f"time: about {_minutes(self.check_seconds)} to check the images, "
+            f"{_minutes(self.prepare_seconds)} before the pass, "
+            f"{_minutes(self.scan_seconds)} for the pass over the pool{self._shared()}, and "
+            + self._choice_words(),
             f"memory: about {_size(self.scan_bytes)} for the pass, and embeddings of "
-            f"{_size(self.select_bytes)} for the choice",
-            f"disk: {_size(self.disk_bytes)} of candidate tables"
-            + ("" if self.store_bytes is None else f", {_size(self.store_bytes)} in the store"),
+            f"{_size(self.select_bytes)} for the choice" + (", a rank" if self.ranks > 1 else ""),
+            f"disk: {_size(self.disk_bytes)} of candidate tables, {_size(self.embedding_bytes)} "
+            f"of them embeddings; {_size(self.temporary_bytes)} beside them until a pass is done"
+            + ("" if self.store_bytes is None else f"; {_size(self.store_bytes)} in the store"),
+            self._cost(),
             *([self.network] if self.network else []),
             *self.notes,
+            *self.lacking(),
         ]
 
+    def lacking(self) -> list[str]:
+        """What will not fit, in a line each."""
+        lines = []
+        disk = self.disk_bytes + self.temporary_bytes
+        if self.free_disk is not None and disk > self.free_disk:
+            lines.append(
+                f"DOES NOT FIT: {_size(disk)} of disk for candidate tables and what a pass takes "
+                f"beside them, where {_size(self.free_disk)} are free. Give --out on another disk, "
+                "a larger --region, or embedding_dtype=float16."
+            )
+        memory = self.scan_bytes + self.select_bytes
+        if self.free_memory is not None and memory > self.free_memory:
+            lines.append(
+                f"DOES NOT FIT: {_size(memory)} of memory for the network and what the choice "
+                f"holds, where there are {_size(self.free_memory)}. Give a larger --region, or "
+                "fewer images."
+            )
+        elif self.free_memory is not None and self.ranks * memory > self.free_memory:
+            fitting = max(1, self.free_memory // memory)
+            lines.append(
+                f"DOES NOT FIT: {self.ranks} ranks of {_size(memory)} of memory on one machine "
+                f"like this, where there are {_size(self.free_memory)}: {fitting} at most."
+            )
+        return lines
 
-def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
+    def _shared(self) -> str:
+        if self.ranks == 1:
+            return ""
+        return f" (by {self.ranks} ranks, each with cores, or a GPU, as this process has)"
+
+    def _choice_words(self) -> str:
+        if self.choice is None:
+            return "the choice, which could not be tried"
+        words = f"{_minutes(self.choice.seconds)} for the choice"
+        if any(self.choice.powers):
+            grows = " and ".join(
+                f"{what} to the power {power}"
+                for what, power in zip(("candidates", "picks"), self.choice.powers, strict=True)
+                if power
+            )
+            words += (
+                f" (by one of {self.choice.picks} among {self.choice.candidates} made-up ones, "
+                f"growing with {grows})"
+            )
+        return words
+
+    def _cost(self) -> str:
+        if self.clicks is None:
+            return "cost: not known without labels; --reference DATASET:val tells it by a few"
+        unit = "boxes" if self.by_the_box else "clicks"
+        hours = self.clicks * self.click_seconds / 3600
+        return (
+            f"cost: about {self.clicks:,.0f} {unit}, {hours:,.1f} h at {self.click_seconds:g} s "
+            f"each, by the labels of {self.clicks_of} images of the reference set"
+        )
+
+
+def plan_selection(
+    config: SelectConfig,
+    strategy: Strategy,
+    *,
+    ranks: int = 1,
+    click_seconds: float = CLICK_SECONDS,
+) -> Plan:
     """Tries a selection on a few images; nothing is left behind.
 
     Args:
-        config: The configuration; `out` is not used.
+        config: The configuration; nothing is written to `out`.
         strategy: The strategy that `config.strategy` names.
+        ranks: Processes that would share it.
+        click_seconds: How long an annotator takes for a click, or a box.
 
     Raises:
         SegalError: For whatever would stop the selection.
@@ -110,6 +223,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     answering = None if is_encoder(config) else model
     if answering is not None:
         labels.check(answering.spec)
+    started = time.perf_counter()
     with bar("Checking images") as advance:
         pool = find_task(config.task).open_pool(
             config.images,
@@ -117,15 +231,19 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
             follow_links=config.follow_links,
             reading=config.reading,
             classes=None if answering is None else answering.spec.num_classes,
-            workers=max(1, config.machine.workers),
+            workers=readers(config.machine.workers),
             progress=advance,
         )
+    check_seconds = time.perf_counter() - started
     withdrawn = labels.labelled.withdrawn
     pool = pool.subset(withdrawn.left(pool)) if withdrawn else pool
     if model is not None:
         check_channels(model.spec, pool)
-        check_image_sizes(model, image_shapes(pool))
+        if config.reducing_gap is not None:
+            check_reduced(model.spec, pool, config.reducing_gap)
+        check_image_sizes(model, image_shapes(pool, model.spec))
     check_images(strategy, pool.paths)
+    check_large(config, strategy, pool)
     notes, whole = [*pool.notes(), *copies_notes(pool, unique=config.unique)], pool
     labelled = labels.labelled.boxes(pool)
     if config.unique:
@@ -133,7 +251,7 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
     slow = precision_note(device, config.precision)
     notes += [*labels.labelled.notes, *([slow] if slow else [])]
     boxes = {pool.paths[image]: found for image, found in labelled.items()}
-    excluded = withdrawn.together(whole, excluded_of(config.exclude, whole))
+    excluded = withdrawn.together(whole, excluded_of(config.exclude, whole, config.task))
     offer, allowance = make_offer(config, pool, boxes, excluded)
     sets, needed = (
         labels.sets(config, pool, labelled, whole, excluded),
@@ -151,7 +269,21 @@ def plan_selection(config: SelectConfig, strategy: Strategy) -> Plan:
             f"store.gigabytes: {config.store.gigabytes:g} is less than the images take, so that "
             "some are made again in every pass."
         )
-    return replace(plan, notes=tuple(notes), store_bytes=store_bytes)
+    clicks = mean_clicks(config)
+    return replace(
+        plan,
+        notes=tuple(notes),
+        store_bytes=store_bytes,
+        check_seconds=check_seconds,
+        scan_seconds=plan.scan_seconds / ranks,
+        ranks=ranks,
+        clicks=None if clicks is None else clicks[0] * plan.picks,
+        clicks_of=0 if clicks is None else clicks[1],
+        click_seconds=click_seconds,
+        by_the_box=find_task(config.task).by_the_box,
+        free_disk=free_disk(config.out),
+        free_memory=free_memory(),
+    )
 
 
 @dataclass(frozen=True)
@@ -164,7 +296,8 @@ class _Measured:
         images: Of the pool, that they went over.
         beside: Images of the sets that were looked at before.
         disk: Bytes of their tables for each row of one.
-        embedded: Numbers in a candidate's embeddings.
+        few: The candidates, in memory.
+        labelled: What is labelled, likewise.
         boxes: Expected of a candidate, in the mean; None where nobody asked.
     """
 
@@ -173,7 +306,8 @@ class _Measured:
     images: int
     beside: int
     disk: float
-    embedded: int
+    few: CandidateTable
+    labelled: CandidateTable
     boxes: float | None
 
 
@@ -194,15 +328,18 @@ class _Trial:
         sets = {name: found.first(beside) for name, found in self.sets.items()}
         prepare = passes = 0.0
 
-        def measure(_: int, signals: Sequence[Signal], tables: Path) -> None:
+        def measure(number: int, signals: Sequence[Signal], tables: Path) -> None:
             nonlocal prepare, passes
             before, during = self._scan(pool, sets, signals, tables)
+            if number == 0 and self.config.from_scan is not None:
+                return  # it is there
             prepare, passes = prepare + (before if signals else 0.0), passes + during
 
         with TemporaryDirectory() as temporary:
             folder, region = Path(temporary), self.config.region
             context = PassContext(shared_features=find_task(self.config.task).shared_features)
-            last = run_passes(self.strategy, context, folder, region, measure).table
+            scanned = run_passes(self.strategy, context, folder, region, measure)
+            last = scanned.table
             disk = sum(path.stat().st_size for path in Path(temporary).rglob("*.npy"))
             return _Measured(
                 prepare=prepare,
@@ -210,7 +347,8 @@ class _Trial:
                 images=len(pool),
                 beside=sum(len(found.indices()) for found in sets.values()),
                 disk=disk / len(last),
-                embedded=sum(column.shape[1] for column in last.embeddings.values()),
+                few=_in_memory(last),
+                labelled=_in_memory(scanned.labelled),
                 boxes=float(last.values[EXPECTED.column].mean())
                 if EXPECTED.column in last.values
                 else None,
@@ -227,7 +365,7 @@ class _Trial:
         config, ready = self.config, list[float]()
         sizes = dict.fromkeys([config.region, *config.extra_regions])
         scan = Scan(
-            pool=pool,
+            pool=Keeping(None, "", reducing_gap=config.reducing_gap).pool(self.model, pool),
             task=find_task(config.task),
             regions=[RegionSize.parse(size) for size in sizes],
             settings=scan_settings(config, find_device(config.machine.device)),
@@ -240,6 +378,10 @@ class _Trial:
         scan.run(folder, lambda done, _: None if done else ready.append(time.perf_counter()))
         during = time.perf_counter() - ready[0]
         return ready[0] - started, during
+
+
+def _in_memory(table: CandidateTable) -> CandidateTable:
+    return replace(table, embeddings={k: np.array(v) for k, v in table.embeddings.items()})
 
 
 def _extrapolate(trial: _Trial, rows: int, offer: Offer, allowance: Allowance) -> Plan:
@@ -262,17 +404,24 @@ def _extrapolate(trial: _Trial, rows: int, offer: Offer, allowance: Allowance) -
     of_pair = (deep.passes - one.passes) / (further * one.images)
     if deep.passes < _CLEAR * one.passes:
         of_pair = 0.0
+    picks = allowance.most(offer.prices)
+    if more.boxes is not None:
+        picks = allowance.about(more.boxes, len(offer))
+    scan_bytes = max(peak_memory_bytes(find_device(trial.config.machine.device)).values())
+    embeddings = more.few.embeddings.values()
+    disk = round(more.disk * rows)
     return Plan(
         images=len(areas),
         candidates=len(offer),
-        picks=allowance.most(offer.prices)
-        if more.boxes is None
-        else allowance.about(more.boxes, len(offer)),
+        picks=picks,
         prepare_seconds=max(0.0, one.prepare - of_set * one.beside) + of_set * beside,
         scan_seconds=(of_image + of_pair * (beside - one.beside)) * share,
-        disk_bytes=round(more.disk * rows),
-        scan_bytes=max(peak_memory_bytes(find_device(trial.config.machine.device)).values()),
-        select_bytes=one.embedded * 4 * len(offer),
+        disk_bytes=disk,
+        embedding_bytes=rows * sum(x.dtype.itemsize * x.shape[1] for x in embeddings),
+        temporary_bytes=disk,
+        scan_bytes=scan_bytes,
+        select_bytes=4 * len(offer) * sum(x.shape[1] for x in embeddings),
+        choice=time_choice(trial.strategy, more.few, more.labelled, len(offer), picks),
         network=None if trial.model is None else trial.model.spec.input_line,
         boxes=more.boxes,
     )
@@ -285,4 +434,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+    for unit, size in (("TB", 1e12), ("GB", 1e9)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e6:.0f} MB"

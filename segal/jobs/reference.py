@@ -28,6 +28,7 @@ from segal.runs.run_folder import fingerprint
 from segal.signals import Need
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar, tell
+from segal.system.machine import readers
 from segal.tasks import Task, find_task
 from segal.tasks.classes import check_classes
 
@@ -110,7 +111,7 @@ class SelectionLabels:
             given = config.training.beside(config)
             training = open_labels(task, given, config.machine, labelled)
         reference, training = (
-            one and without_excluded(config.exclude, [one], all_there=False)[0]
+            one and without_excluded(config.exclude, [one], config.task, all_there=False)[0]
             for one in (reference, training)
         )
         return cls(labelled, reference, training)
@@ -282,7 +283,7 @@ def open_labels(
         dataset = task.open_split(
             *(config, config.split, None if given is None else given.images),
             missing_labels=given is not None and given.has_answers,
-            workers=max(1, machine.workers),
+            workers=readers(machine.workers),
             progress=advance,
         )
     if given is not None:

@@ -9,8 +9,9 @@ from segal.jobs.annotate.source import SELECT
 from segal.jobs.masks import Masks
 from segal.jobs.picks import selected_from
 from segal.runs.history import CONFIG_FILE, SELECTION_FILE
-from segal.runs.ledger import SCANS, Ledger
+from segal.runs.ledger import SCANS, SEED_SELECT, Ledger
 from segal.runs.returns import returns_of
+from segal.runs.texts import text_of, texts_beside
 from segal.runs.withdrawal import sweep, withdrawn_files
 from segal.system.files import write_bytes
 
@@ -67,24 +68,26 @@ def _write_texts(ledger: Ledger, damaged: list[tuple[str, str, int]]) -> None:
     """Small files, of which the ledger has copies."""
     recorded = ledger.digests()
     for path, *_ in damaged:
-        data = ledger.text(path, recorded[path])
+        data = text_of(ledger, path, recorded[path])
         if data is not None:
             write_bytes(ledger.folder / path, data)
 
 
 def _write_selections(ledger: Ledger, damaged: list[tuple[str, str, int]]) -> None:
+    """What was selected, of what was bought of it."""
+    buys = {SELECT: SELECT if ledger.command == SELECT else "buy", SEED_SELECT: "seed"}
     for path, name, number in damaged:
-        if PurePosixPath(path).name != SELECTION_FILE or name != SELECT:
+        if PurePosixPath(path).name != SELECTION_FILE or name not in buys:
             continue
-        bought = ledger.purchases(SELECT if ledger.command == SELECT else "buy", number)
+        bought = ledger.purchases(buys[name], number)
         if bought:
             write_bytes(ledger.folder / path, selection_csv(selected_from(bought)))
 
 
 def _beside(ledger: Ledger) -> Iterator[str]:
     """Files that no stage records."""
-    for name in ledger.texts_beside():
-        data, path = ledger.text(name), ledger.folder / name
+    for name in texts_beside(ledger):
+        data, path = text_of(ledger, name), ledger.folder / name
         if data is not None and (not path.is_file() or path.read_bytes() != data):
             write_bytes(path, data)
             yield name

@@ -22,23 +22,18 @@ from segal.candidates.budget import Allowance, Budget, Prices
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import Selected, read_selection, write_selection
 from segal.config import SelectConfig
-from segal.data.exclusion import Excluded, together, uncovered
+from segal.data.exclusion import Excluded, together
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
 from segal.jobs.cold_start import encoder_alone, is_encoder
-from segal.jobs.copies import copies_notes, without_copies
-from segal.jobs.exclusions import excluded_of, no_parts, takes_parts
 from segal.jobs.inputs import (
-    by_index,
-    check_channels,
     image_areas,
     image_digests,
     image_shapes,
     image_sizes,
     named_inputs,
     refuse_out_within,
-    scan_settings,
 )
 from segal.jobs.keeping import Keeping
 from segal.jobs.losses import TrainedBy
@@ -48,24 +43,26 @@ from segal.jobs.passes import Scanned, run_passes
 from segal.jobs.picks import rows_of, selected_from, shown_value
 from segal.jobs.prices import expected_prices, signals_of
 from segal.jobs.reference import SelectionLabels, reference_cost, reference_note
+from segal.jobs.selection_pool import SelectionPool, SelectionScan
 from segal.jobs.strategies import (
     by_features,
     check_network,
     goes_by_features,
     notes_of_loss,
 )
+from segal.jobs.threads import fix_threads
 from segal.models.build import check_image_sizes
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.models.spec import DEFAULT_TASK
 from segal.models.wrapped import Model
-from segal.runs.acquisition import SCAN, SELECT, Offer, acquire, derive_generator, derive_seed
-from segal.runs.ledger import Ledger, Purchase
+from segal.runs.acquisition import SELECT, Offer, acquire, derive_generator
+from segal.runs.following import SharedLedger, check_alike, open_shared
+from segal.runs.ledger import Purchase
 from segal.runs.pool_log import PoolChange, Withdrawn
 from segal.runs.run_folder import fingerprint
-from segal.scanning.scan import Scan
 from segal.signals import Signal
-from segal.strategies.base import PassContext, Strategy, check_images
-from segal.system.console import bar, say, tell
+from segal.strategies.base import PassContext, Strategy
+from segal.system.console import bar, say
 from segal.system.files import write_bytes, write_json
 from segal.system.machine import (
     describe,
@@ -74,6 +71,7 @@ from segal.system.machine import (
     precision_note,
     use_threads,
 )
+from segal.system.ranks import Ranks, all_ranks
 from segal.tasks import find_task
 from segal.tasks.drawing import Drawn
 
@@ -158,7 +156,7 @@ def run_selection(
     Raises:
         SegalError: For anything that the user can mend.
     """
-    config = with_folder(config)
+    config, ranks = with_folder(config), all_ranks()
     device = find_device(config.machine.device)
     use_threads(config.machine.threads)
     refuse_out_within(config.out, config.images, "folder of images")
@@ -167,15 +165,30 @@ def run_selection(
     else:
         model = given.model
         check_network(strategy, model)
-    labels = SelectionLabels.open(config, strategy)
-    if model is not None and not is_encoder(config):
-        labels.check(model.spec)
-    identity = _identity(config, labels)
+    labels = open_labels_of(config, strategy, model)
+    identity = identity_with(config, labels)
     if given is not None:
         identity["checkpoint"] = dict(given.identity)
     read = named_inputs({"reference": labels.reference, "training": labels.training})
-    with Ledger.open(config.out, "select", identity, inputs=read) as ledger:
-        return _Selection(config, strategy, ledger, model, device, labels, identity).run()
+    opened = open_shared(config.out, "select", identity, ranks=ranks, inputs=read)
+    with opened as ledger:
+        selection = _Selection(config, strategy, ledger, ranks, model, device, labels, identity)
+        selection.notes += fix_threads(ledger, config.machine.threads)
+        return selection.run()
+
+
+def open_labels_of(
+    config: SelectConfig, strategy: Strategy, model: Model | None
+) -> SelectionLabels:
+    """What is labelled, and the labelled data sets that a strategy looks at.
+
+    Raises:
+        SegalError: As `SelectionLabels.open`, or if they are not what the network answers.
+    """
+    labels = SelectionLabels.open(config, strategy)
+    if model is not None and not is_encoder(config):
+        labels.check(model.spec)
+    return labels
 
 
 def load_network(config: SelectConfig, strategy: Strategy) -> Model | None:
@@ -254,7 +267,7 @@ def make_offer(
     return offer, allowance
 
 
-def _identity(config: SelectConfig, labels: SelectionLabels) -> dict[str, object]:
+def identity_with(config: SelectConfig, labels: SelectionLabels) -> dict[str, object]:
     """What the result depends on, but for the images."""
     labelled = {"labelled": labels.labelled.identity()}
     return identity_of(config) | labelled | labels.identity(config.reading)
@@ -267,63 +280,60 @@ class _Selection:
         self,
         config: SelectConfig,
         strategy: Strategy,
-        ledger: Ledger,
+        ledger: SharedLedger,
+        ranks: Ranks,
         model: Model | None,
         device: torch.device,
         labels: SelectionLabels,
         identity: Mapping[str, object],
     ) -> None:
         self.labels, self.identity = labels, identity
-        self.config, self.strategy, self.ledger = config, strategy, ledger
+        self.config, self.strategy, self.ledger, self.ranks = config, strategy, ledger, ranks
         self.task = find_task(config.task)
         self.model = None if model is None else model.to(device)
         self.answering = None if is_encoder(config) else self.model  # an encoder gives no answer
         self.device, self.keeping = device, Keeping.of(config)
         self.clock = _Clock()
+        self.waited: dict[str, Mapping[str, float]] = {}
         self.notes = [*([] if model is None else model.notes), *code_notes(identity)]
         self.reference_cost: Mapping[str, int] | None = None
         self.expected_boxes: float | None = None
 
     def run(self) -> SelectionResult:
-        self.labels.labelled.own = self.ledger.pool_log.withdrawn
-        pool = whole = self.open_pool()
-        if self.model is not None:
-            say(self.model.spec.input_line)
+        log, labels = self.ledger.pool_log, self.labels
         slow = precision_note(self.device, self.config.precision)
         self.notes += [slow] if slow else []
-        self.notes += copies_notes(whole, unique=self.config.unique)
-        check_images(self.strategy, whole.paths)
-        labelled = self.labels.labelled.boxes(whole)
-        if self.config.unique:
-            pool, labelled = without_copies(whole, labelled)
-        log, withdrawn = self.ledger.pool_log, self.labels.labelled.withdrawn
-        never_annotated = excluded_of(self.config.exclude, whole, all_there=not log.changes)
-        if withdrawn.boxes and not takes_parts(self.strategy):
-            raise no_parts(self.config)
-        self.excluded = withdrawn.together(whole, never_annotated)
-        labelled = {
-            image: left
-            for image, boxes in labelled.items()
-            if (left := uncovered(boxes, self.excluded.get(pool.paths[image], ())))
-        }
-        self.ledger.record_images(pool, never_annotated)
-        self.book_withdrawn(withdrawn, pool)
+        with self.clock("check"):
+            looked_at = SelectionPool.open(
+                *(self.config, self.strategy, labels, self.model),
+                *(log, self.ledger.known_images()),
+            )
+        self.notes += looked_at.notes
+        pool, self.excluded = looked_at.pool, looked_at.excluded
+        if self.model is not None:
+            say(self.model.spec.input_line)
+        digests = image_digests(pool)
+        check_alike(self.ranks, {}, {f"images in {self.config.images}": dict(digests)})
+        inputs = fingerprint(digests)
+        self.ledger.alone(lambda: self.book_images(looked_at))
         if log.last_step and self.ledger.phase("select", _ROUND) is not None:
             say(f"{self.config.out} holds this selection already, of which some is withdrawn.")
             return self.read_result()
-        self.labelled = {pool.paths[image]: boxes for image, boxes in labelled.items()}
-        self.sets = self.labels.sets(self.config, pool, labelled, whole, self.excluded)
-        self.notes += self.labels.labelled.notes
-        inputs = fingerprint(image_digests(pool))
+        self.labelled = {pool.paths[image]: b for image, b in looked_at.labelled.items()}
+        sets = looked_at.sets(self.config, labels)
+        self.notes += labels.labelled.notes
+        self.scans = SelectionScan(
+            *(self.config, looked_at, sets, self.model, self.device, self.keeping, self.identity)
+        )
         if self.model is not None and not self.ledger.finished("scan-0", _ROUND, inputs):
-            check_image_sizes(self.model, image_shapes(pool))
+            check_image_sizes(self.model, image_shapes(pool, self.model.spec))
         offer, allowance = make_offer(self.config, pool, self.labelled, self.excluded)
         scanned = run_passes(
             self.strategy,
             PassContext(offered=offer.rows, shared_features=self.task.shared_features),
             self.config.out,
             self.config.region,
-            partial(self.scan, pool, labelled, inputs),
+            partial(self.scan, inputs),
         )
         self.notes += [note for note in scanned.notes if note not in self.notes]
         self.book_labelled(inputs)
@@ -358,28 +368,10 @@ class _Selection:
 
     # Inputs
 
-    def open_pool(self) -> ImagePool:
-        config = self.config
-        with bar("Checking images") as advance, self.clock("check"):
-            pool = self.task.open_pool(
-                config.images,
-                skip_unreadable=config.skip_unreadable,
-                follow_links=config.follow_links,
-                reading=config.reading,
-                classes=None if self.answering is None else self.answering.spec.num_classes,
-                known=self.ledger.known_images(),
-                workers=max(1, config.machine.workers),
-                progress=advance,
-            )
-        if pool.skipped:
-            self.notes.append(f"Skipped {len(pool.skipped)} unreadable images.")
-            tell("Skipped: " + "; ".join(pool.skipped))
-        if self.model is not None:
-            check_channels(self.model.spec, pool)
-        self.notes += pool.notes()
-        pool = self.ledger.pool_log.pool(pool)
-        withdrawn = self.labels.labelled.withdrawn
-        return pool.subset(withdrawn.left(pool)) if withdrawn else pool
+    def book_images(self, looked_at: SelectionPool) -> None:
+        """Books the pool, and what of it is withdrawn."""
+        self.ledger.record_images(looked_at.pool, looked_at.never_annotated)
+        self.book_withdrawn(self.labels.labelled.withdrawn, looked_at.pool)
 
     def book_withdrawn(self, given: Withdrawn, pool: ImagePool) -> None:
         """What runs that this one goes on from have withdrawn is withdrawn from it, too."""
@@ -413,37 +405,21 @@ class _Selection:
 
     # The pass over the pool
 
-    def scan(
-        self,
-        pool: ImagePool,
-        labelled: Mapping[int, Sequence[Box]],
-        inputs: str,
-        number: int,
-        signals: Sequence[Signal],
-        folder: Path,
-    ) -> None:
+    def scan(self, inputs: str, number: int, signals: Sequence[Signal], folder: Path) -> None:
         """One pass, unless it is done already."""
-        config = self.config
-        phase = f"scan-{number}"
+        phase, given = f"scan-{number}", self.config.from_scan if number == 0 else None
         if self.ledger.finished(phase, _ROUND, inputs):
             done = next(p for p in self.ledger.phases() if p.name == phase)
             self.clock.seconds[phase] = done.seconds
             return
-        sizes = dict.fromkeys([config.region, *config.extra_regions])
-        scan = Scan(
-            pool=self.keeping.pool(self.model, pool),
-            task=self.task,
-            regions=[RegionSize.parse(size) for size in sizes],
-            settings=scan_settings(config, self.device),
-            signals=list(dict.fromkeys([*signals, *signals_of(config.budget)])),
-            model=self.model,
-            labelled=labelled,
-            excluded=by_index(pool, self.excluded),
-            sets=self.keeping.sets(self.model, self.sets),
-            seed=derive_seed(config.seed, _ROUND, SCAN),
-        )
+        scan = self.scans.of(signals)
         with bar("Scanning the pool") as advance, self.clock(phase):
-            scan.run(folder, advance)
+            if given is None:
+                scan.run(folder, advance, self.ranks)
+                self.waited[phase] = scan.waited.as_dict()
+                self.notes += scan.waited.notes()
+            else:
+                scan.take(given, folder, self.ranks)
         self.notes += [note for note in self.keeping.notes if note not in self.notes]
         self.ledger.finish(
             phase, _ROUND, inputs, artefacts=[folder], seconds=self.clock.seconds[phase]
@@ -474,7 +450,24 @@ class _Selection:
     # What is written
 
     def write(self, pool: ImagePool, selected: list[Selected], inputs: str) -> SelectionResult:
-        """Writes the artefacts, then books what was bought."""
+        """Writes the artefacts, then books what was bought; rank 0 does."""
+        summary = self.summarise(pool, selected)
+        written = self.write_files(pool, selected, summary) if self.ledger.leads else []
+        name = str(self.config.strategy["name"])
+        self.ledger.finish(
+            "select",
+            _ROUND,
+            inputs,
+            artefacts=written,
+            seconds=self.clock.seconds.get("select", 0.0),
+            purchases=[Purchase(s.rank, name, s.image, s.box, s.score) for s in selected],
+        )
+        return SelectionResult(self.config.out, selected, summary)
+
+    def write_files(
+        self, pool: ImagePool, selected: list[Selected], summary: dict[str, object]
+    ) -> list[Path]:
+        """The selection, its pictures and the summary."""
         out, config = self.config.out, self.config
         with self.clock("write"):
             write_selection(out / SELECTION_FILE, selected)
@@ -492,22 +485,10 @@ class _Selection:
             self.task.draw(out / OVERLAYS_FOLDER, selected, config.overlays, drawn, advance)
         resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_bytes(out / CONFIG_FILE, resolved.encode())
-        summary = self.summarise(pool, selected)
+        summary["peak_memory_bytes"] = peak_memory_bytes(self.device)
         write_json(out / SUMMARY_FILE, summary)
         names = [SELECTION_FILE, OVERLAYS_FOLDER, CONFIG_FILE, SUMMARY_FILE]
-        purchases = [
-            Purchase(s.rank, str(config.strategy["name"]), s.image, s.box, s.score)
-            for s in selected
-        ]
-        self.ledger.finish(
-            "select",
-            _ROUND,
-            inputs,
-            artefacts=[*(out / name for name in names), *handed_out],
-            seconds=self.clock.seconds.get("select", 0.0),
-            purchases=purchases,
-        )
-        return SelectionResult(out, selected, summary)
+        return [*(out / name for name in names), *handed_out]
 
     def summarise(self, pool: ImagePool, selected: Sequence[Selected]) -> dict[str, object]:
         pixels = sum(s.pixels for s in selected)
@@ -525,8 +506,10 @@ class _Selection:
                 "expected_boxes": self.expected_boxes,
                 "reference": self.reference_cost,
             },
+            "ranks": self.ranks.count,
             "seconds": self.clock.seconds,
-            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "waited_for_images": self.waited,
+            "peak_memory_bytes": {},
             "machine": describe(self.device),
             "network": self.model and self.model.spec.as_dict(),
             "notes": self.notes,

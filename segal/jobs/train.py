@@ -39,17 +39,21 @@ from segal.jobs.network import (
     with_folder,
 )
 from segal.jobs.own_code import code_notes, identity_of
+from segal.jobs.threads import fix_threads
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint, save_checkpoint
 from segal.models.wrapped import Model
-from segal.runs.ledger import Ledger
+from segal.runs.following import SharedLedger, open_shared
 from segal.runs.run_folder import fingerprint
 from segal.system.console import bar, tell
 from segal.system.files import remove, write_bytes, write_json
-from segal.system.machine import describe, find_device, peak_memory_bytes, use_threads
+from segal.system.machine import describe, find_device, peak_memory_bytes, readers, use_threads
+from segal.system.ranks import all_ranks
 from segal.tasks import find_task, task_of
 from segal.tasks.judging import named
+from segal.tasks.sharing import metrics_on
 from segal.training.balance import check_class_weights
-from segal.training.loop import train
+from segal.training.loop import TrainResult, train
+from segal.training.pieces import pieces_notes
 
 MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
 _UNFINISHED_FILE = "unfinished.safetensors"
@@ -108,10 +112,12 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
     keeping = _check_network(config, model, opened)
     config = resolved(config, model.spec)
     identity = _identity(config, given)
-    tell(*model.notes, *code_notes(identity))
+    tell(*model.notes, *code_notes(identity), *pieces_notes(config.train, model, all_ranks()))
     used_for = {"training": dataset, "validation": validation, "test": test}
     read = named_inputs(used_for, None if bought is None else {"training": bought})
-    with Ledger.open(config.out, "train", identity, inputs=read) as ledger:
+    opened_folder = open_shared(config.out, "train", identity, ranks=all_ranks(), inputs=read)
+    with opened_folder as ledger:
+        tell(*fix_threads(ledger, config.machine.threads))
         inputs = fingerprint(
             [
                 [image_digests(used.pool), used.digest(images)]
@@ -122,13 +128,13 @@ def run_training(config: TrainConfig) -> TrainingOutcome:
         trained = ledger.finished("train", _ROUND, inputs)
         evaluated = trained and ledger.finished("evaluate", _ROUND, inputs)
         if not trained:
-            if owed:
+            if owed and ledger.leads:
                 write_selection(config.out / OWED_FILE, owed)
             _train(config, ledger, model, dataset, labelled, validation, keeping, inputs)
         elif not evaluated:
             own = CheckpointOptions(architecture=config.model.architecture)
             model = load_checkpoint(config.out / MODEL_FILE, own).to(device)
-        remove(config.out / _UNFINISHED_FILE)
+        ledger.alone(lambda: remove(config.out / _UNFINISHED_FILE))
         if not evaluated:
             held_out = {"validation": validation, "test": test}
             _evaluate(config, ledger, model, held_out, keeping, inputs)
@@ -163,7 +169,10 @@ def _open_splits(
         dataset = dataset.subset(given.withdrawn.left(dataset.pool))
     dataset = given.answered(dataset, config.task)
     dataset, *others = without_excluded(
-        config.exclude, [dataset, *filter(None, held_out)], all_there=only is None
+        config.exclude,
+        [dataset, *filter(None, held_out)],
+        config.task,
+        all_there=only is None,
     )
     validation, test = (others.pop(0) if split is not None else None for split in held_out)
     return dataset, validation, test
@@ -234,7 +243,7 @@ def _identity(config: TrainConfig, labelled: Labelled) -> dict[str, object]:
 
 def _train(
     config: TrainConfig,
-    ledger: Ledger,
+    ledger: SharedLedger,
     model: Model,
     dataset: LabelledDataset,
     labelled: Mapping[int, Sequence[Box]] | None,
@@ -254,7 +263,15 @@ def _train(
             device=model.device,
             progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
             checkpoint=unfinished,
+            ranks=ledger.ranks,
         )
+    artefacts = [config.out / MODEL_FILE, config.out / "config.yaml"]
+    if ledger.leads:
+        _write(config, model, result)
+    ledger.finish("train", _ROUND, inputs, artefacts, seconds=result.seconds)
+
+
+def _write(config: TrainConfig, model: Model, result: TrainResult) -> None:
     history = {
         "settings": config.train.model_dump(mode="json"),
         "seed": config.seed,
@@ -266,13 +283,11 @@ def _train(
     save_checkpoint(model, config.out / MODEL_FILE, history)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_bytes(config.out / "config.yaml", resolved.encode())
-    artefacts = [config.out / MODEL_FILE, config.out / "config.yaml"]
-    ledger.finish("train", _ROUND, inputs, artefacts, seconds=result.seconds)
 
 
 def _evaluate(
     config: TrainConfig,
-    ledger: Ledger,
+    ledger: SharedLedger,
     model: Model,
     held_out: Mapping[str, LabelledDataset | None],
     keeping: Keeping,
@@ -284,12 +299,12 @@ def _evaluate(
         if dataset is None:
             continue
         with bar(f"Evaluating on {name}") as advance:
-            measured = task_of(model.spec).evaluate(
-                model,
+            measured = metrics_on(
+                *(ledger.ranks, task_of(model.spec), model),
                 keeping.dataset(model, dataset),
                 device=model.device,
                 batch_size=config.machine.batch_size,
-                workers=config.machine.workers,
+                workers=readers(config.machine.workers, model.device),
                 progress=advance,
             )
         metrics[name] = measured.as_dict()
@@ -297,5 +312,6 @@ def _evaluate(
     seconds = time.perf_counter() - start
     metrics["seconds"] = {"train": round(trained.seconds, 1), "evaluate": round(seconds, 1)}
     metrics["peak_memory_bytes"] = peak_memory_bytes(model.device)
-    write_json(config.out / METRICS_FILE, metrics)
+    if ledger.leads:
+        write_json(config.out / METRICS_FILE, metrics)
     ledger.finish("evaluate", _ROUND, inputs, [config.out / METRICS_FILE], seconds=seconds)

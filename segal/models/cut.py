@@ -108,6 +108,25 @@ class KeepingCut(Cut):
 
 
 @dataclass(frozen=True, eq=False)
+class InputCut(KeepingCut):
+    """The cut before the network's first layer."""
+
+    ends_at_head: ClassVar[bool] = False
+
+    def is_after(self, module: nn.Module) -> bool:
+        """See `Cut.is_after`: all are."""
+        return True
+
+    def before(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:
+        """See `KeepingCut.before`: the input."""
+        return [inputs]
+
+    def resume(self, maps: Sequence[Tensor], shape: Sequence[int]) -> Any:
+        """See `KeepingCut.resume`: the network's output."""
+        return self.network(maps[0])
+
+
+@dataclass(frozen=True, eq=False)
 class ChainCut(KeepingCut):
     """A cut before a chain of modules, each of which makes the next one's only input.
 

@@ -1,6 +1,6 @@
 """A linear layer on the maps that an encoder makes at several depths, for the pixels of images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import timm
@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segal.errors import SegalError, raise_all
 from segal.functional.enlarging import enlarge
 from segal.models.noise import evaluating, hooked
 from segal.models.probing import twin
 from segal.models.spec import ModelSpec
+from segal.registry import nearest
 
 _FINEST = 4
 """Stride of the finest maps that are taken: finer ones have seen a few pixels only."""
@@ -58,6 +60,9 @@ class Depths(nn.Module):
             modules whose outputs are.
         last: Whether maps have their channels last.
         stride: Of the finest map that comes out.
+
+    Raises:
+        SegalError: If the encoder has no module of a name, or, when it runs, if one makes no map.
     """
 
     def __init__(
@@ -65,6 +70,10 @@ class Depths(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.taken, self.last, self.stride = model, tuple(taken), last, stride
+        names = dict(model.named_modules())
+        raise_all(
+            [_no_map(name, names) for name in taken if isinstance(name, str) and name not in names]
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, D_i, h_i, w_i), in the order in which they are taken."""
@@ -81,10 +90,22 @@ class Depths(nn.Module):
         found |= dict(enumerate(returned))
         coarse = []
         for name in self.taken:
+            if not isinstance(found.get(name), Tensor) or found[name].ndim != 4:
+                raise _no_map(str(name), dict(self.model.named_modules()))
             one = found[name].permute(0, 3, 1, 2) if self.last else found[name]
             factor = self.stride * one.shape[-1] // images.shape[-1]
             coarse.append((F.avg_pool2d(one, factor) if factor > 1 else one).contiguous())
         return coarse
+
+
+def _no_map(name: str, names: Collection[str]) -> SegalError:
+    near = nearest(name, [one for one in names if one and one != name])
+    return SegalError(
+        f"model.options.maps: {name!r} gives no map",
+        expected="names of modules of the encoder that make a map",
+        got=repr(name) if name in names else f"{name!r}, which the encoder does not have",
+        remedy=f"did you mean {near!r}?" if near else "leave maps out for those of each stage",
+    )
 
 
 def _is_watched(layer: nn.Module) -> bool:

@@ -187,6 +187,23 @@ class ModelSpec:
         down, right = (max(1, -(-side // self.stride)) * self.stride for side in scaled)
         return down, right
 
+    def reduction(self, height: int, width: int, gap: float = 1.0) -> int:
+        """By how much an image may be smaller, each way, and still be larger than the input.
+
+        Args:
+            height: Of the image.
+            width: Likewise.
+            gap: How many times as large as what the network sees it has to be at least.
+
+        Returns:
+            1, 2, 4 or 8, as JPEG files can be decoded.
+        """
+        scale = self.input_scale if self.answers.of == "pixels" else 1.0
+        if self.framing is not None:
+            down, right = self.framing.resized_size(height, width)
+            scale = max(down / height, right / width)
+        return max(factor for factor in (1, 2, 4, 8) if factor * scale * gap <= 1 or factor == 1)
+
     def as_dict(self) -> dict[str, object]:
         """As plain values, for JSON; without what is optional where there is none."""
         values = {k: v for k, v in asdict(self).items() if k not in _OPTIONAL or v}

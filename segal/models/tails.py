@@ -39,7 +39,7 @@ class Affine:
 
     @property
     def linear(self) -> bool:
-        """Whether it is one layer that looks at one cell at a time."""
+        """Whether it is one linear layer that looks at one cell at a time."""
         return self.pointwise is None and _pointwise(self.head)
 
     @property
@@ -82,6 +82,11 @@ class Tail:
     source: nn.Module = field(repr=False)
     affine: Affine | None = field(default=None, repr=False)
     replays: bool = False
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is one linear layer that looks at one cell at a time."""
+        return self.affine is not None and self.affine.linear
 
     def low(self, tail_input: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, C, h, w) at the head's resolution, with `parameters` in place of its own."""

@@ -10,6 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from segal.candidates.evidence import Evidence
-from segal.candidates.kept import Images, Kept
+from segal.candidates.kept import INPUT, Images, Kept
 from segal.errors import SegalError
 from segal.models.callables import CallableNetwork, FunctionNetwork, Predict
-from segal.models.cut import DECODER, Cut, KeepingCut, decoder_cut
+from segal.models.cut import DECODER, Cut, InputCut, KeepingCut, decoder_cut
 from segal.models.dropouts import active_dropouts
 from segal.models.loss_prediction import LossPrediction
 from segal.models.noise import (
@@ -239,6 +240,8 @@ class Model(nn.Module, ABC):
         Raises:
             SegalError: If the network has no such place.
         """
+        if layers == INPUT:
+            return InputCut(INPUT, self.network, frozenset())
         if layers not in self._cuts:
             if isinstance(self.network, CallableNetwork):
                 raise self.network.no_head()
@@ -256,6 +259,8 @@ class Model(nn.Module, ABC):
             catch: As `forward` takes it; `PIXELS`; `FURTHER_PASSES`.
             layers: Of the cut.
         """
+        if layers == INPUT:
+            return PIXELS not in catch
         cut = self.cut(layers)
         for name in catch:
             if name in {PIXELS, FEATURE_MAPS}:
@@ -274,15 +279,18 @@ class Model(nn.Module, ABC):
 
         Args:
             images: (B, H, W, 3) RGB, uint8, or floating in [0, 1]; or what a frozen part left of
-                images, which stays as it is.
+                images, which stays as it is; or images that were read at a fraction of their size.
 
         Returns:
-            (B, 3, H, W) float32, normalised.
+            (B, 3, H, W) float32, normalised; of the last of these what the network is given.
 
         Raises:
             SegalError: If the images have another number of channels than the network takes.
         """
         if isinstance(images, Kept):
+            if images.layers == INPUT:
+                reduced = self.normalise(images.maps[0])
+                return replace(images, maps=(self.prepared(reduced, images.size),))
             return images
         if images.shape[-1] != self.spec.channels:
             raise SegalError(
@@ -314,8 +322,13 @@ class Model(nn.Module, ABC):
             SegalError: If the network fails, or returns no logits.
         """
 
-    def prepared(self, images: Tensor) -> Tensor:
-        """What the network is given for normalised images."""
+    def prepared(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """What the network is given for normalised images.
+
+        Args:
+            images: (B, 3, h, w).
+            size: (H, W) of the images as they are, where these were read at a fraction of it.
+        """
         return images
 
     @contextmanager

@@ -58,12 +58,14 @@ class Picture:
         load: Gives the image and its uncertainty map (or None), as `overlay` takes them; called
             once, when the picture's turn comes.
         bought: Regions that were bought before.
+        size: (height, width) of the image, where what is loaded is smaller.
     """
 
     image: str
     picks: Sequence[Pick]
     load: Callable[[], tuple[Array, Array | None]]
     bought: Sequence[Box] = ()
+    size: tuple[int, int] | None = None
 
 
 def shown_bands(image: Array, stretched: bool = False) -> NDArray[np.uint8]:
@@ -144,7 +146,7 @@ def write_overlays(
     Raises:
         SegalError: If the disk is full or the folder cannot be written.
     """
-    held = [(picture, _shrink(*picture.load())) for picture in pictures]
+    held = [(picture, _shrink(*picture.load(), picture.size)) for picture in pictures]
     held.sort(key=lambda pair: _best(pair[0]))
     if value_range is None:
         maps = [panels.values for _, panels in held if panels.values is not None]
@@ -181,7 +183,9 @@ class _Panels:
     width: int
 
 
-def _shrink(image: Array, uncertainty: Array | None) -> _Panels:
+def _shrink(
+    image: Array, uncertainty: Array | None, size: tuple[int, int] | None = None
+) -> _Panels:
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image: expected (H, W, 3), got {image.shape}")
     height, width = image.shape[:2]
@@ -192,10 +196,11 @@ def _shrink(image: Array, uncertainty: Array | None) -> _Panels:
     rows, columns = panel_size(height, width, 1 if uncertainty is None else 2)
     way = cv2.INTER_AREA if rows < height else cv2.INTER_LINEAR
     shown = cv2.resize(image, (columns, rows), interpolation=way).astype(np.uint8, copy=False)
+    full = size or (height, width)
     if uncertainty is None:
-        return _Panels(shown, None, height, width)
+        return _Panels(shown, None, *full)
     values = cv2.resize(uncertainty.astype(np.float32), (columns, rows), interpolation=way)
-    return _Panels(shown, values.astype(np.float32, copy=False), height, width)
+    return _Panels(shown, values.astype(np.float32, copy=False), *full)
 
 
 def _shared_range(maps: Sequence[NDArray[np.float32]]) -> Span:

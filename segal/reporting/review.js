@@ -203,6 +203,12 @@
       button.disabled = fixed;
       button.setAttribute("aria-pressed", String(what === button.dataset.reason));
     });
+    const all = ofImage(current);
+    byId("whole").hidden = all.length === 1;
+    byId("whole-label").textContent = `All ${all.length} of this image`;
+    document.querySelectorAll("button.skip-all").forEach((button) => {
+      button.disabled = all.every((i) => picks[i].state === "returned");
+    });
     const at = order.indexOf(current);
     byId("up").disabled = at === 0;
     byId("top").disabled = at === 0;
@@ -228,17 +234,24 @@
     return ahead.find((i) => !decided.has(i) && picks[i].state !== "returned");
   }
 
-  function decide(what) {
-    const pick = picks[current];
-    if (pick.state === "returned") {
+  const ofImage = (i) => picks.map((_, o) => o).filter((o) => picks[o].of === picks[i].of);
+
+  function decide(what, chosen = [current]) {
+    const free = chosen.filter((i) => picks[i].state !== "returned");
+    if (free.length === 0) {
       tell(`${rankOf(current)}: its label has come back; it cannot be skipped`);
       return;
     }
     remember();
-    decided.set(current, what);
+    for (const i of free) {
+      decided.set(i, what);
+      mark(i);
+    }
     changed();
-    mark(current);
-    const said = `${rankOf(current)} ${what === "keep" ? "kept" : `skipped: ${what}`}`;
+    const ranks = free.length === 1 ? String(rankOf(free[0])) : `${free.length} regions of ${picks[current].image}`;
+    const fixed = chosen.length - free.length;
+    const said = `${ranks} ${what === "keep" ? "kept" : `skipped: ${what}`}`
+      + (fixed ? `, but ${fixed} whose label has come back` : "");
     const ahead = next(current);
     if (ahead === undefined) {
       show(current);
@@ -302,7 +315,11 @@
     k: () => decide("keep"), n: () => { const i = next(current); if (i !== undefined) show(i); },
     t: () => move(0), u: undo, s: save,
   };
-  for (const reason of data.reasons) keys[reason[0]] = () => decide(reason);
+  const held = {};
+  for (const reason of data.reasons) {
+    keys[reason[0]] = () => decide(reason);
+    held[reason[0]] = () => decide(reason, ofImage(current));
+  }
 
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.metaKey && event.key !== "z") return;
@@ -314,13 +331,19 @@
       if (event.shiftKey) move(to);
       else if (to >= 0 && to < order.length) show(order[to]);
     } else if (event.key === "Home" || event.key === "End") show(order.at(event.key === "Home" ? 0 : -1));
-    else if (keys[event.key.toLowerCase()] && !event.repeat) keys[event.key.toLowerCase()]();
-    else return;
+    else {
+      const act = (event.shiftKey && held[event.key.toLowerCase()]) || keys[event.key.toLowerCase()];
+      if (!act || event.repeat) return;
+      act();
+    }
     event.preventDefault();
   });
   byId("keep").addEventListener("click", () => decide("keep"));
   document.querySelectorAll("button.skip").forEach((button) => {
     button.addEventListener("click", () => decide(button.dataset.reason));
+  });
+  document.querySelectorAll("button.skip-all").forEach((button) => {
+    button.addEventListener("click", () => decide(button.dataset.reason, ofImage(current)));
   });
   byId("up").addEventListener("click", () => move(order.indexOf(current) - 1));
   byId("down").addEventListener("click", () => move(order.indexOf(current) + 1));

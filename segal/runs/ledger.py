@@ -7,13 +7,12 @@ place and then adds its row, so that a run killed at any moment goes on from who
 import hashlib
 import sqlite3
 import warnings
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from segal.candidates.regions import Box
 from segal.data.changes import Changes
@@ -22,19 +21,20 @@ from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
-from segal.runs.pool_log import Kind, PoolChange, PoolLog
+from segal.runs.pool_log import PoolChange, PoolLog
+from segal.runs.pool_rows import pool_log_of, put_changes
 from segal.runs.run_folder import RunFolder, now
 from segal.runs.tables import SCHEMA, UPGRADES
-from segal.system.files import remove, write_error
+from segal.runs.texts import BESIDE, TEXT_BYTES, put_texts
+from segal.system.files import write_error
 
 SCANS = ("scan-", "seed-scan-")
 """How the names begin of stages that measure the pool."""
+SEED_SELECT = "seed-select"
+"""The stage by which a strategy chooses a seed set, which the stage `seed` buys."""
 BUYING = {"select": ("select",), "run": ("seed", "buy")}
 """Stages by which regions are bought and charged, by command."""
 HASHED_BYTES = 64 * 2**20  # larger artefacts are checked by size alone when a run goes on
-_BESIDE = ("config.yaml", "summary.json")
-"""Files of a run that no stage records."""
-_TEXT_SUFFIXES, _TEXT_BYTES = {".json", ".yaml"}, 2**20
 _ANY = ""
 """The fingerprint of a stage that stays as it is after the next change of what came before."""
 _PHASES = "SELECT name, round, fingerprint, finished, seconds FROM phases"
@@ -117,6 +117,15 @@ class Ledger(RunFolder):
     work: ClassVar[str] = "phases"
     _excluded: Excluded = MappingProxyType({})
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes; see `segal.runs.following`."""
+        return True
+
+    def alone(self, work: Callable[[], None]) -> None:
+        """Does what one process has to do for all that work at this run."""
+        work()
+
     def known_images(self) -> dict[str, tuple[int, int, ImageInfo]]:
         """By path: bytes, modification time in nanoseconds, and what was read of the image."""
         sides, tables = "images.height, images.width", "images"
@@ -144,13 +153,7 @@ class Ledger(RunFolder):
     @property
     def pool_log(self) -> PoolLog:
         """How the pool has changed since the run began."""
-        if self.version < 7:
-            return PoolLog()
-        rows = self.rows(
-            "SELECT kind, image, digest, step, x0, y0, x1, y1, pixels, file, reason, made "
-            "FROM pool_changes ORDER BY id"
-        )
-        return PoolLog(tuple(_change(*row) for row in rows))
+        return pool_log_of(self)
 
     @property
     def step(self) -> int:
@@ -188,18 +191,7 @@ class Ledger(RunFolder):
         with self.writing() as database:
             if pool is not None:
                 self._put_images(database, pool)
-            database.executemany(
-                "INSERT INTO pool_changes (kind, image, digest, step, x0, y0, x1, y1, pixels, "
-                "file, reason, made) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (
-                        *(one.kind, one.image, one.digest, one.step),
-                        *(one.box or (None,) * 4),
-                        *(one.pixels, one.file, one.reason, now()),
-                    )
-                    for one in changes
-                ),
-            )
+            put_changes(database, changes)
             self._undo(database, undone, kept)
             database.executemany(
                 "DELETE FROM artefacts WHERE path = ?", ((name,) for name in removed)
@@ -370,45 +362,9 @@ class Ledger(RunFolder):
                 "INSERT INTO artefacts VALUES (?, ?, ?, ?)", ((key, *file) for file in files)
             )
             if not phase.startswith(SCANS):
-                self._put_texts(database, [name for name, size, _ in files if size <= _TEXT_BYTES])
+                small = [name for name, size, _ in files if size <= TEXT_BYTES]
+                put_texts(database, self.folder, small)
         return self.purchases(phase, round)
-
-    def _put_texts(self, database: sqlite3.Connection, names: Iterable[str]) -> None:
-        for name in names:
-            if Path(name).suffix in _TEXT_SUFFIXES:
-                data = (self.folder / name).read_bytes()
-                digest = hashlib.sha256(data).hexdigest()
-                values = name, digest, zlib.compress(data)
-                database.execute("REPLACE INTO texts VALUES (?, ?, ?)", values)
-
-    def keep_text(self, name: str) -> None:
-        """Keeps a file that is written, though no stage records it."""
-        with self.writing() as database:
-            self._put_texts(database, [name])
-
-    def drop_text(self, name: str) -> None:
-        """Removes such a file, which says what is not true any more."""
-        remove(self.folder / name)
-        with self.writing() as database:
-            database.execute("DELETE FROM texts WHERE path = ?", [name])
-
-    def text(self, name: str, sha256: str | None = None) -> bytes | None:
-        """A small file as it was written; None where the ledger has it not, or not that one."""
-        if self.version < 7:
-            return None
-        rows = self.rows("SELECT sha256, data FROM texts WHERE path = ?", [name])
-        if not rows or sha256 not in (None, rows[0][0]):
-            return None
-        data = zlib.decompress(rows[0][1])
-        return data if hashlib.sha256(data).hexdigest() == rows[0][0] else None
-
-    def texts_beside(self) -> list[str]:
-        """Those files that no stage records, and the ledger has."""
-        if self.version < 7:
-            return []
-        there = {name for (name,) in self.rows("SELECT path FROM texts")}
-        recorded = {name for (name,) in self.rows("SELECT path FROM artefacts")}
-        return [name for name in _BESIDE if name in there - recorded]
 
     def renew(self, name: str, round: int, file: Path) -> None:
         """Records a file of a stage as it is now: one more, or one that has changed."""
@@ -567,7 +523,7 @@ class Ledger(RunFolder):
             folder: The run folder, where the ledger that is read is a copy of its ledger.
         """
         recorded = {name for (name,) in self.rows("SELECT path FROM artefacts")} | {*self._handed()}
-        beside = {name for name in _BESIDE if ((folder or self.folder) / name).is_file()}
+        beside = {name for name in BESIDE if ((folder or self.folder) / name).is_file()}
         return sorted(recorded | beside)
 
     def _handed(self) -> dict[str, str]:
@@ -687,12 +643,6 @@ class Ledger(RunFolder):
                     *(float(purchase.score), _whole(purchase.clicks), purchase.label),
                 ),
             )
-
-
-def _change(kind: Kind, image: str, digest: str, step: int, *rest: Any) -> PoolChange:
-    *corners, pixels, file, reason, made = rest
-    box = None if corners[0] is None else (corners[0], corners[1], corners[2], corners[3])
-    return PoolChange(kind, image, digest, step, box, pixels, file, reason, made)
 
 
 def _plain(box: Box) -> Box:

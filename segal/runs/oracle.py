@@ -42,6 +42,14 @@ class RevealedDataset(PartlyLabelled):
         label = self.dataset.read_label(index)
         return keep_regions(label, self.bought.get(index, ()))  # type: ignore[no-any-return]
 
+    def read_window(self, index: int, box: Box) -> NDArray[Any]:
+        """As `LabelledDataset.read_window`, as far as it is bought."""
+        x0, y0, x1, y1 = box
+        near = [b for b in self.bought.get(index, ()) if b[0] < x1 and x0 < b[2]]
+        near = [b for b in near if b[1] < y1 and y0 < b[3]]
+        parts = [(max(a - x0, 0), max(b - y0, 0), c - x0, d - y0) for a, b, c, d in near]
+        return keep_regions(self.dataset.read_window(index, box), parts)  # type: ignore[no-any-return]
+
     def check(
         self,
         indices: Iterable[int] | None = None,

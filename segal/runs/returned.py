@@ -108,6 +108,24 @@ class ReturnedDataset(PartlyLabelled):
             label = question.pasted(label, part, one.returned.box)
         return label
 
+    def read_window(self, index: int, box: Box) -> Any:
+        """As `LabelledDataset.read_window`: of answers those alone that meet it are read."""
+        x0, y0, x1, y1 = box
+        question = QUESTIONS[self.question]
+        if index not in self.answers or self.dataset.has_label(index):
+            label = self.dataset.read_window(index, box)
+        else:
+            label = question.blank((y1 - y0, x1 - x0))
+        for one in self.answers.get(index, ()):
+            a, b, c, d = one.returned.box
+            left, top, right, bottom = max(a, x0), max(b, y0), min(c, x1), min(d, y1)
+            if left < right and top < bottom:
+                part = read_return(one.folder, one.returned, self.question)
+                shown = part[top - b : bottom - b, left - a : right - a]
+                place = left - x0, top - y0, right - x0, bottom - y0
+                label = question.pasted(label, shown, place)
+        return label
+
     def check(
         self,
         indices: Iterable[int] | None = None,

@@ -20,6 +20,7 @@ from segal.errors import SegalError
 from segal.runs.history import GROWS
 from segal.runs.ledger import Ledger
 from segal.runs.run_folder import fingerprint, now
+from segal.runs.texts import keep_text
 from segal.system.files import read_error, write_bytes
 
 RETURNS_FOLDER, HANDOUTS_FOLDER = "returns", "handouts"
@@ -206,7 +207,7 @@ def book_handout(ledger: Ledger, handout: Handout) -> str:
             "ON CONFLICT (digest) DO UPDATE SET made = excluded.made",
             (digest, handout.kind, file, now()),
         )
-    ledger.keep_text(file)
+    keep_text(ledger, file)
     return file
 
 

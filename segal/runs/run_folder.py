@@ -211,6 +211,19 @@ class RunFolder:
     def _meta(self, key: str) -> str:
         return str(self.rows("SELECT value FROM meta WHERE key = ?", [key])[0][0])
 
+    def began_with(self, key: str, value: str) -> str:
+        """What a run began with: `value`, unless something is done already and it was another.
+
+        Args:
+            key: What it is; the folder keeps it beside what the run was configured with.
+            value: What it is now.
+        """
+        with self.writing() as database:
+            begun = database.execute(f"SELECT EXISTS (SELECT * FROM {self.work})").fetchone()[0]
+            statement = "INSERT OR IGNORE" if begun else "REPLACE"
+            database.execute(f"{statement} INTO meta VALUES (?, ?)", [key, value])
+        return self._meta(key)
+
     def rows(
         self, statement: str, values: Sequence[object] | Mapping[str, object] = ()
     ) -> list[Any]:
@@ -300,15 +313,8 @@ class RunFolder:
             return
         there = {"command": self.command, **_flat(self.configuration)}
         here = {"command": command, **_flat(configuration)}
-        keys = [
-            key
-            for key in sorted(there.keys() | here.keys())
-            if key not in there or key not in here or canonical(there[key]) != canonical(here[key])
-        ]
-        differing = [
-            f"\n    {key}: {_shown(there, key)} in the folder, {_shown(here, key)} now"
-            for key in keys
-        ]
+        keys = _differing(there, here)
+        differing = [f"\n    {x}" for x in differences(there, here, "in the folder", "now")]
         lists = " and ".join(key for key in grows if key in keys)
         raise SegalError(
             f"{self.folder}: holds another run",
@@ -323,6 +329,37 @@ class RunFolder:
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def differences(
+    there: Mapping[str, object], here: Mapping[str, object], where: str, now: str
+) -> list[str]:
+    """What of two configurations differs, a line for each key.
+
+    Args:
+        there: One of them.
+        here: The other.
+        where: Where the first one is, behind its value.
+        now: Likewise of the other.
+
+    Examples:
+        >>> differences({"lr": {"first": 1}}, {"lr": {"first": 2}}, "there", "here")
+        ['lr.first: 1 there, 2 here']
+    """
+    old, new = _flat(there), _flat(here)
+    return [
+        f"{key}: {_shown(old, key)} {where}, {_shown(new, key)} {now}"
+        for key in _differing(old, new)
+    ]
+
+
+def _differing(there: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
+    """Keys, sorted, whose values are not the same in both, or there in one alone."""
+    return [
+        key
+        for key in sorted(there.keys() | here.keys())
+        if key not in there or key not in here or canonical(there[key]) != canonical(here[key])
+    ]
 
 
 def _flat(value: Mapping[str, object], prefix: str = "") -> dict[str, object]:

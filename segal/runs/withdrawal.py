@@ -118,7 +118,9 @@ def _own_files(folder: Path) -> Iterator[Path]:
     rounds = list((folder / ROUNDS_FOLDER).glob("[0-9][0-9][0-9]*"))
     for place in (folder, *rounds, *(one / SEED_FOLDER for one in rounds)):
         owns = [OVERLAYS_FOLDER, MASKS_FOLDER, RETURNS_FOLDER]
+        # Those with a dot are of passes that were stopped.
         owns += [path.name for path in place.glob(f"{CANDIDATES_FOLDER}*")]
+        owns += [path.name for path in place.glob(f".{CANDIDATES_FOLDER}*")]
         for name in owns:
             yield from (file for file in (place / name).rglob("*") if not file.is_dir())
     for place in rounds:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence
-from segal.candidates.kept import Images, Kept
+from segal.candidates.kept import INPUT, Images, Kept
 from segal.candidates.regions import RegionSize
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.kept import KeptPool
 from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
+from segal.data.reduced import ReducedPool
 from segal.errors import SegalError
 from segal.models.noise import failed
 from segal.models.wrapped import FURTHER_PASSES, PIXELS, Model
@@ -86,9 +87,15 @@ def seen(model: Model, pool: ImagePool, catch: Collection[str]) -> ImagePool:
         pool: The images.
         catch: What is wanted of the pass; see `segal.signals.Meter`.
     """
-    if isinstance(pool, KeptPool) and not model.gives(catch, pool.part.layers):
-        return pool.pixels()
-    return pool
+    layers = INPUT if isinstance(pool, ReducedPool) else None
+    layers = pool.part.layers if isinstance(pool, KeptPool) else layers
+    return pool if layers is None or model.gives(catch, layers) else pool.pixels()
+
+
+def read_batch(pool: ImagePool, batch: Sequence[int], device: torch.device) -> Images:
+    """Images of one size, where a GPU can fetch them from while it computes."""
+    images = pool.batch(batch)
+    return images.pin_memory() if device.type == "cuda" else images
 
 
 def forward(
@@ -196,7 +203,7 @@ class Bench:
         pool = seen(self.model, images.pool, catch)
 
         def read(batch: list[int]) -> tuple[list[int], Images, Tensor, Any]:
-            pixels = pool.batch(batch)
+            pixels = read_batch(pool, batch, settings.device)
             if images.dataset is None:
                 masks = np.stack([images.mask(i) for i in batch])
                 return batch, pixels, torch.from_numpy(masks), None

@@ -10,12 +10,14 @@ from segal.signals.base import (
     Need,
     OfFeatures,
     Parameters,
+    Piecewise,
     Pooled,
     ReadsAdded,
     Signal,
     TakesCrossEntropy,
     Visit,
     Workbench,
+    in_pieces,
 )
 from segal.signals.directional import Directional
 from segal.signals.gradients import GradientNorm, KeptMass, OutputGradient, RegionGradient
@@ -39,6 +41,7 @@ __all__ = [
     "OfFeatures",
     "OutputGradient",
     "Parameters",
+    "Piecewise",
     "Pooled",
     "PredictedLoss",
     "Pseudo",
@@ -53,4 +56,5 @@ __all__ = [
     "Value",
     "Visit",
     "Workbench",
+    "in_pieces",
 ]

@@ -213,6 +213,25 @@ class Pooled:
     """
 
 
+class Piecewise:
+    """A signal that can be measured of a large image in pieces.
+
+    It looks at candidates by `Units.pool` and `Units.pool_max` alone, calls them in the same order
+    whatever the image, and each element of what it pools depends on the logits, or each cell on
+    the features, at that place and nowhere else.
+    """
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether that is so with these parameters."""
+        return True
+
+
+def in_pieces(signal: Signal) -> bool:
+    """Whether a signal can be measured of a large image in pieces."""
+    return isinstance(signal, Piecewise) and signal.in_pieces
+
+
 class OfFeatures:
     """A signal of features alone: it is the same whatever the last layer's weights are.
 

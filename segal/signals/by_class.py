@@ -11,13 +11,13 @@ from segal.candidates.evidence import Evidence, Units
 from segal.errors import SegalError
 from segal.functional.labels import predicted_classes
 from segal.models.wrapped import Model
-from segal.signals.base import PlainSignal
+from segal.signals.base import Piecewise, PlainSignal
 from segal.signals.labels import softmax
 from segal.signals.values import UNCERTAINTIES, Value
 
 
 @dataclass(frozen=True)
-class MeanSoftmax(PlainSignal):
+class MeanSoftmax(PlainSignal, Piecewise):
     """The mean probability of each class over each candidate's elements.
 
     Attributes:
@@ -41,7 +41,7 @@ class MeanSoftmax(PlainSignal):
 
 
 @dataclass(frozen=True)
-class ValueByClass(PlainSignal):
+class ValueByClass(PlainSignal, Piecewise):
     """An uncertainty pooled by the class that is predicted: the mean of u(x) [y(x) = c].
 
     Over the classes it sums to the mean uncertainty.
@@ -68,7 +68,7 @@ class ValueByClass(PlainSignal):
 
 
 @dataclass(frozen=True)
-class WeightedByClass(PlainSignal):
+class WeightedByClass(PlainSignal, Piecewise):
     """An uncertainty weighted by the probability of each class: the mean of p_c(x) u(x).
 
     Over the classes it sums to the mean uncertainty.
@@ -91,7 +91,7 @@ class WeightedByClass(PlainSignal):
 
 
 @dataclass(frozen=True)
-class PredictedShares(PlainSignal):
+class PredictedShares(PlainSignal, Piecewise):
     """The share of each candidate's pixels that each class is predicted on.
 
     Attributes:
@@ -108,6 +108,11 @@ class PredictedShares(PlainSignal):
     def column(self) -> str:
         """`predicted_shares`, or `predicted_borders`."""
         return "predicted_borders" if self.borders else "predicted_shares"
+
+    @property
+    def in_pieces(self) -> bool:
+        """Not borders, which neighbours make."""
+        return not self.borders
 
     def check(self, model: Model) -> None:
         """Raises a SegalError if what has a class is no pixel, or there is no such class."""
@@ -135,7 +140,7 @@ class PredictedShares(PlainSignal):
 
 
 @dataclass(frozen=True)
-class Tempered(PlainSignal):
+class Tempered(PlainSignal, Piecewise):
     """An uncertainty of logits that are divided by a temperature, pooled over each candidate.
 
     Attributes:
@@ -150,6 +155,11 @@ class Tempered(PlainSignal):
     def column(self) -> str:
         """As `bvsb-temperature-2.0`."""
         return f"{self.name}-temperature-{self.temperature!r}"
+
+    @property
+    def in_pieces(self) -> bool:
+        """As of `Value`."""
+        return ":" not in self.name
 
     def element_map(self, evidence: Evidence) -> Tensor:
         """The uncertainty of every element, (B, H, W), computed once per batch."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from segal.errors import SegalError
 from segal.functional.calibration import TemperatureSearch
 from segal.models.wrapped import Model
-from segal.signals.base import Need, Workbench
+from segal.signals.base import Need, Piecewise, Workbench
 from segal.signals.by_class import Tempered
 
 TEMPERATURES = tuple(10 ** (i / 24 - 1) for i in range(49))
@@ -20,7 +20,7 @@ _SAMPLED = 4096
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class Calibrated(Piecewise):
     """An uncertainty at the temperature of the least calibration error on the reference set.
 
     The error is taken as `TemperatureSearch` does, at most 4,096 elements of an image.
@@ -37,6 +37,11 @@ class Calibrated:
     def column(self) -> str:
         """As `margin-calibrated`."""
         return f"{self.name}-calibrated"
+
+    @property
+    def in_pieces(self) -> bool:
+        """As of `Value`."""
+        return ":" not in self.name
 
     def check(self, model: Model) -> None:
         """Raises a SegalError if what is classified has no label of its own."""

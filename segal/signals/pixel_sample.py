@@ -225,6 +225,9 @@ def _sampled(bench: Workbench, of: SetName, tail: Tail, size: SampleSize) -> tup
                 maps.append(_map(visit, batch[i], index, labels if known else None, tail))
                 continue
             windows, weights = _windows(visit, batch[i], index, radius)
+            if tail.linear:  # in its input, so that this may be interpolated in place of outputs
+                windows = torch.einsum("ncst,nst->nc", windows.double(), weights)[..., None, None]
+                weights = torch.ones_like(weights[:, :1, :1])
             if not drawn:
                 _check_memory(bench, of, size, batch[i], pixels, weights[0].numel())
             drawn.setdefault(windows.shape[1:], []).append((windows, weights, labels))
@@ -273,6 +276,9 @@ def draw_sites(
             position = has_class(labels).nonzero()[:, 0]
             label = labels[position]
         drawn = torch.rand(len(position), generator=generator, dtype=torch.float64)
+        if size.per_class is None and len(keys) == count > 0:  # of which few can be among these
+            low = drawn < keys.max()
+            drawn, position, label = drawn[low], position[low], label[low]
         here = torch.stack([torch.full_like(position, image), position, label], 1)
         waiting.append((drawn, here))
         added += len(drawn)

@@ -50,7 +50,8 @@ class PixelWindows:
     """Single pixels.
 
     Attributes:
-        inputs: (n, U, s, t), the tail's input at the cells of each one's window.
+        inputs: (n, U, s, t), the tail's input at the cells of each one's window; of a linear tail
+            (n, U, 1, 1), its input spread over the image, which is as good and fewer.
         weights: (n, s, t) of the tail's outputs there in the pixel's logits.
         labels: As of `Pixels`.
         before: As of `Pixels`.
@@ -66,6 +67,10 @@ class PixelWindows:
 
     def logits(self, tail: Tail, parameters: Mapping[str, Tensor]) -> Tensor:
         """(n, C)."""
+        if tail.linear and self.inputs[0, 0].numel() == 1:
+            inputs = _like(self.inputs.flatten(1), parameters)
+            outputs = parameters["weight"].flatten(1) @ inputs.T
+            return outputs.T + parameters["bias"] if "bias" in parameters else outputs.T
         inputs, weights = _like(self.inputs, parameters), _like(self.weights, parameters)
         if not self.local:
             return torch.einsum("ncst,nst->nc", tail.low(inputs, parameters), weights)

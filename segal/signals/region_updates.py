@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,7 +14,14 @@ from segal.data.image_sets import SetName
 from segal.errors import SegalError
 from segal.functional.forward_mode import plain_attention
 from segal.functional.labels import predicted_classes
-from segal.functional.updates import interval_windows, region_loss, sgd_steps
+from segal.functional.updates import (
+    Strip,
+    column_strips,
+    interval_windows,
+    linear_steps,
+    region_loss,
+    sgd_steps,
+)
 from segal.models.wrapped import Tail
 from segal.signals.base import Workbench
 from segal.signals.element_updates import ElementUpdates
@@ -126,6 +134,8 @@ class RegionUpdates:
         inputs = evidence.tail_input[self.tail.name][image].to(like)
         classes = evidence.once(("pseudo_labels",), lambda: predicted_classes(evidence.logits, 1))
         labels = classes[image]
+        if self.tail.linear:
+            return self._by_hand(inputs, labels, evidence.upsampling, boxes, parameters)
         sides = [max(b[3] - b[1] for b in boxes), max(b[2] - b[0] for b in boxes)]
         matrices, run = self._reached(inputs, evidence.upsampling, sides)
         each = run + step_bytes(parameters, evidence.logits.shape[1], math.prod(sides))
@@ -142,6 +152,46 @@ class RegionUpdates:
             for start in range(0, len(boxes), count)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parameters}
+
+    def _by_hand(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        upsampling: Upsampling,
+        boxes: Sequence[Box],
+        parameters: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """The steps on each region, of a tail that is linear in its input."""
+        _, height, width = inputs.shape
+        matrices = interpolations((height, width), upsampling, inputs.device)
+        updated: dict[str, list[Tensor]] = {name: [] for name in parameters}
+        weight = parameters["weight"]
+
+        @cache  # regions of a grid share their sides
+        def window(axis: int, start: int, stop: int) -> tuple[int, Tensor]:
+            (first,), (matrix,) = interval_windows(matrices[axis], [(start, stop)], 0)
+            return first, matrix
+
+        @cache
+        def strips(x0: int, x1: int, pixels: int) -> list[Strip]:
+            return column_strips(window(1, x0, x1)[1], len(weight) * pixels)
+
+        for x0, y0, x1, y1 in boxes:
+            (top, rows), (left, columns) = window(0, y0, y1), window(1, x0, x1)
+            steps = linear_steps(
+                inputs[:, top : top + rows.shape[1], left : left + columns.shape[1]],
+                labels[y0:y1, x0:x1],
+                rows,
+                strips(x0, x1, y1 - y0),
+                weight.flatten(1),
+                parameters.get("bias"),
+                self.steps,
+                self.lr,
+            )
+            updated["weight"].append(steps[0].view_as(weight))
+            if steps[1] is not None:
+                updated["bias"].append(steps[1])
+        return {name: torch.stack(values) for name, values in updated.items()}
 
     def _reached(
         self, inputs: Tensor, upsampling: Upsampling, sides: Sequence[int]

@@ -13,7 +13,7 @@ from segal.functional import uncertainty
 from segal.functional.uncertainty import UncertaintyFunction
 from segal.models.wrapped import FEATURES, Model
 from segal.registry import Registry
-from segal.signals.base import OfFeatures, PlainSignal, Pooled
+from segal.signals.base import OfFeatures, Piecewise, PlainSignal, Pooled
 
 UNCERTAINTIES: Registry[UncertaintyFunction] = Registry("uncertainty")
 UNCERTAINTIES.register("entropy")(uncertainty.entropy)
@@ -35,7 +35,7 @@ UncertaintyName = Annotated[str, AfterValidator(_known)]
 
 
 @dataclass(frozen=True)
-class Value(PlainSignal, Pooled):
+class Value(PlainSignal, Pooled, Piecewise):
     """An uncertainty, pooled over each candidate.
 
     Attributes:
@@ -51,6 +51,11 @@ class Value(PlainSignal, Pooled):
     def column(self) -> str:
         """Column name."""
         return self.name if self.reduction == "mean" else f"{self.name}-{self.reduction}"
+
+    @property
+    def in_pieces(self) -> bool:
+        """Not a function of a user's own, which may look at neighbours."""
+        return ":" not in self.name
 
     def element_map(self, evidence: Evidence) -> Tensor:
         """The uncertainty of every element, (B, H, W), computed once per batch."""
@@ -69,7 +74,7 @@ class Value(PlainSignal, Pooled):
 
 
 @dataclass(frozen=True)
-class MeanFeature(PlainSignal, Pooled, OfFeatures):
+class MeanFeature(PlainSignal, Pooled, Piecewise, OfFeatures):
     """Mean over each candidate's pixels of the upsampled input of the last layer (UWE, eq. 7)."""
 
     catch: ClassVar[tuple[str, ...]] = (FEATURES,)

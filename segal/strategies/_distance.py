@@ -5,11 +5,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segal.functional.distances import Embedding, take
+from segal.functional.distances import Embedding, part_of, take
 from segal.functional.k_center import k_center_order
 from segal.functional.kmeans_plusplus import k_means_plusplus
 from segal.functional.points import Points
+from segal.functional.shares import share
 from segal.strategies.base import Picks
+from segal.system.ranks import all_ranks
 
 Selector = Literal["k_center", "k_means_plusplus"]
 Init = Literal["labelled", "max_norm"]
@@ -29,6 +31,8 @@ def select_by_distance(
 ) -> Picks:
     """Picks candidates far from one another and from what is labelled.
 
+    The ranks of a job pick together, each from its part of the rows.
+
     Args:
         embedding: (n, d) of the candidates on offer; as stored, it need not fit into memory.
         labelled: (m, d) of what is labelled; None for nothing.
@@ -44,10 +48,12 @@ def select_by_distance(
     """
     centers = labelled if init == "labelled" else None
     notes = (_NO_CENTRES,) if init == "labelled" and centers is None else ()
+    ranks = all_ranks()
+    own = part_of(embedding, share(len(embedding), ranks))
     if selector == "k_center":
-        picks, distance, _ = k_center_order(embedding, count, centers)
+        picks, distance, _ = k_center_order(own, count, centers, exchange=ranks)
     else:
-        picks = k_means_plusplus(embedding, count, generator, centers)
+        picks = k_means_plusplus(own, count, generator, centers, exchange=ranks)
         known = None if centers is None else take(centers, slice(None))
         distance = _distance_at_pick(take(embedding, picks), known)
     if centers is None:

@@ -15,7 +15,9 @@ from segal.candidates.budget import Allowance, Prices
 from segal.candidates.table import CandidateTable
 from segal.errors import SegalError
 from segal.functional.ranking import top_k
+from segal.functional.shares import share
 from segal.signals import Signal
+from segal.system.ranks import all_ranks
 
 Direction = Literal["higher", "lower"]
 Presets = Mapping[str, Mapping[str, Any]]
@@ -41,12 +43,16 @@ class Picks:
     def best(cls, scores: Tensor, count: int, direction: Direction) -> "Picks":
         """The candidates of the highest or lowest scores, lowest row first among equals.
 
+        The ranks of a job find them together, each among its part of the scores.
+
         Args:
             scores: (n,) float64, one for each row.
             count: How many.
             direction: Which end.
         """
-        rows = top_k(scores, count, direction)
+        ranks = all_ranks()
+        own = scores[share(len(scores), ranks)]
+        rows = top_k(own, count, direction, exchange=ranks)
         return cls(rows.numpy(), scores[rows].numpy())
 
     def __add__(self, more: "Picks") -> "Picks":

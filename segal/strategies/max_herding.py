@@ -9,9 +9,11 @@ from pydantic.dataclasses import dataclass
 
 from segal.candidates.table import CandidateTable
 from segal.functional.herding import herding_order
+from segal.functional.shares import share
 from segal.signals import Signal
 from segal.strategies._features import FEATURE, Normalize, features_of
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
+from segal.system.ranks import all_ranks
 
 
 @dataclass(frozen=True, config=PARAMETERS)
@@ -47,10 +49,12 @@ class MaxHerding:
         generator: torch.Generator,
     ) -> Picks:
         """Picks that cover; scores are by how much each raised the coverage."""
+        ranks = all_ranks()
         order = herding_order(
-            features_of(table, self.normalize),
+            features_of(table.part(share(len(table), ranks)), self.normalize),
             count,
             radius=self.sigma,
             centers=features_of(labelled, self.normalize) if len(labelled) else None,
+            exchange=ranks,
         )
         return Picks(order.picks.numpy(), order.gain.numpy())

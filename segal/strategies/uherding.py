@@ -6,17 +6,18 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
 from segal.candidates.table import CandidateTable, StoredRows
 from segal.functional.herding import herding_order
+from segal.functional.nearest import smallest_distance
+from segal.functional.shares import share
 from segal.signals import Signal, UncertaintyName
 from segal.signals.by_class import Tempered
 from segal.signals.calibrated import Calibrated
 from segal.strategies._features import FEATURE, Normalize, features_of, in_memory
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks
+from segal.system.ranks import all_ranks
 
-_CHUNK = 1024
 _SURE = "The network is sure of everything: all candidates count alike, as with max_herding."
 _FIRST_SIGMA = 1.0
 
@@ -84,8 +85,15 @@ reference set |
             weights, notes = torch.ones_like(weights), (_SURE,)
         known = features_of(labelled, self.normalize) if len(labelled) else None
         sigma = self._bandwidth(known)
+        ranks = all_ranks()
+        own = share(len(table), ranks)
         order = herding_order(
-            features_of(table, self.normalize), count, radius=sigma, weights=weights, centers=known
+            features_of(table.part(own), self.normalize),
+            count,
+            radius=sigma,
+            weights=weights[own],
+            centers=known,
+            exchange=ranks,
         )
         if self.sigma is None:
             notes += (f"The kernel's bandwidth is {sigma:.3g}.",)
@@ -98,15 +106,3 @@ reference set |
         if known is not None:
             smallest = smallest_distance(torch.from_numpy(in_memory(known)))
         return smallest if smallest < torch.inf else _FIRST_SIGMA
-
-
-def smallest_distance(points: Tensor) -> float:
-    """The smallest distance above 0 between two of (m, D) points; infinity where there is none."""
-    points, smallest = points.double(), torch.inf
-    mode = "donot_use_mm_for_euclid_dist"  # products lose the digits of small distances
-    for start in range(0, len(points), _CHUNK):
-        part = points[start : start + _CHUNK]
-        between = torch.cdist(part, points[start:], compute_mode=mode)
-        apart = between[between > 0]
-        smallest = min(smallest, float(apart.min())) if len(apart) else smallest
-    return smallest

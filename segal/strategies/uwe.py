@@ -11,10 +11,12 @@ from pydantic.dataclasses import dataclass
 
 from segal.candidates.table import CandidateTable, StoredRows
 from segal.errors import SegalError
+from segal.functional.shares import share
 from segal.signals import MeanFeature, Signal, UncertaintyName, Value
 from segal.signals.class_wise import ClassWiseEmbedding
 from segal.strategies._distance import Init, Selector, select_by_distance
 from segal.strategies.base import PARAMETERS, Direction, PassContext, Picks, Presets
+from segal.system.ranks import all_ranks
 
 _FEATURE = MeanFeature()
 
@@ -138,8 +140,11 @@ class UncertaintyWeightedEmbeddings:
             raise ValueError(f"{self.uncertainty}: expected an uncertainty of at least 0")
         with np.errstate(over="ignore", invalid="ignore"):
             embedding = features.scaled((u**self.tau).astype(np.float32))
-        parts = (embedding[i : i + _CHUNK] for i in range(0, len(embedding), _CHUNK))
-        if not all(np.isfinite(part).all() for part in parts):
+        ranks = all_ranks()
+        own = embedding.part(share(len(embedding), ranks))
+        parts = (own[i : i + _CHUNK] for i in range(0, len(own), _CHUNK))
+        finite = torch.tensor(all(np.isfinite(part).all() for part in parts))
+        if not bool(ranks.gather(finite).all()):
             raise SegalError(
                 f"strategy.tau: {self.tau:g} takes the embeddings out of range",
                 expected="embeddings that float32 can hold",

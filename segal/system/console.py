@@ -1,4 +1,7 @@
-"""Progress bars and lines for people; they go to stderr, so that stdout stays clean for pipes."""
+"""Progress bars and lines for people; they go to stderr, so that stdout stays clean for pipes.
+
+Of the processes that torchrun starts, rank 0 alone speaks.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-CONSOLE = Console(stderr=True, highlight=False)
+from segal.system.launched import RANK
+
+CONSOLE = Console(stderr=True, highlight=False, quiet=RANK > 0)
 
 
 class Advance(Protocol):

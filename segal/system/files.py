@@ -80,12 +80,17 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Gives a temporary path beside `path`, which takes its place when the block ends well.
 
     The block makes a file or a folder there. When it raises, what it wrote is removed and `path`
     is as it was; when the process is killed, `path` is as it was or new as a whole. One process
     at a time may replace a path.
+
+    Args:
+        path: What to replace.
+        synced: Whether the disk is asked to keep all of it. Without, a power cut may leave a part,
+            which whoever reads it has to find out by digests.
 
     Raises:
         SegalError: If the disk is full or the folder cannot be written.
@@ -95,12 +100,13 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(temporary)
         yield temporary
-        if temporary.is_dir():
-            for file in temporary.rglob("*"):
+        if synced:
+            for file in temporary.rglob("*") if temporary.is_dir() else ():
                 sync(file)
-        sync(temporary)
+            sync(temporary)
         _take_place(temporary, path)
-        sync(path.parent)
+        if synced:
+            sync(path.parent)
     except OSError as error:
         _try_to_remove(temporary)
         if not _concerns(error, path.parent):  # such as an input that the block read

@@ -1,6 +1,5 @@
 """What this machine has to offer: cores that may really be used, memory, devices."""
 
-import os
 import platform
 import resource
 import sys
@@ -11,8 +10,11 @@ from typing import Any, Literal
 
 import psutil
 import torch
+from threadpoolctl import threadpool_limits
 
 from segal.errors import SegalError
+from segal.system.cores import available_cores, chosen_threads, own_cores
+from segal.system.ranks import all_ranks
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -21,6 +23,9 @@ _MULTIPLIES = {
     "fp16": frozenset({"avx512_fp16", "amx_fp16", "asimdhp"}),
 }
 """Instruction sets of CPUs that multiply such numbers, on x86 and ARM."""
+
+_BESIDE_GPU, _CHECKING = 8, 4
+"""Threads that read at most, unless more are asked for."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,39 +60,62 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset(next(lines, "").partition(":")[2].split())
 
 
-def available_cores() -> int:
-    """Cores this process may use: its affinity, and its container's quota.
-
-    torch counts the machine's cores; in a container that leads to more threads than cores, which
-    is many times slower.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    try:
-        limit, period = quota.read_text().split()
-        return max(1, min(cores or 1, int(limit) // int(period)))
-    except (OSError, ValueError):  # no container, or "max"
-        return cores or 1
-
-
 def use_threads(threads: int | None) -> int:
-    """Sets torch's threads and returns their number.
+    """Sets the threads of torch and of the libraries under numpy, and returns their number.
+
+    Every rank has to call it. OpenCV has no threads of its own, as `segal.data.images` says it.
 
     Args:
-        threads: None for `OMP_NUM_THREADS` where that is set, and else all available cores.
+        threads: Of this process; None for `OMP_NUM_THREADS` where the user set that, and else the
+            available cores, or a rank's share of them.
     """
-    if threads is not None or "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads or available_cores())
-    return torch.get_num_threads()
+    cores = own_cores(all_ranks())
+    return set_threads(threads or chosen_threads() or cores)
+
+
+def set_threads(number: int) -> int:
+    """Sets them to a number, and returns it."""
+    torch.set_num_threads(number)
+    threadpool_limits(number)
+    return number
+
+
+def readers(workers: int | None, device: torch.device | None = None) -> int:
+    """Threads that read images.
+
+    A CPU that is busy with the network has little to spare for more than one; beside a GPU, and
+    where images are only checked, as many are of use as there are cores, up to a bound that keeps
+    what they hold small.
+
+    Args:
+        workers: As many as the user asks for; None for as many as are of use.
+        device: Where a network runs at the same time; None where none does, and there is a thread
+            at least.
+    """
+    if workers is not None:
+        return workers if device is not None else max(1, workers)
+    if device is None:
+        return min(_CHECKING, torch.get_num_threads())
+    return min(_BESIDE_GPU, torch.get_num_threads()) if device.type == "cuda" else 1
 
 
 def find_device(name: str) -> torch.device:
-    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`; of several ranks each its own GPU.
 
     Raises:
-        SegalError: For a device that is not there.
+        SegalError: For a device that is not there, or that ranks would have to share.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    ranks = all_ranks()
+    if ranks.here > 1 and gpus and name != "cpu":
+        if name in {"auto", "cuda"} and ranks.here <= gpus:
+            return torch.device("cuda", ranks.place)
+        raise SegalError(
+            f"device {name}, for {ranks.here} ranks on this machine",
+            expected="a GPU for each rank",
+            got=f"{gpus} GPUs" if name in {"auto", "cuda"} else f"{name} for all of them",
+            remedy="start as many ranks as there are GPUs and leave --device out, or give cpu",
+        )
     if name == "auto":
         return torch.device("cuda" if gpus else "cpu")
     try:

@@ -4,23 +4,30 @@ All ranks run the same command on the same files. Rank 0 alone writes what belon
 ledger, selections, pictures. A process that torchrun did not start is rank 0 of 1.
 """
 
+import ctypes
 import hashlib
 import json
+import math
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.errors import SegalError
 
-__all__ = ["Ranks", "all_ranks"]
+__all__ = ["ALONE", "Ranks", "all_ranks"]
 
+_PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 _PATIENCE = timedelta(days=7)
 """How long ranks wait for one: its work is long, and torchrun stops all where one is gone."""
 
@@ -55,8 +62,22 @@ class Ranks:
         if self.count == 1:
             return own[None]
         every = [torch.empty_like(own) for _ in range(self.count)]
-        dist.all_gather(every, own.contiguous())
+        with self._together():
+            dist.all_gather(every, own.contiguous())
         return torch.stack(every)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Turns the loss of another rank into an error that says so."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise SegalError(
+                "another rank of this job has ended",
+                expected=f"all {self.count} ranks at work",
+                got=str(error).splitlines()[0][:200],
+                remedy="see what that rank said; the same command goes on from what is done",
+            ) from error
 
     def wait(self) -> None:
         """Returns once every rank has called this."""
@@ -70,14 +91,60 @@ class Ranks:
         """
         if self.count == 1:
             return value
-        text = json.dumps(value).encode() if self.is_first else b""
+        text = _tensor(json.dumps(value).encode() if self.is_first else b"")
         size = torch.tensor([len(text)])
-        dist.broadcast(size, 0)
-        data = torch.zeros(int(size), dtype=torch.uint8)
-        if self.is_first:
-            data = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        dist.broadcast(data, 0)
+        self._broadcast(size)
+        data = text if self.is_first else torch.zeros(int(size), dtype=torch.uint8)
+        self._broadcast(data)
         return json.loads(data.numpy().tobytes())
+
+    def _broadcast(self, tensor: Tensor) -> None:
+        """Fills a tensor with rank 0's."""
+        with self._together():
+            dist.broadcast(tensor, 0)
+
+    def texts(self, own: str) -> list[str]:
+        """What every rank says, on every rank, by rank."""
+        data = _tensor(own.encode(errors="surrogateescape"))
+        sizes = self.gather(torch.tensor([len(data)]))[:, 0].tolist()
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(data)] = data
+        every = self.gather(padded)
+        return [
+            row[:n].numpy().tobytes().decode(errors="surrogateescape")
+            for row, n in zip(every, sizes, strict=True)
+        ]
+
+    def arrays(self, own: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
+        """Every rank's arrays, on every rank, by rank.
+
+        Args:
+            own: This rank's, of the same names on each, and of numbers.
+        """
+        said = [[name, one.dtype.str, one.shape] for name, one in own.items()]
+        headers = [json.loads(text) for text in self.texts(json.dumps(said))]
+        data = b"".join(np.ascontiguousarray(one).tobytes() for one in own.values())
+        sizes = self.gather(torch.tensor([len(data)]))[:, 0].tolist()
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(data)] = _tensor(data)
+        found = []
+        for row, header in zip(self.gather(padded).numpy(), headers, strict=True):
+            arrays, start = {}, 0
+            for name, kind, shape in header:
+                stop = start + np.dtype(kind).itemsize * math.prod(shape)
+                arrays[name] = np.frombuffer(row[start:stop].tobytes(), kind).reshape(shape)
+                start = stop
+            found.append(arrays)
+        return found
+
+    def fill(self, tensor: Tensor) -> None:
+        """Makes a tensor what rank 0's is.
+
+        Args:
+            tensor: Of the same shape and dtype on each; on the CPU.
+        """
+        if self.count > 1:
+            self._broadcast(tensor)
 
     def agree(self, what: str, value: str) -> None:
         """Refuses ranks that differ in what has to be the same on each.
@@ -102,6 +169,10 @@ class Ranks:
             )
 
 
+ALONE = Ranks()
+"""One process."""
+
+
 @cache
 def all_ranks() -> Ranks:
     """The ranks of this job; the first call waits until all of them have called it.
@@ -112,19 +183,33 @@ def all_ranks() -> Ranks:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Ranks()
-    named = {name: int(os.environ[name]) for name in ("RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")}
+    _end_with_launcher()
     try:
+        named = {name: int(os.environ[name]) for name in ("RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")}
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backend, timeout=_PATIENCE)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError) as error:
+        said = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise SegalError(
             "the ranks of this job do not find each other",
             expected=f"{count} processes that torchrun started",
-            got=str(error).splitlines()[0],
+            got=said.splitlines()[0],
             remedy="start them with torchrun; or unset WORLD_SIZE to run one process",
         ) from error
     return Ranks(named["RANK"], count, named["LOCAL_WORLD_SIZE"], named["LOCAL_RANK"])
+
+
+def _tensor(data: bytes) -> Tensor:
+    if not data:
+        return torch.zeros(0, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _end_with_launcher() -> None:
+    """Lets this rank end where its launcher is killed (Linux), so that the run's folder is free."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _listed(ranks: Sequence[int]) -> str:

@@ -81,6 +81,16 @@ class Section(BaseModel):
         return named
 
 
+def split_commas(value: object) -> object:
+    """Lets `a,b` or `[a, b]` on the command line stand for a list, and nothing for an empty one."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1].strip()
+    return [part.strip() for part in text.split(",")] if text else []
+
+
 def _identity(value: object, dumped: object) -> object:
     if isinstance(value, Section):
         return value.identity()

@@ -67,6 +67,7 @@ class Task(ABC):
         picture_words: How a report speaks of what `draw` writes.
         shared_features: Whether all elements of an image have the same features.
         by_the_box: Whether `clicks` counts boxes, so that budgets may be counted in them.
+        in_tiles: Whether its networks can look at a large image tile by tile.
     """
 
     name: ClassVar[str]
@@ -79,6 +80,7 @@ class Task(ABC):
     picture_words: ClassVar[PictureWords]
     shared_features: ClassVar[bool] = False
     by_the_box: ClassVar[bool] = False
+    in_tiles: ClassVar[bool] = False
 
     def units(self, height: int, width: int, region: RegionSize) -> Grid:
         """The regions of an image of (height, width) pixels that can be bought."""
@@ -131,7 +133,11 @@ class Task(ABC):
         if settings.learning_loss is not None:
             of_batch = partial(self.ranked_training_loss, loss=loss)
             return Ranked(of_batch, settings.learning_loss, settings.iterations)
-        return Usual(partial(self.training_loss, loss=loss))
+        of_elements = set(loss.terms) <= set(OF_ELEMENTS)
+        return Usual(
+            partial(self.training_loss, loss=loss),
+            partial(self.loss_mass, loss=loss) if of_elements else None,
+        )
 
     def mial_scheme(self, settings: MialSettings, iterations: int, loss: Loss) -> Scheme:
         """How networks are trained in the stages of MIAL.
@@ -167,6 +173,15 @@ class Task(ABC):
             A float32 scalar; 0, with a gradient of 0, where no element is labelled.
         """
         return loss(model(images).logits.float(), class_indices(labels))
+
+    def loss_mass(self, labels: Any, loss: Loss = USUAL_LOSS) -> float:
+        """What labels count in a mean over the elements of several batches.
+
+        Args:
+            labels: As `training_loss` takes them.
+            loss: Of elements.
+        """
+        return loss.mass(class_indices(labels))
 
     def ranked_training_loss(
         self,
@@ -468,6 +483,22 @@ class Task(ABC):
         """
         return []
 
+    def batches(self, pool: ImagePool, batch_size: int) -> list[list[int]]:
+        """Images of a pool as they are run together, in that order: of one size each.
+
+        Args:
+            pool: The images.
+            batch_size: At most so many.
+        """
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index in range(len(pool)):
+            by_size.setdefault(pool.shape(index), []).append(index)
+        return [
+            same[start : start + batch_size]
+            for same in by_size.values()
+            for start in range(0, len(same), batch_size)
+        ]
+
     def evaluate(
         self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
     ) -> Metrics:
@@ -554,7 +585,9 @@ class Task(ABC):
         model.to(device).eval()
         done = 0
         try:
-            for indices, images, labels in _whole_images(dataset, batch_size, workers):
+            for indices, images, labels in _whole_images(
+                dataset, self.batches(dataset.pool, batch_size), workers
+            ):
                 with torch.inference_mode(), autocast(device, precision):
                     logits = model(model.normalise(images.to(device))).logits
                 yield from zip(indices, logits, labels.to(device), strict=True)
@@ -566,17 +599,9 @@ class Task(ABC):
 
 
 def _whole_images(
-    dataset: LabelledDataset, batch_size: int, workers: int
+    dataset: LabelledDataset, batches: Sequence[list[int]], workers: int
 ) -> Iterator[tuple[list[int], Images, Tensor]]:
     """Indices and batches (B, H, W, 3) and (B, H, W) of images of equal size."""
-    by_size: dict[tuple[int, int], list[int]] = {}
-    for index in range(len(dataset.pool)):
-        by_size.setdefault(dataset.pool.shape(index), []).append(index)
-    batches = [
-        same[start : start + batch_size]
-        for same in by_size.values()
-        for start in range(0, len(same), batch_size)
-    ]
 
     def read(batch: list[int]) -> tuple[list[int], Images, Tensor]:
         labels = np.stack([dataset.read_label(index) for index in batch])

@@ -1,8 +1,8 @@
 """What a task is judged by, and what it keeps of every image that it was judged on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -38,6 +38,8 @@ class Metric:
             predicts, they are the same.
         answered: (C,) how many elements were answered with each class, from the metrics of a split;
             None where an answer is no class.
+        by_class: For each class how often the labels show it, and how often the network
+            predicts it, from the metrics of a split; nothing where they do not say so.
         mean_key: Name there of the mean of the quantity over classes, where it is not the metric.
         per_clicks: So many clicks that the metric is also told by; None where that is not usual.
     """
@@ -55,6 +57,7 @@ class Metric:
     by_image: str
     labelled: Callable[[Mapping[str, Any]], list[Any]]
     answered: Callable[[Mapping[str, Any]], Counts] | None
+    by_class: Callable[[Mapping[str, Any]], Iterable[tuple[int, int]]]
     mean_key: str | None
     per_clicks: int | None = None
 
@@ -98,12 +101,15 @@ class Evaluation(ABC):
     Attributes:
         metric: What it is judged by.
         kind: What its file calls itself; no text where the file names none.
+        by_image: Names of its arrays, each with a row for each image; no names where there are
+            others, and images are in the data set's order however they are evaluated.
         class_names: The C classes.
         images: N paths relative to the split's folder.
     """
 
     metric: ClassVar[Metric]
     kind: ClassVar[str]
+    by_image: ClassVar[tuple[str, ...]] = ()
     class_names: tuple[str, ...]
     images: tuple[str, ...]
 
@@ -130,6 +136,17 @@ class Evaluation(ABC):
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
         """As its file has it."""
+
+    def taken(self, order: NDArray[np.int64]) -> Self:
+        """The same of its images in another order.
+
+        Args:
+            order: (N,) positions of the images, each once.
+        """
+        if np.array_equal(order, np.arange(len(self.images))):
+            return self
+        found = {name: getattr(self, name)[order] for name in self.by_image}
+        return replace(self, images=tuple(self.images[i] for i in order), **found)
 
     @classmethod
     @abstractmethod

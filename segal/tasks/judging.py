@@ -125,14 +125,12 @@ def never_predicted(metrics: Mapping[str, Any]) -> list[str]:
         metrics: Of the split, as `metrics.json` has them.
 
     Returns:
-        Their names, in order; none where an answer is no class.
+        Their names, in order. A detector predicts a class where it finds a box of it, above its own
+        threshold; of images with many classes each is a question of its own.
     """
     metric = metric_of(metrics)
-    if metric.answered is None:
-        return []
-    counts = zip(metric.labelled(metrics), metric.answered(metrics).tolist(), strict=True)
-    pairs = zip(metric.classes(metrics), counts, strict=True)
-    return [name for name, (labelled, answered) in pairs if labelled and not answered]
+    pairs = zip(metric.classes(metrics), metric.by_class(metrics), strict=False)
+    return [name for name, (labelled, predicted) in pairs if labelled and not predicted]
 
 
 def remark(metrics: Mapping[str, Any]) -> str | None:

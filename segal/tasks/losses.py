@@ -26,6 +26,7 @@ from segmentation_models_pytorch.losses import DiceLoss, LovaszLoss
 from torch import Tensor
 
 from segal.functional.labels import VOID, has_class
+from segal.system.sections import split_commas
 
 CROSS_ENTROPY = "cross_entropy"
 OF_ELEMENTS = (CROSS_ENTROPY, "focal")
@@ -57,9 +58,8 @@ LossName = Annotated[str | None, BeforeValidator(_loss_name)]
 def _class_weights(value: object) -> object:
     if value is None or value in ("none", "balanced"):
         return value or "none"
-    parts = value.split(",") if isinstance(value, str) else value
     try:
-        weights = tuple(_weight(part) for part in parts)  # type: ignore[attr-defined]
+        weights = tuple(_weight(part) for part in split_commas(value))  # type: ignore[attr-defined]
     except (TypeError, ValueError, OverflowError):
         weights = ()
     if not weights or not all(_LEAST <= weight <= _MOST for weight in weights):
@@ -118,6 +118,14 @@ class Loss:
         """(B,) of each image what a call is of all; 0 where no element of it has a class."""
         return _sum([self._images(term, logits, target) for term in self.terms])
 
+    def mass(self, target: Tensor) -> float:
+        """The sum of the weights of the labelled elements, which losses of elements divide by.
+
+        Args:
+            target: (B, H, W) int64, as a call takes it.
+        """
+        return float(self._factors(target).sum(dtype=torch.float64))
+
     def _batch(self, term: str, logits: Tensor, target: Tensor) -> Tensor:
         if term in OF_ELEMENTS:
             values, masses = self._elements(term, logits, target)
@@ -142,16 +150,21 @@ class Loss:
         values = F.cross_entropy(logits, target, ignore_index=VOID, reduction="none")
         if term == "focal":
             values = (1 - torch.exp(-values)) ** _GAMMA * values
-        valid = has_class(target)
+        factors = self._factors(target)
+        return (values, factors) if self.weights is None else (values * factors, factors)
+
+    def _factors(self, target: Tensor) -> Tensor:
+        """(B, H, W) weights of elements, 0 without a class; if alike, whether they have one."""
+        valid: Tensor = has_class(target)
         if self.weights is None:
-            return values, valid
-        weights, known = self.weights.to(logits), target.where(valid, 0)
+            return valid
+        weights, known = self.weights.to(target.device), target.where(valid, 0)
         if weights.ndim == 1:
-            factors = weights[known] * valid
+            factors = weights[known]
         else:
             rows = torch.arange(weights.shape[1], device=target.device)[:, None]
-            factors = weights[known, rows] * valid
-        return values * factors, factors
+            factors = weights[known, rows]
+        return factors * valid
 
     def _overlap(self, term: str) -> Callable[[Tensor, Tensor], Tensor]:
         if term == "dice":

@@ -86,6 +86,14 @@ class Scheme(ABC):
         """Whether weights may be kept that this step left behind."""
         return True
 
+    def mass(self, batches: Sequence[Batch]) -> float:
+        """What the loss of a part of a step's samples counts in the mean over all; not negative.
+
+        Args:
+            batches: As `loss` takes them, on any device.
+        """
+        return float(len(batches[0].images))
+
     @abstractmethod
     def loss(self, model: Model, step: int, batches: Sequence[Batch]) -> Tensor:
         """The loss of a step: a float32 scalar, with its graph.
@@ -128,9 +136,15 @@ class Usual(Scheme):
 
     Attributes:
         of_batch: The task's loss of a network, images and labels.
+        mass_of: What labels count in it; None for the number of images.
     """
 
     of_batch: Callable[[Model, Images, Any], Tensor]
+    mass_of: Callable[[Any], float] | None = None
+
+    def mass(self, batches: Sequence[Batch]) -> float:
+        """See `Scheme.mass`."""
+        return super().mass(batches) if self.mass_of is None else self.mass_of(batches[0].labels)
 
     def loss(self, model: Model, step: int, batches: Sequence[Batch]) -> Tensor:
         """See `Scheme.loss`."""

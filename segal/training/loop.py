@@ -9,8 +9,8 @@ interruption changes a result.
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,15 @@ from segal.models.checkpoint import weights_of
 from segal.models.wrapped import Model
 from segal.system.digests import fingerprint
 from segal.system.machine import autocast
+from segal.system.ranks import ALONE, Ranks
 from segal.tasks import Task, task_of
 from segal.tasks.classes import check_classes
 from segal.tasks.schemes import Batch, Scheme, SemiSupervised
+from segal.tasks.sharing import metrics_on
 from segal.training.balance import class_weights
 from segal.training.convex import fit
+from segal.training.parallel import Objective, over_ranks
+from segal.training.pieces import Piece, RunningStatistics, check_pieces, divide
 from segal.training.sampling import KeptSamples, LabelledRegions, Samples, UnlabelledSamples
 from segal.training.settings import ALL_LAYERS, TrainSettings
 from segal.training.state import TrainingState, copy_weights
@@ -78,6 +82,7 @@ def train(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     checkpoint: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainResult:
     """Trains a network in place and leaves it on `device`, in `eval()` mode.
 
@@ -99,6 +104,8 @@ def train(
             training goes on from there and ends, on a CPU, with the very weights that it would have
             had without the interruption. It stays after the end: the caller removes it once the
             network is saved.
+        ranks: Of the job: all call this with the same, and have the same network afterwards. Rank 0
+            writes the checkpoint, and fits a linear last layer, alone.
 
     Returns:
         What came of it.
@@ -114,8 +121,17 @@ def train(
     task = task or task_of(model.spec)
     scheme = task.training_scheme(settings)
     scheme.check(model)
+    check_pieces(settings, ranks)
     if settings.optimizer == "lbfgs":
-        return _fitted(model.to(device), dataset, labelled, settings, seed, task, progress)
+        model.to(device)
+        found = None
+        if ranks.is_first:
+            fitted = _fitted(model, dataset, labelled, settings, seed, task, progress)
+            found = asdict(fitted)
+        result = TrainResult(**ranks.told(found) | {"validations": ()})
+        _share(ranks, model)
+        model.eval()
+        return result
     samples = _samples(model, dataset, labelled, settings, seed, task)
     weights = class_weights(settings, dataset, samples.regions, each=task.answers.each)
     scheme = task.training_scheme(settings, weights)
@@ -129,6 +145,7 @@ def train(
         validation=validation,
         task=task,
         device=torch.device(device),
+        ranks=ranks,
     )
     return run(progress, checkpoint)
 
@@ -215,7 +232,9 @@ class _Run:
         validation: LabelledDataset | None,
         task: Task,
         device: torch.device,
+        ranks: Ranks,
     ) -> None:
+        self.ranks, self.pieces = ranks, divide(settings, ranks)
         self.model, self.settings, self.seed, self.device = model, settings, seed, device
         self.task, self.validation, self.samples = task, validation, samples
         self.scheme, self.unlabelled = scheme, unlabelled
@@ -249,12 +268,15 @@ class _Run:
 
     def __call__(self, progress: Progress | None, checkpoint: Path | None) -> TrainResult:
         started, settings, state = time.perf_counter(), self.settings, self.state
-        if checkpoint is not None and checkpoint.exists():
+        if self.ranks.told(checkpoint is not None and checkpoint.exists()):
+            assert checkpoint is not None
             state.load(
                 checkpoint, self.identity, weights_of(self.model), self.optimizer, self.scaler
             )
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), _without_gradient(self.frozen.parameters):
+            objective = Objective(self.model, self.scheme)
+            self.loss, self.apart = over_ranks(objective, self.ranks, self.device)
             for drawn in self._batches(state.step):
                 state.loss = self._step(drawn)
                 state.step += 1
@@ -267,16 +289,18 @@ class _Run:
                         break
                 if checkpoint is not None and state.step % settings.checkpoint_every == 0:
                     _check_finite(self.model, state.step)
-                    state.save(
-                        checkpoint,
-                        self.identity,
-                        weights_of(self.model),
-                        self.optimizer,
-                        self.scaler,
-                    )
+                    if self.ranks.is_first:
+                        state.save(
+                            checkpoint,
+                            self.identity,
+                            weights_of(self.model),
+                            self.optimizer,
+                            self.scaler,
+                        )
         _check_finite(self.model, state.step)
         if state.best is not None:
             copy_weights(state.best, weights_of(self.model))
+        _share(self.ranks, self.model)
         self.model.eval()
         return TrainResult(
             steps=state.step,
@@ -286,24 +310,37 @@ class _Run:
             seconds=time.perf_counter() - started,
         )
 
-    def _batches(self, step: int) -> Iterator[list[Batch]]:
-        """Of each step from this one on, a labelled batch and perhaps an unlabelled one."""
-        size, count = self.settings.batch_size, self.settings.iterations
-        before = self.scheme.unlabelled_before
+    def _batches(self, step: int) -> Iterator[list[list[Batch]]]:
+        """Of each step from this one on, and each of this rank's pieces of it, its batches.
+
+        They are a labelled one, and perhaps an unlabelled one.
+        """
+        count, before = self.settings.iterations, self.scheme.unlabelled_before
         # The next batch is read while the network works on this one.
-        pairs = prefetch(
-            self.samples, range(step * size, count * size), self.settings.workers, depth=size
-        )
+        pairs = self._read(self.samples, range(step, count))
         others: Iterator[Any] = iter(())
         if self.unlabelled is not None:
-            numbers = range(before(step) * size, before(count) * size)
-            others = prefetch(self.unlabelled, numbers, self.settings.workers, depth=size)
+            others = self._read(self.unlabelled, range(before(step), before(count)))
         for number in range(step, count):
             sources = [pairs, *([others] if before(number + 1) > before(number) else [])]
             yield [
-                Batch(*self._stack([next(source) for _ in range(size)]), source is others)
-                for source in sources
+                [
+                    Batch(*self._stack([next(source) for _ in piece.samples]), source is others)
+                    for source in sources
+                ]
+                for piece in self._own_pieces
             ]
+
+    @property
+    def _own_pieces(self) -> list[Piece]:
+        return self.pieces[self.ranks.rank]
+
+    def _read(self, samples: Callable[[int], Any], batches: range) -> Iterator[Any]:
+        """This rank's samples of whole batches, read ahead."""
+        size = self.settings.batch_size
+        own = [sample for piece in self._own_pieces for sample in piece.samples]
+        numbers = (batch * size + sample for batch in batches for sample in own)
+        return prefetch(samples, numbers, self.settings.workers, depth=len(own))
 
     def _stack(self, samples: Sequence[tuple[Any, Any]]) -> tuple[Images, Any]:
         images, labels = zip(*samples, strict=True)
@@ -311,23 +348,28 @@ class _Run:
             return Kept.stack(images), torch.from_numpy(np.stack(labels))
         return self.task.stack(samples)
 
-    def _step(self, drawn: Sequence[Batch]) -> float:
+    def _step(self, drawn: Sequence[Sequence[Batch]]) -> float:
         settings, step = self.settings, self.state.step
         moving = self.scheme.moving(step, self.model)
         self.model.train()
         for module in [*self.frozen.modules, *_still_batchnorms(self.model, moving)]:
             module.eval()
-        torch.manual_seed(self._derived_seed(_STEP, step))
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate(step)
         self.optimizer.zero_grad()
+        shares, value = self._shares(drawn), 0.0
+        statistics = RunningStatistics(self.model, self.pieces)
         with _without_gradient(_resting(self.model, moving)):
-            with autocast(self.device, settings.precision):
-                loss = self.scheme.loss(self.model, step, [self._on_device(one) for one in drawn])
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise _diverged(step + 1, f"a loss of {value}", settings.learning_rate(step))
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            for piece, batches, share in zip(self._own_pieces, drawn, shares, strict=True):
+                stream = (_STEP, step, piece.number) if piece.number else (_STEP, step)
+                torch.manual_seed(self._derived_seed(*stream))
+                is_last = piece is self._own_pieces[-1]
+                with nullcontext() if is_last else self.apart():
+                    value += share * self._take_back(batches, share, statistics)
+        value = self._sum(value)
+        if not math.isfinite(value):
+            raise _diverged(step + 1, f"a loss of {value}", settings.learning_rate(step))
+        statistics.settle(self.ranks)
         if settings.grad_clip is not None:
             self.scaler.unscale_(self.optimizer)
             for group in self.optimizer.param_groups:
@@ -335,6 +377,31 @@ class _Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return value
+
+    def _take_back(
+        self, batches: Sequence[Batch], share: float, statistics: RunningStatistics
+    ) -> float:
+        """Adds a piece's part to the gradient of the whole batch's loss, and returns its own."""
+        given = [self._on_device(one) for one in batches]
+        with statistics.of_piece(), autocast(self.device, self.settings.precision):
+            loss = self.loss(self.state.step, given)
+        # Gradients of ranks are averaged.
+        part = loss * (share * self.ranks.count)
+        self.scaler.scale(part).backward()
+        return float(loss.detach())
+
+    def _shares(self, drawn: Sequence[Sequence[Batch]]) -> list[float]:
+        """What each of this rank's pieces counts in the loss of the batch; 1 in all."""
+        count = sum(map(len, self.pieces))
+        if count == 1:
+            return [1.0]
+        masses = [self.scheme.mass(batches) for batches in drawn]
+        whole = self._sum(sum(masses))
+        return [mass / whole if whole else 1 / count for mass in masses]
+
+    def _sum(self, own: float) -> float:
+        """Of all ranks."""
+        return float(self.ranks.gather(torch.tensor([own], dtype=torch.float64)).sum())
 
     def _on_device(self, batch: Batch) -> Batch:
         images = self.model.normalise(batch.images.to(self.device))
@@ -352,15 +419,25 @@ class _Run:
         return self.state.step % every == 0 or self.state.step == self.settings.iterations
 
     def _validate(self, validation: LabelledDataset) -> None:
-        metrics = self.task.evaluate(
-            self.model,
-            validation,
+        metrics = metrics_on(
+            *(self.ranks, self.task, self.model, validation),
             device=self.device,
             batch_size=self.settings.batch_size,
             workers=self.settings.workers,
             precision=self.settings.precision,
         )
         self.state.record(metrics.score, weights_of(self.model))
+
+
+def _share(ranks: Ranks, model: Model) -> None:
+    """Gives all ranks the weights of rank 0, to the last bit."""
+    if ranks.count == 1:
+        return
+    with torch.no_grad():
+        for value in weights_of(model).values():
+            sent = value.detach().cpu().contiguous()
+            ranks.fill(sent)
+            value.copy_(sent)
 
 
 def _fingerprint_images(dataset: LabelledDataset | None) -> str:

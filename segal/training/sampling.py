@@ -13,6 +13,7 @@ from segal.candidates.regions import Box
 from segal.data.kept import KeptPool
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
+from segal.data.transforms import TrainingTransform
 from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
 from segal.functional.labels import keep_regions
@@ -138,10 +139,30 @@ class Samples:
         region = int(self._order(lap)[position])
         image = int(self.regions.images[region])
         x0, y0, x1, y1 = self.regions.boxes[region].tolist()
+        generator = np.random.default_rng([self._seed, _SAMPLE, number])
+        if self.dataset.pool.is_large(image) and isinstance(self._transform, TrainingTransform):
+            return self._window(self._transform, image, (x0, y0, x1, y1), generator)
         # Before anything else sees it, a label keeps nothing but what was bought.
         label = keep_regions(self.dataset.read_label(image), self.regions.of_image(image))
-        generator = np.random.default_rng([self._seed, _SAMPLE, number])
         return self._sample(image, label, (x0, y0, x1, y1), generator)
+
+    def _window(
+        self, transform: TrainingTransform, image: int, box: Box, generator: np.random.Generator
+    ) -> tuple[Any, Any]:
+        """The same sample of a large image, of which its window alone is read."""
+        size = self.dataset.pool.size(image)
+        window = transform.window(size, box, generator)
+        x0, y0 = max(window[0], 0), max(window[1], 0)
+        x1, y1 = min(window[2], size[1]), min(window[3], size[0])
+        kept = []
+        for a, b, c, d in self.regions.of_image(image):
+            part = max(a, x0) - x0, max(b, y0) - y0, min(c, x1) - x0, min(d, y1) - y0
+            if part[0] < part[2] and part[1] < part[3]:
+                kept.append(part)
+        label = keep_regions(self.dataset.read_window(image, (x0, y0, x1, y1)), kept)
+        pixels = self.dataset.pool.window(image, (x0, y0, x1, y1))
+        shifted = window[0] - x0, window[1] - y0, window[2] - x0, window[3] - y0
+        return transform.finish(pixels, label, shifted, transform.crop or size, generator)
 
     def _sample(
         self, image: int, label: Any, box: Box, generator: np.random.Generator

@@ -9,7 +9,7 @@ from segal.errors import SegalError
 from segal.models.loss_prediction import LearningLoss
 from segal.models.mial import Mial
 from segal.system.machine import Precision
-from segal.system.sections import Aside, Result, Section, result_unless
+from segal.system.sections import Aside, Result, Section, result_unless, split_commas
 from segal.tasks.losses import CROSS_ENTROPY, ClassWeights, LossName
 
 ALL_LAYERS = "all"
@@ -23,13 +23,6 @@ def _crop_text(value: object) -> str:
         return str(RegionSize.parse(str(value)))
     except SegalError as error:
         raise ValueError(f"expected {error.expected}") from error
-
-
-def split_commas(value: object) -> object:
-    """Lets `a,b` on the command line stand for a list, and nothing for an empty one."""
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",")] if value.strip() else []
 
 
 class TrainSettings(Section):
@@ -48,6 +41,9 @@ class TrainSettings(Section):
             What lies before is frozen: parameters, statistics of BatchNorm, and no dropout.
         iterations: Optimizer steps.
         batch_size: Crops in a step; at least 2 unless BatchNorm is frozen and `learning_loss` off.
+        accumulate: Pieces that a batch is worked on in, one after another or by several ranks: the
+            gradient is that of the whole batch. BatchNorm, dropout, and losses that are no mean
+            over elements, such as `dice`, see a piece by itself. None: as many as ranks.
         optimizer: `sgd` with momentum, or `adamw`. Or `lbfgs`, where `layers` leaves nothing to
             train but a last layer that is linear: it is brought to the optimum of the mean
             cross-entropy over a sample of `pixels`, plus half of `weight_decay` times the squared
@@ -96,6 +92,7 @@ class TrainSettings(Section):
     )
     iterations: Result[int] = Field(default=5000, ge=1)
     batch_size: Result[int] = Field(default=8, ge=1)
+    accumulate: Annotated[Annotated[int, Field(ge=1)] | None, result_unless(None, 1)] = None
     optimizer: Result[Literal["sgd", "adamw", "lbfgs"]] = "sgd"
     pixels: Annotated[Annotated[int, Field(ge=1, le=10**7)], result_unless(PIXELS)] = PIXELS
     gradient_norm: Annotated[Annotated[float, Field(gt=0)], result_unless(GRADIENT_NORM)] = (
@@ -133,6 +130,13 @@ class TrainSettings(Section):
             raise ValueError(f"scale: expected 0.1 <= smallest <= largest <= 10, got {self.scale}")
         if self.batch_size < 2 and self.batchnorm == "train":
             raise ValueError("batch_size: expected at least 2, unless batchnorm is frozen")
+        pieces, least = self.accumulate or 1, self.least_piece()
+        if pieces > 1 and self.batch_size < least * pieces:
+            raise ValueError(
+                f"accumulate: expected at most {self.batch_size // least}, got {pieces}: "
+                f"a batch of {self.batch_size} has to leave {least} for a piece"
+                + (", unless batchnorm is frozen and learning_loss off" if least > 1 else "")
+            )
         if self.batch_size < 2 and self.learning_loss is not None:
             raise ValueError("batch_size: expected at least 2 for learning_loss, which ranks pairs")
         if self.loss == "lovasz" and self.class_weights != "none":
@@ -154,6 +158,10 @@ class TrainSettings(Section):
             )
         return self
 
+    def least_piece(self) -> int:
+        """Samples that a piece of a batch needs: BatchNorm and ranked pairs take two."""
+        return 2 if self.batchnorm == "train" or self.learning_loss is not None else 1
+
     def _check_convex(self) -> None:
         """Raises a ValueError for what the optimum of a convex loss has no use for."""
         wanted = {
@@ -161,6 +169,7 @@ class TrainSettings(Section):
             "weight_decay": self.weight_decay == 0 and "more than 0",
             "augment": self.augment != "none" and "none",
             "crop": self.crop != "image" and "image",
+            "accumulate": (self.accumulate or 1) > 1 and "1",
             "loss": self.loss not in {None, CROSS_ENTROPY} and CROSS_ENTROPY,
             "learning_loss": self.learning_loss is not None and "false",
             "mial": self.mial is not None and "false",

@@ -11,7 +11,9 @@ from segal.candidates.evidence import Evidence
 from segal.candidates.regions import Boxes
 from segal.candidates.table import CandidateTable, box_pixels
 from segal.errors import SegalError
+from segal.functional import nearest
 from segal.functional.calibration import TemperatureSearch
+from segal.functional.nearest import smallest_distance
 from segal.functional.purity import pure_radius
 from segal.models.spec import ModelSpec
 from segal.signals.calibrated import Calibrated
@@ -23,7 +25,7 @@ from segal.strategies.drop_query import DropQuery
 from segal.strategies.max_herding import MaxHerding
 from segal.strategies.prob_cover import ProbCover
 from segal.strategies.typiclust import TypiClust
-from segal.strategies.uherding import UncertaintyHerding, smallest_distance
+from segal.strategies.uherding import UncertaintyHerding
 from segal.tasks.segmentation.model import SegmentationModel
 from tests.golden.test_herding import plain_loop
 
@@ -165,6 +167,31 @@ def test_balls_are_as_large_as_their_purity_allows(purity):
     assert pure_radius(points, labels * 0, purity, torch.arange(60)) == pytest.approx(
         torch.cdist(points, points).max().item()
     )
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3], ids=["near", "far from the origin"])
+@pytest.mark.parametrize("runs", [(256, 8192), (3, 7)], ids=["whole", "pieces"])
+def test_distances_to_the_nearest_are_those_of_loops(offset, runs, monkeypatch):
+    """Also of points that are equal, or nearly, of which products know little."""
+    monkeypatch.setattr(nearest, "_CENTRES", runs[0])
+    monkeypatch.setattr(nearest, "_OTHERS", runs[1])
+    points = torch.from_numpy(np.random.default_rng(3).standard_normal((40, 5))) + offset
+    points[5], points[9] = points[4], points[8] + 1e-7
+    labels = torch.arange(40) % 3
+    pairs = [(i, j) for i in range(40) for j in range(40) if i != j]
+    apart = {
+        pair: float(np.linalg.norm((points[pair[0]] - points[pair[1]]).numpy())) for pair in pairs
+    }
+    assert smallest_distance(points) == pytest.approx(
+        min(d for d in apart.values() if d), rel=1e-12
+    )
+    reach = sorted(
+        min(apart[i, j] for j in range(40) if i != j and labels[i] != labels[j]) for i in range(40)
+    )
+    for purity in (0.5, 0.9):
+        radius = pure_radius(points, labels, purity, torch.arange(40))
+        assert radius == pytest.approx(reach[40 - math.ceil(purity * 40)], rel=1e-11)
+        assert radius < reach[40 - math.ceil(purity * 40)]
 
 
 def test_prob_cover_covers_most_first_then_goes_farthest():

@@ -85,7 +85,7 @@ def test_of_whole_numbers_nothing_is_taken_anew_for_a_tie(monkeypatch):
     monkeypatch.setattr(
         herding._Gains,
         "_evaluate",
-        lambda self, ids: looked.append(len(ids)) or evaluate(self, ids),
+        lambda self, taken: looked.append(len(taken.ids)) or evaluate(self, taken),
     )
     x = np.arange(200.0)[:, None]
     order = herding_order(x, 60, kernel="ball", radius=1.0)

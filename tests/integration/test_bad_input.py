@@ -382,7 +382,8 @@ def test_a_disk_that_cannot_be_written(refused, monkeypatch, tmp_path, number):
     monkeypatch.setattr("segal.candidates.table.TableWriter.append", fail)
     message = refused()
     assert "cannot be written" in message
-    assert not list((tmp_path / "run").glob("*candidates*"))
+    assert not list((tmp_path / "run").glob("candidates*"))
+    assert not list((tmp_path / "run" / ".candidates.blocks").glob("*"))
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,21 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
+from segal.candidates.regions import RegionSize
 from segal.candidates.selection import Selected, write_selection
 from segal.candidates.table import CandidateTable
 from segal.data.datasets import open_dataset
 from segal.data.pool import open_pool
 from segal.errors import SegalError
+from segal.functional.clicks import polygon_clicks
+from segal.jobs import forecast
 from segal.jobs import plan as plan_job
+from segal.jobs.forecast import time_choice
 from segal.jobs.inputs import image_sizes
-from segal.jobs.plan import plan_selection
+from segal.jobs.plan import Plan, plan_selection
 from segal.jobs.strategies import configure_selection
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
@@ -33,7 +38,7 @@ def test_says_what_a_selection_would_take_and_leaves_nothing(
     first, *rest = out.strip().split("\n")
     assert first == "7 images, 60 regions on offer; the budget buys 14 of them at most"
     assert [line.split(":")[0] for line in rest] == [
-        *("time", "memory", "disk"),
+        *("time", "memory", "disk", "cost"),
         "DeepLabV3Plus with resnet18",
     ]
     assert not re.search(r"-\d", out)
@@ -54,6 +59,14 @@ def test_disk_and_memory_are_those_of_the_selection(segal, image_folder, checkpo
     assert plan.select_bytes == table.embeddings["mean_feature"].nbytes
     taken = sum(p.stat().st_size for p in (folder / "32").glob("*.npy"))
     assert plan.disk_bytes == pytest.approx(taken, rel=0.05)
+    assert plan.embedding_bytes == table.embeddings["mean_feature"].nbytes
+    assert plan.temporary_bytes == plan.disk_bytes
+    assert (plan.choice.candidates, plan.choice.picks) == (60, 12)
+    assert plan.choice.powers == (0, 0)  # all of it was tried
+    half = plan_selection(*configure_selection(raw | {"embedding_dtype": "float16"}), ranks=2)
+    assert half.embedding_bytes == plan.embedding_bytes / 2
+    assert "by 2 ranks" in half.lines()[1]
+    assert plan.lacking() == []
 
 
 def test_counts_the_reference_set(segal, checkpoint, tmp_path):
@@ -68,6 +81,16 @@ def test_counts_the_reference_set(segal, checkpoint, tmp_path):
     code, out, err = segal(*call, *score, "--checkpoint", network, *reference)
     assert code == 0, err
     assert out.startswith("4 images")
+    dataset = open_dataset(tmp_path / "data", "val")
+    labels = [dataset.read_label(i) for i in range(3)]
+    grids = [RegionSize.parse("32").grid(*label.shape).boxes() for label in labels]
+    clicks = np.concatenate([polygon_clicks(*both) for both in zip(labels, grids, strict=True)])
+    (cost,) = (line for line in out.split("\n") if line.startswith("cost"))
+    told = f"about {5 * np.mean(clicks):,.0f} clicks, {5 * np.mean(clicks) * 2 / 3600:.1f} h"
+    assert told in cost
+    assert "labels of 3 images" in cost
+    code, out, _ = segal(*call, "--strategy", "random", *reference, "--click-seconds", 7200)
+    assert f"{10 * np.mean(clicks):,.1f} h at 7200 s each" in out
     code, _, err = segal(*call, *score, "--checkpoint", network)
     assert code == 2
     assert "reference: missing" in err
@@ -105,7 +128,7 @@ class TwoPasses:
         yield [Value("entropy")]
 
     def select(self, table, labelled, count, generator):
-        raise AssertionError("a plan makes no choice")
+        raise SegalError("not among candidates that are made up")
 
 
 def test_two_passes_fill_the_disk_twice_and_the_choice_reads_the_last(image_folder, checkpoint):
@@ -122,6 +145,8 @@ def test_two_passes_fill_the_disk_twice_and_the_choice_reads_the_last(image_fold
     assert once.select_bytes > 0
     assert twice.select_bytes == 0
     assert once.disk_bytes < twice.disk_bytes < 2 * once.disk_bytes
+    assert twice.choice is None
+    assert "the choice, which could not be tried" in twice.lines()[1]
 
 
 def test_tries_a_set_of_which_the_first_image_has_no_pixel(image_folder, checkpoint, tmp_path):
@@ -206,3 +231,81 @@ def test_noise_of_trials_does_not_grow_with_the_set(
         lambda n, m: (0.0, 0.3 * n + noise[n, m]),
     )
     assert plan.scan_seconds < 0.4 * 7 * 2
+
+
+class Clock:
+    """Time that passes where it is told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("cost", "powers"),
+    [
+        (lambda n, k: 1e-3, (1, 0)),
+        (lambda n, k: 2e-6 * n, (1, 0)),
+        (lambda n, k: 1e-8 * n * k, (1, 1)),
+        (lambda n, k: 1e-8 * n * n, (2, 0)),
+        (lambda n, k: 1e-9 * n * n + 1e-6 * n * k, (1, 1)),
+    ],
+)
+def test_the_choice_takes_what_trials_of_a_half_tell(monkeypatch, cost, powers):
+    clock, asked = Clock(), []
+    monkeypatch.setattr(forecast, "time", clock)
+
+    class Timed:
+        def select(self, table, labelled, count, generator):
+            assert len(set(table.images)) == len(table.images)
+            assert len(np.unique(table.embeddings["f"], axis=0)) == len(table)
+            asked.append((len(table), count))
+            clock.now += cost(len(table), count)
+
+    rng = np.random.default_rng(0)
+    few = CandidateTable(
+        images=("a", "b"),
+        image=np.array([0, 0, 1], np.int32),
+        box=np.tile(np.array([0, 0, 8, 8], np.int32), (3, 1)),
+        pixels=np.full(3, 64),
+        values={"v": rng.random(3)},
+        embeddings={"f": rng.standard_normal((3, 4)).astype(np.float32)},
+    )
+    found = time_choice(Timed(), few, few.view(np.arange(0), np.arange(0)), 1_000_000, 20_000)
+    n, k = found.candidates, found.picks
+    assert k == max(32, n // 50)
+    assert found.powers == powers
+    scaled = cost(n, k) * (1_000_000 / n) ** powers[0] * (20_000 / k) ** powers[1]
+    assert found.seconds == pytest.approx(scaled)
+    assert cost(n, k) >= 0.3 or n == 200_000
+    assert max(asked) == (n, k)
+
+
+def small_plan(**more):
+    numbers = {"images": 1, "candidates": 9, "picks": 2, "prepare_seconds": 0.0,
+               "scan_seconds": 1.0, "disk_bytes": 6 * 10**12, "embedding_bytes": 5 * 10**12,
+               "temporary_bytes": 6 * 10**12, "scan_bytes": 3 * 10**9,
+               "select_bytes": 10**9}  # fmt: skip
+    return Plan(**(numbers | more))
+
+
+def test_what_will_not_fit_is_said():
+    fits = {"free_disk": 12 * 10**12, "free_memory": 4 * 10**9}
+    assert small_plan(**fits).lacking() == []
+    (disk,) = small_plan(**fits | {"free_disk": 10**12}).lacking()
+    assert disk.startswith("DOES NOT FIT: 12.0 TB of disk")
+    assert "1.0 TB are free" in disk
+    (memory,) = small_plan(**fits | {"free_memory": 10**9}).lacking()
+    assert memory.startswith("DOES NOT FIT: 4.0 GB of memory")
+    (ranks,) = small_plan(**fits | {"free_memory": 13 * 10**9}, ranks=4).lacking()
+    assert ranks.endswith("where there are 13.0 GB: 3 at most.")
+    assert small_plan(**fits | {"free_memory": 16 * 10**9}, ranks=4).lacking() == []
+
+
+def test_free_disk_is_that_of_the_folder_to_come(tmp_path):
+    assert forecast.free_disk(tmp_path / "not" / "there") == pytest.approx(
+        forecast.free_disk(tmp_path), rel=0.05
+    )
+    assert forecast.free_memory() > 10**8

@@ -22,6 +22,7 @@ from segal.runs.ledger import Ledger
 from segal.runs.returns import returns_of
 from segal.runs.withdrawal import withdrawn_files
 from segal.scanning.scan import Scan
+from segal.scanning.scan import working_folder as scan_working_folder
 from segal.system.files import file_digest
 from segal.tasks import find_task
 from tests.conftest import write_image
@@ -121,8 +122,12 @@ def test_a_seed_set_that_was_chosen_stays_chosen(scenes, work, segal, tmp_path):
     # What was measured of a withdrawn image to choose the seed set goes, too.
     tables = out / "rounds" / "000" / "seed" / "candidates"
     assert tables.is_dir()
+    stopped = scan_working_folder(out / "rounds" / "000" / "candidates")
+    (stopped / "00000" / "32").mkdir(parents=True)
+    (stopped / "00000" / "32" / "value-entropy.npy").write_bytes(b"of a pass that was stopped")
     assert segal("pool", "withdraw", out, before[0].image, "--reason", "asked to")[0] == 0
     assert not tables.exists()
+    assert not stopped.exists()
     assert run(data, out, budgets=["3", "3"], **covering).history.folder == out
     with Ledger.read(out) as ledger:
         assert ledger.damage() == [] and ledger.purchases()[: len(before)] == before
@@ -455,6 +460,35 @@ def test_what_the_ledger_can_tell_is_made_again_byte_for_byte(copied, segal, tmp
     assert code == 2 and f"segal run --config {out}/config.yaml" in " ".join(stderr.split())
     run(data, out, budgets=["3"])
     assert network.read_bytes() == whole
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_files_of_a_seed_set_that_was_chosen_are_made_again(scenes, segal, tmp_path, way):
+    out = tmp_path / "run"
+    covering = {"seed_strategy": {"name": "coreset"}, "seed_set": "2img"}
+    run(scenes, out, budgets=["3"], **covering)
+    seed = out / "rounds/000/seed"
+    names = sorted(
+        p.relative_to(out).as_posix() for p in seed.iterdir() if p.suffix in {".csv", ".json"}
+    )
+    assert "rounds/000/seed/selection.csv" in names
+    before = {name: (out / name).read_bytes() for name in names}
+    spoil(out, names, way)
+    code, stdout, stderr = segal("validate", out)
+    assert code == 2 and all(name in "".join((stdout + stderr).split()) for name in names)
+    code, stdout, stderr = segal("validate", out, "--repair")
+    assert (code, stdout.count("mended")) == (0, len(names)), stdout + stderr
+    assert {name: (out / name).read_bytes() for name in names} == before
+    assert segal("validate", out)[0] == 0
+    # What was measured for it is not in the ledger: the same command makes it again.
+    tables = sorted(p for p in (seed / "candidates").rglob("*") if p.is_file())
+    assert tables
+    tables[0].unlink()
+    assert segal("validate", out)[0] == 2
+    code, stdout, stderr = segal("validate", out, "--repair")
+    assert code == 2 and "lost: segal run --config" in " ".join((stdout + stderr).split())
+    history = run(scenes, out, budgets=["3"], **covering).history
+    assert history.folder == out and segal("validate", out)[0] == 0
 
 
 def test_masks_and_handouts_are_made_again_and_answers_are_named(

@@ -16,11 +16,14 @@ from segal.models.checkpoint import save_checkpoint
 from segal.runs.ledger import Ledger
 from segal.runs.returns import returns_of
 from segal.runs.reviews import skips_of
-from tests.browser import needs_browser, open_browser
 from tests.classified import make_folders
 from tests.desk import Desk, draw_scenes, painted
 from tests.reviewed import page_data, write_review
+from tools.web_browser import CHROMIUM, DRIVER, open_browser
 
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver"
+)
 _NETWORK = "tests.tiny_network:build"
 _CLASSES = ("road", "sky", "car")
 _HOSTILE = "<img src=x onerror=alert(1)>&'\"\u2028.png"
@@ -333,6 +336,47 @@ def test_images_that_are_classified(segal, tmp_path):
 
 @pytest.mark.slow
 @needs_browser
+def test_all_regions_of_an_image_are_skipped_at_once(segal, desk, scenes, select, tmp_path):
+    run = select("run", "--strategy", "entropy", "--budget", "9")
+    handout = _export(segal, run, tmp_path / "handout")
+    picked = [row[0] for row in _rows(run)]
+    image = next(name for name in picked if picked.count(name) > 2)
+    own = [i for i, name in enumerate(picked) if name == image]
+    desk.drawn["one"] = [painted(handout.tasks[own[0]], scenes / "truth/train", _CLASSES)]
+    assert segal("import", run, "one")[0] == 0
+    page = _page(segal, run)
+    choose = f"document.querySelectorAll('.item')[{own[1]}].click()"
+    with open_browser(tmp_path / "browser") as browser:
+        browser.open(page.as_uri())
+        browser.run(choose)
+        assert browser.text("#whole-label") == f"All {len(own)} of this image"
+        browser.click("button.skip-all[data-reason=private]")
+        assert f", {len(own) - 1} skipped" in browser.text("#counts")
+        assert "but 1 whose label has come back" in browser.text("#state")
+        browser.press("u")
+        assert ", 0 skipped" in browser.text("#counts")
+        browser.run(choose)
+        browser.press(("shift", "b"))
+        browser.press("s")
+        path = browser.saved()
+        browser.picture(tmp_path / "page.png")
+        alone = next(i for i, name in enumerate(picked) if picked.count(name) == 1)
+        browser.run(f"document.querySelectorAll('.item')[{alone}].click()")
+        assert browser.run("return document.getElementById('whole').offsetWidth === 0")
+    saved = json.loads(path.read_text())
+    assert saved["decisions"] == [
+        {"pick": saved["picks"][i], "decision": "skip", "reason": "blurred"} for i in own[1:]
+    ]
+    code, _, stderr = segal("import", run, path)
+    assert code == 0, stderr
+    assert [row[0] for row in _rows(run)].count(image) >= 1
+    with Ledger.read(run) as ledger:
+        assert {s.image for s in skips_of(ledger)} == {image}
+        assert len(skips_of(ledger)) == len(own) - 1
+
+
+@pytest.mark.slow
+@needs_browser
 def test_the_page_in_a_browser(segal, scenes, network, tmp_path):
     """Keys, undo, what is kept in the browser, what is saved; names of files are text."""
     images = tmp_path / "images"
@@ -348,7 +392,7 @@ def test_the_page_in_a_browser(segal, scenes, network, tmp_path):
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page.read_text())
     rows = _rows(run)
     with open_browser(tmp_path / "browser") as browser:
-        browser.go(page)
+        browser.open(page.as_uri())
         assert browser.text("h1") == "Review of <b>run"
         assert browser.run("return document.images.length > 4")
         assert browser.run(
@@ -371,7 +415,7 @@ def test_the_page_in_a_browser(segal, scenes, network, tmp_path):
             "const e = new Event('beforeunload', {cancelable: true});"
             "window.dispatchEvent(e); return e.defaultPrevented"
         )
-        browser.go(page)
+        browser.open(page.as_uri())
         assert browser.text("#counts").startswith("2 kept, 2 skipped, 2 of 6 to decide")
         # Nothing runs but the page's own script, and nothing is loaded.
         browser.run(

@@ -12,9 +12,11 @@ import time
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from segal.candidates.table import CandidateTable
 from segal.runs.ledger import Ledger
+from segal.scenes.synthetic import make_scenes
 
 
 def arguments(image_folder, checkpoint, out, **options):
@@ -91,6 +93,9 @@ def test_writes_everything_and_it_agrees(
     assert summary["counts"]["picks"] == 12
     assert summary["cost"]["pixels"] == sum(int(row["pixels"]) for row in rows)
     assert summary["seconds"]
+    assert {phase: set(of) for phase, of in summary["waited_for_images"].items()} == {
+        "scan-0": {"seconds", "share"}
+    }
     assert summary["peak_memory_bytes"]["host"] > 0
     with Ledger.read(out) as ledger:
         assert [p.image for p in ledger.purchases("select")] == [row["image"] for row in rows]
@@ -362,3 +367,37 @@ def test_a_second_process_on_one_run_folder_is_refused(segal, image_folder, chec
     assert holder.returncode == 2
     assert str(os.getpid()) in holder.stderr
     assert "Traceback" not in holder.stderr
+
+
+def test_jpeg_files_decoded_at_half_their_size(segal, checkpoint, tmp_path):
+    """Scores are near those of a network that sees all of the image at half its size."""
+    make_scenes(tmp_path / "data", splits={"train": 3}, size=(128, 256), seed=0)
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted((tmp_path / "data" / "leftImg8bit").rglob("*.png")):
+        Image.open(path).save(images / f"{path.stem}.jpg", quality=95)
+    call = ("select", "--images", images, "--checkpoint", checkpoint, "--region", "32")
+    call += ("--budget", "12", "--strategy", "entropy", "--overlays", "1")
+
+    def scores(name, *more):
+        out = tmp_path / name
+        code, _, err = segal(*call, "--out", out, *more)
+        assert code == 0, err
+        table = CandidateTable.open(out / "candidates" / "32")
+        assert table.box.max(0).tolist() == [224, 96, 256, 128]
+        return table.values["entropy"]
+
+    whole = scores("whole", "--input-scale", "0.5")
+    reduced = scores("reduced", "--input-scale", "0.5", "reducing_gap=1")
+    assert not np.array_equal(whole, reduced)
+    assert np.abs(whole - reduced).max() < 0.02 * whole.mean()
+    code, _, err = segal(*call, "--input-scale", "0.5", "--out", tmp_path / "reduced")
+    assert code == 2
+    assert "reducing_gap" in err
+    code, _, err = segal(*call, "reducing_gap=1", "--out", tmp_path / "scale")
+    assert code == 2
+    assert "at 1/2 of their size, or less" in err
+    store = f"store.folder={tmp_path / 'store'}"
+    code, _, err = segal(*call, "reducing_gap=1", store, "--out", tmp_path / "store run")
+    assert code == 2
+    assert "reducing_gap" in err

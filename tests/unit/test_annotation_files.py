@@ -227,11 +227,14 @@ def test_coco_of_other_tools_is_taken(tmp_path):
 def test_run_lengths_as_text_are_those_of_pycocotools():
     rng = np.random.default_rng(0)
     for height, width in [(1, 1), (7, 5), (1, 300), (200, 1), (91, 333)]:
-        for share in (0, 0.02, 0.5, 0.99, 1):
-            mask = rng.random((height, width)) < share
-            text = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
-            lengths = counted(text, (height, width), "here")
-            layer = unpacked("a", lengths, (height, width))
+        masks = [rng.random((height, width)) < share for share in (0, 0.02, 0.5, 0, 0.99, 1, 0)]
+        said = [
+            coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+            for mask in masks
+        ]
+        for layer, mask in zip(
+            unpacked(list(enumerate(said)), (height, width)), masks, strict=True
+        ):
             whole = np.zeros_like(mask)
             if layer is not None:
                 (x, y), (h, w) = layer.corner, layer.mask.shape
@@ -263,6 +266,9 @@ def test_run_lengths_as_text_are_those_of_pycocotools():
     ],
 )
 def test_run_lengths_that_are_not_of_the_image_are_refused(counts):
+    with pytest.raises(Mistake, match="run lengths that are not of this image") as error:
+        list(unpacked([("one", [35]), ("two", counts), ("three", "S1")], (5, 7)))
+    assert error.value.source == "two"
     with pytest.raises(Mistake, match="run lengths"):
         counted(counts, (5, 7), "here")
 

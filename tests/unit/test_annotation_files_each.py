@@ -5,6 +5,7 @@ import io
 import json
 import math
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -13,6 +14,7 @@ from segal.annotation.answers import Answer, Layer
 from segal.annotation.formats import FORMATS
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.formats.cityscapes import IDS
+from segal.annotation.formats.labelme import bilevel_png
 from segal.annotation.formats.shared.frames import draft_layers
 from segal.annotation.questions.painting import Painting
 from segal.data.cityscapes import CLASSES
@@ -595,3 +597,13 @@ def test_what_the_network_says_of_a_region_is_a_layer_each_class_and_none_over_a
     found = draft_layers(lambda _: answer, task)
     assert [one.name for one in found] == [layer.name for layer in layers]
     np.testing.assert_array_equal(composed(Answer(task.key, "", layers=found), task)[0], label)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 8), (9, 1), (33, 70), (5, 17)])
+def test_labelme_masks_are_pngs_of_one_bit(size):
+    mask = np.random.default_rng(0).random(size) < 0.5
+    data = bilevel_png(mask)
+    image = Image.open(io.BytesIO(data))
+    assert (image.format, image.mode) == ("PNG", "1")
+    np.testing.assert_array_equal(np.array(image), mask)
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), -1) > 0, mask)

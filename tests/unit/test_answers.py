@@ -69,6 +69,48 @@ def test_layers_lie_on_one_another_and_are_clipped_to_the_region(frame):
         assert settled.counts["outside"] == outside
 
 
+def one_after_the_other(layers, one):
+    """The label and what is counted, by going through the pixels of every layer."""
+    left, top, right, bottom = one.region_in_frame
+    tops = {(x, y): (None, None, False) for y in range(top, bottom) for x in range(left, right)}
+    counts = dict.fromkeys(["outside", "overlaps"], 0)
+    for added in sorted(layers, key=lambda x: (x.order, x.is_drawn)):
+        for y, x in np.argwhere(added.mask).tolist():
+            place = x + added.corner[0], y + added.corner[1]
+            if place not in tops:
+                counts["outside"] += added.is_drawn
+                continue
+            name, order, drawn = tops[place]
+            differs = added.is_drawn and drawn and name != added.name
+            clashes = differs and order == added.order
+            counts["overlaps"] += differs and not clashes
+            tops[place] = "a clash" if clashes else added.name, added.order, added.is_drawn
+    names = [name for name, _, _ in tops.values()]
+    counts |= {"unpainted": names.count(None), "conflicts": names.count("a clash")}
+    counts["untouched"] = sum(name is not None and not drawn for name, _, drawn in tops.values())
+    label = [CLASSES.index(name) if name in CLASSES else 255 for name in names]
+    return np.reshape(label, (bottom - top, right - left)), counts
+
+
+@pytest.mark.parametrize(("count", "times"), [(2, 20), (9, 20), (140, 1)])
+def test_what_is_counted_of_layers_is_what_was_painted_pixel_by_pixel(count, times):
+    rng = np.random.default_rng(count)
+    one = task(frame=(1, 2, 12, 14))
+    height, width = one.frame_size
+    for _ in range(times):
+        layers = []
+        for _ in range(count):
+            y, x = int(rng.integers(height - 1)), int(rng.integers(width - 1))
+            mask = rng.random((height - y, width - x))[: rng.integers(1, 9)] < 0.6
+            name = [*CLASSES, "void"][rng.integers(4)]
+            order, is_drawn = int(rng.integers(-1, 2)), bool(rng.random() < 0.6)
+            layers.append(Layer(name, mask, (x, y), order, is_drawn))
+        settled = settle(layers, Rules("ignore", "ignore"), one)
+        label, counts = one_after_the_other(layers, one)
+        np.testing.assert_array_equal(settled.label, label)
+        assert settled.counts == counts
+
+
 def test_pixels_of_two_labels_of_one_order_are_refused_or_void():
     layers = [layer("road", (2, 3, 7, 9)), layer("car", (2, 3, 4, 5), order=0)]
     with pytest.raises(SegalError, match="4 pixels have two labels") as error:

@@ -12,7 +12,7 @@ from segal.functional.softmax_regression import fit_softmax
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import load_checkpoint, save_checkpoint
 from segal.models.frozen import FrozenLayers
-from segal.models.linear_segmenter import Standardise
+from segal.models.linear_segmenter import Depths, Standardise
 from segal.training.loop import TrainSettings, train
 from tests.unit.test_layers import BOXES, CLASSES, Dataset, divided, plain
 
@@ -208,6 +208,26 @@ def test_settings_that_a_convex_loss_has_no_use_for(changes, said):
 def test_options_of_the_linear_segmenter(options, said):
     with pytest.raises(SegalError, match=f"model.options.{said}"):
         make_spec("linear", "resnet18", CLASSES, options=options)
+
+
+@pytest.mark.parametrize(
+    ("maps", "got", "remedy"),
+    [
+        (["layer1", "lay2"], "which the encoder does not have", "did you mean 'layer2'"),
+        (["layer1.9"], "which the encoder does not have", "did you mean 'layer1"),
+        (["unheard"], "which the encoder does not have", "leave maps out"),
+        (["classify"], "'classify'", ""),
+    ],
+)
+def test_modules_that_make_no_map(maps, got, remedy):
+    encoder = torch.nn.Sequential()
+    for name in ("layer1", "layer2"):
+        encoder.add_module(name, torch.nn.Conv2d(3, 3, 1))
+    encoder.add_module("classify", torch.nn.Flatten())
+    with pytest.raises(SegalError) as caught:
+        Depths(encoder, maps, last=False, stride=8)(torch.zeros(1, 3, 16, 16))
+    assert caught.value.problem == f"model.options.maps: {maps[-1]!r} gives no map"
+    assert got in str(caught.value.got) and remedy in caught.value.remedy
 
 
 def test_tables_of_features_take_no_encoder():

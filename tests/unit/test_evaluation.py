@@ -8,6 +8,7 @@ from segal.errors import SegalError
 from segal.tasks.judging import read_evaluation
 from segal.tasks.segmentation.evaluation import SegmentationEvaluation
 from segal.tasks.segmentation.task import Segmentation
+from tests.batched import Batched
 
 
 @pytest.fixture
@@ -54,13 +55,16 @@ def test_a_damaged_file_is_explained(evaluation, tmp_path, kind):
 def test_places_lie_within_an_image_of_more_pixels_than_float32_counts(monkeypatch):
     shape = 4000, 5000
 
-    def predictions(self, *arguments, **options):
+    def pieces(self, *arguments, **options):
         label = torch.zeros(shape, dtype=torch.uint8)
         label[-1, -1] = 1
-        yield 0, label.long(), label
+        yield 0, (0, 0), label.long(), label
 
-    class Pool:
+    class Pool(Batched):
         paths = ("x.png",)
+
+        def size(self, index):
+            return shape
 
     class Dataset:
         pool = Pool()
@@ -69,7 +73,7 @@ def test_places_lie_within_an_image_of_more_pixels_than_float32_counts(monkeypat
         def __len__(self):
             return 1
 
-    monkeypatch.setattr(Segmentation, "predictions", predictions)
+    monkeypatch.setattr(Segmentation, "_pieces", pieces)
     evaluation = Segmentation().evaluation(None, Dataset())
     assert evaluation.labels[0, -1] == evaluation.predictions[0, -1] == 1
     assert evaluation.confusions[0].tolist() == [[shape[0] * shape[1] - 1, 0], [0, 1]]

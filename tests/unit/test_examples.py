@@ -10,7 +10,7 @@ import segal.functional
 MODULES = sorted({getattr(segal.functional, n).__module__ for n in segal.functional.__all__})
 
 
-@pytest.mark.parametrize("module", [*MODULES, "segal.jobs.from_python"])
+@pytest.mark.parametrize("module", [*MODULES, "segal.functional.shares", "segal.jobs.from_python"])
 def test_examples(module):
     result = doctest.testmod(
         importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE

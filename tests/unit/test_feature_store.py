@@ -119,6 +119,25 @@ def test_a_full_disk_is_told_of_once_and_leaves_nothing_behind(tmp_path, monkeyp
     assert same(store.get(PART, key(1)), maps(1))
 
 
+def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch, capsys):
+    """As another user's, or one on a disk that is mounted to be read."""
+    FeatureStore(tmp_path / "store", 10**7).put(PART, key(1), maps(1))
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(feature_store.os, "utime", refused)
+    monkeypatch.setattr(FeatureStore, "_locked", refused)
+    store = FeatureStore(tmp_path / "store", 10**7)
+    assert same(store.get(PART, key(1)), maps(1))
+    assert same(store.put(PART, key(2), maps(2)), maps(2))
+    assert "takes nothing more (Read-only file system)" in capsys.readouterr().err
+    with pytest.raises(SegalError) as caught:
+        FeatureStore(tmp_path / "new", 10**7)
+    assert str(caught.value.problem).startswith("store.folder: ")
+    assert "leave the store out" in caught.value.remedy
+
+
 def test_a_damaged_file_is_made_again(tmp_path):
     store = FeatureStore(tmp_path / "store", 10**7)
     store.put(PART, key(1), maps(1))

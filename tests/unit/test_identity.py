@@ -9,7 +9,7 @@ from segal.config import CompareConfig, RunConfig, SelectConfig, TrainConfig
 from segal.jobs.comparing.arms import Arm
 from segal.jobs.labelled import Labelled
 from segal.jobs.reference import SelectionLabels
-from segal.jobs.select import _identity as select_identity
+from segal.jobs.select import identity_with as select_identity
 from segal.jobs.strategies import configure_selection
 from segal.jobs.train import _identity as train_identity
 from segal.runs.run_folder import fingerprint

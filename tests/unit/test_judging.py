@@ -25,6 +25,8 @@ from segal.reporting import details
 from segal.reporting.tables import Table, number, words
 from segal.runs.history import EVALUATION_FILE, METRICS_FILE, read_history
 from segal.tasks.classification.evaluation import ClassificationEvaluation, MultilabelEvaluation
+from segal.tasks.detection.evaluation import DetectionEvaluation, Found
+from segal.tasks.detection.objects import Objects
 from segal.tasks.judging import (
     metric_of,
     named,
@@ -222,13 +224,41 @@ def test_classes_that_are_never_predicted_are_told():
     assert remark(metrics) == f"the network never predicts {NAMES[2]!r}"
     right = ClassificationEvaluation(NAMES, paths(6), labels, labels.clip(0)).metrics.as_dict()
     assert never_predicted(right) == [] and remark(right) is None
-    assert never_predicted(ranked().metrics.as_dict()) == []
     one = ClassificationEvaluation(NAMES, paths(6), labels, 0 * labels).metrics.as_dict()
     assert remark(one) == (
         f"the network answers {NAMES[0]!r} on 100 % of the images, and never predicts "
         f"{NAMES[1]!r}, {NAMES[2]!r}"
     )
     assert named(["a", "b", "c"], 2) == "'a', 'b' and 1 more"
+
+
+def test_a_class_that_is_said_of_no_image_is_never_predicted():
+    """Nobody has the third class, and the last is said of an image that nothing is known of."""
+    labels = np.array([[1, 1, 0, 1], [0, 1, 0, 0], [1, 0, 0, -1]], np.int8)
+    scores = np.array([[2, -1, -1, -1], [-1, 0, -1, -1], [1, -3, -1, 1]], np.float32)
+    metrics = MultilabelEvaluation(NAMES, paths(3), labels, scores).metrics.as_dict()
+    assert metrics["predicted"] == [2, 0, 0, 1]
+    assert never_predicted(metrics) == [NAMES[1]]
+    assert remark(metrics) == f"the network never predicts {NAMES[1]!r}"
+    assert never_predicted(ranked().metrics.as_dict()) == []
+    del metrics["predicted"]  # as runs before it wrote
+    assert never_predicted(metrics) == []
+
+
+def test_a_class_of_which_no_box_is_found_is_never_predicted():
+    """Crowds of the third class do not count, and the last is found where it is not."""
+    boxes = np.array([[0.0, 0, 4, 4], [5, 5, 9, 9], [1, 1, 9, 9]])
+    crowd = np.array([False, False, True])
+    objects = Objects(boxes, np.array([0, 1, 2]), crowd, ((0, 0, 9, 9),))
+    found = Found(
+        boxes[[0, 1]].astype(np.float32), np.array([0, 3]), np.array([0.9, 0.1], np.float32)
+    )
+    metrics = DetectionEvaluation.of(NAMES, paths(1), [found], [objects]).metrics.as_dict()
+    assert never_predicted(metrics) == [NAMES[1]]
+    never = NeverPredicted()
+    never.look(0, {"test": metrics}, ["test"])
+    (note,) = never.notes()
+    assert note.endswith(f"never predicts there: {NAMES[1]!r} in every round.")
 
 
 def test_a_run_tells_in_which_rounds_a_class_was_never_predicted():

@@ -38,7 +38,7 @@ def test_draws_follow_squared_distances(monkeypatch: pytest.MonkeyPatch, pending
     x = torch.tensor([[0.0], [1.0], [1.5], [4.0], [4.1]], dtype=torch.float64)
     centre = torch.tensor([[0.5]], dtype=torch.float64)
     expected = pair_probabilities(x, (x - centre).square().sum(1))
-    generator, draws = seeded(1), 4000
+    generator, draws = seeded(1), 2000
     counts = Counter(
         tuple(k_means_plusplus(x, 2, generator, centre).tolist()) for _ in range(draws)
     )

@@ -211,7 +211,9 @@ def test_names_of_losses_are_brought_to_one_form():
     assert settings(loss="cross_entropy", class_weights="none").identity() == unchanged
     assert settings(class_weights=None).identity() == unchanged
     assert settings(loss="focal").identity()["loss"] == "focal"
-    assert settings(class_weights="1, 2.5").identity()["class_weights"] == [1.0, 2.5]
+    for given in ("1, 2.5", "[1, 2.5]", [1, 2.5]):  # a list, also as it is written in YAML
+        assert settings(class_weights=given).identity()["class_weights"] == [1.0, 2.5]
+    assert settings(scale="[0.5, 1]").scale == settings(scale="0.5,1").scale == (0.5, 1.0)
     assert settings(class_weights="balanced").identity() | unchanged != unchanged
 
 

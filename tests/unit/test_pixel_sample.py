@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from segal.data.image_sets import ImageSet
+from segal.functional import updates
 from segal.functional.pooling import interpolation_matrix
 from segal.functional.updates import (
+    column_strips,
     interval_windows,
+    linear_steps,
     loss_change,
     pixel_windows,
     receptive_radius,
@@ -142,6 +145,39 @@ def test_steps_are_those_of_torch():
     for name, expected in network.named_parameters():
         torch.testing.assert_close(got[name], expected.detach())
         assert torch.equal(start[name], kept[name])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 500.0], ids=["near", "far"])
+@pytest.mark.parametrize("strip", [1, 1 << 16], ids=["strips", "whole"])
+def test_linear_steps_are_those_of_torch(bias, scale, strip, monkeypatch):
+    """A real layer, a real upsampling and a real optimiser; outputs far apart overflow exp."""
+    monkeypatch.setattr(updates, "_STRIP", strip)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(5, 4, 6, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 3, (19, 31), generator=generator)
+    layer = nn.Conv2d(5, 3, 1, bias=bias).double()
+    with torch.no_grad():
+        layer.weight.normal_(std=scale, generator=generator)
+    weight = layer.weight.detach().flatten(1).clone()
+    start = None if layer.bias is None else layer.bias.detach().clone()
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.3)
+    for _ in range(3):
+        optimiser.zero_grad()
+        outputs = F.interpolate(layer(features[None]), labels.shape, mode="bilinear")
+        F.cross_entropy(outputs, labels[None]).backward()
+        optimiser.step()
+    rows, columns = interpolation_matrix(4, 19, False), interpolation_matrix(6, 31, False)
+    kept = weight.clone()
+    strips = column_strips(columns, 3 * 19)
+    got = linear_steps(features, labels, rows, strips, weight, start, 3, 0.3)
+    assert torch.equal(weight, kept)
+    moved = (layer.weight.detach().flatten(1) - kept).abs().max()
+    assert float(moved) > 0.01
+    torch.testing.assert_close(got[0], layer.weight.detach().flatten(1), rtol=1e-10, atol=1e-12)
+    assert (got[1] is None) == (layer.bias is None)
+    if layer.bias is not None:
+        torch.testing.assert_close(got[1], layer.bias.detach(), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-2, 1.0, 30.0, 800.0])

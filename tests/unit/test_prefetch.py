@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from segal.data.prefetch import prefetch
+from segal.data import prefetch as prefetching
+from segal.data.prefetch import Waited, prefetch
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -87,3 +88,72 @@ def test_wrong_numbers() -> None:
     for workers, depth in ((-1, None), (1, 0)):
         with pytest.raises(ValueError, match="workers"):
             next(prefetch(str, [1], workers, depth))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_without_workers_all_reading_is_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, waited = Clock(), Waited()
+    monkeypatch.setattr(prefetching, "time", clock)
+
+    def read(item: int) -> int:
+        clock.now += 2
+        return item
+
+    for _ in range(2):  # over both passes
+        for _ in prefetch(read, range(3), 0, waited=waited):
+            clock.now += 6
+    assert (waited.seconds, waited.of, waited.share) == (12, 48, 0.25)
+    assert waited.as_dict() == {"seconds": 12, "share": 0.25}
+    assert waited.notes() == [
+        "The network waited for images in 25 % of the pass (12 of 48 s); --workers says how many "
+        "threads read."
+    ]
+
+
+def test_what_a_thread_reads_ahead_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, waited = Clock(), Waited()
+    monkeypatch.setattr(prefetching, "time", clock)
+    asked, there = threading.Event(), [threading.Event() for _ in range(3)]
+
+    def read(item: int) -> int:
+        if item == 0:
+            assert asked.wait(5)
+            clock.now += 3
+        there[item].set()
+        return item
+
+    results = prefetch(read, range(3), workers=1, waited=waited)
+    original = Waited.waiting
+
+    def waiting(self: Waited) -> object:
+        context = original(self)
+
+        class Said:
+            def __enter__(self) -> None:
+                context.__enter__()
+                asked.set()
+
+            def __exit__(self, *error: object) -> None:
+                context.__exit__(*error)
+
+        return Said()
+
+    monkeypatch.setattr(Waited, "waiting", waiting)
+    for item in results:
+        assert there[min(item + 1, 2)].wait(5)
+        clock.now += 1
+    assert (waited.seconds, waited.of) == (3, 6)
+    assert waited.share == 0.5
+
+
+def test_a_little_waiting_is_not_told() -> None:
+    assert Waited().share == 0
+    assert [Waited(*both).notes() for both in ((0.9, 1.0), (5.0, 50.0))] == [[], []]
+    assert Waited(5.1, 50.0).notes()

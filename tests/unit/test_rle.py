@@ -11,10 +11,15 @@ from segal.functional.rle import (
     decode_brush,
     decode_brushes,
     decode_coco,
+    decode_cocos,
     decode_counts,
+    decode_cropped,
     encode_brush,
+    encode_brushes,
     encode_coco,
     encode_counts,
+    whole_bytes,
+    whole_numbers,
 )
 
 SIZES = [(1, 1), (7, 5), (17, 13), (1, 90), (90, 1), (127, 255), (100, 700)]
@@ -76,6 +81,73 @@ def test_coco_text_that_is_none(text):
 @given(st.lists(st.integers(0, 2**29 - 1), min_size=1, max_size=30))
 def test_coco_text_keeps_any_runs(counts):
     assert decode_coco(encode_coco(np.array(counts))).tolist() == counts
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.integers(0, 2**28), min_size=1, max_size=40), max_size=6))
+def test_several_texts_are_those_of_each(each):
+    counts, bounds = decode_cocos([encode_coco(np.array(one)) for one in each])
+    assert counts.tolist() == [number for one in each for number in one]
+    assert np.diff(bounds, prepend=0).tolist() == [len(one) for one in each]
+
+
+def test_one_text_of_several_that_is_none():
+    for text in ("", "0P", "~~", "PPPPPPPP0"):
+        for texts in ([text, "11"], ["11", text], ["11" * 70, text]):
+            with pytest.raises(ValueError, match="counts: expected"):
+                decode_cocos(texts)
+
+
+def test_cropped_masks_are_those_of_whole_images():
+    rng = np.random.default_rng(0)
+    for height, width in [(1, 1), (3, 5), (40, 1), (1, 40), (9, 70)]:
+        masks = [rng.random((height, width)) < share for share in (0, 0.1, 1, 0.9, 0, 0)]
+        masks += [blocks(height, width, 3), np.eye(height, width, dtype=bool)]
+        counts = [encode_counts(mask) for mask in masks]
+        bounds = np.cumsum([len(one) for one in counts]).tolist()
+        found = list(decode_cropped(np.concatenate(counts), bounds, height, width))
+        for mask, (cropped, (x, y)) in zip(masks, found, strict=True):
+            rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+            if not rows.size:
+                assert (cropped.shape, x, y) == ((0, 0), 0, 0)
+                continue
+            assert y == rows[0] and cropped.shape[0] == rows[-1] - rows[0] + 1
+            whole = np.zeros_like(mask)
+            whole[y : y + cropped.shape[0], x : x + cropped.shape[1]] = cropped
+            assert (whole == mask).all()
+            ends = mask[:-1, -1] & mask[1:, 0]
+            if not ends.any():
+                assert x == columns[0] and cropped.shape[1] == columns[-1] - columns[0] + 1
+
+
+def test_numbers_as_text():
+    rng = np.random.default_rng(0)
+    numbers = [0, 9, 10, 99, 100, 255, *rng.integers(0, 256, 50).tolist()]
+    for first in numbers:
+        for blank in ("", " "):
+            text = f",{blank}".join(map(str, [first, *numbers]))
+            assert [list(x) for x in whole_bytes([text, "7"])] == [[first, *numbers], [7]]
+            assert whole_numbers(text).tolist() == [first, *numbers]
+    for text in (
+        "",
+        ",",
+        "1,,2",
+        "1,",
+        ",1",
+        "1 2",
+        "1,  2",
+        "256",
+        "999",
+        "1000",
+        "-1",
+        "1.0",
+        "²",
+    ):
+        with pytest.raises(ValueError, match=r"number|digits|bytes"):
+            whole_bytes(["1,2", text])
+    with pytest.raises(ValueError, match="digits"):
+        whole_bytes(["1;2"])
+    assert whole_bytes([]) == []
 
 
 def test_runs_that_no_image_has_are_not_written():
@@ -178,6 +250,18 @@ def test_streams_of_any_sizes_are_read(alpha, sizes, depth, data):
     assert np.array_equal(pasted(found, 3, 5), alpha >= 128)
     assert found.painted == (alpha > 0).sum()
     assert found.partial == ((alpha > 0) & (alpha < 255)).sum()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 13), (300, 400)])
+def test_several_brushes_are_packed_as_each(size):
+    height, width = size
+    placed = [(blocks(*size, grain, seed), (0, 0)) for grain in (1, 50) for seed in range(3)]
+    placed += [(np.zeros(size, bool), (0, 0)), (np.ones(size, bool), (0, 0))]
+    placed += [(np.ones((1, 1), bool), (width - 1, height - 1)), (np.zeros((0, 0), bool), (0, 0))]
+    packed = [encode_brush(mask, corner, *size) for mask, corner in placed]
+    assert encode_brushes(placed, *size) == packed
+    assert encode_brushes(placed[::-1], *size) == packed[::-1]
+    assert encode_brushes([], *size) == []
 
 
 def test_several_brushes_are_those_of_each():

@@ -1,3 +1,4 @@
+import copy
 import hashlib
 from types import SimpleNamespace
 
@@ -90,6 +91,16 @@ class Dataset:
             self.images.append(image.clip(0, 255).astype(np.uint8))
         self.pool = Pool(self.images)
         self.classes = SimpleNamespace(names=CLASSES)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def subset(self, indices):
+        part = copy.copy(self)
+        part.labels = [self.labels[i] for i in indices]
+        part.pool = Pool([self.images[i] for i in indices])
+        part.pool.paths = [self.pool.paths[i] for i in indices]
+        return part
 
     def read_label(self, index):
         return self.labels[index]

@@ -14,7 +14,7 @@ maskApi.c for the run lengths.
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,13 @@ from segal.annotation.formats.shared.frames import (
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, is_number, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.errors import SegalError, raise_all
-from segal.functional.rle import decode_coco, decode_cropped, encode_coco, encode_placed
+from segal.functional.rle import (
+    decode_coco,
+    decode_cocos,
+    decode_cropped,
+    encode_coco,
+    encode_placed,
+)
 from segal.tasks.detection.coco import id_errors, is_id
 from segal.tasks.detection.writing import write_labels
 
@@ -148,7 +154,7 @@ def _written(layer: Layer, size: tuple[int, int]) -> dict[str, object]:
     return {
         "segmentation": {"size": list(size), "counts": encode_coco(counts)},
         "bbox": [x, y, columns, rows],
-        "area": int(np.count_nonzero(layer.mask)),
+        "area": int(counts[1::2].sum()),
     }
 
 
@@ -239,6 +245,7 @@ def _read_image(
     if twice:
         shown = ", ".join(sorted(map(str, twice))[:5])
         reply.notes.append(f"annotation ids that occur twice, which are not used: {shown}")
+    drawn: list[tuple[str, str, object]] = []
     for place, annotation in enumerate(annotations):
         source = f"{reply.source}, annotation {annotation.get('id', f'at {place}')!s:.40}"
         category = annotation.get("category_id")
@@ -253,7 +260,23 @@ def _read_image(
         segmentation = annotation.get("segmentation")
         if isinstance(segmentation, list):
             reply.lossy = RASTERISER
-        reply.add(_mask(name, segmentation, task, source), task)
+        drawn.append((source, name, segmentation))
+    _add_masks(reply, drawn, task)
+
+
+def _add_masks(
+    reply: Reply, drawn: Sequence[tuple[str, str, object]], task: AnnotationTask
+) -> None:
+    """Takes the masks of an image, in order: of each the source, the name and what is said."""
+    packed = [
+        (source, checked_counts(said, task, source))
+        for source, _, said in drawn
+        if isinstance(said, dict)
+    ]
+    layers = unpacked(packed, task.frame_size)
+    for source, name, said in drawn:
+        layer = next(layers) if isinstance(said, dict) else _filled(said, task, source)
+        reply.add(None if layer is None else replace(layer, name=name), task)
 
 
 def _box(
@@ -262,7 +285,8 @@ def _box(
     """Of the mask, where there is one."""
     segmentation, box = annotation.get("segmentation"), annotation.get("bbox")
     if isinstance(segmentation, dict):
-        layer = _mask("", segmentation, task, source)
+        counts = checked_counts(segmentation, task, source)
+        layer = next(unpacked([(source, counts)], task.frame_size))
         if layer is not None:
             (left, top), (rows, columns) = layer.corner, layer.mask.shape
             return float(left), float(top), float(left + columns), float(top + rows)
@@ -273,14 +297,8 @@ def _box(
     return whole_box(task, source, (x, y, x + width, y + height))
 
 
-def _mask(name: str, segmentation: object, task: AnnotationTask, source: str) -> Layer | None:
-    """The pixels of run lengths or polygons; None where there are none."""
-    size = task.frame_size
-    if isinstance(segmentation, dict):
-        given: Any = segmentation.get("size")
-        is_pair = isinstance(given, list) and len(given) == 2
-        check_size(task, source, (given[0], given[1]) if is_pair else (given, None))
-        return unpacked(name, counted(segmentation.get("counts"), size, source), size)
+def _filled(segmentation: object, task: AnnotationTask, source: str) -> Layer | None:
+    """The pixels of polygons; None where there are none."""
     if not isinstance(segmentation, list) or not segmentation:
         raise Mistake(
             source,
@@ -294,8 +312,47 @@ def _mask(name: str, segmentation: object, task: AnnotationTask, source: str) ->
         flat = polygon if isinstance(polygon, list) else []
         pairs = [flat[i : i + 2] for i in range(0, len(flat), 2)]
         polygons.append([x for pair in outline(task, source, pairs) for x in pair])
-    whole = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
-    return trimmed(Layer(name, coco_mask.decode(whole).astype(np.bool_)))
+    whole = coco_mask.merge(coco_mask.frPyObjects(polygons, *task.frame_size))
+    return trimmed(Layer("", coco_mask.decode(whole).astype(np.bool_)))
+
+
+def checked_counts(segmentation: Mapping[str, Any], task: AnnotationTask, source: object) -> object:
+    """What is said of run lengths, of an image of the size of a task's frame."""
+    given: Any = segmentation.get("size")
+    is_pair = isinstance(given, list) and len(given) == 2
+    check_size(task, source, (given[0], given[1]) if is_pair else (given, None))
+    return segmentation.get("counts")
+
+
+def unpacked(
+    said: Sequence[tuple[object, object]], size: tuple[int, int]
+) -> Iterator[Layer | None]:
+    """The pixels of run lengths, which go down the columns, without a name; None for nothing.
+
+    Args:
+        said: Of each mask where it is said, for messages, and the run lengths, as `counted` takes
+            them.
+        size: (height, width).
+
+    Raises:
+        Mistake: As `counted`.
+    """
+    if not said:
+        return
+    texts = [counts for _, counts in said if isinstance(counts, str)]
+    try:
+        if len(texts) < len(said):
+            raise ValueError("lists, too")
+        counts, bounds = decode_cocos(texts)
+        begins = [0, *bounds[:-1]]
+        sums = np.add.reduceat(counts, begins) if bounds else counts
+        if (counts < 0).any() or (sums != size[0] * size[1]).any():
+            raise ValueError("other sums")
+    except ValueError:  # one after the other, to tell which
+        each = [counted(counts, size, source) for source, counts in said]
+        counts, bounds = np.concatenate(each), np.cumsum([len(one) for one in each]).tolist()
+    for mask, (y, x) in decode_cropped(counts, bounds, size[1], size[0]):
+        yield Layer("", turned(mask), (x, y)) if mask.size else None
 
 
 def counted(counts: object, size: tuple[int, int], source: object) -> NDArray[np.int64]:
@@ -326,10 +383,3 @@ def counted(counts: object, size: tuple[int, int], source: object) -> NDArray[np
         remedy = "export it again; the file is cut short, or of another image"
         raise Mistake(source, "run lengths that are not of this image", expected, got, remedy)
     return lengths
-
-
-def unpacked(name: str, lengths: NDArray[np.int64], size: tuple[int, int]) -> Layer | None:
-    """The pixels of run lengths, which go down the columns; None where there are none."""
-    height, _ = size
-    mask, (y, x) = decode_cropped(lengths, height)
-    return Layer(name, turned(mask), (x, y)) if mask.size else None

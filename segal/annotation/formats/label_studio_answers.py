@@ -6,7 +6,7 @@ that was changed the pixels that it had before, too, which `annotations[].predic
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from segal.annotation.formats.shared.tools import (
 )
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.errors import SegalError
-from segal.functional.rle import Brushed, decode_brushes, whole_numbers
+from segal.functional.rle import Brushed, decode_brushes, whole_bytes
 
 KEY, PACKED = "segal_task", "rle"
 EXPECTED = (
@@ -101,11 +101,11 @@ def _stranger(place: str, data: Mapping[str, Any], handout: Handout) -> SegalErr
 class _Brush:
     """A brush; `draft` is what the network had drawn, where a person changed that."""
 
-    packed: bytes
+    packed: list[Any] | str
     name: str
     order: int
     is_drawn: bool
-    draft: bytes | None
+    draft: list[Any] | str | None
 
 
 @dataclass
@@ -273,36 +273,27 @@ def _brush(reading: _Reading, result: Mapping[str, Any], order: int) -> None:
     draft, before = None, reading.drafts.get(str(result.get("id")))
     if result.get("origin") == "prediction-changed" and before is not None:
         draft = before.get(PACKED) if before.get("brushlabels") == [name] else None
-    try:
-        old = _bytes(draft) if isinstance(draft, list | str) else None
-        brush = _Brush(_bytes(numbers), name, order, _is_drawn(result), old)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise _damaged(error) from error
-    reading.brushes.append(brush)
+    old = draft if isinstance(draft, list | str) else None
+    reading.brushes.append(_Brush(numbers, name, order, _is_drawn(result), old))
 
 
-def _bytes(numbers: list[Any] | str) -> bytes:
-    """Of numbers as `json_items` leaves them.
+def _bytes(each: Sequence[list[Any] | str]) -> list[bytes]:
+    """Of numbers as `json_items` leaves them; all texts together, which is faster.
 
     Raises:
-        ValueError: If they are none, or larger than bytes.
+        ValueError: If they are none, or larger than bytes; TypeError and OverflowError likewise.
     """
-    if isinstance(numbers, list):
-        return bytes(numbers)
-    found = whole_numbers(numbers)
-    if found.max() > 255:
-        raise ValueError("bytes must be in range(0, 256)")
-    return found.astype(np.uint8).tobytes()
+    found = iter(whole_bytes([numbers for numbers in each if isinstance(numbers, str)]))
+    return [next(found) if isinstance(numbers, str) else bytes(numbers) for numbers in each]
 
 
 def _decode(reading: _Reading) -> None:
     """Makes layers of all brushes."""
     brushes, size = reading.brushes, reading.task.frame_size
-    drafted = decode_brushes([b.draft for b in brushes if b.draft is not None], *size)
     try:
-        for one, brush in zip(
-            decode_brushes([b.packed for b in brushes], *size), brushes, strict=True
-        ):
+        drafted = decode_brushes(_bytes([b.draft for b in brushes if b.draft is not None]), *size)
+        packed = _bytes([brush.packed for brush in brushes])
+        for one, brush in zip(decode_brushes(packed, *size), brushes, strict=True):
             reading.painted += one.painted
             reading.partial += one.partial
             low, masks = reading.lowest + brush.order, [(brush.order, one.mask)]
@@ -317,7 +308,7 @@ def _decode(reading: _Reading) -> None:
                     reading.layers.append(
                         Layer(brush.name, mask, one.corner, order, brush.is_drawn)
                     )
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise _damaged(error) from error
     reading.layers.sort(key=lambda layer: layer.order)
 

@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 
 from segal.annotation.answers import Answer, Layer
 from segal.annotation.formats.base import Drafts, WriteOptions
@@ -33,12 +32,13 @@ from segal.annotation.formats.shared.files import (
     read_json,
     stem,
 )
-from segal.annotation.formats.shared.frames import draft_layers
+from segal.annotation.formats.shared.frames import draft_layers, paint_layer
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.data.find import check_path, real_path
 from segal.data.images import read_label_colours
 from segal.errors import SegalError, raise_all
+from segal.functional.segments import boxes_of_values
 from segal.tasks.detection.coco import id_errors, is_id
 
 FILE, FOLDER = "panoptic_default.json", "panoptic_default"
@@ -102,14 +102,16 @@ def _content(
         height, width = tasks[0].frame_size
         images.append({"id": number, "file_name": file, "height": height, "width": width})
         segments: list[dict[str, object]] = []
-        pixels = np.zeros((height, width), np.uint32)
+        planes = np.zeros((3, height, width), np.uint8)
         for task in tasks:
             layers = draft_layers(drafts, task)
             drafted.add(task, layers)
             for layer in layers:
                 (x, y), (h, w) = layer.corner, layer.mask.shape
                 segment = len(segments) + 1
-                np.copyto(pixels[y : y + h, x : x + w], segment, where=layer.mask)
+                # Ids ascend: where this one's higher bytes are 0, those below are 0 there, too.
+                for plane, byte in zip(planes, _bytes(segment), strict=False):
+                    paint_layer(plane, layer, byte)
                 segments.append(
                     {
                         "id": segment,
@@ -121,7 +123,7 @@ def _content(
                 )
         if segments:
             name = f"{stem(file)}.png"
-            files.append(put(part.root / FOLDER / name, _png(pixels)))
+            files.append(put(part.root / FOLDER / name, _png(planes)))
             annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
     (part.root / FOLDER).mkdir(parents=True, exist_ok=True)
     categories = [
@@ -131,10 +133,14 @@ def _content(
     return {"images": images, "annotations": annotations, "categories": categories}, files
 
 
-def _png(ids: NDArray[np.uint32]) -> bytes:
-    """Ids as the colours of a PNG."""
-    rgba = ids.astype("<u4").view(np.uint8).reshape(*ids.shape, 4)
-    return cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR), QUICK)[1].tobytes()
+def _bytes(number: int) -> bytes:
+    """The bytes that a number needs, the lowest first."""
+    return number.to_bytes(-(-number.bit_length() // 8), "little")
+
+
+def _png(planes: NDArray[np.uint8]) -> bytes:
+    """Ids as the colours of a PNG, of (3, H, W): their bytes, the lowest first."""
+    return cv2.imencode(".png", cv2.merge([*planes[::-1]]), QUICK)[1].tobytes()
 
 
 def _ids(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -225,24 +231,19 @@ def _segments(
             problem, remedy = "a segment that is none", "export it again"
             raise Mistake(reply.source, problem, expected, segment, remedy)
         found[number] = names[category]
-    # Whole images are gone through once, however many segments there are.
-    places = np.full(max(int(ids.max()), *found, 0) + 1, -1, np.int32)
-    places[[0, *found]] = np.arange(len(found) + 1)
-    index = places.take(ids)
-    if index.min() < 0:
-        numbers, counts = np.unique(ids[index < 0], return_counts=True)
-        pairs = list(zip(numbers.tolist(), counts.tolist(), strict=True))[:_SHOWN]
+    boxes = boxes_of_values(ids)
+    strange = [number for number in boxes if number and number not in found]
+    if strange:
+        pairs = [(number, np.count_nonzero(ids == number)) for number in strange[:_SHOWN]]
         got = ", ".join(f"{number} ({n} pixels)" for number, n in pairs)
         expected, remedy = "pixels of listed segments, or 0", "export it again"
         raise Mistake(path, "pixels of segments that are not listed", expected, got, remedy)
     missing: list[str] = []
-    boxes = find_objects(index, len(found))
-    for place, (number, box) in enumerate(zip(found, boxes, strict=True), 1):
-        if box is None:
+    for number, name in found.items():
+        if number not in boxes:
             missing.append(str(number))
         else:
-            rows, columns = box
-            layer = Layer(found[number], index[box] == place, (columns.start, rows.start))
-            reply.add(layer, task)
+            x0, y0, x1, y1 = boxes[number]
+            reply.add(Layer(name, ids[y0:y1, x0:x1] == number, (x0, y0)), task)
     if missing:
         reply.notes.append(f"segments without a pixel: {', '.join(missing[:_SHOWN])}")

@@ -1,11 +1,13 @@
 """`segal export`: hands a run's picks out to annotators."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from segal.annotation.answers import Answer
 from segal.annotation.dealing import crop_frame, deal
@@ -226,12 +228,23 @@ def _cut(folder: Path, handout: Handout, pool: ImagePool) -> None:
     positions = {path: i for i, path in enumerate(pool.paths)}
     with bar("Cutting out crops") as advance:
         for done, (image, tasks) in enumerate(by_image.items(), 1):
-            pixels = cv2.cvtColor(shown_bands(pool.read(positions[image])), cv2.COLOR_RGB2BGR)
-            for task in tasks:
-                x0, y0, x1, y1 = task.frame
-                data = cv2.imencode(".png", pixels[y0:y1, x0:x1])[1].tobytes()
+            for task, crop in zip(tasks, _crops(pool, positions[image], tasks), strict=True):
+                data = cv2.imencode(".png", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))[1].tobytes()
                 (folder / task.file).write_bytes(data)
             advance(done, len(by_image))
+
+
+def _crops(
+    pool: ImagePool, index: int, tasks: Sequence[AnnotationTask]
+) -> Iterator[NDArray[np.uint8]]:
+    """What tasks show of an image; of a large one nothing else is decoded."""
+    if pool.is_large(index):
+        yield from (shown_bands(pool.window(index, task.frame)) for task in tasks)
+        return
+    pixels = shown_bands(pool.read(index))
+    for task in tasks:
+        x0, y0, x1, y1 = task.frame
+        yield np.ascontiguousarray(pixels[y0:y1, x0:x1])
 
 
 def _by_image(handout: Handout) -> dict[str, list[AnnotationTask]]:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from segal.candidates.budget import Allowance, Budget, Prices
 from segal.candidates.regions import Box, RegionSize
 from segal.config import AT_RANDOM, RunConfig, SelectConfig, read_config
-from segal.data.exclusion import Excluded, Exclusion, excluded_pixels, together
+from segal.data.exclusion import Excluded, excluded_pixels, together
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.jobs.annotate.source import RunSource
+from segal.jobs.exclusions import excluded_of
 from segal.jobs.passes import Scanned, run_passes
 from segal.jobs.picks import boxes_of
 from segal.jobs.prices import expected_prices
@@ -62,8 +63,7 @@ def image_boxes(ledger: Ledger) -> dict[str, tuple[int, int]]:
 
 def excluded_of_run(source: RunSource, pool: ImagePool) -> Excluded:
     """What is never annotated of a run's images."""
-    exclude = source.config.exclude
-    return {} if exclude is None else Exclusion.open(exclude).of([pool], all_there=False)[0]
+    return excluded_of(source.config.exclude, pool, source.config.task, all_there=False)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
 from segal.config import RunConfig
-from segal.data.exclusion import Excluded, Exclusion
+from segal.data.exclusion import Excluded
 from segal.data.labelled import LabelledDataset
 from segal.errors import SegalError, raise_all
 from segal.jobs.copies import first_of_each
+from segal.jobs.exclusions import excluded_of
 from segal.jobs.inputs import image_areas, image_sizes
 from segal.jobs.network import check_layers, draw_scenes, initial_model, open_split, resolved
 from segal.jobs.own_code import identity_of
@@ -139,8 +140,8 @@ class _Pool:
 
     @cached_property
     def _excluded(self) -> Excluded:
-        exclude, pool = self._config.exclude, self._dataset.pool
-        return Exclusion.open(exclude).of([pool], all_there=False)[0] if exclude else {}
+        config = self._config
+        return excluded_of(config.exclude, self._dataset.pool, config.task, all_there=False)
 
     @cached_property
     def _boxes(self) -> int:

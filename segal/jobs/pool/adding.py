@@ -7,17 +7,14 @@ from pathlib import Path
 from segal.candidates.selection import plain_name
 from segal.config import RunConfig
 from segal.data.find import shortened
-from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool
 from segal.errors import SegalError, raise_all
 from segal.jobs.annotate.source import SELECT, RunSource
 from segal.jobs.labels import check_labels
-from segal.jobs.network import open_split
-from segal.jobs.rounds.run_data import so_far
+from segal.jobs.rounds.run_data import open_splits
 from segal.runs.ledger import Ledger
 from segal.runs.pool_log import PoolChange
-from segal.system.console import bar
-from segal.tasks import find_task
+from segal.runs.texts import drop_text
 
 SUMMARY_FILE = "summary.json"
 
@@ -61,7 +58,7 @@ def add_images(
         if images is not None:
             data = config.data.model_copy(update={"root": images})
             config = config.model_copy(update={"data": data})
-        dataset = _opened(config)
+        dataset, _, _ = open_splits(config)
         files = dict(zip(dataset.pool.paths, dataset.pool.infos, strict=True))
         log = ledger.pool_log
         known = {name: info.digest for name, (*_, info) in ledger.known_images().items()}
@@ -87,7 +84,7 @@ def add_images(
         if changes and not dry_run:
             phases = {(p.name, p.round) for p in ledger.phases()}
             undone = open_phases(ledger.command, phases)
-            ledger.drop_text(SUMMARY_FILE)
+            drop_text(ledger, SUMMARY_FILE)
             ledger.change_pool(changes, chosen.pool, undone=undone, kept=phases - undone)
     return PoolEdit(changes, notes)
 
@@ -185,25 +182,6 @@ def _run_config(source: RunSource) -> RunConfig:
         ]
     )
     return config
-
-
-def _opened(config: RunConfig) -> LabelledDataset:
-    """The training split as it is on disk; no image of it may be one that is held out."""
-    task, data = config.task, config.data
-    known, _ = so_far(config.out)
-    with bar("Checking images") as advance:
-        dataset = open_split(
-            *(task, data, data.train, config.machine, advance),
-            known=known,
-            missing_labels=config.annotate,
-        )
-        held_out = {
-            split: open_split(task, data, split, config.machine, advance)
-            for split in (data.validation, data.test)
-            if split
-        }
-    find_task(task).check_splits({data.train: dataset, **held_out})
-    return dataset
 
 
 def _mistakes(

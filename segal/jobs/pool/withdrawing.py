@@ -24,6 +24,7 @@ from segal.runs.history import COMMAND, round_folder
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.pool_log import PoolChange, PoolLog, is_within
 from segal.runs.returns import returns_of
+from segal.runs.texts import drop_text
 from segal.runs.withdrawal import UNFINISHED_FILE, recorded_traces, sweep, withdrawn_files
 from segal.system.files import remove
 
@@ -121,7 +122,7 @@ def _book(
     folder = ledger.folder
     if found.changes:
         if ledger.command == COMMAND:
-            ledger.drop_text(SUMMARY_FILE)
+            drop_text(ledger, SUMMARY_FILE)
         if found.since is not None:
             for number in range(found.since, ledger.step + 1):
                 remove(round_folder(folder, number) / UNFINISHED_FILE)

@@ -13,6 +13,7 @@ from segal.data.changes import count, listed
 from segal.runs.history import round_folder
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
+from segal.runs.texts import drop_text
 from segal.system.files import remove
 
 _TRAINED = {"train", "evaluate"}
@@ -45,7 +46,7 @@ def book_corrections(ledger: Ledger, oracle: Oracle, stale: Sequence[str]) -> No
     phases = {(p.name, p.round) for p in ledger.phases() if p.name != "seed" and p.round >= since}
     undone = to_be_done_again(phases)
     for name in stale:
-        ledger.drop_text(name)
+        drop_text(ledger, name)
         for number in range(since, max((n for _, n in phases), default=since) + 2):
             remove(round_folder(ledger.folder, number) / name)
     ledger.correct(changed, sorted(undone), sorted(phases - undone), since)

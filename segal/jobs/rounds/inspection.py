@@ -21,6 +21,7 @@ from segal.runs.oracle import Oracle
 from segal.signals import Value
 from segal.system.console import bar
 from segal.system.files import remove, write_json
+from segal.system.machine import readers
 from segal.tasks import task_of
 from segal.tasks.drawing import Drawn
 
@@ -104,7 +105,7 @@ class Inspection:
                 self.keeping.dataset(model, picked.subset(sorted(picked.bought))),
                 device=self.device,
                 batch_size=self.config.machine.batch_size,
-                workers=self.config.machine.workers,
+                workers=readers(self.config.machine.workers, self.device),
                 precision=self.config.precision,
                 progress=advance,
             )

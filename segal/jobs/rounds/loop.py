@@ -57,6 +57,7 @@ from segal.runs.acquisition import (
     derive_generator,
     derive_seed,
 )
+from segal.runs.following import SharedLedger
 from segal.runs.history import (
     EVALUATION_FILE,
     METRICS_FILE,
@@ -65,18 +66,20 @@ from segal.runs.history import (
     SELECTION_FILE,
     round_folder,
 )
-from segal.runs.ledger import Ledger, Purchase
+from segal.runs.ledger import Purchase
 from segal.runs.oracle import Oracle
 from segal.runs.reviews import skips_of, withheld
 from segal.runs.run_folder import fingerprint
+from segal.runs.texts import drop_text, keep_text
 from segal.runs.withdrawal import UNFINISHED_FILE, sweep, withdrawn_files
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy, at_round
 from segal.system.console import bar
 from segal.system.files import remove, write_json
-from segal.system.machine import describe
+from segal.system.machine import describe, readers
 from segal.tasks import find_task
 from segal.tasks.judging import metric_of, one_answer, shown_score
+from segal.tasks.sharing import evaluation_on
 from segal.training.loop import train
 
 SUMMARY_FILE = "summary.json"
@@ -86,6 +89,7 @@ _SEED_SET = "seed"
 
 Made = tuple[Sequence[Path], Sequence[Purchase]]
 """What a phase made: its files, and what it bought."""
+_NOTHING: Made = ((), ())
 
 
 class Rounds:
@@ -94,7 +98,7 @@ class Rounds:
     Args:
         config: The configuration, resolved.
         strategy: The strategy that `config.strategy` names.
-        ledger: Of the run folder, open for this process.
+        ledger: Of the run folder, open for this process or for all ranks of its job.
         device: Where the network runs.
         data: The data sets.
         start: The folder of a run whose first round may be taken over, or None.
@@ -105,13 +109,13 @@ class Rounds:
         self,
         config: RunConfig,
         strategy: Strategy,
-        ledger: Ledger,
+        ledger: SharedLedger,
         device: torch.device,
         data: RunData,
         start: Path | None,
         measured: Sequence[Signal],
     ) -> None:
-        self.measured = measured
+        self.measured, self.ranks = measured, ledger.ranks
         self.config, self.strategy, self.ledger, self.device = config, strategy, ledger, device
         self.pool, self.held_out = data.pool_set.pool, data.held_out
         self.task = find_task(config.task)
@@ -137,13 +141,7 @@ class Rounds:
         Raises:
             SegalError: For anything that the user can mend.
         """
-        self.ledger.record_images(self.pool, self.never_annotated)
-        if withdrawn_files(self.ledger):  # the process that withdrew them was stopped
-            sweep(self.ledger)
-        if "val" in {need.of for need in needs_of(self.strategy)}:
-            check_apart(self.held_out["validation"].pool, self.pool)
-        if self.oracle.asks_people:
-            book_answers(self.ledger, self.oracle)
+        self.ledger.alone(self.begin)
         self.buy_seed_set()
         for number in range(len(self.config.budgets) + 1):
             if self.waits():
@@ -176,7 +174,17 @@ class Rounds:
             self.select(number, self.scan(number, offer), offer, allowance)
             self.inspect(number)
             self.buy(number, allowance)
-        self.summarise()
+        self.ledger.alone(self.summarise)
+
+    def begin(self) -> None:
+        """Books the images, and what people have said since."""
+        self.ledger.record_images(self.pool, self.never_annotated)
+        if withdrawn_files(self.ledger):  # the process that withdrew them was stopped
+            sweep(self.ledger)
+        if "val" in {need.of for need in needs_of(self.strategy)}:
+            check_apart(self.held_out["validation"].pool, self.pool)
+        if self.oracle.asks_people:
+            book_answers(self.ledger, self.oracle)
 
     # Phases
 
@@ -186,6 +194,8 @@ class Rounds:
         number: int,
         settings: object,
         work: Callable[[Path], Made],
+        *,
+        shared: bool = False,
     ) -> None:
         """Does a phase, unless this run or the one that it starts from has done it.
 
@@ -194,15 +204,19 @@ class Rounds:
             number: The round.
             settings: What its result depends on beside the phase before it.
             work: Is given the round's folder; returns the files that it made and what it bought.
+            shared: Whether all ranks of a job work, of which the first writes; else it works alone.
         """
         self.chain = fingerprint([name, number, settings, self.chain])
         if self.ledger.finished(name, number, self.chain):
             return
         if self.start is not None and take_over(self.start, self.ledger, name, number, self.chain):
             return
-        self.ledger.drop_text(SUMMARY_FILE)  # which says that a run came to its end
-        started = time.perf_counter()
-        artefacts, purchases = work(round_folder(self.config.out, number))
+        if self.ledger.leads:
+            drop_text(self.ledger, SUMMARY_FILE)  # which says that a run came to its end
+        started, made = time.perf_counter(), _NOTHING
+        if shared or self.ledger.leads:
+            made = work(round_folder(self.config.out, number))
+        artefacts, purchases = made
         seconds = time.perf_counter() - started
         self.ledger.finish(
             name, number, self.chain, artefacts, seconds=seconds, purchases=purchases
@@ -243,7 +257,8 @@ class Rounds:
             self.notes += [f"Seed set: {note}" for note in said]
         settings = [config.seed, config.seed_set, config.seed_region, *self.fit()]
         self.phase(_SEED_SET, 0, settings, draw if self.seeding is None else take)
-        book_corrections(self.ledger, self.oracle, [SUMMARY_FILE, UNFINISHED_FILE])
+        stale = [SUMMARY_FILE, UNFINISHED_FILE]
+        self.ledger.alone(lambda: book_corrections(self.ledger, self.oracle, stale))
         self.notes += correction_notes(self.ledger)
         self.bought.add(self.ledger.purchases(_SEED_SET, 0), allowance, self.log)
 
@@ -279,13 +294,16 @@ class Rounds:
                     device=self.device,
                     progress=lambda step, total, loss: advance(step, total, f"loss {loss:.3f}"),
                     checkpoint=folder / UNFINISHED_FILE,
+                    ranks=self.ranks,
                 )
+            self._model = (number, model)
+            if not self.ledger.leads:
+                return _NOTHING
             # The network's file has the same bytes however long it took.
             made = {key: value for key, value in asdict(result).items() if key != "seconds"}
             settled = settings.model_dump(mode="json")
             save_checkpoint(model, folder / MODEL_FILE, made | {"settings": settled})
             write_json(folder / _TRAINING_FILE, asdict(result))
-            self._model = (number, model)
             return [folder / MODEL_FILE, folder / _TRAINING_FILE], []
 
         folder = round_folder(config.out, number)
@@ -297,7 +315,7 @@ class Rounds:
             "warm": warm,
             "labels": self.labels(),
         }
-        self.phase("train", number, depends, work)
+        self.phase("train", number, depends, work, shared=True)
         remove(folder / UNFINISHED_FILE)
 
     def evaluate(self, number: int) -> None:
@@ -305,28 +323,30 @@ class Rounds:
         config = self.config
 
         def work(folder: Path) -> Made:
-            training = json.loads((folder / _TRAINING_FILE).read_text())
-            metrics: dict[str, object] = {"segal": __version__, "machine": describe(self.device)}
-            metrics |= {k: v for k, v in training.items() if k != "seconds"}
-            model = self.model(number)
+            model, found = self.model(number), {}
             for name, dataset in self.held_out.items():
                 with bar(f"Round {number}: evaluating on {name}") as advance:
-                    evaluation = self.task.evaluation(
-                        model,
+                    evaluation = evaluation_on(
+                        *(self.ranks, self.task, model),
                         self.keeping.dataset(model, dataset),
                         device=self.device,
                         batch_size=config.machine.batch_size,
-                        workers=config.machine.workers,
+                        workers=readers(config.machine.workers, self.device),
                         precision=config.precision,
                         progress=advance,
                     )
-                metrics[name] = evaluation.metrics.as_dict()
+                found[name] = evaluation.metrics.as_dict()
+            if not self.ledger.leads:
+                return _NOTHING
+            training = json.loads((folder / _TRAINING_FILE).read_text())
+            metrics: dict[str, object] = {"segal": __version__, "machine": describe(self.device)}
+            metrics |= {k: v for k, v in training.items() if k != "seconds"} | found
             # The last of them is the split that results are reported on.
             evaluation.write(folder / EVALUATION_FILE)
             write_json(folder / METRICS_FILE, metrics)
             return [folder / EVALUATION_FILE, folder / METRICS_FILE], []
 
-        self.phase("evaluate", number, config.precision, work)
+        self.phase("evaluate", number, config.precision, work, shared=True)
         share = self.bought.pixels / self.ledger.extent()[0]
         metrics = self.metrics(number)
         say_score(number, self.bought, share, metrics, list(self.held_out))
@@ -362,14 +382,16 @@ class Rounds:
                 bought=self.bought.boxes,
                 excluded=self.excluded,
                 keeping=self.keeping,
+                ranks=self.ranks,
             )
             model = self.model(number) if signals else None
-            scan.run(number, signals, model, tables)
+            said = scan.run(number, signals, model, tables)
+            self.notes += [f"Round {number}: {note}" for note in said]
             return [tables], []
 
         columns = [signal.column for signal in signals]
         settings = [config.region, columns, config.precision, config.embedding_dtype]
-        self.phase(f"scan-{index}", number, settings, work)
+        self.phase(f"scan-{index}", number, settings, work, shared=True)
 
     def select(self, number: int, scanned: Scanned, offer: Offer, allowance: Allowance) -> None:
         """Lets the strategy pick from what is on offer."""
@@ -399,12 +421,14 @@ class Rounds:
             if len(selected) == len(offer) and cost < allowance.limit:
                 left = "region is" if len(offer) == 1 else f"{len(offer)} regions are"
                 notes += (f"The budget outlives the pool: the last {left} taken.",)
+            if not self.ledger.leads:
+                return _NOTHING
             write_selection(folder / SELECTION_FILE, selected)
             write_json(folder / _NOTES_FILE, notes)
             return [folder / SELECTION_FILE, folder / _NOTES_FILE], []
 
         settings = [config.strategy, config.seed, allowance.limit, allowance.counts, *self.fit()]
-        self.phase("select", number, settings, work)
+        self.phase("select", number, settings, work, shared=True)
         notes = json.loads((round_folder(config.out, number) / _NOTES_FILE).read_text())
         self.notes += [f"Round {number}: {note}" for note in notes]
 
@@ -537,4 +561,4 @@ class Rounds:
             self.notes.append(reference_note(name, reference, total, self.pool.unit))
         found = summary(self.ledger, self.device, reference, self.notes)
         write_json(self.config.out / SUMMARY_FILE, found)
-        self.ledger.keep_text(SUMMARY_FILE)
+        keep_text(self.ledger, SUMMARY_FILE)

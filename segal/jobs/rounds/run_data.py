@@ -61,25 +61,13 @@ class RunData:
             SegalError: If a split, an image or a label is missing or damaged, or no pixel of a
                 split to evaluate on is labelled.
         """
-        task, data = config.task, config.data
-        known, log = so_far(config.out)
-        with bar("Checking images") as advance:
-            pool_set = open_split(
-                *(config.task, data, data.train, config.machine, advance),
-                known=known,
-                missing_labels=config.annotate,
-            )
-            held_out = {
-                name: open_split(task, data, split, config.machine, advance)
-                for name, split in (("validation", data.validation), ("test", data.test))
-                if split
-            }
-        find_task(task).check_splits({data.train: pool_set, **held_out})
+        data = config.data
+        pool_set, held_out, log = open_splits(config)
         pool_set, answered = log.dataset(pool_set), None
         if config.annotate:
             pool_set, answered = given_back(config, pool_set)
         pool_set, *rest = without_excluded(
-            config.exclude, [pool_set, *held_out.values()], all_there=not log.changes
+            config.exclude, [pool_set, *held_out.values()], config.task, all_there=not log.changes
         )
         held_out = dict(zip(held_out, rest, strict=True))
         notes = copies_notes(pool_set.pool, unique=config.unique)
@@ -152,6 +140,35 @@ def given_back(
         boxes.setdefault(one.returned.image, []).append(one.returned.box)
     answers = ((one.returned.image, one) for one in found)
     return with_answers(plain, config.task, answers), boxes
+
+
+def open_splits(
+    config: RunConfig,
+) -> tuple[LabelledDataset, dict[str, LabelledDataset], PoolLog]:
+    """The splits of a run as they are on disk; no image of one may be in another.
+
+    Returns:
+        The one to buy from; those to evaluate on, `validation` and `test`; and how the pool has
+        changed since the run began.
+
+    Raises:
+        SegalError: If a split or an image is missing or damaged, or an image is in two of them.
+    """
+    task, data = config.task, config.data
+    known, log = so_far(config.out)
+    with bar("Checking images") as advance:
+        pool_set = open_split(
+            *(task, data, data.train, config.machine, advance),
+            known=known,
+            missing_labels=config.annotate,
+        )
+        held_out = {
+            name: open_split(task, data, split, config.machine, advance)
+            for name, split in (("validation", data.validation), ("test", data.test))
+            if split
+        }
+    find_task(task).check_splits({data.train: pool_set, **held_out})
+    return pool_set, held_out, log
 
 
 def so_far(out: Path) -> tuple[dict[str, tuple[int, int, ImageInfo]], PoolLog]:

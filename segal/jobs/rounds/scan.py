@@ -20,6 +20,7 @@ from segal.runs.oracle import Oracle
 from segal.scanning.scan import Scan
 from segal.signals import Signal
 from segal.system.console import bar
+from segal.system.ranks import ALONE, Ranks
 from segal.tasks import find_task
 
 
@@ -37,6 +38,7 @@ class RoundScan:
         bought: Boxes by image that are bought by now.
         excluded: What is never annotated.
         keeping: Where outputs of the network's frozen part are kept.
+        ranks: The processes that share the pass.
     """
 
     config: RunConfig
@@ -48,6 +50,7 @@ class RoundScan:
     bought: Mapping[str, Sequence[Box]]
     excluded: Excluded
     keeping: Keeping
+    ranks: Ranks = ALONE
 
     def run(
         self,
@@ -55,7 +58,7 @@ class RoundScan:
         signals: Sequence[Signal],
         model: Model | None,
         tables: Path,
-    ) -> None:
+    ) -> list[str]:
         """Scans the pool.
 
         Args:
@@ -63,6 +66,9 @@ class RoundScan:
             signals: What to measure.
             model: The network that the round trained.
             tables: Folder of the tables.
+
+        Returns:
+            What the user should be told of how it went, beside what is noted in the folder.
         """
         config, region = self.config, RegionSize.parse(self.config.region)
         excluded = by_index(self.pool, self.excluded)
@@ -87,4 +93,5 @@ class RoundScan:
             seed=derive_seed(config.seed, number, SCAN),
         )
         with bar(f"Round {number}: scanning the pool") as advance:
-            scan.run(tables, advance)
+            scan.run(tables, advance, self.ranks)
+        return scan.waited.notes()

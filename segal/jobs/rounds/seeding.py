@@ -24,11 +24,12 @@ from segal.jobs.rounds.scan import RoundScan
 from segal.jobs.strategies import check_network, seed_strategy
 from segal.runs.acquisition import SEED_SET, Offer, acquire, derive_generator
 from segal.runs.history import SEED_FOLDER, SELECTION_FILE, round_folder
-from segal.runs.ledger import Purchase
+from segal.runs.ledger import SEED_SELECT, Purchase
 from segal.runs.oracle import Oracle
 from segal.signals import OfFeatures, Signal
 from segal.strategies.base import PassContext, Strategy, check_images
 from segal.system.files import write_json
+from segal.system.ranks import all_ranks
 from segal.tasks import Outline, find_task
 
 NOTES_FILE = "notes.json"
@@ -40,7 +41,13 @@ class Phase(Protocol):
     """Does a phase of a run, unless it is done; see `segal.jobs.rounds.loop.Rounds.phase`."""
 
     def __call__(
-        self, name: str, number: int, settings: object, work: Callable[[Path], Made]
+        self,
+        name: str,
+        number: int,
+        settings: object,
+        work: Callable[[Path], Made],
+        *,
+        shared: bool = False,
     ) -> None:
         """Does it."""
         ...
@@ -130,8 +137,9 @@ class Seeding:
                 )
             )
             written = [self.folder / SELECTION_FILE, self.folder / NOTES_FILE]
-            write_selection(written[0], selected)
-            write_json(written[1], [*scanned.notes, *notes])
+            if all_ranks().is_first:
+                write_selection(written[0], selected)
+                write_json(written[1], [*scanned.notes, *notes])
             return written, []
 
         settings: Mapping[str, object] = {
@@ -139,7 +147,7 @@ class Seeding:
             "seed": self.config.seed,
             "allowance": [allowance.limit, allowance.counts, allowance.fit],
         }
-        phase("seed-select", 0, settings, work)
+        phase(SEED_SELECT, 0, settings, work, shared=True)
 
     def _scan(
         self, phase: Phase, network: object, index: int, signals: Sequence[Signal], tables: Path
@@ -170,6 +178,7 @@ class Seeding:
                 bought={},
                 excluded=self.excluded,
                 keeping=keeping,
+                ranks=all_ranks(),
             )
             scan.run(0, signals, model, tables)
             return [tables], []
@@ -178,7 +187,7 @@ class Seeding:
             *(config.seed_region, [signal.column for signal in signals], network),
             *(config.precision, config.embedding_dtype),
         ]
-        phase(f"seed-scan-{index}", 0, settings, work)
+        phase(f"seed-scan-{index}", 0, settings, work, shared=True)
 
 
 def with_features(config: RunConfig) -> RunConfig:

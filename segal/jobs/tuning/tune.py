@@ -26,8 +26,7 @@ from segal.jobs.tuning.scan import StoredScan, allowance_of
 from segal.pictures.tuning import draw_tuning
 from segal.system.console import bar
 from segal.system.files import write_bytes, write_json
-from segal.system.sections import Section
-from segal.training.settings import split_commas
+from segal.system.sections import Section, split_commas
 
 TAUS = (
     *(0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6),

@@ -59,6 +59,7 @@ ACCURACY = Metric(
     by_image="",
     labelled=_labelled,
     answered=_answered,
+    by_class=lambda metrics: zip(_labelled(metrics), _answered(metrics), strict=True),
     mean_key="balanced_accuracy",
 )
 
@@ -77,6 +78,9 @@ MEAN_AVERAGE_PRECISION = Metric(
     "mAP is no sum over images. Its difference is in points of that.",
     labelled=lambda metrics: [metrics["positives"], metrics["negatives"]],
     answered=None,
+    by_class=lambda metrics: zip(
+        metrics["positives"], metrics.get("predicted", ()), strict="predicted" in metrics
+    ),
     mean_key=None,
 )
 
@@ -145,6 +149,7 @@ class ClassificationEvaluation(Evaluation):
 
     metric: ClassVar[Metric] = ACCURACY
     kind: ClassVar[str] = "classification"
+    by_image: ClassVar[tuple[str, ...]] = ("labels", "predictions")
     labels: NDArray[np.int32]
     predictions: NDArray[np.int32]
 
@@ -217,6 +222,7 @@ class MultilabelMetrics:
         absent: Number of classes that no image is known to have.
         positives: (C,) images that are known to have the class.
         negatives: (C,) images that are known not to have it.
+        predicted: (C,) images that the network says have it, whatever is known of them.
     """
 
     map: float
@@ -226,6 +232,7 @@ class MultilabelMetrics:
     absent: int
     positives: tuple[int, ...]
     negatives: tuple[int, ...]
+    predicted: tuple[int, ...]
 
     @property
     def score(self) -> float:
@@ -243,6 +250,7 @@ class MultilabelMetrics:
             "absent": self.absent,
             "positives": list(self.positives),
             "negatives": list(self.negatives),
+            "predicted": list(self.predicted),
         }
 
 
@@ -257,6 +265,7 @@ class MultilabelEvaluation(Evaluation):
 
     metric: ClassVar[Metric] = MEAN_AVERAGE_PRECISION
     kind: ClassVar[str] = "multilabel"
+    by_image: ClassVar[tuple[str, ...]] = ("labels", "scores")
     labels: NDArray[np.int8]
     scores: NDArray[np.float32]
 
@@ -286,6 +295,7 @@ class MultilabelEvaluation(Evaluation):
             absent=int(np.isnan(precisions).sum()),
             positives=tuple((self.labels == 1).sum(0).tolist()),
             negatives=tuple((self.labels == 0).sum(0).tolist()),
+            predicted=tuple((self.scores > 0).sum(0).tolist()),
         )
 
     @property

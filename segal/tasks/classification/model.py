@@ -20,6 +20,7 @@ from segal.models.callables import CallableNetwork
 from segal.models.noise import Head, NoHeadError, run_on_noise
 from segal.models.outputs import EachClass, Predicted, as_classes, logits_of
 from segal.models.pointwise import linear_name, present_head
+from segal.models.resizing import reduced_by, resized
 from segal.models.spec import Framing, ModelSpec
 from segal.models.stages import find_stages
 from segal.models.weight_files import StoredTensors
@@ -177,33 +178,41 @@ class ClassificationModel(Model):
             )
         return maps
 
-    def prepared(self, images: Tensor) -> Tensor:
+    def prepared(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """What the network is given for normalised images (B, channels, H, W): framed."""
         framing = self.spec.framing
         if framing is None:
             return images
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        return framed(images, framing, (-mean / std, (1 - mean) / std))
+        return framed(images, framing, (-mean / std, (1 - mean) / std), size)
 
 
-def framed(images: Tensor, framing: Framing, bounds: tuple[Tensor, Tensor]) -> Tensor:
+def framed(
+    images: Tensor,
+    framing: Framing,
+    bounds: tuple[Tensor, Tensor],
+    whole: tuple[int, int] | None = None,
+) -> Tensor:
     """Resizes images with antialiasing and cuts the middle out, as torchvision and timm evaluate.
 
     Args:
-        images: (B, channels, H, W), floating.
+        images: (B, channels, h, w), floating.
         framing: How.
         bounds: The least and the largest value of an image; broadcast. Cubic interpolation
             overshoots, which images of 8 bits cannot.
+        whole: (H, W) of the images as they are, where a pixel here is a block of them.
 
     Returns:
         (B, channels, side, side).
     """
-    size = framing.resized_size(*images.shape[-2:])
-    if tuple(images.shape[-2:]) != size:
-        mode = "bicubic" if framing.bicubic else "bilinear"
-        images = F.interpolate(images, size, mode=mode, align_corners=False, antialias=True)
-        if framing.bicubic:
-            images = torch.clamp(images, *bounds)
+    given = (images.shape[-2], images.shape[-1])
+    height, width = whole or given
+    factor = reduced_by((height, width), given)
+    size = framing.resized_size(height, width)
+    mode = "bicubic" if framing.bicubic else "bilinear"
+    images = resized(images, size, (height / factor, width / factor), mode)
+    if framing.bicubic and given != size:
+        images = torch.clamp(images, *bounds)
     # Halves are rounded to even, as torchvision rounds them.
     top, left = (round((side - framing.side) / 2) for side in size)
     return images[..., top : top + framing.side, left : left + framing.side]

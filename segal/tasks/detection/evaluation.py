@@ -47,6 +47,7 @@ BOX_PRECISION = Metric(
     "that it shows: mAP is no sum over images. Its difference is in points of that.",
     labelled=lambda metrics: [metrics["objects"], metrics["crowds"], metrics["images"]],
     answered=None,
+    by_class=lambda metrics: zip(metrics["objects"], metrics["found"], strict=True),
     mean_key=None,
     per_clicks=10_000,
 )

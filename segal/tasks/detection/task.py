@@ -231,6 +231,11 @@ class Detection(Task):
         losses = model.losses(labels.cut(images), labels.objects)
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 
+    def loss_mass(self, labels: Any, loss: Loss = USUAL_LOSS) -> float:
+        """The number of images: the library's losses are means over these, or nearly so."""
+        assert isinstance(labels, Targets)
+        return float(len(labels.objects))
+
     def ranked_training_loss(
         self,
         model: Model,
@@ -313,6 +318,10 @@ class Detection(Task):
             remedy="look at the overlays of a selection: they show what is found in an image, and "
             "with thick lines the boxes that made it interesting",
         )
+
+    def batches(self, pool: ImagePool, batch_size: int) -> list[list[int]]:
+        """As `Task.batches`: one by one."""
+        return [[index] for index in range(len(pool))]
 
     def evaluation(
         self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]

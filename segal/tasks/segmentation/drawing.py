@@ -13,9 +13,12 @@ from segal.candidates.evidence import Evidence
 from segal.candidates.selection import Selected
 from segal.data.kept import KeptPool
 from segal.data.layout import distinct_colours
+from segal.data.reduced import ReducedPool
+from segal.errors import SegalError
 from segal.pictures.overlays import Pick, Picture, shown_bands, write_overlays
 from segal.system.machine import autocast
 from segal.tasks.drawing import Drawn, Look, PictureWords
+from segal.tasks.segmentation.reduced import load_reduced
 
 _EXCLUDED = 128
 _OPAQUE = 0.65  # of a class over the image
@@ -44,8 +47,10 @@ def draw_overlays(
 
     def pictures() -> Iterator[Picture]:
         for done, image in enumerate(shown, 1):
-            load = partial(_load, drawn, positions[image])
-            yield Picture(image, picks[image], load, drawn.bought.get(image, ()))
+            index = positions[image]
+            load = partial(_load, drawn, index)
+            size = drawn.pool.shape(index) if drawn.pool.is_large(index) else None
+            yield Picture(image, picks[image], load, drawn.bought.get(image, ()), size)
             progress(done, len(shown))
 
     write_overlays(folder, pictures(), caption=drawn.caption)
@@ -53,7 +58,19 @@ def draw_overlays(
 
 @torch.inference_mode()
 def look_at_pixels(drawn: Drawn, image: int) -> Look:
-    """An image, its uncertainty map, and its likeliest classes over it; see `Task.look`."""
+    """An image, its uncertainty map, and its likeliest classes over it; see `Task.look`.
+
+    Raises:
+        SegalError: If it is too large to be looked at as a whole.
+    """
+    if drawn.pool.is_large(image):
+        height, width = drawn.pool.shape(image)
+        raise SegalError(
+            f"{drawn.pool.paths[image]}: too large for a page of picks",
+            expected=f"an image of at most {drawn.pool.reading.large.above:g} megapixels",
+            got=f"{height} x {width} (height x width)",
+            remedy="see the pictures in overlays/, or cut the image",
+        )
     shown, evidence = _pass(drawn, image)
     if evidence is None or drawn.model is None:
         return Look(shown)
@@ -74,6 +91,8 @@ def look_at_pixels(drawn: Drawn, image: int) -> Look:
 @torch.inference_mode()
 def _load(drawn: Drawn, image: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """An image and its uncertainty map; what is excluded is grey, and 0."""
+    if drawn.pool.is_large(image):
+        return load_reduced(drawn, image)
     shown, evidence = _pass(drawn, image)
     return shown, None if evidence is None else _map(drawn, image, evidence)
 
@@ -98,7 +117,7 @@ def _pass(drawn: Drawn, image: int) -> tuple[NDArray[np.uint8], Evidence | None]
         return shown, None
     device = drawn.model.device
     with autocast(device, drawn.precision):
-        kept = isinstance(drawn.pool, KeptPool)
+        kept = isinstance(drawn.pool, KeptPool | ReducedPool)
         batch = drawn.pool.batch([image]) if kept else torch.from_numpy(pixels)[None]
         evidence = drawn.model(drawn.model.normalise(batch.to(device)))
     return shown, evidence

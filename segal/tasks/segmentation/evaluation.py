@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segal.functional.metrics import (
     iou,
@@ -19,6 +21,24 @@ from segal.tasks.evaluation import Counts, Evaluation, Metric, number_or_none
 SAMPLED_PIXELS = 256
 """Pixels of every image whose prediction is kept, at fixed places."""
 
+
+def _labelled(metrics: Mapping[str, Any]) -> list[Any]:
+    return [sum(row) for row in metrics["confusion"]]
+
+
+def _answered(metrics: Mapping[str, Any]) -> Counts:
+    counts: Counts = np.array(metrics["confusion"], np.int64).sum(0)
+    return counts
+
+
+def sampled_places(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows and columns of these pixels of an image of (height, width)."""
+    last = size[0] * size[1] - 1
+    # In float32 the last place may be rounded up, past the last pixel of a large image.
+    places = torch.linspace(0, last, SAMPLED_PIXELS).long().clamp(max=last)
+    return places // size[1], places % size[1]
+
+
 MIOU = Metric(
     key="miou",
     title="mIoU",
@@ -31,8 +51,9 @@ MIOU = Metric(
     clicks="polygon clicks",
     score=mean_iou_of_overlaps,
     by_image="",
-    labelled=lambda metrics: [sum(row) for row in metrics["confusion"]],
-    answered=lambda metrics: np.array(metrics["confusion"], np.int64).sum(0),
+    labelled=_labelled,
+    answered=_answered,
+    by_class=lambda metrics: zip(_labelled(metrics), _answered(metrics), strict=True),
     mean_key=None,
 )
 
@@ -88,7 +109,7 @@ class SegmentationEvaluation(Evaluation):
     """What a network did on every image of a data set.
 
     Attributes:
-        confusions: (N, C, C) int32 pixel counts, rows are the truth.
+        confusions: (N, C, C) int32 pixel counts (int64 where images are large), rows are the truth.
         labels: (N, K) uint8, the true class of K pixels spread evenly over each image; 255 is
             ignored.
         predictions: (N, K) uint8, the predicted class of the same pixels.
@@ -96,7 +117,8 @@ class SegmentationEvaluation(Evaluation):
 
     metric: ClassVar[Metric] = MIOU
     kind: ClassVar[str] = ""
-    confusions: NDArray[np.int32]
+    by_image: ClassVar[tuple[str, ...]] = ("confusions", "labels", "predictions")
+    confusions: NDArray[np.integer]
     labels: NDArray[np.uint8]
     predictions: NDArray[np.uint8]
 

@@ -1,5 +1,6 @@
 """A segmentation network: logits at full resolution of images of any size."""
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +13,7 @@ from segal.candidates.evidence import Evidence, Upsampling
 from segal.candidates.kept import Images, Kept
 from segal.models.noise import Head, failed, find_head
 from segal.models.outputs import Predicted, as_classes, logits_of
+from segal.models.resizing import reduced_by, resized
 from segal.models.spec import ModelSpec
 from segal.models.tails import upsample
 from segal.models.tracing import TailFinder
@@ -143,9 +145,9 @@ class SegmentationModel(Model):
         low = as_classes(low, self.spec.num_classes)
         return Evidence(SpreadLogits(low, upsampling, cropped), caught, upsampling)
 
-    def prepared(self, images: Tensor) -> Tensor:
+    def prepared(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """What the network is given for normalised images: scaled, and padded to its stride."""
-        return self._padded(images)
+        return self._padded(images, size)
 
     def _outside(self, height: int, width: int) -> tuple[int, int]:
         """The size of a padded image in the image's own pixels."""
@@ -153,17 +155,14 @@ class SegmentationModel(Model):
         # Half a pixel of rounding must not make the padded image smaller than the image.
         return max(height, round(inside[0] / scale)), max(width, round(inside[1] / scale))
 
-    def _padded(self, images: Tensor) -> Tensor:
+    def _padded(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """The network's input."""
         height, width = images.shape[-2:]
-        outside, inside = self._outside(height, width), self.spec.input_size(height, width)
-        padded = images
-        if outside != (height, width):
-            padded = F.pad(
-                images, (0, outside[1] - width, 0, outside[0] - height), mode="replicate"
-            )
-        if outside != inside:
-            padded = F.interpolate(
-                padded, inside, mode="bilinear", align_corners=False, antialias=True
-            )
-        return padded
+        whole = size or (height, width)
+        factor = reduced_by(whole, (height, width))
+        down, right = (side / factor for side in self._outside(*whole))
+        below, beside = math.ceil(down) - height, math.ceil(right) - width
+        padded = (
+            F.pad(images, (0, beside, 0, below), mode="replicate") if below or beside else images
+        )
+        return resized(padded, self.spec.input_size(*whole), (down, right))

@@ -1,12 +1,13 @@
 """Semantic segmentation: every pixel is classified, rectangles of the image are bought."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.selection import MASKS_FOLDER, Selected, write_masks
@@ -32,6 +33,7 @@ from segal.functional.metrics import confusion_matrix
 from segal.models.spec import Answers
 from segal.models.wrapped import Model
 from segal.tasks.base import Task
+from segal.tasks.classes import check_classes
 from segal.tasks.drawing import Drawn, Look, PictureWords
 from segal.tasks.evaluation import Metric
 from segal.tasks.explaining import Explainer, Explaining
@@ -50,8 +52,10 @@ from segal.tasks.segmentation.evaluation import (
     SAMPLED_PIXELS,
     SegmentationEvaluation,
     SegmentationMetrics,
+    sampled_places,
 )
 from segal.tasks.segmentation.explaining import PanelsExplainer
+from segal.tasks.segmentation.in_tiles import predicted_in_tiles
 from segal.tasks.segmentation.model import SegmentationModel
 
 
@@ -63,6 +67,7 @@ class Segmentation(Task):
     wrapper: ClassVar[type[Model]] = SegmentationModel
     metric: ClassVar[Metric] = MIOU
     default_region: ClassVar[str] = "512"
+    in_tiles: ClassVar[bool] = True
 
     layouts: ClassVar[tuple[str, ...]] = LAYOUTS
     picture_words: ClassVar[PictureWords] = OVERLAY_WORDS
@@ -146,6 +151,14 @@ class Segmentation(Task):
             )
         crop = RegionSize.parse(settings.crop)
         size = None
+        large = [image for image in images if pool.is_large(image)]
+        if large and crop.height is None:
+            raise SegalError(
+                "train.crop: image, where images are too large for one pass",
+                expected="crops of a size, such as 512",
+                got=f"{pool.paths[large[0]]}, of {pool.shape(large[0])} pixels (height, width)",
+                remedy="give train.crop a size",
+            )
         if crop.height is not None and crop.width is not None:
             highest, widest = np.array([pool.shape(image) for image in images]).max(0).tolist()
             size = (min(crop.height, highest), min(crop.width, widest))
@@ -203,7 +216,7 @@ class Segmentation(Task):
         """As `Task.evaluate`, of which nothing is kept but one confusion matrix."""
         num_classes = model.spec.num_classes
         confusion = np.zeros((num_classes, num_classes), np.int64)
-        for _, predicted, target in self.predictions(model, dataset, **options):
+        for _, _, predicted, target in self._pieces(model, dataset, **options):
             confusion += confusion_matrix(predicted, target, num_classes).cpu().numpy()
         return SegmentationMetrics.of(confusion, dataset.classes.names)
 
@@ -212,17 +225,51 @@ class Segmentation(Task):
     ) -> SegmentationEvaluation:
         """As `Task.evaluation`."""
         count, num_classes = len(dataset), len(dataset.classes.names)
-        confusions = np.zeros((count, num_classes, num_classes), np.int32)
+        counts = np.int64 if any(map(dataset.pool.is_large, range(count))) else np.int32
+        confusions = np.zeros((count, num_classes, num_classes), counts)
         labels, predictions = np.zeros((2, count, SAMPLED_PIXELS), np.uint8)
-        for index, classes, target in self.predictions(model, dataset, **options):
+        for index, (top, left), classes, target in self._pieces(model, dataset, **options):
             predicted = classes.to(torch.uint8)
-            confusions[index] = confusion_matrix(predicted, target, num_classes).cpu().numpy()
-            # In float32 the last place may be rounded up, past the last pixel of a large image.
-            last = target.numel() - 1
-            places = torch.linspace(0, last, SAMPLED_PIXELS).long().clamp(max=last)
-            places = places.to(target.device)
-            labels[index] = target.flatten()[places].cpu().numpy()
-            predictions[index] = predicted.flatten()[places].cpu().numpy()
+            confusions[index] += confusion_matrix(predicted, target, num_classes).cpu().numpy()
+            y, x = (axis.to(target.device) for axis in sampled_places(dataset.pool.size(index)))
+            height, width = target.shape
+            here = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+            of_piece, chosen = (y[here] - top, x[here] - left), here.cpu().numpy()
+            labels[index, chosen] = target[of_piece].cpu().numpy()
+            predictions[index, chosen] = predicted[of_piece].cpu().numpy()
         return SegmentationEvaluation(
             dataset.classes.names, tuple(dataset.pool.paths), confusions, labels, predictions
         )
+
+    def predictions(
+        self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """As `Task.predictions`; a large image comes in several pieces."""
+        for index, _, predicted, target in self._pieces(model, dataset, **options):
+            yield index, predicted, target
+
+    def _pieces(
+        self, model: Model, dataset: LabelledDataset, **options: Unpack[PredictionOptions]
+    ) -> Iterator[tuple[int, tuple[int, int], Tensor, Tensor]]:
+        """The same, with the (top, left) place of what comes."""
+        pool, progress = dataset.pool, options.pop("progress", None)
+
+        def told(before: int) -> PredictionOptions:
+            if progress is None:
+                return options
+            return {**options, "progress": lambda done, _: progress(before + done, len(pool))}
+
+        large = [index for index in range(len(pool)) if pool.is_large(index)]
+        whole = [index for index in range(len(pool)) if not pool.is_large(index)]
+        if whole:
+            rest = dataset.subset(whole) if large else dataset
+            for index, predicted, target in super().predictions(model, rest, **told(0)):
+                yield whole[index], (0, 0), predicted, target
+        if large:
+            check_classes(model.spec, dataset)
+            for index, place, predicted in predicted_in_tiles(
+                model, pool, large, **told(len(whole))
+            ):
+                (top, left), (height, width) = place, predicted.shape
+                label = dataset.read_window(index, (left, top, left + width, top + height))
+                yield index, place, predicted, torch.from_numpy(label).to(predicted.device)

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -186,35 +185,27 @@ def draft_layers(drafts: Drafts | None, task: AnnotationTask) -> list[Layer]:
     return [kept for layer in layers if (kept := trimmed(layer)) is not None]
 
 
-def masks_of(
-    values: NDArray[Any], names: Mapping[int, str], corner: tuple[int, int]
-) -> list[Layer]:
-    """A layer for each of some values, no larger than it needs to be; none where none occurs.
-
-    Args:
-        values: (h, w), whole numbers.
-        names: Of the values.
-        corner: (x, y) of the first pixel.
-    """
-    layers = (Layer(name, values == value, corner) for value, name in names.items())
-    return [kept for layer in layers if (kept := trimmed(layer)) is not None]
-
-
 def paint(
     image: NDArray[np.uint8], layers: Iterable[Layer], values: Mapping[str, int]
 ) -> NDArray[np.uint8]:
     """Paints layers into a label image, (H, W) uint8, in place."""
     for layer in layers:
-        (x, y), (height, width) = layer.corner, layer.mask.shape
-        window = image[y : y + height, x : x + width]
-        np.copyto(window, values[layer.name], where=layer.mask)
+        paint_layer(image, layer, values[layer.name])
     return image
+
+
+def paint_layer(image: NDArray[np.uint8], layer: Layer, value: int) -> None:
+    """Paints one layer; numpy's `copyto` takes twice as long."""
+    (x, y), (height, width) = layer.corner, layer.mask.shape
+    window = image[y : y + height, x : x + width]
+    cv2.copyTo(np.full(window.shape, value, np.uint8), layer.mask.view(np.uint8), window)
 
 
 def layer_digest(layer: Layer) -> str:
     """A fingerprint of the pixels of a layer, which is to be `trimmed`."""
-    head = json.dumps([layer.name, *layer.corner, *layer.mask.shape]).encode()
-    return hashlib.sha256(head + np.packbits(layer.mask).tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([layer.name, *layer.corner, *layer.mask.shape]).encode())
+    digest.update(np.packbits(layer.mask).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def box_digest(box: DrawnBox) -> str:

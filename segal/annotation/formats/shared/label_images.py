@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segal.annotation.answers import Answer
+from segal.annotation.answers import Answer, Layer
 from segal.annotation.formats.base import Drafts
 from segal.annotation.formats.shared.files import (
     Drafted,
@@ -20,7 +20,7 @@ from segal.annotation.formats.shared.files import (
     put,
     stem,
 )
-from segal.annotation.formats.shared.frames import draft_layers, masks_of, paint
+from segal.annotation.formats.shared.frames import draft_layers, paint
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.annotation.questions.base import VOID
@@ -28,9 +28,10 @@ from segal.data.find import check_path, real_path
 from segal.data.image_file import open_image, read_bytes
 from segal.data.images import read_label, read_label_colours
 from segal.data.label_files import LABEL_SUFFIXES
-from segal.data.layout import Classes, value_counts
+from segal.data.layout import Classes
 from segal.errors import SegalError
 from segal.functional.labels import IGNORE_INDEX
+from segal.functional.segments import masks_of_values
 
 NO_CLASS = "no class"
 """The void that annotators give, where lists of classes leave out what is named void."""
@@ -195,20 +196,17 @@ def _read(
         corner = (x0, y0)
     else:
         check_size(task, path, values.shape)
-    counts = value_counts(values)
-    for value, name in meaning.told.items():
-        if counts[value]:
-            note = f"{counts[value]} pixels of {name!r}, which is no class, are taken for unpainted"
-            reply.notes.append(note)
-    named: dict[int, str] = {}
-    for value in np.flatnonzero(counts).tolist():
+    left, top = corner
+    for value, mask, (x, y) in masks_of_values(values):
+        if value in meaning.told:
+            note = f"{np.count_nonzero(mask)} pixels of {meaning.told[value]!r}, which is no class,"
+            reply.notes.append(f"{note} are taken for unpainted")
         number = int(classes.lookup[value])
         if number == IGNORE_INDEX or _is_background(classes.names[number], handout):
             continue
-        name = classes.names[number]
-        is_void = name == NO_CLASS and handout.void
-        named[value] = VOID if is_void else name
-    reply.layers += masks_of(values, named, corner)
+        is_void = classes.names[number] == NO_CLASS and handout.void
+        name = VOID if is_void else classes.names[number]
+        reply.layers.append(Layer(name, mask, (left + x, top + y)))
 
 
 def _is_background(name: str, handout: Handout) -> bool:

@@ -268,6 +268,7 @@ def trimmed(
     mask: NDArray[np.bool_], corner: tuple[int, int]
 ) -> tuple[NDArray[np.bool_], tuple[int, int]]:
     """A mask no larger than it needs to be, and its corner; (0, 0) pixels where it is empty."""
+    if mask.size and all(side.any() for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1])):
+        return mask, corner
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
-    kept = mask if mask.shape == (height, width) else mask[y : y + height, x : x + width].copy()
-    return kept, (corner[0] + x, corner[1] + y)
+    return mask[y : y + height, x : x + width].copy(), (corner[0] + x, corner[1] + y)
