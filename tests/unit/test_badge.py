@@ -51,7 +51,7 @@ def test_the_longest_gradient_comes_first_and_what_is_labelled_plays_no_part(tmp
 
 def test_draws_are_in_proportion_to_the_squared_distance(tmp_path):
     table, gradients = table_of(tmp_path / "pool", 0, 8)
-    strategy, draws = Badge(), 3000
+    strategy, draws = Badge(), 1000
     first = int(np.linalg.norm(gradients, axis=1).argmax())
     generator = torch.Generator().manual_seed(0)
     second = [int(strategy.select(table, table, 2, generator).rows[1]) for _ in range(draws)]
