@@ -2,18 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
-from typing import Any, Protocol, Self
+from collections.abc import Sequence
+from typing import Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from segal.candidates.kept import Kept
 from segal.data.feature_store import FeatureStore
 from segal.data.image_file import Reading
 from segal.data.pool import ImagePool
+from segal.data.stand_in import StandInPool
 from segal.data.transforms import stack_images
 
 
@@ -35,7 +34,7 @@ class FrozenPart(Protocol):
         ...
 
 
-class KeptPool(ImagePool):
+class KeptPool(StandInPool):
     """A pool of which batches are what a frozen part made of the images.
 
     What the store does not hold is made when it is read, image by image, so that no number depends
@@ -48,38 +47,19 @@ class KeptPool(ImagePool):
     """
 
     def __init__(self, images: ImagePool, part: FrozenPart, store: FeatureStore) -> None:
-        for field in fields(ImagePool):  # a frozen dataclass is set so
-            object.__setattr__(self, field.name, getattr(images, field.name))
-        self.__dict__.update(images=images, part=part, store=store)
+        super().__init__(images)
+        self.__dict__.update(part=part, store=store)
 
-    images: ImagePool
     part: FrozenPart
     store: FeatureStore
 
     @property
-    def unit(self) -> str:
-        """As of the images."""
-        return self.images.unit
+    def layers(self) -> str:
+        """The cut."""
+        return self.part.layers
 
-    def size(self, index: int) -> tuple[int, int]:
-        """As of the images."""
-        return self.images.size(index)
-
-    def shape(self, index: int) -> tuple[int, int]:
-        """As of the images."""
-        return self.images.shape(index)
-
-    def read(self, index: int) -> NDArray[Any]:
-        """As of the images, in pixels."""
-        return self.images.read(index)
-
-    def subset(self, indices: Iterable[int]) -> Self:
-        """As of the images."""
-        return type(self)(self.images.subset(indices), self.part, self.store)
-
-    def pixels(self) -> ImagePool:
-        """The images."""
-        return self.images
+    def _of(self, images: ImagePool) -> Self:
+        return type(self)(images, self.part, self.store)
 
     def batch(self, indices: Sequence[int]) -> Kept:
         """What the frozen part made of images of one size."""

@@ -1,8 +1,7 @@
 """A pool whose images are read at a fraction of their size, for networks that see no more."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +13,7 @@ from segal.candidates.kept import INPUT, Images, Kept
 from segal.data.image_file import Reading, open_image, orientation_of, read_bytes
 from segal.data.images import decode_colours, read_image
 from segal.data.pool import ImagePool
+from segal.data.stand_in import StandInPool
 from segal.data.transforms import by_fours, stack_images
 from segal.errors import SegalError
 
@@ -27,7 +27,7 @@ _FLAGS = {
 _JPEG = b"\xff\xd8\xff"
 
 
-class ReducedPool(ImagePool):
+class ReducedPool(StandInPool):
     """A pool of which batches hold a pixel for a block of pixels.
 
     Coordinates, sizes and single images stay those of the images.
@@ -39,37 +39,18 @@ class ReducedPool(ImagePool):
     """
 
     def __init__(self, images: ImagePool, factor: Callable[[int, int], int]) -> None:
-        for field in fields(ImagePool):  # a frozen dataclass is set so
-            object.__setattr__(self, field.name, getattr(images, field.name))
-        self.__dict__.update(images=images, factor=factor)
+        super().__init__(images)
+        self.__dict__["factor"] = factor
 
-    images: ImagePool
     factor: Callable[[int, int], int]
 
     @property
-    def unit(self) -> str:
-        """As of the images."""
-        return self.images.unit
+    def layers(self) -> str:
+        """Before the network's first layer."""
+        return INPUT
 
-    def size(self, index: int) -> tuple[int, int]:
-        """As of the images."""
-        return self.images.size(index)
-
-    def shape(self, index: int) -> tuple[int, int]:
-        """As of the images."""
-        return self.images.shape(index)
-
-    def read(self, index: int) -> NDArray[Any]:
-        """As of the images, in pixels."""
-        return self.images.read(index)
-
-    def subset(self, indices: Iterable[int]) -> Self:
-        """As of the images."""
-        return type(self)(self.images.subset(indices), self.factor)
-
-    def pixels(self) -> ImagePool:
-        """The images."""
-        return self.images
+    def _of(self, images: ImagePool) -> Self:
+        return type(self)(images, self.factor)
 
     def batch(self, indices: Sequence[int]) -> Images:
         """Images of one size: as of the images, or what `read_reduced` reads, (B, h, w, channels).

@@ -14,37 +14,32 @@ from segal.candidates.table import CandidateTable
 from segal.config import SelectConfig
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
-from segal.jobs.cold_start import is_encoder
-from segal.jobs.copies import copies_notes, without_copies
-from segal.jobs.exclusions import excluded_of
 from segal.jobs.forecast import Choice, free_disk, free_memory, mean_clicks, time_choice
 from segal.jobs.inputs import (
     by_index,
-    check_channels,
-    check_reduced,
     image_shapes,
     image_sizes,
     scan_settings,
 )
 from segal.jobs.keeping import Keeping
-from segal.jobs.large import check_large
 from segal.jobs.network import with_folder
 from segal.jobs.passes import run_passes
 from segal.jobs.prices import EXPECTED, signals_of
-from segal.jobs.reference import SelectionLabels, needs_of
-from segal.jobs.select import load_network, make_offer
+from segal.jobs.reference import needs_of
+from segal.jobs.select import load_network, make_offer, open_labels_of
+from segal.jobs.selection_pool import SelectionPool
 from segal.models.build import check_image_sizes
 from segal.models.wrapped import Model
 from segal.runs.acquisition import Offer
+from segal.runs.pool_log import PoolLog
 from segal.scanning.scan import Scan
 from segal.signals import Signal
-from segal.strategies.base import PassContext, Strategy, check_images
+from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar, tell
 from segal.system.machine import (
     find_device,
     peak_memory_bytes,
     precision_note,
-    readers,
     use_threads,
 )
 from segal.tasks import find_task
@@ -216,47 +211,21 @@ def plan_selection(
     use_threads(config.machine.threads)
     device = find_device(config.machine.device)
     model = load_network(config, strategy)
-    labels = SelectionLabels.open(config, strategy)
+    labels = open_labels_of(config, strategy, model)
     if model is not None:
         tell(*model.notes)
         model.to(device)
-    answering = None if is_encoder(config) else model
-    if answering is not None:
-        labels.check(answering.spec)
     started = time.perf_counter()
-    with bar("Checking images") as advance:
-        pool = find_task(config.task).open_pool(
-            config.images,
-            skip_unreadable=config.skip_unreadable,
-            follow_links=config.follow_links,
-            reading=config.reading,
-            classes=None if answering is None else answering.spec.num_classes,
-            workers=readers(config.machine.workers),
-            progress=advance,
-        )
+    looked_at = SelectionPool.open(config, strategy, labels, model, PoolLog(), {})
     check_seconds = time.perf_counter() - started
-    withdrawn = labels.labelled.withdrawn
-    pool = pool.subset(withdrawn.left(pool)) if withdrawn else pool
+    pool, excluded = looked_at.pool, looked_at.excluded
     if model is not None:
-        check_channels(model.spec, pool)
-        if config.reducing_gap is not None:
-            check_reduced(model.spec, pool, config.reducing_gap)
         check_image_sizes(model, image_shapes(pool, model.spec))
-    check_images(strategy, pool.paths)
-    check_large(config, strategy, pool)
-    notes, whole = [*pool.notes(), *copies_notes(pool, unique=config.unique)], pool
-    labelled = labels.labelled.boxes(pool)
-    if config.unique:
-        pool, labelled = without_copies(pool, labelled)
     slow = precision_note(device, config.precision)
-    notes += [*labels.labelled.notes, *([slow] if slow else [])]
-    boxes = {pool.paths[image]: found for image, found in labelled.items()}
-    excluded = withdrawn.together(whole, excluded_of(config.exclude, whole, config.task))
+    notes = [*looked_at.notes, *labels.labelled.notes, *([slow] if slow else [])]
+    boxes = {pool.paths[image]: found for image, found in looked_at.labelled.items()}
     offer, allowance = make_offer(config, pool, boxes, excluded)
-    sets, needed = (
-        labels.sets(config, pool, labelled, whole, excluded),
-        {need.of for need in needs_of(strategy)},
-    )
+    sets, needed = looked_at.sets(config, labels), {need.of for need in needs_of(strategy)}
     trial = _Trial(
         *(config, strategy, pool, {name: sets[name] for name in sets if name in needed}, model),
         excluded=by_index(pool, excluded),

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from segal.candidates.evidence import Evidence
-from segal.candidates.kept import INPUT, Images, Kept
+from segal.candidates.kept import Images, Kept
 from segal.candidates.regions import RegionSize
 from segal.data.image_sets import ImageSet, SetName
-from segal.data.kept import KeptPool
 from segal.data.pool import ImagePool
 from segal.data.prefetch import prefetch
-from segal.data.reduced import ReducedPool
+from segal.data.stand_in import StandInPool
 from segal.errors import SegalError
 from segal.models.noise import failed
 from segal.models.wrapped import FURTHER_PASSES, PIXELS, Model
@@ -87,9 +86,9 @@ def seen(model: Model, pool: ImagePool, catch: Collection[str]) -> ImagePool:
         pool: The images.
         catch: What is wanted of the pass; see `segal.signals.Meter`.
     """
-    layers = INPUT if isinstance(pool, ReducedPool) else None
-    layers = pool.part.layers if isinstance(pool, KeptPool) else layers
-    return pool if layers is None or model.gives(catch, layers) else pool.pixels()
+    if isinstance(pool, StandInPool) and not model.gives(catch, pool.layers):
+        return pool.pixels()
+    return pool
 
 
 def read_batch(pool: ImagePool, batch: Sequence[int], device: torch.device) -> Images:

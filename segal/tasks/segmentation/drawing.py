@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from segal.candidates.evidence import Evidence
 from segal.candidates.selection import Selected
-from segal.data.kept import KeptPool
 from segal.data.layout import distinct_colours
-from segal.data.reduced import ReducedPool
+from segal.data.stand_in import StandInPool
 from segal.errors import SegalError
 from segal.pictures.overlays import Pick, Picture, shown_bands, write_overlays
 from segal.system.machine import autocast
@@ -117,7 +116,7 @@ def _pass(drawn: Drawn, image: int) -> tuple[NDArray[np.uint8], Evidence | None]
         return shown, None
     device = drawn.model.device
     with autocast(device, drawn.precision):
-        kept = isinstance(drawn.pool, KeptPool | ReducedPool)
+        kept = isinstance(drawn.pool, StandInPool)
         batch = drawn.pool.batch([image]) if kept else torch.from_numpy(pixels)[None]
         evidence = drawn.model(drawn.model.normalise(batch.to(device)))
     return shown, evidence
