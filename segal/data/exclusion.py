@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise, repeat
+from itertools import compress, pairwise, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +18,7 @@ from segal.data.images import read_bytes, read_label
 from segal.data.labelled import LabelCounts, LabelledDataset, PartlyLabelled
 from segal.data.pool import ImagePool, Progress
 from segal.errors import SegalError, raise_all
-from segal.functional.coverage import mask_boxes, row_boxes
+from segal.functional.coverage import mask_boxes, remaining_pixels, row_boxes
 from segal.functional.labels import drop_regions, has_class
 from segal.system.files import file_digest
 from segal.system.spreadsheet import NotATable, read_sheet, tidy
@@ -206,7 +206,7 @@ def uncovered(boxes: Sequence[Box], excluded: Sequence[Box]) -> list[Box]:
         boxes: Of an image.
         excluded: Boxes that do not overlap.
     """
-    return [box for box in boxes if _area([box]) > _area(_common(box, excluded))]
+    return list(compress(boxes, remaining_pixels(boxes, excluded)))
 
 
 def together(bought: Mapping[str, Sequence[Box]], excluded: Excluded) -> dict[str, list[Box]]:
