@@ -3,8 +3,8 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import pairwise, repeat
+from functools import cached_property, lru_cache
+from itertools import compress, pairwise, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +18,7 @@ from segal.data.images import read_bytes, read_label
 from segal.data.labelled import LabelCounts, LabelledDataset, PartlyLabelled
 from segal.data.pool import ImagePool, Progress
 from segal.errors import SegalError, raise_all
-from segal.functional.coverage import mask_boxes, row_boxes
+from segal.functional.coverage import remaining_pixels, row_boxes
 from segal.functional.labels import drop_regions, has_class
 from segal.system.files import file_digest
 from segal.system.spreadsheet import NotATable, read_sheet, tidy
@@ -27,6 +27,7 @@ Excluded = Mapping[str, tuple[Box, ...]]
 """Boxes that do not overlap, by the path of an image that has some."""
 
 COLUMNS = ("image", "x", "y", "width", "height")
+_MAX_BOXES = 2**20  # of a mask
 _FORMS = "one PNG mask of the images' size, a folder of masks by image name, or a CSV of boxes"
 
 
@@ -147,9 +148,18 @@ class Exclusion:
             )
         ]
 
+    @cached_property
+    def _rows_by_image(self) -> Mapping[str, Sequence[_Row]]:
+        found: dict[str, list[_Row]] = {}
+        for row in self.rows or ():
+            found.setdefault(row.image, []).append(row)
+        return found
+
     def _boxes(self, path: str, size: tuple[int, int]) -> tuple[Box, ...]:
         if self.rows is not None:
-            return _clipped(self.path, path, self.rows, size)
+            by_image = self._rows_by_image
+            rows = [*by_image.get("", ()), *by_image.get(path, ())]
+            return _clipped(self.path, path, rows, size)
         file = self.path if self.masks is None else self.masks.get(_stem(path))
         if file is None:
             return ()
@@ -206,7 +216,7 @@ def uncovered(boxes: Sequence[Box], excluded: Sequence[Box]) -> list[Box]:
         boxes: Of an image.
         excluded: Boxes that do not overlap.
     """
-    return [box for box in boxes if _area([box]) > _area(_common(box, excluded))]
+    return list(compress(boxes, remaining_pixels(boxes, excluded)))
 
 
 def together(bought: Mapping[str, Sequence[Box]], excluded: Excluded) -> dict[str, list[Box]]:
@@ -315,7 +325,16 @@ def _wrong(path: Path, got: str) -> SegalError:
 def _read_mask(file: Path, _: tuple[int, int]) -> tuple[tuple[int, int], tuple[Box, ...]]:
     """(height, width), and what is excluded, of a file of some size and time."""
     values = read_label(file)
-    return (values.shape[0], values.shape[1]), tuple(mask_boxes(values != 0))
+    height, width = values.shape
+    boxes = row_boxes(values != 0, width, _MAX_BOXES)
+    if boxes is None:
+        raise SegalError(
+            f"{file}: too ragged a mask",
+            expected=f"one of at most {_MAX_BOXES:,} boxes",
+            got="one of more: single pixels are boxes of their own",
+            remedy="draw it with straight edges, or give a CSV of boxes",
+        )
+    return (height, width), tuple(boxes)
 
 
 def _clipped(
@@ -324,18 +343,17 @@ def _clipped(
     height, width = size
     boxes = []
     for row in rows:
-        if row.image in ("", path):
-            x0, y0, x1, y1 = row.box
-            box = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-            if box[0] >= box[2] or box[1] >= box[3]:
-                raise SegalError(
-                    f"{table}, line {row.line}: outside of {path}",
-                    expected=f"a box that meets the image's {width} x {height} pixels",
-                    got=f"x {x0}, y {y0}, {x1 - x0} x {y1 - y0}",
-                    remedy="give x, y, width and height in pixels of the image, after its EXIF "
-                    "orientation",
-                )
-            boxes.append(box)
+        x0, y0, x1, y1 = row.box
+        box = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise SegalError(
+                f"{table}, line {row.line}: outside of {path}",
+                expected=f"a box that meets the image's {width} x {height} pixels",
+                got=f"x {x0}, y {y0}, {x1 - x0} x {y1 - y0}",
+                remedy="give x, y, width and height in pixels of the image, after its EXIF "
+                "orientation",
+            )
+        boxes.append(box)
     return apart(tuple(boxes), size)
 
 

@@ -37,6 +37,7 @@ from segal.data.image_file import (
     turn,
     valid_orientation,
 )
+from segal.data.tiff_directories import say_too_much
 from segal.errors import SegalError
 
 MAX_PAGES = 1000
@@ -60,6 +61,8 @@ _NUMBERS = (
 _BACK = {6: 8, 8: 6}  # every other orientation undoes itself
 _MOST_BY_PILLOW = 6  # bands; it says so of more on the terminal
 _SLACK = 2**16  # bytes that a strip may hold beyond its pixels
+_PADDED, _ROOM = 16, 2**28
+"""Values of all tiles, which reach beyond the image: of each of the image's, and beside these."""
 
 # tifffile tells of odd tags by logging, which without a handler goes to the terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -99,6 +102,8 @@ class Tiff:
             SegalError: If the file is damaged, of a kind that is not read, or of several images of
                 which none is chosen.
         """
+        if say_too_much(io.BytesIO(data), len(data)):
+            raise damaged(path, data, "directories that say too much of themselves")
         try:
             pages, images, hidden = list_pages(tifffile.TiffFile(io.BytesIO(data)))
         except Exception as error:  # a broken file can make tifffile raise nearly anything
@@ -198,6 +203,11 @@ class Tiff:
             raise damaged(self.path, self.data, error) from error
         if there != (chunks, chunks):
             raise damaged(self.path, self.data, f"{there[0]} of {chunks} strips or tiles")
+        if page.is_tiled and chunks * prod(page.chunks) > _PADDED * values + _ROOM:
+            raise self.refused(
+                f"tiles that hold at most {_PADDED} times what the image does",
+                "write it with tiles of 256 x 256 pixels",
+            )
 
     def refused(self, expected: str, remedy: str) -> SegalError:
         """The error to raise for a kind that is not read."""

@@ -22,17 +22,11 @@ from segal.data.tiff import Tiff, bounded_decoder
 from segal.errors import SegalError
 
 _MAX_SEGMENT = 2**28  # bytes of a strip or tile
-_MAX_ENTRIES = 2**22  # of a tag: strips or tiles
-_MAX_TAG = 2**26  # bytes
-_MAX_DIRECTORIES = 1100
-_MAX_TAGS = 4096
 _CACHED = 2**28  # bytes of strips and tiles that are held, of all files
 _SLACK = 2**16
 
 _NONE, _JPEG = 1, 7
 _COMPRESSIONS = (1, 5, 7, 8, 32946, 32773, 34925, 34926, 50000)
-_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-_TYPE_BYTES |= {16: 8, 17: 8, 18: 8}
 _REMEDY = "write it as a tiled TIFF, such as with gdal_translate -co TILED=YES -co BIGTIFF=IF_SAFER"
 
 
@@ -88,9 +82,12 @@ class SegmentedPage:
                     index = (plane * down + row) * across + column
                     top, left = max(y0, row * tall), max(x0, column * wide)
                     bottom, right = min(y1, (row + 1) * tall), min(x1, (column + 1) * wide)
+                    target = out[top - y0 : bottom - y0, left - x0 : right - x0, bands]
+                    if not page.databytecounts[index]:  # left out: filled as tifffile does
+                        target[:] = page.nodata
+                        continue
                     part = self._rows(index, top - row * tall, bottom - row * tall)
-                    inside = slice(left - column * wide, right - column * wide)
-                    out[top - y0 : bottom - y0, left - x0 : right - x0, bands] = part[:, inside]
+                    target[:] = part[:, left - column * wide : right - column * wide]
         return out
 
     def check(self) -> None:
@@ -102,12 +99,14 @@ class SegmentedPage:
             for index, (offset, count) in enumerate(
                 zip(page.dataoffsets, page.databytecounts, strict=True)
             ):
-                if page.compression == _NONE:
-                    if count and offset + self._least(index) > self.size:
+                if not count:
+                    continue
+                if _has_rows(page):
+                    if offset + self._least(index) > self.size:
                         raise self._damaged("it ends early")
                     continue
                 data = self._bytes(file, offset, count)
-                if data and decoder is not None and not decoder(data, most):
+                if decoder is not None and not decoder(data, most):
                     raise self._damaged("a strip or tile with too much in it, or damaged")
                 self._decode(index, data)
 
@@ -136,18 +135,11 @@ class SegmentedPage:
             return self._segment_bytes
         return (page.imagelength - (down - 1) * tall) * self._row_bytes
 
-    @property
-    def _in_rows(self) -> bool:
-        """Whether rows of a strip or tile can be read by themselves."""
-        page = self.tiff.page
-        plain = page.compression == _NONE and page.predictor == 1 and page.fillorder == 1
-        return bool(plain and page.bitspersample in (8, 16))
-
     def _rows(self, index: int, first: int, last: int) -> NDArray[Any]:
-        """(last - first, w, bands) of a strip or tile."""
+        """(last - first, w, bands) of a strip or tile that is there."""
         page = self.tiff.page
         offset, count = page.dataoffsets[index], page.databytecounts[index]
-        if count and self._in_rows:
+        if _has_rows(page):
             size = (last - first) * self._row_bytes
             with self.path.open("rb") as file:
                 data = self._bytes(file, offset + first * self._row_bytes, size)
@@ -164,8 +156,6 @@ class SegmentedPage:
         return DECODED.get(key, make)[first:last]
 
     def _bytes(self, file: BinaryIO, offset: int, count: int) -> bytes:
-        if not count:
-            return b""
         file.seek(offset)
         data = file.read(count)
         if len(data) < count:
@@ -173,12 +163,9 @@ class SegmentedPage:
         return data
 
     def _decode(self, index: int, data: bytes) -> NDArray[Any]:
-        """(h, w, bands) of a strip or tile; one that is left out is filled as tifffile does."""
+        """(h, w, bands) of a strip or tile."""
         page = self.tiff.page
         tall, wide = self._sides
-        if not data:
-            samples = 1 if page.planarconfig == 2 else self.tiff.bands
-            return np.full((tall, wide, samples), page.nodata, page.dtype)
         if page.compression == _JPEG and not _is_within(data, tall, wide):
             raise self._damaged("a JPEG that is larger than its strip or tile")
         try:
@@ -231,7 +218,7 @@ def check_segments(tiff: Tiff, count: int) -> None:
         )
         raise KindError.of(tiff, missing)
     size = prod(page.chunks) * max(1, np.dtype(page.dtype).itemsize)
-    if size > _MAX_SEGMENT and compression != _NONE:
+    if size > _MAX_SEGMENT and not _has_rows(page):
         untiled = SegalError(
             f"{tiff.path}: too large to be decoded as a whole, and has no tiles",
             expected=f"strips or tiles of at most {_MAX_SEGMENT:,} bytes",
@@ -243,44 +230,10 @@ def check_segments(tiff: Tiff, count: int) -> None:
         raise damaged(tiff.path, count, "a strip or tile beyond the file's end")
 
 
-def plain_directories(file: BinaryIO, count: int) -> bool:
-    """Whether directories say no more of themselves than can be held: they are lists on a disk.
-
-    Args:
-        file: A TIFF.
-        count: Its bytes.
-    """
-    file.seek(0)
-    header = file.read(16)
-    order = "<" if header[:2] == b"II" else ">"
-    big = header[2:4] in (b"+\0", b"\0+")
-    try:
-        return _is_plain(file, count, header, order, big=big)
-    except struct.error:  # it ends early
-        return False
-
-
-def _is_plain(file: BinaryIO, count: int, header: bytes, order: str, *, big: bool) -> bool:
-    pointer, number, size, at = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
-    width = struct.calcsize(pointer)
-    offset: int = struct.unpack(order + pointer, header[at : at + width])[0]
-    for _ in range(_MAX_DIRECTORIES):
-        if not 8 <= offset < count:
-            return offset == 0
-        file.seek(offset)
-        entries = struct.unpack(order + number, file.read(struct.calcsize(number)))[0]
-        if entries > _MAX_TAGS:
-            return False
-        for _ in range(entries):
-            entry = file.read(size)
-            kind = struct.unpack(order + "H", entry[2:4])[0]
-            values = struct.unpack(order + pointer, entry[4 : 4 + width])[0]
-            numeric = kind not in (1, 2, 6, 7)
-            large = values * _TYPE_BYTES.get(kind, 8) > _MAX_TAG
-            if large or (numeric and values > _MAX_ENTRIES):
-                return False
-        offset = struct.unpack(order + pointer, file.read(width))[0]
-    return True
+def _has_rows(page: tifffile.TiffPage) -> bool:
+    """Whether rows of a strip or tile can be read by themselves."""
+    plain = page.compression == _NONE and page.predictor == 1 and page.fillorder == 1
+    return bool(plain and page.bitspersample in (8, 16))
 
 
 def _is_within(data: bytes, tall: int, wide: int) -> bool:

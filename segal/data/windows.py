@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from segal.candidates.regions import Box
 from segal.data.image_file import MAX_BYTES, MAX_PIXELS, Reading, check_bands, damaged, turn
 from segal.data.tiff import Tiff, chosen_page, is_tiff, list_pages
-from segal.data.tiff_segments import KindError, SegmentedPage, check_segments, plain_directories
+from segal.data.tiff_directories import say_too_much
+from segal.data.tiff_segments import KindError, SegmentedPage, check_segments
 from segal.errors import SegalError
 from segal.functional.coverage import row_boxes
 from segal.system.files import read_error
@@ -200,10 +201,17 @@ def _opened(
     path: Path, _: tuple[tuple[int, int], ...], reading: Reading, any_size: bool
 ) -> WindowedTiff | None:
     """The same of files of some sizes and times: the image, and its mask."""
+    return _checked(path, reading, _check_kind, any_size=any_size)
+
+
+def _checked(
+    path: Path, reading: Reading, check: Callable[[WindowedTiff], None], *, any_size: bool
+) -> WindowedTiff | None:
+    """What `check` lets pass; None for what it does not where that can be decoded as a whole."""
     try:
         windows = _open(path, reading, any_size=any_size)
         if windows is not None:
-            _check_kind(windows)
+            check(windows)
     except KindError as error:
         if error.pixels <= MAX_PIXELS:
             return None
@@ -232,16 +240,28 @@ def _check_kind(windows: WindowedTiff) -> None:
 
 
 def open_label_windows(path: Path, above: Reading) -> WindowedTiff | None:
-    """A large label file of one band of 8 bits, whose windows are read; None for any other."""
-    windows = _open(path, above, any_size=False)
-    if windows is None:
-        return None
-    page = windows.tiff.page
-    if (windows.tiff.bands, int(page.bitspersample), int(page.sampleformat)) != (1, 8, 1):
-        raise windows.tiff.refused("one band of 8 bits", "write class values as 8-bit grey")
+    """A large label file of one band of 8 bits, whose windows are read.
+
+    Args:
+        path: The file.
+        above: Which files are large.
+
+    Returns:
+        It; None for any other that can be decoded as a whole.
+
+    Raises:
+        SegalError: If it is damaged, or too large for that.
+    """
+    return _checked(path, above, _check_label, any_size=False)
+
+
+def _check_label(windows: WindowedTiff) -> None:
+    page, tiff = windows.tiff.page, windows.tiff
+    if (tiff.bands, int(page.bitspersample), int(page.sampleformat)) != (1, 8, 1):
+        refused = tiff.refused("one band of 8 bits", "write class values as 8-bit grey")
+        raise KindError.of(tiff, refused)
     if page.photometric == _WHITE_IS_ZERO:
-        raise windows.tiff.refused("values as they are stored", "write it as BlackIsZero")
-    return windows
+        raise tiff.refused("values as they are stored", "write it as BlackIsZero")
 
 
 def _open(path: Path, reading: Reading, *, any_size: bool) -> WindowedTiff | None:
@@ -250,8 +270,8 @@ def _open(path: Path, reading: Reading, *, any_size: bool) -> WindowedTiff | Non
         with path.open("rb") as file:
             if not is_tiff(file.read(4)):
                 return None
-            if not plain_directories(file, count):
-                raise damaged(path, count, "a directory that says too much of itself")
+            if say_too_much(file, count):
+                raise damaged(path, count, "directories that say too much of themselves")
             file.seek(0)
             with tifffile.TiffFile(file, name=path.name) as opened:
                 pages, images, hidden = list_pages(opened)

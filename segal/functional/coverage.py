@@ -97,13 +97,13 @@ def row_boxes(
     for y, row in enumerate(chain(rows, [np.zeros(width, np.bool_)])):
         edged[1:-1] = row
         edges = np.flatnonzero(np.diff(edged)).tolist()
-        if most is not None and len(boxes) + len(edges) // 2 > most:
-            return None
         runs = dict.fromkeys(zip(edges[::2], edges[1::2], strict=True))
         ended = [run for run in open_since if run not in runs]
         boxes += [(x0, open_since.pop((x0, x1)), x1, y) for x0, x1 in sorted(ended)]
         for run in runs:
             open_since.setdefault(run, y)
+        if most is not None and len(boxes) + len(open_since) > most:
+            return None
     return boxes
 
 

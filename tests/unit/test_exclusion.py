@@ -14,7 +14,14 @@ from torch import nn
 from segal.candidates.evidence import Upsampling
 from segal.candidates.regions import Boxes, RegionSize, Rest
 from segal.data.datasets import open_dataset
-from segal.data.exclusion import Exclusion, RestOfDataset, excluded_pixels, together, uncovered
+from segal.data.exclusion import (
+    Exclusion,
+    RestOfDataset,
+    _read_mask,
+    excluded_pixels,
+    together,
+    uncovered,
+)
 from segal.data.images import ImageInfo
 from segal.data.pool import ImagePool, open_pool
 from segal.errors import SegalError
@@ -147,6 +154,18 @@ def test_images_that_are_not_opened_may_be_named(tmp_path):
     given = Exclusion.open(tmp_path / "t.csv")
     assert given.of([pool_of("a.png")], all_there=False) == [{}]
     assert given.of([replace(pool_of("a.png"), skipped=("images/z.png: damaged",))]) == [{}]
+
+
+def test_a_mask_of_too_many_boxes_is_refused(tmp_path, monkeypatch):
+    speckle = np.indices((20, 30)).sum(0) % 2
+    cv2.imwrite(str(tmp_path / "m.png"), speckle.astype(np.uint8))
+    given = Exclusion.open(tmp_path / "m.png")
+    pool = replace(pool_of("a.png"), infos=(ImageInfo(20, 30, "0"),))
+    assert len(given.of([pool])[0]["a.png"]) == 300
+    monkeypatch.setattr("segal.data.exclusion._MAX_BOXES", 299)
+    _read_mask.cache_clear()
+    with pytest.raises(SegalError, match="too ragged"):
+        given.of([pool])
 
 
 def test_boxes_of_which_something_is_left():

@@ -1,6 +1,7 @@
 """Windows of large TIFF files are what the whole would be, and what lies is told in time."""
 
 import struct
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import tifffile
 
 from segal.candidates.selection import mask_png
 from segal.data import images as reading_images
-from segal.data import tiff_segments, windows
+from segal.data import tiff_directories, tiff_segments, windows
 from segal.data.image_file import Reading
 from segal.data.images import find_no_data, inspect_image, read_image, read_label, read_window
 from segal.data.pool import open_pool
@@ -253,13 +254,79 @@ def test_directories_that_say_too_much_are_refused_before_they_are_loaded(
     with tifffile.TiffFile(path) as file:
         entry, size = file.pages.first.tags["TileOffsets"].offset, path.stat().st_size
     count, form = slice(entry + 4, entry + (12 if big else 8)), "<Q" if big else "<I"
-    for number, plain in ((12, True), (2**22 + 1, False), (2**31, False)):
+    for number, much in ((12, False), (2**22 + 1, True), (2**31, True)):
         data = bytearray(path.read_bytes())
         data[count] = struct.pack(form, number)
         path.write_bytes(data)
         with path.open("rb") as file:
-            assert tiff_segments.plain_directories(file, size) is plain
-    endless = path.read_bytes()[: entry - 1]
-    path.write_bytes(endless)
-    with path.open("rb") as file:
-        assert not tiff_segments.plain_directories(file, len(endless))
+            assert tiff_directories.say_too_much(file, size) is much
+    for reading in (LARGE, Reading()):
+        with pytest.raises(SegalError, match="say too much"):
+            inspect_image(path, reading)
+        with pytest.raises(SegalError):
+            inspect_image(_as_file(tmp_path / "b.tif", data[: entry - 1]), reading)
+
+
+def test_many_directories_may_not_name_one_array_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for _ in range(3):
+            file.write(noise(150, 211), tile=(64, 64))
+    page = Reading(page=1)
+    assert inspect_image(tmp_path / "a.tif", page).height == 150
+    monkeypatch.setattr(tiff_directories, "_MAX_ALL", 100)  # two arrays of 12 in each, and others
+    with pytest.raises(SegalError, match="say too much"):
+        inspect_image(tmp_path / "a.tif", page)
+
+
+def _as_file(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def test_what_is_left_out_of_a_file_takes_no_memory(tmp_path: Path) -> None:
+    """Strips of no bytes are filled in the window alone, whatever they would hold."""
+    path = write(tmp_path / "a.tif", noise(150, 211)[..., 0], rowsperstrip=150, tile=None)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages.first.tags
+        places = {name: tags[name].valueoffset for name in ("ImageLength", "ImageWidth")}
+        places |= {name: tags[name].valueoffset for name in ("RowsPerStrip", "StripByteCounts")}
+        forms = {name: "<I" if tags[name].dtype == 4 else "<H" for name in places}
+    huge = {"ImageLength": 60_000, "ImageWidth": 60_000, "RowsPerStrip": 60_000}
+    for name, value in {**huge, "StripByteCounts": 0}.items():
+        struct.pack_into(forms[name], data, places[name], value)
+    path.write_bytes(data)
+    assert inspect_image(path).width == 60_000
+    tracemalloc.start()
+    shown = read_window(path, (59_000, 59_000, 59_016, 59_020))
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    assert shown.shape == (20, 16, 3)
+    assert not shown.any()
+
+
+@pytest.mark.parametrize("reading", [LARGE, Reading()])
+def test_tiles_that_reach_far_beyond_an_image_are_refused(
+    tmp_path: Path, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segal.data.tiff._ROOM", 2**20)
+    path = write(tmp_path / "a.tif", noise(160, 160), tile=(16, 256), compression="zlib")
+    assert inspect_image(path, reading).width == 160
+    path = write(tmp_path / "a.tif", noise(320, 32), tile=(16, 4096), compression="zlib")
+    with pytest.raises(SegalError, match="tiles that hold at most 16 times"):
+        inspect_image(path, reading)
+
+
+def test_large_labels_of_other_kinds_are_read_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grey = np.repeat(noise(150, 211)[..., :1] % 7, 3, 2)
+    path = write(tmp_path / "a.tif", grey)
+    assert windows.open_label_windows(path, LARGE) is None
+    monkeypatch.setattr(reading_images, "RGB", LARGE)
+    np.testing.assert_array_equal(read_label(path), grey[..., 0])
+    monkeypatch.setattr(windows, "MAX_PIXELS", 1000)
+    with pytest.raises(SegalError, match="one band of 8 bits"):
+        windows.open_label_windows(path, LARGE)
