@@ -151,6 +151,7 @@ class Scan:
             "network": network,
             "images": fingerprint(images),
             "signals": [signal.column for signal in self.signals],
+            "signals of what is labelled": [s.column for s in self.signals if s.of_labelled],
             "regions": [str(region) for region in self.regions],
             "labelled": _digest(self.labelled),
             "exclude": _digest(self.excluded),
