@@ -318,7 +318,8 @@ class Scan:
         for listed, rows in alike.items():  # a batch shares its units: once for all of a kind
             boxes = Boxes(listed)
             part = None if evidence is None else evidence.of(rows)
-            measured = _measure(part, _rest(boxes, self._excluded(batch[0])), kept, names)
+            own_names = [names[row] for row in rows]
+            measured = _measure(part, _rest(boxes, self._excluded(batch[0])), kept, own_names)
             for place, row in enumerate(rows):
                 own = {c: values[place : place + 1].copy() for c, values in measured.items()}
                 found[row] = boxes, own

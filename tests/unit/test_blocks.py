@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segal.candidates.regions import RegionSize
+from segal.candidates.regions import Boxes, RegionSize
 from segal.candidates.table import TableWriter
 from segal.data.pool import open_pool
 from segal.errors import SegalError
@@ -45,6 +45,19 @@ class Dying(PlainSignal):
         if DIE_AT and DIE_AT[0] in evidence.images:
             raise KeyboardInterrupt
         return torch.ones((len(evidence.images), len(units)), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class NotFinite(PlainSignal):
+    """Is not, of what is labelled of one image."""
+
+    column = "not_finite"
+
+    def measure(self, evidence, units):
+        found = torch.ones((len(evidence.images), len(units)), dtype=torch.float64)
+        if isinstance(units, Boxes) and "02.png" in evidence.images:
+            found[evidence.images.index("02.png")] = torch.nan
+        return found
 
 
 SEEN: list[str] = []
@@ -233,6 +246,14 @@ def test_a_clock_that_jumps_changes_nothing(pool, tiny, tmp_path, one_image_a_bl
     monkeypatch.setattr(time, "time", iter(range(10**9, 0, -86_400)).__next__)
     work.run(tmp_path / "candidates")
     assert SEEN == []
+
+
+def test_what_is_labelled_and_not_finite_is_told_by_its_image(pool, tiny, tmp_path):
+    with pytest.raises(SegalError, match=r"^02\.png, region 1 of 1: not_finite is not finite"):
+        replace(
+            scan(pool, tiny, [NotFinite()]),
+            settings=ScanSettings(device=torch.device("cpu"), batch_size=4),
+        ).run(tmp_path / "candidates")
 
 
 def test_blocks_of_another_network_start_again_in_a_run_and_are_refused_elsewhere(
