@@ -30,8 +30,9 @@ from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
 from segal.data.prefetch import Waited, prefetch
 from segal.errors import SegalError
+from segal.functional.shares import shares
 from segal.models.wrapped import Model
-from segal.scanning.blocks import NOTES_FILE, Blocks, divide, numbered, shares
+from segal.scanning.blocks import NOTES_FILE, Blocks, divide, numbered
 from segal.scanning.large import measure_tiled
 from segal.scanning.workbench import Bench, ScanSettings, batches, forward, read_batch, seen
 from segal.signals import Meter, Signal, in_pieces
@@ -182,7 +183,7 @@ class Scan:
         """
         left: list[int] = ranks.told(blocks.lacking(share) if ranks.is_first else None)
         pixels = [sum(self.pixels(i) for i in blocks.images[n]) for n in left]
-        part = shares(pixels, ranks.count)[ranks.rank] if left else range(0)
+        part = shares(pixels, ranks.count)[ranks.rank]
         own = left[part.start : part.stop]
         if own:
             done = sum(len(blocks.images[n]) for n in share if n not in set(left))
