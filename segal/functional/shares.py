@@ -1,17 +1,18 @@
-"""Rows that are divided over processes: which are whose, and tables that are put together.
+"""Work that is divided over processes: which rows are whose, and tables that are put together.
 
 The rows of an embedding, or of scores, lie one process's after another's, in order of rank; a
 process may have none. Positions are those in the whole.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from segal.functional.exchange import Exchange
 
-__all__ = ["gathered", "joined", "padded", "share", "spread"]
+__all__ = ["gathered", "joined", "padded", "share", "shares", "spread"]
 
 
 def share(count: int, exchange: Exchange) -> slice:
@@ -24,6 +25,31 @@ def share(count: int, exchange: Exchange) -> slice:
     """
     first, end = (count * rank // exchange.count for rank in (exchange.rank, exchange.rank + 1))
     return slice(first, end)
+
+
+def shares(weights: Sequence[int], count: int) -> list[range]:
+    """Shares work out: to each its run of neighbours, by weight; to some nothing, if there is less.
+
+    A share is heavier than the mean by the heaviest piece at most.
+
+    Args:
+        weights: Of each piece, positive.
+        count: How many share it.
+
+    Examples:
+        >>> shares([1, 1, 1, 1, 4, 4], 3)
+        [range(0, 4), range(4, 5), range(5, 6)]
+        >>> shares([1], 3)
+        [range(0, 0), range(0, 1), range(1, 1)]
+    """
+    total = sum(weights)
+    # A piece belongs where its middle lies; in whole numbers, so that all machines agree.
+    owners = [
+        (2 * end - weight) * count // (2 * total)
+        for end, weight in zip(accumulate(weights), weights, strict=True)
+    ]
+    bounds = [sum(owner < i for owner in owners) for i in range(count + 1)]
+    return [range(bounds[i], bounds[i + 1]) for i in range(count)]
 
 
 def gathered(exchange: Exchange, *own: Tensor) -> tuple[Tensor, ...]:

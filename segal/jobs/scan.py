@@ -11,6 +11,7 @@ from pathlib import Path
 
 from segal.config import SelectConfig
 from segal.errors import SegalError
+from segal.functional.shares import shares
 from segal.jobs.inputs import image_digests, image_shapes, refuse_out_within
 from segal.jobs.keeping import Keeping
 from segal.jobs.network import with_folder
@@ -19,7 +20,7 @@ from segal.jobs.selection_pool import SelectionPool, SelectionScan
 from segal.models.build import check_image_sizes
 from segal.runs.following import check_alike
 from segal.runs.pool_log import PoolLog
-from segal.scanning.blocks import numbered, shares
+from segal.scanning.blocks import numbered
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar
 from segal.system.machine import find_device, use_threads

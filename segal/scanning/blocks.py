@@ -12,7 +12,6 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from segal.candidates.table import join_tables
 from segal.errors import SegalError
 from segal.system.files import file_digest, remove, replacing, write_error, write_json
 
-__all__ = ["NOTES_FILE", "Blocks", "divide", "numbered", "shares"]
+__all__ = ["NOTES_FILE", "Blocks", "divide", "numbered"]
 
 NOTES_FILE = "notes.json"
 """Beside the tables, where there is something to say of the pass."""
@@ -63,31 +62,6 @@ def divide(pixels: Sequence[int]) -> list[range]:
     if start < len(pixels):
         blocks.append(range(start, len(pixels)))
     return blocks
-
-
-def shares(weights: Sequence[int], count: int) -> list[range]:
-    """Shares work out: to each its run of neighbours, by weight; to some nothing, if there is less.
-
-    A share is heavier than the mean by the heaviest piece at most.
-
-    Args:
-        weights: Of each piece, positive.
-        count: How many share it.
-
-    Examples:
-        >>> shares([1, 1, 1, 1, 4, 4], 3)
-        [range(0, 4), range(4, 5), range(5, 6)]
-        >>> shares([1], 3)
-        [range(0, 0), range(0, 1), range(1, 1)]
-    """
-    total = sum(weights)
-    # A piece belongs where its middle lies; in whole numbers, so that all machines agree.
-    owners = [
-        (2 * end - weight) * count // (2 * total)
-        for end, weight in zip(accumulate(weights), weights, strict=True)
-    ]
-    bounds = [sum(owner < i for owner in owners) for i in range(count + 1)]
-    return [range(bounds[i], bounds[i + 1]) for i in range(count)]
 
 
 def numbered(numbers: Iterable[int], names: int = 8) -> str:

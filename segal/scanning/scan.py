@@ -30,8 +30,9 @@ from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
 from segal.data.prefetch import Waited, prefetch
 from segal.errors import SegalError
+from segal.functional.shares import shares
 from segal.models.wrapped import Model
-from segal.scanning.blocks import NOTES_FILE, Blocks, divide, numbered, shares
+from segal.scanning.blocks import NOTES_FILE, Blocks, divide, numbered
 from segal.scanning.large import measure_tiled
 from segal.scanning.workbench import Bench, ScanSettings, batches, forward, read_batch, seen
 from segal.signals import Meter, Signal, in_pieces
@@ -151,6 +152,7 @@ class Scan:
             "network": network,
             "images": fingerprint(images),
             "signals": [signal.column for signal in self.signals],
+            "signals of what is labelled": [s.column for s in self.signals if s.of_labelled],
             "regions": [str(region) for region in self.regions],
             "labelled": _digest(self.labelled),
             "exclude": _digest(self.excluded),
@@ -181,7 +183,7 @@ class Scan:
         """
         left: list[int] = ranks.told(blocks.lacking(share) if ranks.is_first else None)
         pixels = [sum(self.pixels(i) for i in blocks.images[n]) for n in left]
-        part = shares(pixels, ranks.count)[ranks.rank] if left else range(0)
+        part = shares(pixels, ranks.count)[ranks.rank]
         own = left[part.start : part.stop]
         if own:
             done = sum(len(blocks.images[n]) for n in share if n not in set(left))
@@ -317,7 +319,8 @@ class Scan:
         for listed, rows in alike.items():  # a batch shares its units: once for all of a kind
             boxes = Boxes(listed)
             part = None if evidence is None else evidence.of(rows)
-            measured = _measure(part, _rest(boxes, self._excluded(batch[0])), kept, names)
+            own_names = [names[row] for row in rows]
+            measured = _measure(part, _rest(boxes, self._excluded(batch[0])), kept, own_names)
             for place, row in enumerate(rows):
                 own = {c: values[place : place + 1].copy() for c, values in measured.items()}
                 found[row] = boxes, own

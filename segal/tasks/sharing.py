@@ -4,14 +4,13 @@ Ranks take whole batches of those that one process would run, in their order, so
 is what one process finds; what they found is gathered as it is, and put in the data set's order.
 """
 
-from collections.abc import Sequence
 from dataclasses import fields, replace
-from itertools import pairwise
 from typing import Any, Unpack
 
 import numpy as np
 
 from segal.data.labelled import LabelledDataset
+from segal.functional.shares import shares
 from segal.models.wrapped import Model
 from segal.system.ranks import Ranks
 from segal.tasks.base import Task
@@ -63,27 +62,6 @@ def metrics_on(
     if ranks.count == 1:
         return task.evaluate(model, dataset, **options)
     return evaluation_on(ranks, task, model, dataset, **options).metrics
-
-
-def shares(sizes: Sequence[int], count: int) -> list[range]:
-    """Contiguous shares of things, of about the same size; some may be empty.
-
-    Args:
-        sizes: Of the things; positive.
-        count: Of the shares.
-
-    Examples:
-        >>> shares([1, 1, 1, 1, 1], 2)
-        [range(0, 2), range(2, 5)]
-        >>> shares([1], 3)
-        [range(0, 0), range(0, 1), range(1, 1)]
-    """
-    ends = np.cumsum(np.array(sizes, np.int64))
-    middles = 2 * ends - np.array(sizes, np.int64)  # of each, doubled
-    whole = int(ends[-1]) if len(ends) else 1
-    owner = middles * count // (2 * whole)
-    bounds = np.searchsorted(owner, np.arange(count + 1)).tolist()
-    return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
 def gathered(ranks: Ranks, own: Evaluation) -> Evaluation:

@@ -185,7 +185,7 @@ class RunningStatistics:
                 of_mean, of_var, made = row[start : start + 2 * size + 1].split([size, size, 1])
                 calls = calls + made[0]
                 if norm.momentum is None:  # the mean over all calls
-                    share = made / calls
+                    share = made / calls.clamp(min=1)
                     mean, var = mean + (of_mean - mean) * share, var + (of_var - var) * share
                 else:
                     left = (1 - norm.momentum) ** made

@@ -120,6 +120,15 @@ def test_a_shard_of_another_scan_is_refused_by_name(segal, given, tmp_path, chan
         assert said in " ".join(stderr.split())
 
 
+def test_shards_that_say_less_of_what_is_labelled_are_refused(segal, given, tmp_path):
+    badge = ("--strategy", "badge", "--out", tmp_path / "shards")
+    assert segal("scan", *given, *badge)[0] == 0
+    by_labelled = ("--strategy", "badge", "strategy.init=labelled", "--out", tmp_path / "taken")
+    code, _, stderr = segal("select", *given, *by_labelled, "--from-scan", tmp_path / "shards")
+    assert code == 2
+    assert "another signals of what is labelled" in " ".join(stderr.split())
+
+
 def test_a_second_pass_is_made_by_the_selection(segal, given, tmp_path):
     two = ("--strategy", "tests.integration.test_scan_shards:TwoPasses")
     assert segal("scan", *given, *two, "--out", tmp_path / "shards")[0] == 0

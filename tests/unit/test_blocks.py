@@ -15,13 +15,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segal.candidates.regions import RegionSize
+from segal.candidates.regions import Boxes, RegionSize
 from segal.candidates.table import TableWriter
 from segal.data.pool import open_pool
 from segal.errors import SegalError
+from segal.functional.shares import shares
 from segal.models.build import build_model, make_spec
 from segal.scanning import blocks as blocks_module
-from segal.scanning.blocks import divide, shares
+from segal.scanning.blocks import divide
 from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
 from segal.signals import MeanFeature, Value
 from segal.signals.base import PlainSignal
@@ -47,6 +48,19 @@ class Dying(PlainSignal):
         return torch.ones((len(evidence.images), len(units)), dtype=torch.float64)
 
 
+@dataclass(frozen=True)
+class NotFinite(PlainSignal):
+    """Is not, of what is labelled of one image."""
+
+    column = "not_finite"
+
+    def measure(self, evidence, units):
+        found = torch.ones((len(evidence.images), len(units)), dtype=torch.float64)
+        if isinstance(units, Boxes) and "02.png" in evidence.images:
+            found[evidence.images.index("02.png")] = torch.nan
+        return found
+
+
 SEEN: list[str] = []
 DIE_AT: list[str] = []
 SIGNALS = (Value("entropy"), MeanFeature(), Dying())
@@ -70,10 +84,11 @@ def test_usual_batches_end_where_a_block_does(count, side):
 
 @given(st.lists(st.integers(1, 10**13), max_size=60), st.integers(1, 20))
 def test_shares_are_neighbours_and_even(weights, count):
-    found = shares(weights, count) if weights else []
+    found = shares(weights, count)
+    assert len(found) == count
     assert [i for share in found for i in share] == list(range(len(weights)))
     for share in found:
-        assert sum(weights[i] for i in share) <= sum(weights) / count + max(weights)
+        assert sum(weights[i] for i in share) <= sum(weights) / count + max(weights, default=0)
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +248,14 @@ def test_a_clock_that_jumps_changes_nothing(pool, tiny, tmp_path, one_image_a_bl
     monkeypatch.setattr(time, "time", iter(range(10**9, 0, -86_400)).__next__)
     work.run(tmp_path / "candidates")
     assert SEEN == []
+
+
+def test_what_is_labelled_and_not_finite_is_told_by_its_image(pool, tiny, tmp_path):
+    with pytest.raises(SegalError, match=r"^02\.png, region 1 of 1: not_finite is not finite"):
+        replace(
+            scan(pool, tiny, [NotFinite()]),
+            settings=ScanSettings(device=torch.device("cpu"), batch_size=4),
+        ).run(tmp_path / "candidates")
 
 
 def test_blocks_of_another_network_start_again_in_a_run_and_are_refused_elsewhere(

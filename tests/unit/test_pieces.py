@@ -88,6 +88,7 @@ class Twice(nn.Module):
         self.usual, self.mean_of_all = nn.BatchNorm2d(3), nn.BatchNorm2d(3, momentum=None)
         self.without = nn.BatchNorm2d(3, track_running_stats=False)
         self.still = nn.BatchNorm2d(3).eval()
+        self.never_called = nn.BatchNorm2d(3, momentum=None)
 
     def forward(self, images):
         return self.still(self.without(self.mean_of_all(self.usual(self.usual(images)) ** 2)))

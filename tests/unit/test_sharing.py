@@ -2,14 +2,13 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
 from segal.config import DataConfig
 from segal.tasks import find_task
 from segal.tasks.segmentation.task import Segmentation
-from segal.tasks.sharing import evaluation_on, metrics_on, shares
+from segal.tasks.sharing import evaluation_on, metrics_on
 from tests.boxed import make_set
 from tests.classified import make_tables
 from tests.threaded_ranks import on_ranks
@@ -92,15 +91,3 @@ def test_boxes_of_any_number_in_each_image(tmp_path):
 
     for every in on_ranks(6, work):
         assert_same(every, expected)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
-@pytest.mark.parametrize("number", [0, 1, 5, 100])
-def test_shares_are_contiguous_and_even(number, count):
-    sizes = np.random.default_rng(number).integers(1, 9, number).tolist()
-    parts = shares(sizes, count)
-    assert len(parts) == count
-    assert [i for part in parts for i in part] == list(range(number))
-    loads = [sum(sizes[i] for i in part) for part in parts]
-    if number:
-        assert max(loads) - sum(sizes) / count <= max(sizes)

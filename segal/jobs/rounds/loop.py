@@ -211,8 +211,8 @@ class Rounds:
             return
         if self.start is not None and take_over(self.start, self.ledger, name, number, self.chain):
             return
-        if self.ledger.leads:
-            drop_text(self.ledger, SUMMARY_FILE)  # which says that a run came to its end
+        # It says that a run came to its end.
+        self.ledger.alone(lambda: drop_text(self.ledger, SUMMARY_FILE))
         started, made = time.perf_counter(), _NOTHING
         if shared or self.ledger.leads:
             made = work(round_folder(self.config.out, number))
