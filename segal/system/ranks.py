@@ -62,16 +62,22 @@ class Ranks:
         if self.count == 1:
             return own[None]
         every = [torch.empty_like(own) for _ in range(self.count)]
-        with self._together():
+        with self.together():
             dist.all_gather(every, own.contiguous())
         return torch.stack(every)
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
-        """Turns the loss of another rank into an error that says so."""
+    def together(self) -> Iterator[None]:
+        """Turns the loss of another rank into an error that says so.
+
+        Raises:
+            SegalError: If the connection to another rank breaks; other errors stay what they are.
+        """
         try:
             yield
         except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
             raise SegalError(
                 "another rank of this job has ended",
                 expected=f"all {self.count} ranks at work",
@@ -100,7 +106,7 @@ class Ranks:
 
     def _broadcast(self, tensor: Tensor) -> None:
         """Fills a tensor with rank 0's."""
-        with self._together():
+        with self.together():
             dist.broadcast(tensor, 0)
 
     def texts(self, own: str) -> list[str]:

@@ -385,9 +385,9 @@ class _Run:
         given = [self._on_device(one) for one in batches]
         with statistics.of_piece(), autocast(self.device, self.settings.precision):
             loss = self.loss(self.state.step, given)
-        # Gradients of ranks are averaged.
-        part = loss * (share * self.ranks.count)
-        self.scaler.scale(part).backward()
+        part = loss * (share * self.ranks.count)  # since gradients of ranks are averaged
+        with self.ranks.together():
+            self.scaler.scale(part).backward()
         return float(loss.detach())
 
     def _shares(self, drawn: Sequence[Sequence[Batch]]) -> list[float]:

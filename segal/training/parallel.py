@@ -73,10 +73,11 @@ def over_ranks(objective: Objective, ranks: Ranks, device: torch.device) -> tupl
     handler = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
     threads = torch.get_num_threads()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the threads that it sets by the machine's cores
+        # Of the threads that it sets by the machine's cores, and of what torch calls things now.
+        warnings.simplefilter("ignore")
         accelerator = Accelerator(
             cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[handler]
         )
+        wrapped = accelerator.prepare_model(objective, device_placement=False)
     torch.set_num_threads(threads)
-    wrapped = accelerator.prepare_model(objective, device_placement=False)
     return wrapped, partial(accelerator.no_sync, wrapped)
