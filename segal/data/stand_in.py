@@ -1,5 +1,6 @@
 """A pool whose batches hold something else than the pixels of its images."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, Self
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from segal.data.pool import ImagePool
 
 
-class StandInPool(ImagePool):
+class StandInPool(ImagePool, ABC):
     """A pool that stands in the place of another, and is as that in all but its batches.
 
     Args:
@@ -24,9 +25,9 @@ class StandInPool(ImagePool):
     images: ImagePool
 
     @property
+    @abstractmethod
     def layers(self) -> str:
         """Where in a network its batches go in."""
-        raise NotImplementedError
 
     @property
     def unit(self) -> str:
@@ -53,6 +54,6 @@ class StandInPool(ImagePool):
         """The images."""
         return self.images
 
+    @abstractmethod
     def _of(self, images: ImagePool) -> Self:
         """The same of other images."""
-        raise NotImplementedError

@@ -91,15 +91,33 @@ def _band(image: TiledImage, grid: Grid) -> "_Band":
     return _Band(grid, np.asarray(image.excluded, np.int64).reshape(-1, 4))
 
 
-def _of_pixels(piece: Piece, element_map: Tensor, grid: Grid) -> tuple[slice, Tensor] | None:
-    """Columns of a row of regions that its own pixels meet, and sums (n, D) over these."""
+def _shown(
+    piece: Piece, element_map: Tensor, grid: Grid, without: float
+) -> tuple[slice, Tensor, Sequence[tuple[int, int]]] | None:
+    """What a piece's own pixels show of a row of regions: its columns, the map, their intervals.
+
+    Args:
+        piece: The piece.
+        element_map: Of it.
+        grid: The row of regions.
+        without: What stands where there is no data.
+    """
     found = _own(piece, grid)
     if found is None:
         return None
     columns, rows, intervals = found
     shown = element_map[..., rows, :]
     if piece.mask is not None:
-        shown = shown.masked_fill(~piece.mask[rows, : shown.shape[3]], 0.0)
+        shown = shown.masked_fill(~piece.mask[rows, : shown.shape[3]], without)
+    return columns, shown, intervals
+
+
+def _of_pixels(piece: Piece, element_map: Tensor, grid: Grid) -> tuple[slice, Tensor] | None:
+    """Columns of a row of regions that its own pixels meet, and sums (n, D) over these."""
+    found = _shown(piece, element_map, grid, 0.0)
+    if found is None:
+        return None
+    columns, shown, intervals = found
     ones = torch.ones(1, shown.shape[2], dtype=torch.float64, device=shown.device)
     across = interval_weights(intervals, shown.shape[3], None, True).to(shown.device)
     return columns, pool_grid(shown, ones, across)[0]
@@ -107,13 +125,10 @@ def _of_pixels(piece: Piece, element_map: Tensor, grid: Grid) -> tuple[slice, Te
 
 def _largest(piece: Piece, element_map: Tensor, grid: Grid) -> tuple[slice, Tensor] | None:
     """The same, of largest values."""
-    found = _own(piece, grid)
+    found = _shown(piece, element_map, grid, -torch.inf)
     if found is None:
         return None
-    columns, rows, intervals = found
-    shown = element_map[..., rows, :]
-    if piece.mask is not None:
-        shown = shown.masked_fill(~piece.mask[rows, : shown.shape[3]], -torch.inf)
+    columns, shown, intervals = found
     parts = [shown[..., a:b].amax((-1, -2)) for a, b in intervals]
     return columns, torch.stack(parts, 1)[0].double()
 
