@@ -10,6 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
+def environment() -> dict[str, str]:
+    """That of the tests, in which processes find this checkout's modules, `tests` among them."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+
+
 def start_ranks(
     count: int,
     arguments: Sequence[object],
@@ -22,13 +27,12 @@ def start_ranks(
     shared = {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }  # fmt: skip
     return [
         subprocess.Popen(
             [sys.executable, *map(str, (of_rank or {}).get(rank, arguments))],
             cwd=ROOT,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**environment(), **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

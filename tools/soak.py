@@ -314,7 +314,7 @@ class Soak:
             arguments = [str(argument) for argument in arguments]
             if self.killer.kill(arguments, self.draw):
                 self.kills[arguments[0]] += 1
-            if (one.path / "ledger.sqlite").is_file():
+            if self._is_begun(one):
                 bought = self._bought(one)
                 self._sound(one)
         self.must(arguments)
@@ -550,6 +550,17 @@ class Soak:
         return self.draw.choice(chosen) if chosen else None
 
     # Against the model
+
+    def _is_begun(self, one: Folder) -> bool:
+        """Whether the first transaction is there, which makes the tables."""
+        path = one.path / "ledger.sqlite"
+        if not path.is_file():
+            return False
+        database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        try:
+            return bool(database.execute("SELECT name FROM sqlite_master").fetchall())
+        finally:
+            database.close()
 
     def _rows(self, one: Folder, columns: str, more: str = "") -> list:
         database = sqlite3.connect(f"file:{one.path / 'ledger.sqlite'}?mode=ro", uri=True)

@@ -20,7 +20,7 @@ from segal.runs.ledger import Ledger
 from segal.scenes.synthetic import make_scenes
 from segal.system.ranks import Ranks
 from tests.quick_run import quick_run
-from tests.rank_processes import ROOT, end_ranks, start_ranks
+from tests.rank_processes import ROOT, end_ranks, environment, start_ranks
 from tests.ranks_at_work import CASES, run
 
 
@@ -159,10 +159,9 @@ def test_a_training_whose_launcher_is_killed_ends_and_goes_on(scenes, tmp_path):
     train = {**PIECES, "iterations": 400}
     arguments = command(scenes, tmp_path, train, budgets=[])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ['PYTHONPATH']}"}
     process = subprocess.Popen(
         [*launcher, *map(str, arguments)],
-        cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     unfinished = tmp_path / "run" / "rounds" / "000" / ".unfinished.safetensors"
     while not unfinished.exists():
