@@ -1,9 +1,11 @@
 """The tables of docs/results/evidence.md, from the folders of its comparisons.
 
-    python tools/evidence_table.py CAMVID_EVIDENCE [CAMVID_COLD_START] [CAMVID_REFERENCE] ...
+    python tools/evidence_table.py MAIN SEEDS VAL VAL9 --csv docs/results/evidence_runs.csv
+    python tools/evidence_table.py docs/results/evidence_runs.csv
 
-The folders are those of `segal compare` with configs/camvid_evidence*.yaml, finished or at work:
-seeds count where both arms of a contrast have all rounds. The contrasts were written down before
+Given are folders of `segal compare` with configs/camvid_evidence*.yaml, finished or at work, and
+files that `--csv` wrote of them: every round of every run, with the IoU of each class. Seeds count
+where both arms of a contrast have all rounds. The contrasts were written down before
 the first run. Each is the mean over seeds of the difference between two curves' mean heights over
 the range of cost that both cover, with a 95 % interval (Student's t), an exact sign-flip test, and
 Holm's correction within its family.
@@ -14,7 +16,9 @@ Holm's correction within its family.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import math
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -177,12 +181,16 @@ def measure(contrast: Contrast, runs: dict[str, dict[int, Run]]) -> dict[str, ob
     }
 
 
-def read_runs(folders: list[Path]) -> dict[str, dict[int, Run]]:
+def read_runs(paths: list[Path]) -> dict[str, dict[int, Run]]:
     """Finished runs by arm, with the name of its reference set if it has one, and seed."""
     import yaml
 
     found: dict[str, dict[int, Run]] = {}
-    for folder in folders:
+    for folder in paths:
+        if folder.is_file():
+            for name, runs in read_csv(folder).items():
+                found.setdefault(name, {}).update(runs)
+            continue
         config = yaml.safe_load((folder / "compare.yaml").read_text(encoding="utf-8"))
         rounds = 1 + len(config["run"]["budgets"])
         validation = config["run"]["data"].get("validation")
@@ -193,6 +201,44 @@ def read_runs(folders: list[Path]) -> dict[str, dict[int, Run]]:
                 if run is not None:
                     found.setdefault(name, {})[int(path.name.removeprefix("seed-"))] = run
     return found
+
+
+_COLUMNS = ("arm", "seed", "round", "share", "clicks")
+
+
+def read_csv(path: Path) -> dict[str, dict[int, Run]]:
+    """What `write_csv` wrote."""
+    import numpy as np
+
+    with path.open(newline="", encoding="utf-8") as file:
+        names, *rows = list(csv.reader(file))
+    classes = tuple(names[len(_COLUMNS) :])
+    rounds: dict[str, dict[int, list[list[float]]]] = {}
+    for arm, seed, _, *numbers in rows:
+        each = rounds.setdefault(arm, {}).setdefault(int(seed), [])
+        each.append([float(number or "nan") for number in numbers])
+    return {
+        arm: {
+            seed: Run(of[:, 0], of[:, 1], of[:, 2:], classes)
+            for seed, of in ((seed, np.array(each)) for seed, each in seeds.items())
+        }
+        for arm, seeds in rounds.items()
+    }
+
+
+def write_csv(path: Path, runs: dict[str, dict[int, Run]]) -> None:
+    """A row for each round: its cost, and the IoU of each class, empty where it has none."""
+    (names,) = {run.names for seeds in runs.values() for run in seeds.values()}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*_COLUMNS, *names])
+        for arm, seeds in runs.items():
+            for seed, run in sorted(seeds.items()):
+                for number, (share, clicks, iou) in enumerate(
+                    zip(run.share, run.clicks, run.iou, strict=True)
+                ):
+                    values = ("" if math.isnan(value) else f"{value:.6f}" for value in iou)
+                    writer.writerow([arm, seed, number, f"{share:.4f}", f"{clicks:g}", *values])
 
 
 def print_curves(runs: dict[str, dict[int, Run]]) -> None:
@@ -212,13 +258,18 @@ def print_curves(runs: dict[str, dict[int, Run]]) -> None:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path, help="of segal compare")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, help="folders of segal compare, or files that --csv wrote"
+    )
+    parser.add_argument("--csv", type=Path, help="where to write every round of every run")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from segal.functional.significance import holm
 
-    runs = read_runs(arguments.folders)
+    runs = read_runs(arguments.runs)
+    if arguments.csv is not None:
+        write_csv(arguments.csv, runs)
     print_curves(runs)
     numbers: dict[str, list[dict[str, object]]] = {}
     for family, contrasts in FAMILIES.items():
