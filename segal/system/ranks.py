@@ -178,6 +178,9 @@ class Ranks:
 ALONE = Ranks()
 """One process."""
 
+_NAMES = "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK"
+"""What torchrun sets, in the order of the fields of `Ranks`."""
+
 
 @cache
 def all_ranks() -> Ranks:
@@ -186,24 +189,24 @@ def all_ranks() -> Ranks:
     Raises:
         SegalError: If the others cannot be reached.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    said = os.environ.get("WORLD_SIZE", "1")
+    if said == "1":
         return Ranks()
     _end_with_launcher()
     try:
-        named = {name: int(os.environ[name]) for name in ("RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")}
+        named = {name: int(os.environ[name]) for name in _NAMES}
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backend, timeout=_PATIENCE)
     except (RuntimeError, ValueError, KeyError) as error:
-        said = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        got = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise SegalError(
             "the ranks of this job do not find each other",
-            expected=f"{count} processes that torchrun started",
-            got=said.splitlines()[0],
+            expected="WORLD_SIZE processes that torchrun started",
+            got=got.splitlines()[0],
             remedy="start them with torchrun; or unset WORLD_SIZE to run one process",
         ) from error
-    return Ranks(named["RANK"], count, named["LOCAL_WORLD_SIZE"], named["LOCAL_RANK"])
+    return Ranks(*(named[name] for name in _NAMES))
 
 
 def _tensor(data: bytes) -> Tensor:
