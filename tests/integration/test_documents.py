@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from segal.data.datasets import open_dataset
+from segal.jobs import demo
 from segal.models.build import build_model, make_spec
 from segal.scenes.synthetic import make_scenes
 from tests.boxed import make_set
@@ -481,7 +482,10 @@ def test_every_arm_of_a_comparison_runs(segal, scenes, street, checkpoint, encod
 
 @pytest.mark.slow
 def test_the_demo_of_the_readme(segal, tmp_path, monkeypatch):
+    """With a sixth of its steps: they change what networks know, not what happens."""
     monkeypatch.chdir(tmp_path)
+    size = demo.DemoSize(frames=48, first_iterations=40, iterations=30)
+    monkeypatch.setattr(demo, "DemoSize", lambda: size)
     assert "segal demo" in commands()[0]
     code, stdout, stderr = segal("demo")
     assert code == 0, stderr
