@@ -32,7 +32,7 @@ from segal.models.build import check_image_sizes
 from segal.models.wrapped import Model
 from segal.runs.acquisition import Offer
 from segal.runs.pool_log import PoolLog
-from segal.scanning.scan import Scan
+from segal.scanning.scan import Scan, drop_blocks
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar, tell
@@ -346,6 +346,7 @@ class _Trial:
         started = time.perf_counter()
         scan.run(folder, lambda done, _: None if done else ready.append(time.perf_counter()))
         during = time.perf_counter() - ready[0]
+        drop_blocks(folder)
         return ready[0] - started, during
 
 

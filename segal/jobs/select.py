@@ -60,6 +60,7 @@ from segal.runs.following import SharedLedger, check_alike, open_shared
 from segal.runs.ledger import Purchase
 from segal.runs.pool_log import PoolChange, Withdrawn
 from segal.runs.run_folder import fingerprint
+from segal.scanning.scan import drop_blocks
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy
 from segal.system.console import bar, say
@@ -407,11 +408,17 @@ class _Selection:
 
     def scan(self, inputs: str, number: int, signals: Sequence[Signal], folder: Path) -> None:
         """One pass, unless it is done already."""
-        phase, given = f"scan-{number}", self.config.from_scan if number == 0 else None
+        phase = f"scan-{number}"
         if self.ledger.finished(phase, _ROUND, inputs):
             done = next(p for p in self.ledger.phases() if p.name == phase)
             self.clock.seconds[phase] = done.seconds
-            return
+        else:
+            self._scan(number, inputs, signals, folder)
+        if self.ledger.leads:
+            drop_blocks(folder)
+
+    def _scan(self, number: int, inputs: str, signals: Sequence[Signal], folder: Path) -> None:
+        phase, given = f"scan-{number}", self.config.from_scan if number == 0 else None
         scan = self.scans.of(signals)
         with bar("Scanning the pool") as advance, self.clock(phase):
             if given is None:

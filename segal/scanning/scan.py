@@ -89,7 +89,8 @@ class Scan:
     ) -> tuple[str, ...]:
         """Measures, and writes the tables `folder/<size>` and `folder/labelled`, and what it notes.
 
-        Of a pass that was killed, whole blocks are kept. Rank 0 puts the tables in their place.
+        Of a pass that was killed, whole blocks are kept. Rank 0 puts the tables in their place. The
+        blocks stay until `drop_blocks`, so that a kill before the pass is booked costs little.
 
         Args:
             folder: Appears as a whole when the pass is done.
@@ -109,7 +110,6 @@ class Scan:
         self.measure(blocks, range(len(blocks.images)), progress, ranks)
         if ranks.is_first:
             blocks.gather(folder)
-            remove(blocks.folder)
         ranks.wait()
         return tuple(scan_notes(folder))
 
@@ -382,6 +382,11 @@ def _digest(boxes: Mapping[int, Sequence[Box]]) -> str:
 def working_folder(folder: Path) -> Path:
     """Where a pass whose tables `folder` takes keeps its blocks until it is done."""
     return folder.with_name(f".{folder.name}.blocks")
+
+
+def drop_blocks(folder: Path) -> None:
+    """Removes the blocks of a pass once its tables, in `folder`, are booked; or if they are not."""
+    remove(working_folder(folder))
 
 
 def scan_notes(folder: Path) -> list[str]:

@@ -123,6 +123,7 @@ def test_what_a_run_writes(segal, raw, scenes, tmp_path):
     assert code == 0
     assert "whole" in stdout
     assert not list(tmp_path.glob("out/ledger.sqlite-*"))  # one file, that can be copied
+    assert not list(tmp_path.rglob(".*.blocks"))
 
 
 def evaluation_iou(r):

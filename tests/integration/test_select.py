@@ -263,6 +263,7 @@ def test_several_sizes_are_measured_in_one_pass(segal, image_folder, checkpoint,
     assert segal(*call, "extra_regions=16,image")[0] == 0
     folders = {p.name for p in (tmp_path / "a" / "candidates").iterdir()}
     assert folders == {"32", "16", "image", "labelled"}
+    assert not list((tmp_path / "a").glob(".*.blocks"))
 
 
 def test_a_configuration_file_with_overrides_equals_flags(

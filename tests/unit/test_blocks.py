@@ -23,9 +23,10 @@ from segal.functional.shares import shares
 from segal.models.build import build_model, make_spec
 from segal.scanning import blocks as blocks_module
 from segal.scanning.blocks import divide
-from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings
+from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings, drop_blocks
 from segal.signals import MeanFeature, Value
 from segal.signals.base import PlainSignal
+from segal.system.files import remove
 from segal.tasks.segmentation.task import Segmentation
 from tests.conftest import CLASSES, write_image
 from tests.threaded_ranks import on_ranks
@@ -149,6 +150,7 @@ def test_blocks_do_not_change_a_byte(pool, tiny, tmp_path, whole, one_image_a_bl
     assert len(scan(pool, tiny).blocks(tmp_path).images) == len(pool)
     scan(pool, tiny).run(tmp_path / "candidates")
     assert contents(tmp_path / "candidates") == whole
+    drop_blocks(tmp_path / "candidates")
     assert [p.name for p in tmp_path.iterdir()] == ["candidates"]
 
 
@@ -248,6 +250,19 @@ def test_a_clock_that_jumps_changes_nothing(pool, tiny, tmp_path, one_image_a_bl
     monkeypatch.setattr(time, "time", iter(range(10**9, 0, -86_400)).__next__)
     work.run(tmp_path / "candidates")
     assert SEEN == []
+
+
+def test_blocks_stay_until_the_pass_is_booked(pool, tiny, tmp_path, whole, one_image_a_block):
+    work, blocks = started(pool, tiny, tmp_path / ".candidates.blocks")
+    work.run(tmp_path / "candidates")
+    remove(tmp_path / "candidates" / "32")  # killed, say, before the tables' digests were booked
+    SEEN.clear()
+    work.run(tmp_path / "candidates")
+    assert SEEN == []
+    assert contents(tmp_path / "candidates") == whole
+    drop_blocks(tmp_path / "candidates")
+    assert not blocks.folder.exists()
+    drop_blocks(tmp_path / "candidates")
 
 
 def test_what_is_labelled_and_not_finite_is_told_by_its_image(pool, tiny, tmp_path):

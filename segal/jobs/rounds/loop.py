@@ -72,6 +72,7 @@ from segal.runs.reviews import skips_of, withheld
 from segal.runs.run_folder import fingerprint
 from segal.runs.texts import drop_text, keep_text
 from segal.runs.withdrawal import UNFINISHED_FILE, sweep, withdrawn_files
+from segal.scanning.scan import drop_blocks
 from segal.signals import Signal
 from segal.strategies.base import PassContext, Strategy, at_round
 from segal.system.console import bar
@@ -385,13 +386,15 @@ class Rounds:
                 ranks=self.ranks,
             )
             model = self.model(number) if signals else None
-            said = scan.run(number, signals, model, tables)
+            said = scan.run(number, signals, model, tables, self.chain)
             self.notes += [f"Round {number}: {note}" for note in said]
             return [tables], []
 
         columns = [signal.column for signal in signals]
         settings = [config.region, columns, config.precision, config.embedding_dtype]
         self.phase(f"scan-{index}", number, settings, work, shared=True)
+        if self.ledger.leads:
+            drop_blocks(tables)
 
     def select(self, number: int, scanned: Scanned, offer: Offer, allowance: Allowance) -> None:
         """Lets the strategy pick from what is on offer."""

@@ -58,6 +58,7 @@ class RoundScan:
         signals: Sequence[Signal],
         model: Model | None,
         tables: Path,
+        configuration: str,
     ) -> list[str]:
         """Scans the pool.
 
@@ -66,6 +67,7 @@ class RoundScan:
             signals: What to measure.
             model: The network that the round trained.
             tables: Folder of the tables.
+            configuration: As of `Scan`.
 
         Returns:
             What the user should be told of how it went, beside what is noted in the folder.
@@ -91,6 +93,7 @@ class RoundScan:
             excluded=excluded,
             sets=self.keeping.sets(model, sets),
             seed=derive_seed(config.seed, number, SCAN),
+            configuration=configuration,
         )
         with bar(f"Round {number}: scanning the pool") as advance:
             scan.run(tables, advance, self.ranks)

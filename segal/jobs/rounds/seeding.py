@@ -26,6 +26,8 @@ from segal.runs.acquisition import SEED_SET, Offer, acquire, derive_generator
 from segal.runs.history import SEED_FOLDER, SELECTION_FILE, round_folder
 from segal.runs.ledger import SEED_SELECT, Purchase
 from segal.runs.oracle import Oracle
+from segal.runs.run_folder import fingerprint
+from segal.scanning.scan import drop_blocks
 from segal.signals import OfFeatures, Signal
 from segal.strategies.base import PassContext, Strategy, check_images
 from segal.system.files import write_json
@@ -180,7 +182,7 @@ class Seeding:
                 keeping=keeping,
                 ranks=all_ranks(),
             )
-            scan.run(0, signals, model, tables)
+            scan.run(0, signals, model, tables, fingerprint(settings))
             return [tables], []
 
         settings = [
@@ -188,6 +190,8 @@ class Seeding:
             *(config.precision, config.embedding_dtype),
         ]
         phase(f"seed-scan-{index}", 0, settings, work, shared=True)
+        if all_ranks().is_first:
+            drop_blocks(tables)
 
 
 def with_features(config: RunConfig) -> RunConfig:
