@@ -24,6 +24,7 @@ from segal.data.image_file import RGB, Reading
 from segal.data.images import ImageInfo, find_no_data, inspect_image, read_image, read_window
 from segal.data.prefetch import prefetch
 from segal.data.transforms import stack_images
+from segal.data.windows import MASK_SUFFIX
 from segal.errors import SegalError
 from segal.system.unicode_forms import escaped, lookalikes
 
@@ -286,18 +287,29 @@ def _recalled(
         size, mtime, info = known.get(path, (None, None, None))
         if info is not None:
             with suppress(OSError):  # opening it says what is wrong
-                status = os.stat(below + path)  # noqa: PTH116
-                if (status.st_size, status.st_mtime_ns) == (size, mtime):
-                    found[path] = (status.st_size, status.st_mtime_ns), info
+                stat = _stat(below + path)
+                if stat == (size, mtime):
+                    found[path] = stat, info
     return found
 
 
 def _inspect(path: Path, reading: Reading) -> _Inspected:
     try:
-        status = path.stat()  # before the file is read: a later change is then seen
+        stat = _stat(os.fspath(path))  # before the file is read: a later change is then seen
     except OSError as error:
         raise SegalError(f"{path}: cannot be read", got=error.strerror) from error
-    return (status.st_size, status.st_mtime_ns), inspect_image(path, reading)
+    return stat, inspect_image(path, reading)
+
+
+def _stat(path: str) -> Stat:
+    """Bytes and mtime of an image's file; of a TIFF together with those of a mask beside it."""
+    status = os.stat(path)  # noqa: PTH116 (there may be millions)
+    size, changed = status.st_size, status.st_mtime_ns
+    if path.lower().endswith((".tif", ".tiff")):
+        with suppress(FileNotFoundError):
+            status = os.stat(path + MASK_SUFFIX)  # noqa: PTH116
+            size, changed = size + status.st_size, changed + status.st_mtime_ns
+    return size, changed
 
 
 def _reason(error: SegalError) -> str:

@@ -4,6 +4,7 @@ tifffile tells where strips and tiles lie, and decodes them; only those that a w
 (see `segal.data.tiff_segments`).
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +23,9 @@ from segal.data.tiff_segments import KindError, SegmentedPage, check_segments
 from segal.errors import SegalError
 from segal.functional.coverage import row_boxes
 from segal.system.files import read_error
+
+MASK_SUFFIX = ".msk"
+"""What GDAL adds to the name of a file for that of its mask."""
 
 MAX_LARGE_PIXELS = 2**32
 """Of an image that is read in windows."""
@@ -295,6 +299,7 @@ def _open(path: Path, reading: Reading, *, any_size: bool) -> WindowedTiff | Non
     masks = [] if mask is None else [SegmentedPage(path, count, mask)]
     beside = _mask_beside(path)
     if beside.is_file():
+        _check_lies_beside(beside, path)
         masks.append(_beside(beside, tiff))
     return WindowedTiff(path, reading, count, tiff, tuple(masks))
 
@@ -314,8 +319,19 @@ def _mask_page(path: Path, pages: Sequence[tifffile.TiffPage], index: int) -> Ti
 
 
 def _mask_beside(path: Path) -> Path:
-    """Where GDAL has the mask of a file that holds none."""
-    return path.with_name(path.name + ".msk")
+    return path.with_name(path.name + MASK_SUFFIX)
+
+
+def _check_lies_beside(mask: Path, image: Path) -> None:
+    """Raises a SegalError for a link to another folder than the image's."""
+    folders = [Path(os.path.realpath(file)).parent for file in (mask, image)]
+    if mask.is_symlink() and folders[0] != folders[1]:
+        raise SegalError(
+            f"{mask}: this mask leads out of the folder",
+            expected=f"a file in {folders[1]}, where the image is",
+            got=f"a link to {folders[0]}",
+            remedy="replace the link by a copy, or remove it",
+        )
 
 
 def _beside(path: Path, tiff: Tiff) -> SegmentedPage:

@@ -147,9 +147,29 @@ def test_what_has_no_data_is_found(tmp_path: Path, by: str) -> None:
         digest = pool.infos[0].digest
         write(tmp_path / "a.tif.msk", (~shown).astype(np.uint8))
         assert inspect_image(path, LARGE).digest != digest
+        again = open_pool(tmp_path, known=known(pool), reading=LARGE)
+        assert again.infos[0].digest != digest
     assert list(pool.no_data()) == ["a.tif"]
     assert open_pool(tmp_path, reading=as_large(no_data="none")).no_data() == {}
     assert open_pool(tmp_path).no_data() == {}  # none of its images is large
+
+
+def known(pool):
+    """What a run remembers of its images."""
+    found = zip(pool.paths, pool.stats, pool.infos, strict=True)
+    return {path: (*stats, info) for path, stats, info in found}
+
+
+def test_a_mask_lies_where_its_image_does(tmp_path: Path) -> None:
+    images, others = tmp_path / "images", tmp_path / "others"
+    for folder in (images, others):
+        folder.mkdir()
+        write(folder / "mask.tif", _flags(150, 211).astype(np.uint8))
+        write(images / f"of {folder.name}.tif", noise(150, 211))
+        (images / f"of {folder.name}.tif.msk").symlink_to(folder / "mask.tif")
+    assert find_no_data(images / "of images.tif", LARGE)
+    with pytest.raises(SegalError, match="this mask leads out of the folder"):
+        find_no_data(images / "of others.tif", LARGE)
 
 
 def test_parts_without_data_of_small_images_where_that_is_asked_for(tmp_path: Path) -> None:
