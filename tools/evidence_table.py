@@ -255,6 +255,44 @@ def print_curves(runs: dict[str, dict[int, Run]]) -> None:
         print(f"| {arm} | {len(each)} | {means} ± {spread:.2f} | {rare:.2f} | {clicks:,.0f} |")
 
 
+def title(row: dict[str, object]) -> str:
+    """A contrast in words."""
+    beside = "" if row["axis"] == "share" else f", at equal {row['axis']}"
+    return f"{row['arm']} - {row['against']}{beside}"
+
+
+def draw(numbers: dict[str, list[dict[str, object]]], path: Path) -> None:
+    """Every contrast with its interval; filled where it is significant after Holm's correction."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from segal.pictures.sheet import steady_style
+
+    sizes = [len(rows) + 1.6 for rows in numbers.values()]
+    with steady_style():
+        figure = Figure((9.0, 0.23 * sum(sizes) + 0.6), dpi=96, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, height_ratios=sizes)
+        for axes, (family, rows) in zip(panels[:, 0], numbers.items(), strict=True):
+            axes.axvline(0, color="#30343a", lw=0.8)
+            for place, row in enumerate(rows):
+                low, high = row["interval"]  # type: ignore[misc]
+                clear = float(row["holm"]) < 0.05  # type: ignore[arg-type]
+                colour = "#0072b2" if clear else "#8a9199"
+                axes.plot([low, high], [place, place], color=colour, lw=2)
+                inside = colour if clear else "white"
+                axes.plot(row["difference"], place, "o", color=colour, mfc=inside)
+            axes.set_yticks(range(len(rows)), [title(row) for row in rows])
+            axes.set_ylim(len(rows) - 0.4, -0.6)
+            axes.set_title(family, loc="left", fontsize=11, color="#30343a")
+            axes.tick_params(axis="y", length=0)
+            axes.grid(axis="x", color="#dfe2e6", lw=0.8)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+        panels[-1, 0].set_xlabel("difference in points of mIoU, 95 % interval over seeds")
+        figure.savefig(path, metadata={"Software": "segal"})
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -263,6 +301,7 @@ def main() -> None:
     )
     parser.add_argument("--csv", type=Path, help="where to write every round of every run")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--chart", type=Path, help="where to draw the contrasts, as PNG")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from segal.functional.significance import holm
@@ -283,12 +322,14 @@ def main() -> None:
         for row in rows:
             low, high = row["interval"]  # type: ignore[misc]
             print(
-                f"| {row['arm']} - {row['against']} | {row['axis']} | {row['seeds']} "
+                f"| {title(row)} | {row['seeds']} "
                 f"| {row['difference']:+.2f} ({low:+.2f} to {high:+.2f}) | {row['higher']} "
                 f"| {row['p']:.4g} | {row['holm']:.4g} |"
             )
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    if arguments.chart is not None:
+        draw(numbers, arguments.chart)
 
 
 if __name__ == "__main__":
