@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from segal.cli import app
 from segal.config import DataConfig
 from segal.errors import SegalError
-from segal.functional.rle import encode_brush, encode_counts
+from segal.functional.rle import encode_counts
+from segal.functional.rle_brushes import encode_brush
 from segal.jobs.labelled import Labelled
 from segal.tasks import find_task
 

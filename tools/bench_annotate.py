@@ -39,16 +39,9 @@ from segal.annotation.questions import QUESTIONS
 from segal.annotation.questions.base import Rules
 from segal.data import cityscapes
 from segal.errors import SegalError
-from segal.functional.rle import (
-    decode_brush,
-    decode_coco,
-    decode_cocos,
-    decode_counts,
-    decode_cropped,
-    encode_brush,
-    encode_coco,
-    encode_counts,
-)
+from segal.functional.rle import decode_counts, decode_cropped, encode_counts
+from segal.functional.rle_brushes import decode_brush, encode_brush
+from segal.functional.rle_coco import decode_coco, decode_cocos, encode_coco
 
 CLASSES = tuple(name for _, name, _ in cityscapes.CLASSES)
 TOOLS = "label-studio,cvat,coco,panoptic,labelme,folder,cityscapes,fiftyone"

@@ -26,7 +26,8 @@ from segal.annotation.formats.base import WriteOptions
 from segal.annotation.formats.cvat_xml import pictures
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.errors import SegalError
-from segal.functional.rle import decode_brush, encode_brush, encode_counts
+from segal.functional.rle import encode_counts
+from segal.functional.rle_brushes import decode_brush, encode_brush
 
 SIZES = [(1, 1), (7, 5), (17, 13), (127, 255), (333, 217), (300, 400)]
 CLASSES = ("road, wet", "a<&\">'", "é/x")

@@ -14,19 +14,9 @@ from segal.functional.pooling import (
 )
 from segal.functional.purity import pure_radius
 from segal.functional.ranking import rank, top_k
-from segal.functional.rle import (
-    decode_brush,
-    decode_brushes,
-    decode_coco,
-    decode_cocos,
-    decode_counts,
-    decode_cropped,
-    encode_brush,
-    encode_brushes,
-    encode_coco,
-    encode_counts,
-    encode_placed,
-)
+from segal.functional.rle import decode_counts, decode_cropped, encode_counts, encode_placed
+from segal.functional.rle_brushes import decode_brush, decode_brushes, encode_brush, encode_brushes
+from segal.functional.rle_coco import decode_coco, decode_cocos, encode_coco
 from segal.functional.spreading import spread_out
 from segal.functional.uncertainty import bvsb, entropy, least_confidence, margin
 

@@ -14,7 +14,7 @@ from segal.annotation.answers import Answer, DrawnBox, Layer
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.formats.label_studio import LabelStudio
 from segal.errors import SegalError
-from segal.functional.rle import encode_brush
+from segal.functional.rle_brushes import encode_brush
 from tests.handed_out import CLASSES, OPTIONS, handed_task, handout, label_of, painted, scene
 
 TOOL = LabelStudio()

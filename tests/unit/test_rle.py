@@ -8,19 +8,14 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
 from segal.functional.rle import (
-    decode_brush,
-    decode_brushes,
-    decode_coco,
-    decode_cocos,
     decode_counts,
     decode_cropped,
-    encode_brush,
-    encode_brushes,
-    encode_coco,
     encode_counts,
     whole_bytes,
     whole_numbers,
 )
+from segal.functional.rle_brushes import decode_brush, decode_brushes, encode_brush, encode_brushes
+from segal.functional.rle_coco import decode_coco, decode_cocos, encode_coco
 
 SIZES = [(1, 1), (7, 5), (17, 13), (1, 90), (90, 1), (127, 255), (100, 700)]
 

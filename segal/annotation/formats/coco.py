@@ -47,13 +47,8 @@ from segal.annotation.formats.shared.frames import (
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, is_number, not_handed_out
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.errors import SegalError, raise_all
-from segal.functional.rle import (
-    decode_coco,
-    decode_cocos,
-    decode_cropped,
-    encode_coco,
-    encode_placed,
-)
+from segal.functional.rle import decode_cropped, encode_placed
+from segal.functional.rle_coco import decode_coco, decode_cocos, encode_coco
 from segal.tasks.detection.coco import id_errors, is_id
 from segal.tasks.detection.writing import write_labels
 

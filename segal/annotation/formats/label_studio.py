@@ -31,7 +31,7 @@ from segal.annotation.formats.shared.tools import (
 )
 from segal.annotation.handout import AnnotationTask, Handout, Mode
 from segal.errors import SegalError
-from segal.functional.rle import encode_brushes
+from segal.functional.rle_brushes import encode_brushes
 from segal.system.files import write_error
 
 TASKS_FILE, CONFIG_FILE = "tasks{}.json", "label-config.xml"

@@ -27,7 +27,8 @@ from segal.annotation.formats.shared.tools import (
 )
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.errors import SegalError
-from segal.functional.rle import Brushed, decode_brushes, whole_bytes
+from segal.functional.rle import whole_bytes
+from segal.functional.rle_brushes import Brushed, decode_brushes
 
 KEY, PACKED = "segal_task", "rle"
 EXPECTED = (

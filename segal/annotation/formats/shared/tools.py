@@ -16,7 +16,8 @@ from segal.annotation.formats.base import WriteOptions
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.annotation.questions import QUESTIONS
 from segal.errors import SegalError, raise_all
-from segal.functional.rle import decode_coco, decode_counts
+from segal.functional.rle import decode_counts
+from segal.functional.rle_coco import decode_coco
 
 REGION = "segal_region"
 """The label of what is to be labelled; no class."""
