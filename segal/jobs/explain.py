@@ -15,7 +15,8 @@ from torch import Tensor
 
 from segal import __version__
 from segal.config import LabelsConfig, MachineConfig, ModelConfig, validate
-from segal.config.sections import ImagesSection, Paths, TaskName
+from segal.config.sections import ImagesSection
+from segal.config.values import Paths, TaskName
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.labelled import LabelledDataset
 from segal.data.pool import ImagePool

@@ -19,7 +19,7 @@ from segal.candidates.budget import Budget
 from segal.candidates.regions import RegionSize
 from segal.candidates.sweep import LARGEST_TAU, Pool, RegionTuning, tune_region
 from segal.config import validate
-from segal.config.sections import BudgetText, RegionText
+from segal.config.values import BudgetText, RegionText
 from segal.errors import SegalError, raise_all
 from segal.functional.batch import RIDGE
 from segal.jobs.tuning.scan import StoredScan, allowance_of
