@@ -237,8 +237,8 @@ def write_csv(path: Path, runs: dict[str, dict[int, Run]]) -> None:
                 for number, (share, clicks, iou) in enumerate(
                     zip(run.share, run.clicks, run.iou, strict=True)
                 ):
-                    values = ("" if math.isnan(value) else f"{value:.6f}" for value in iou)
-                    writer.writerow([arm, seed, number, f"{share:.4f}", f"{clicks:g}", *values])
+                    values = ("" if math.isnan(value) else f"{value:.8f}" for value in iou)
+                    writer.writerow([arm, seed, number, f"{share:.8f}", f"{clicks:.0f}", *values])
 
 
 def print_curves(runs: dict[str, dict[int, Run]]) -> None:
