@@ -1,5 +1,6 @@
 """What ranks do in tests/integration/test_ranks.py: `python -m tests.ranks_at_work FOLDER`."""
 
+import atexit
 import sys
 from pathlib import Path
 
@@ -30,10 +31,22 @@ def run(case: str, ranks: Ranks, **options):
     return result, {k: v.clone() for k, v in model.network.state_dict().items()}
 
 
+def gloo_threads() -> int:
+    """How many threads of this process are gloo's (Linux)."""
+    names = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
+    return sum("gloo" in name for name in names)
+
+
 def work(folder: Path) -> None:
-    """All of them, and one that is killed after 8 of 12 steps."""
+    """All of them, and one that is killed after 8 of 12 steps.
+
+    How many threads of gloo there are is written down, too: at work, and at the very end.
+    """
     torch.set_num_threads(1)
+    told = []
+    atexit.register(lambda: told[0].write_text(f"{told[1]} {gloo_threads()}"))
     ranks = all_ranks()
+    told += [folder / f"threads-{ranks.rank}", gloo_threads()]
     for case in CASES:
         result, weights = run(case, ranks)
         said = {"loss": repr(result.loss), "validations": repr(result.validations)}

@@ -4,7 +4,9 @@ All ranks run the same command on the same files. Rank 0 alone writes what belon
 ledger, selections, pictures. A process that torchrun did not start is rank 0 of 1.
 """
 
+import atexit
 import ctypes
+import gc
 import hashlib
 import json
 import math
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # Imported after a group is there, it never lets go of that one.
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -198,6 +201,7 @@ def all_ranks() -> Ranks:
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backend, timeout=_PATIENCE)
+            atexit.register(_leave)
     except (RuntimeError, ValueError, KeyError) as error:
         got = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise SegalError(
@@ -213,6 +217,17 @@ def _tensor(data: bytes) -> Tensor:
     if not data:
         return torch.zeros(0, dtype=torch.uint8)
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _leave() -> None:
+    """Ends the group's threads while the interpreter is whole.
+
+    A thread of gloo that lets go of a tensor later aborts the process (torch 2.14.1). Threads end
+    with the group, and that with what holds it, such as a wrapped network.
+    """
+    gc.collect()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _end_with_launcher() -> None:
