@@ -92,6 +92,13 @@ FAMILIES: dict[str, list[Contrast]] = {
         "pixbal", "clasp", "random-foreground", "uwe", "entropy", classes=RARE
     ),
     "f: all classes": against_random("pixbal", "clasp", "random-foreground"),
+    "g: another encoder, noise": [Contrast("lite0-random-again", "lite0-random")],
+    "g: another encoder": [
+        *(Contrast(f"lite0-{name}", "lite0-random") for name in ("uwe", "entropy", "coreset")),
+        Contrast("lite0-uwe", "lite0-entropy"),
+        Contrast("lite0-uwe", "lite0-coreset"),
+        *(Contrast("lite0-uwe", "lite0-uwe-image", axis) for axis in ("share", "clicks")),
+    ],
 }
 
 
