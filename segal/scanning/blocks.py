@@ -220,7 +220,8 @@ class Blocks:
         every = [self.path(number) for number in range(len(self.images))]
         notes: dict[str, None] = {}
         for number in range(len(self.images)):
-            notes.update(dict.fromkeys((self._manifest(number) or {}).get("notes", ())))
+            told = (self._manifest(number) or {}).get("notes")
+            notes |= dict.fromkeys(map(str, told if isinstance(told, list) else ()))
         names = sorted(path.name for path in every[0].iterdir() if path.is_dir())
         with replacing(folder) as temporary:
             for name in names:
@@ -251,11 +252,11 @@ class Blocks:
         about = self._about(number)
         if {key: manifest.get(key) for key in about} != about:
             return False
-        sizes = {name: found[0] for name, found in _listed(manifest).items()}
-        path = self.path(number)
-        if {name: (path / name).stat().st_size for name in _names(path)} != sizes:
+        path, listed = self.path(number), _listed(manifest)
+        sizes = {name: found[0] for name, found in listed.items()}
+        if not sizes or {name: (path / name).stat().st_size for name in _names(path)} != sizes:
             return False
-        return bool(_files(path) == manifest["files"])
+        return _files(path) == listed
 
 
 def _different(manifest: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

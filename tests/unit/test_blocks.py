@@ -23,7 +23,7 @@ from segal.functional.shares import shares
 from segal.models.build import build_model, make_spec
 from segal.scanning import blocks as blocks_module
 from segal.scanning.blocks import divide
-from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings, drop_blocks
+from segal.scanning.scan import LABELLED_FOLDER, Scan, ScanSettings, drop_blocks, scan_notes
 from segal.signals import MeanFeature, Value
 from segal.signals.base import PlainSignal
 from segal.system.files import remove
@@ -313,6 +313,29 @@ def test_a_manifest_leads_nowhere(pool, tiny, tmp_path, one_image_a_block):
     manifest["files"]["../../../../etc/passwd"] = [1, "0"]
     (blocks.path(0) / "block.json").write_text(json.dumps(manifest))
     assert blocks.lacking(range(len(pool))) == [0]
+
+
+@pytest.mark.parametrize("files", [None, {}, [], {"32/box.npy": []}])
+def test_a_manifest_without_its_files_is_that_of_no_block(
+    pool, tiny, tmp_path, one_image_a_block, files
+):
+    _, blocks = started(pool, tiny, tmp_path / "shards")
+    for path in (blocks.path(0) / "32").iterdir():
+        path.unlink()
+    manifest = json.loads((blocks.path(0) / "block.json").read_text()) | {"files": files}
+    (blocks.path(0) / "block.json").write_text(json.dumps(manifest))
+    assert blocks.lacking(range(len(pool))) == [0]
+
+
+def test_notes_of_a_manifest_are_read_as_text_or_not_at_all(
+    pool, tiny, tmp_path, one_image_a_block
+):
+    work, blocks = started(pool, tiny, tmp_path / "shards")
+    for number, notes in enumerate([5, {"a": 1}, [7, ["b"]]]):
+        manifest = json.loads((blocks.path(number) / "block.json").read_text()) | {"notes": notes}
+        (blocks.path(number) / "block.json").write_text(json.dumps(manifest))
+    work.take(blocks.folder, tmp_path / "taken")
+    assert scan_notes(tmp_path / "taken") == ["7", "['b']"]
 
 
 def test_a_full_disk_is_said_and_nothing_that_is_whole_is_lost(
