@@ -4,15 +4,12 @@ One SQLite file in the run folder is the only source of truth. A stage first put
 place and then adds its row, so that a run killed at any moment goes on from whole stages.
 """
 
-import hashlib
 import sqlite3
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
 
 from segal.candidates.regions import Box
 from segal.data.changes import Changes
@@ -23,9 +20,9 @@ from segal.errors import SegalError
 from segal.functional.coverage import remaining_pixels
 from segal.runs.pool_log import PoolChange, PoolLog
 from segal.runs.pool_rows import pool_log_of, put_changes
-from segal.runs.run_folder import RunFolder, now
-from segal.runs.tables import SCHEMA, UPGRADES
-from segal.runs.texts import BESIDE, TEXT_BYTES, put_texts
+from segal.runs.run_folder import now
+from segal.runs.stages import Stages
+from segal.runs.texts import TEXT_BYTES, put_texts
 from segal.system.files import write_error
 
 SCANS = ("scan-", "seed-scan-")
@@ -34,10 +31,8 @@ SEED_SELECT = "seed-select"
 """The stage by which a strategy chooses a seed set, which the stage `seed` buys."""
 BUYING = {"select": ("select",), "run": ("seed", "buy")}
 """Stages by which regions are bought and charged, by command."""
-HASHED_BYTES = 64 * 2**20  # larger artefacts are checked by size alone when a run goes on
 _ANY = ""
 """The fingerprint of a stage that stays as it is after the next change of what came before."""
-_PHASES = "SELECT name, round, fingerprint, finished, seconds FROM phases"
 
 
 @dataclass(frozen=True)
@@ -90,31 +85,9 @@ class Cost:
     clicks: int | None
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A stage that is done.
-
-    Attributes:
-        name: Such as `scan`.
-        round: From 0.
-        fingerprint: Of its configuration and inputs.
-        finished: UTC, ISO 8601.
-        seconds: How long it took.
-    """
-
-    name: str
-    round: int
-    fingerprint: str
-    finished: str
-    seconds: float
-
-
-class Ledger(RunFolder):
+class Ledger(Stages):
     """A run folder's ledger; made by `open` or `read`, and closed as a context manager."""
 
-    schema: ClassVar[tuple[str, ...]] = SCHEMA
-    upgrades: ClassVar[Mapping[int, Sequence[str]]] = UPGRADES
-    work: ClassVar[str] = "phases"
     _excluded: Excluded = MappingProxyType({})
 
     @property
@@ -329,7 +302,7 @@ class Ledger(RunFolder):
             ValueError: If a recorded stage would buy something else, or a path leaves the folder.
         """
         try:
-            files = [self._measure(file) for path in artefacts for file in _files(path)]
+            files = [file for path in artefacts for file in self._measured(path)]
         except OSError as error:
             raise write_error(Path(error.filename or self.folder), error) from error
         with self.writing() as database:
@@ -365,71 +338,6 @@ class Ledger(RunFolder):
                 small = [name for name, size, _ in files if size <= TEXT_BYTES]
                 put_texts(database, self.folder, small)
         return self.purchases(phase, round)
-
-    def renew(self, name: str, round: int, file: Path) -> None:
-        """Records a file of a stage as it is now: one more, or one that has changed."""
-        found = self._find(name, round)
-        assert found is not None
-        with self.writing() as database:
-            database.execute(
-                "REPLACE INTO artefacts VALUES (?, ?, ?, ?)", (found[0], *self._measure(file))
-            )
-
-    def forget(self, names: Iterable[str]) -> None:
-        """Records files no more, which are lost and are not made again."""
-        with self.writing() as database:
-            database.executemany("DELETE FROM artefacts WHERE path = ?", ((n,) for n in names))
-
-    def digests(self) -> dict[str, str]:
-        """sha256 of every recorded file, by path."""
-        return dict(self.rows("SELECT path, sha256 FROM artefacts")) | self._handed()
-
-    def damaged(self) -> list[tuple[str, str, int]]:
-        """Recorded files that are missing, or not as they were written: path, stage and round.
-
-        Of what went to people and came back the stage is `handouts` or `returns`.
-        """
-        rows = self.rows(
-            "SELECT path, bytes, sha256, name, round FROM artefacts "
-            "JOIN phases ON phase = phases.id ORDER BY phases.id, path"
-        )
-        found = [
-            (path, name, round)
-            for path, size, digest, name, round in rows
-            if any(self._wrong(path, digest, size))
-        ]
-        handed = sorted(self._handed().items())
-        return found + [
-            (path, path.split("/")[0], 0)
-            for path, digest in handed
-            if any(self._wrong(path, digest))
-        ]
-
-    def phases(self) -> list[Phase]:
-        """What is done, in the order in which it was first recorded."""
-        rows = self.rows(f"{_PHASES} ORDER BY id")
-        return [Phase(*row) for row in rows]
-
-    def phase(self, name: str, round: int) -> Phase | None:
-        """A stage that is recorded, whatever became of its files; None if it is not."""
-        rows = self.rows(f"{_PHASES} WHERE name = ? AND round = ?", [name, round])
-        return Phase(*rows[0]) if rows else None
-
-    def artefacts(self, name: str, round: int) -> list[tuple[str, int, str]]:
-        """A stage's files as it left them: path within the folder, bytes, sha256; by path."""
-        found = self._find(name, round)
-        return self._artefacts(found[0]) if found else []
-
-    def _artefacts(self, key: int) -> list[tuple[str, int, str]]:
-        return self.rows(
-            "SELECT path, bytes, sha256 FROM artefacts WHERE phase = ? ORDER BY path", [key]
-        )
-
-    def _find(self, phase: str, round: int) -> tuple[int, str] | None:
-        rows = self.rows(
-            "SELECT id, fingerprint FROM phases WHERE name = ? AND round = ?", [phase, round]
-        )
-        return (int(rows[0][0]), str(rows[0][1])) if rows else None
 
     def _check_fingerprint(self, phase: str, round: int, there: str, now: str) -> None:
         if there != now:
@@ -504,57 +412,6 @@ class Ledger(RunFolder):
             "ORDER BY corrections.rowid"
         )
         return [(found, since, path, tuple(box)) for found, since, path, *box in rows]
-
-    def _measure(self, file: Path) -> tuple[str, int, str]:
-        path = file.resolve().relative_to(self.folder.resolve()).as_posix()
-        return path, file.stat().st_size, _sha256(file)
-
-    def damage(self) -> list[str]:
-        """What is wrong with recorded files: of all stages, and of what went to people and back."""
-        keys = self.rows("SELECT id FROM phases ORDER BY id")
-        lines = [line for (key,) in keys for line in self._damage(int(key))]
-        handed = self._handed()
-        return lines + [line for name in sorted(handed) for line in self._wrong(name, handed[name])]
-
-    def files(self, folder: Path | None = None) -> list[str]:
-        """All recorded files, by their paths in the folder, and the configuration.
-
-        Args:
-            folder: The run folder, where the ledger that is read is a copy of its ledger.
-        """
-        recorded = {name for (name,) in self.rows("SELECT path FROM artefacts")} | {*self._handed()}
-        beside = {name for name in BESIDE if ((folder or self.folder) / name).is_file()}
-        return sorted(recorded | beside)
-
-    def _handed(self) -> dict[str, str]:
-        """Digests of what was handed out and came back, by file; not of what is withdrawn."""
-        if self.version < 5:
-            return {}
-        found = dict(self.rows("SELECT file, digest FROM handouts"))
-        log = self.pool_log
-        rows = self.rows(
-            "SELECT file, sha256, path, x0, y0, x1, y1 FROM returns "
-            "JOIN purchases USING (phase, rank) JOIN images ON image = images.id"
-        )
-        return found | {
-            file: digest for file, digest, path, *box in rows if log.keeps(path, tuple(box))
-        }
-
-    def _damage(self, key: int) -> Iterator[str]:
-        for name, size, digest in self._artefacts(key):
-            yield from self._wrong(name, digest, size)
-
-    def _wrong(self, name: str, digest: str, size: int | None = None) -> Iterator[str]:
-        path = self.folder / name
-        found: int | None = None
-        with suppress(OSError):
-            found = path.stat().st_size
-        if found is None:
-            yield f"{path} is missing"
-        elif found != (found if size is None else size) or (
-            found <= HASHED_BYTES and _sha256(path) != digest
-        ):
-            yield f"{path} is not as it was written"
 
     def purchases(self, phase: str | None = None, round: int | None = None) -> list[Purchase]:
         """What was bought, by round and rank; of one stage or one round where asked for."""
@@ -659,15 +516,3 @@ def _price(box: Box, bought: Iterable[Box]) -> int:
     x0, y0, x1, y1 = box
     near = [b for b in bought if b[0] < x1 and b[2] > x0 and b[1] < y1 and b[3] > y0]
     return int(remaining_pixels([box], near)[0])
-
-
-def _files(path: Path) -> list[Path]:
-    """A file itself, or all files of a folder."""
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*") if not p.is_dir())
-    return [path]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,9 +19,10 @@ from segal.jobs.annotate.source import RunSource
 from segal.jobs.annotate.spares import Reserve, last_purchase
 from segal.jobs.picks import selected_from
 from segal.runs.history import ROUNDS_FOLDER, SELECTION_FILE, round_folder
-from segal.runs.ledger import Ledger, Phase, Purchase
+from segal.runs.ledger import Ledger, Purchase
 from segal.runs.returns import handouts_of, labels_of, returns_of, run_key
 from segal.runs.reviews import book_review, skips_of
+from segal.runs.stages import Phase
 from segal.system.console import bar
 from segal.system.files import write_json
 from segal.tasks import find_task

@@ -28,8 +28,9 @@ from segal.jobs.passes import table_folder
 from segal.jobs.picks import rows_of, selected_from
 from segal.reporting.review import review_page
 from segal.runs.history import round_folder
-from segal.runs.ledger import Ledger, Phase, Purchase
+from segal.runs.ledger import Ledger, Purchase
 from segal.runs.returns import handouts_of, labels_of, returns_of, run_key
+from segal.runs.stages import Phase
 from segal.system.console import bar
 from segal.system.files import write_bytes
 from segal.tasks import find_task

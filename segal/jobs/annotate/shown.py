@@ -12,7 +12,8 @@ from segal.jobs.strategies import configure_run, configure_selection
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
 from segal.models.wrapped import Model
 from segal.runs.history import CONFIG_FILE, MODEL_FILE, round_folder
-from segal.runs.ledger import Ledger, Phase
+from segal.runs.ledger import Ledger
+from segal.runs.stages import Phase
 from segal.tasks.drawing import Drawn
 
 _SEED = "seed"

@@ -29,8 +29,9 @@ from segal.runs.acquisition import (
 )
 from segal.runs.acquisition import SELECT as OF_SELECTION
 from segal.runs.history import CONFIG_FILE, SEED_FOLDER, round_folder
-from segal.runs.ledger import BUYING, Ledger, Phase, Purchase
+from segal.runs.ledger import BUYING, Ledger, Purchase
 from segal.runs.reviews import skips_of, withheld
+from segal.runs.stages import Phase
 from segal.strategies.base import PassContext, Strategy, at_round, orders
 from segal.tasks import find_task
 

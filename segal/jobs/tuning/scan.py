@@ -15,8 +15,9 @@ from segal.errors import SegalError
 from segal.jobs.prices import EXPECTED, expected_prices
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.acquisition import Offer
-from segal.runs.ledger import Ledger, Phase
+from segal.runs.ledger import Ledger
 from segal.runs.run_folder import LEDGER_FILE, fingerprint
+from segal.runs.stages import Phase
 from segal.scanning.scan import LABELLED_FOLDER, NOTES_FILE
 from segal.signals.class_wise import BY_CLASS
 from segal.tasks import find_task
