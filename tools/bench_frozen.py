@@ -92,9 +92,9 @@ def child(arguments: argparse.Namespace) -> dict[str, float]:
     seconds: dict[str, float] = {}
     real = Rounds.phase
 
-    def timed(self: Rounds, name: str, number: int, *rest: Any) -> None:
+    def timed(self: Rounds, name: str, *rest: Any, **options: Any) -> None:
         started = time.process_time()
-        real(self, name, number, *rest)
+        real(self, name, *rest, **options)
         seconds[name] = time.process_time() - started
         if name == PHASES[-1]:
             raise StopIteration  # the next round's training is not timed
