@@ -99,6 +99,11 @@ FAMILIES: dict[str, list[Contrast]] = {
         Contrast("lite0-uwe", "lite0-coreset"),
         *(Contrast("lite0-uwe", "lite0-uwe-image", axis) for axis in ("share", "clicks")),
     ],
+    "h: fine-tuned": [
+        Contrast("tuned-uwe", "tuned-uwe-image"),
+        Contrast("tuned-uwe-tau-10", "tuned-random"),
+        Contrast("tuned-uwe", "tuned-random"),
+    ],
 }
 
 
