@@ -119,10 +119,11 @@ class Exclusion:
         raise_all(shortened(errors))
         for pool, these in zip(pools, found, strict=True):
             if not any(_left(these.get(p, ()), pool.size(i)) for i, p in enumerate(pool.paths)):
+                images = count(len(pool), "image")
                 raise SegalError(
-                    f"exclude: {self.path} leaves nothing of {pool.root}",
+                    f"exclude: {self.path} leaves nothing of {images} of {pool.root}",
                     expected="pixels that are not excluded; in a mask those of value 0",
-                    got="images that are excluded as a whole",
+                    got=f"images that are excluded as a whole: {listed(pool.paths)}",
                     remedy="turn the mask round, or exclude less",
                 )
         return found

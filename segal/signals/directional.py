@@ -137,7 +137,7 @@ class Bundle:
         pulled = self.shared.residual(evidence, view, labels)
         tangent = self.tangent(evidence, direction).to(pulled)
         sums = pulled.new_empty(pulled.shape[:2], dtype=torch.float64)
-        step = chunk_size(pulled[0, 0].numel(), pulled.device)
+        step = chunk_size(pulled.shape[2:].numel(), pulled.device)
         for image, of_image in enumerate(tangent):
             for first in range(0, len(view), step):
                 part = slice(first, min(first + step, len(view)))

@@ -259,3 +259,23 @@ def test_strategies_that_measure_on_labels_take_it(scenes, tmp_path, strategy):
     for p in picked:
         x0, y0, x1, y1 = p.box
         assert p.pixels == (~mask[y0:y1, x0:x1]).sum() > 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["uwe", "badge", "cdal", "gradnorm", "grad_similarity", "error_change_first_order", "isal",
+     "ralif"],
+)  # fmt: skip
+def test_an_image_that_is_excluded_as_a_whole_is_measured_by_none(scenes, tmp_path, name):
+    """Of which a batch has no region at all."""
+    train = open_dataset(scenes, "train")
+    gone = train.pool.paths[0]
+    (tmp_path / "gone.csv").write_text(f"image,x,y,width,height\n{gone},0,0,128,64\n")
+    raw = quick_run(
+        scenes, out=str(tmp_path / "run"), exclude=str(tmp_path / "gone.csv"), seed_set="9",
+        seed_region="32", budgets=["100%"], strategy={"name": name}, measure_picks=False,
+        overlays=0, data={"root": str(scenes), "validation": "val"},
+    )  # fmt: skip
+    history = run_rounds(*configure_run(raw)).history
+    bought = {p.image for p in history.rounds[0].bought}
+    assert bought == {*train.pool.paths[1:]}

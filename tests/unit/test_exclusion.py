@@ -127,7 +127,11 @@ def test_a_table_has_boxes_of_one_image_or_of_all(tmp_path, separator):
         ({}, "none.png", "nothing there"),
         ({"m.bmp": np.ones((2, 2))}, "m.bmp", r"ends with '\.bmp'"),
         ({"m.png": np.ones((12, 21))}, "m.png", r"not of the size of a\.png[\s\S]*21 x 12"),
-        ({"m.png": np.ones((12, 20))}, "m.png", "leaves nothing of"),
+        (
+            {"m.png": np.ones((12, 20))},
+            "m.png",
+            r"leaves nothing of 2 images of [\s\S]*as a whole: a\.png, b\.png",
+        ),
         ({"d/z.png": np.ones((12, 20))}, "d", r"names what is no image[\s\S]*z\.png"),
         ({"d/x.txt": ""}, "d", "a folder without a PNG"),
         ({"t.csv": "image,x,y,width,height\nz.png,1,1,1,1"}, "t.csv", r"no image[\s\S]*z\.png"),
