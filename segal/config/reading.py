@@ -18,6 +18,7 @@ STRATEGY_KEYS = ("strategy", "seed_strategy")
 """Keys that hold a strategy, with its parameters, which are no other strategy's."""
 
 _MAX_CONFIG_BYTES = 1 << 20
+_MAPPINGS = ("{", "[{")
 _PLAIN = {
     **dict.fromkeys(("tuple_type", "list_type"), "a list such as [a, b]"),
     **dict.fromkeys(("dict_type", "model_type", "dataclass_type"), "a mapping of keys to values"),
@@ -30,7 +31,7 @@ def read_config(file: Path | None, overrides: Sequence[str], flags: Mapping[str,
 
     Args:
         file: A YAML file, or None.
-        overrides: `key.path=value` texts; `null` is no value.
+        overrides: `key.path=value` texts; `null` is no value, and `{...}` or `[{...}]` is YAML.
         flags: Values by dotted key; None stands for a flag that was not given.
 
     Returns:
@@ -49,7 +50,7 @@ def read_config(file: Path | None, overrides: Sequence[str], flags: Mapping[str,
         key, separator, text = override.partition("=")
         if separator and all(key.split(".")):
             try:
-                items.append((key, _scalar(text) if _of_constructor(key) else _nothing(text)))
+                items.append((key, _scalar(text) if _is_yaml(key, text) else _nothing(text)))
             except yaml.YAMLError as error:
                 errors.append(_not_yaml(key, text, error))
         else:
@@ -69,10 +70,13 @@ def read_config(file: Path | None, overrides: Sequence[str], flags: Mapping[str,
     return raw
 
 
-def _of_constructor(key: str) -> bool:
-    """Whether a key is of `model.options`, whose values no schema knows: they are read as YAML."""
+def _is_yaml(key: str, text: str) -> bool:
+    """Whether a value is read as YAML.
+
+    It is a mapping, or a list of them; or of `model.options`, whose values no schema knows.
+    """
     path = key.split(".")
-    return ("model", "options") in pairwise(path)
+    return text.lstrip().startswith(_MAPPINGS) or ("model", "options") in pairwise(path)
 
 
 def _nothing(text: str) -> str | None:
@@ -90,7 +94,7 @@ def _not_yaml(key: str, text: str, error: yaml.YAMLError) -> SegalError:
         f"override {key}",
         expected="a value as YAML has it, such as 8, 0.5, true, null, a text or [256, 128]",
         got=f"{text!r}: {str(error).splitlines()[0]}",
-        remedy="quote it, as in model.options.KEY='[256, 128]'",
+        remedy=f"quote it for the shell, as in {key}='[256, 128]', or put it in a file",
     )
 
 
@@ -102,7 +106,7 @@ def _strategy_named(key: str) -> str | None:
 
 def _set(raw: Raw, key: str, value: object) -> None:
     named = _strategy_named(key)
-    if named is not None:
+    if named is not None and not (key == named and isinstance(value, dict)):
         current = raw.get(named)
         if not isinstance(current, dict) or current.get("name") != value:
             raw[named] = {"name": value}

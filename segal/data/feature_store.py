@@ -263,6 +263,15 @@ def is_store(folder: Path) -> bool:
     return is_there(folder / STORE_FILE)
 
 
+def held_bytes(folder: Path) -> int:
+    """Bytes of a store's files; none where there is no store."""
+    total = 0
+    for path in folder.glob(f"*/*{_SUFFIX}"):
+        with suppress(FileNotFoundError):  # by now
+            total += path.stat().st_size
+    return total
+
+
 def check_store(folder: Path) -> Contents:
     """Reads all of a store.
 

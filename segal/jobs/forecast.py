@@ -22,7 +22,7 @@ from segal.system.cores import memory_limit
 from segal.system.machine import readers
 from segal.tasks import find_task
 
-__all__ = ["Choice", "free_disk", "free_memory", "mean_clicks", "time_choice"]
+__all__ = ["Choice", "free_disk", "free_memory", "mean_clicks", "same_disk", "time_choice"]
 
 _BYTES = 2**27  # of made-up embeddings at most
 _ENOUGH, _FIRST, _MOST = 0.3, 2000, 200_000
@@ -160,10 +160,20 @@ def mean_clicks(config: SelectConfig) -> tuple[float, int] | None:
 
 def free_disk(folder: Path) -> int:
     """Bytes that are free where a folder is, or will be made."""
+    return shutil.disk_usage(_there(folder)).free
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether two folders are, or will be made, on one file system."""
+    return _there(one).stat().st_dev == _there(other).stat().st_dev
+
+
+def _there(folder: Path) -> Path:
+    """The first of a folder and those that it is in that is there."""
     there = folder.absolute()
     while not there.exists():
         there = there.parent
-    return shutil.disk_usage(there).free
+    return there
 
 
 def free_memory() -> int:

@@ -12,9 +12,17 @@ from segal.candidates.budget import Allowance
 from segal.candidates.regions import Box, RegionSize
 from segal.candidates.table import CandidateTable
 from segal.config import SelectConfig
+from segal.data.feature_store import held_bytes
 from segal.data.image_sets import ImageSet, SetName
 from segal.data.pool import ImagePool
-from segal.jobs.forecast import Choice, free_disk, free_memory, mean_clicks, time_choice
+from segal.jobs.forecast import (
+    Choice,
+    free_disk,
+    free_memory,
+    mean_clicks,
+    same_disk,
+    time_choice,
+)
 from segal.jobs.inputs import (
     by_index,
     image_shapes,
@@ -84,6 +92,8 @@ class Plan:
         network: What the network expects of its input; None without a network.
         boxes: Expected of a candidate, in the mean; None where the budget counts something else.
         store_bytes: What frozen layers give for the pool; None where there is no store of it.
+        store_limit: The most that the store may take.
+        free_store: Bytes that the store has, or that are free where it is, or will be.
     """
 
     images: int
@@ -109,6 +119,8 @@ class Plan:
     network: str | None = None
     boxes: float | None = None
     store_bytes: int | None = None
+    store_limit: int = 0
+    free_store: int | None = None
 
     def lines(self) -> list[str]:
         """For people."""
@@ -141,6 +153,13 @@ class Plan:
                 f"DOES NOT FIT: {_size(disk)} of disk for candidate tables and what a pass takes "
                 f"beside them, where {_size(self.free_disk)} are free. Give --out on another disk, "
                 "a larger --region, or embedding_dtype=float16."
+            )
+        kept = min(self.store_bytes or 0, self.store_limit)
+        if self.free_store is not None and kept > self.free_store:
+            lines.append(
+                f"DOES NOT FIT: {_size(kept)} in the store, where {_size(self.free_store)} are "
+                "free; what is not kept is made again in every pass. Give store.folder on another "
+                "disk, store.precision=float16, or a lower store.gigabytes."
             )
         memory = self.scan_bytes + self.select_bytes
         if self.free_memory is not None and memory > self.free_memory:
@@ -243,6 +262,8 @@ def plan_selection(
         plan,
         notes=tuple(notes),
         store_bytes=store_bytes,
+        store_limit=0 if config.store is None else round(config.store.gigabytes * 1e9),
+        free_store=_free_for_store(config, plan),
         check_seconds=check_seconds,
         scan_seconds=plan.scan_seconds / ranks,
         ranks=ranks,
@@ -253,6 +274,16 @@ def plan_selection(
         free_disk=free_disk(config.out),
         free_memory=free_memory(),
     )
+
+
+def _free_for_store(config: SelectConfig, plan: Plan) -> int | None:
+    """Bytes that a store has or that are free for it, without what a pass takes of its disk."""
+    if config.store is None:
+        return None
+    free = free_disk(config.store.folder) + held_bytes(config.store.folder)
+    if same_disk(config.store.folder, config.out):
+        free = max(0, free - plan.disk_bytes - plan.temporary_bytes)
+    return free
 
 
 @dataclass(frozen=True)

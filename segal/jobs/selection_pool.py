@@ -1,6 +1,6 @@
 """What a selection looks at: the pool, what of it is labelled or left out, and the pass over it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -36,6 +36,7 @@ _NOT_MEASURED = {
     *("checkpoint", "precision", "embedding_dtype", "skip_unreadable"),
 }
 """Keys that say nothing more of the rows of a scan than the scan itself does."""
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class SelectionPool:
         whole, notes = _open_pool(config, model, known)
         whole = log.pool(whole)
         whole = whole.subset(withdrawn.left(whole)) if withdrawn else whole
-        notes += copies_notes(whole, unique=config.unique)
+        notes += [*splits_notes(whole.paths), *copies_notes(whole, unique=config.unique)]
         check_images(strategy, whole.paths)
         check_large(config, strategy, whole)
         pool, labelled = whole, labels.labelled.boxes(whole)
@@ -106,6 +107,25 @@ class SelectionPool:
     def sets(self, config: SelectConfig, labels: SelectionLabels) -> dict[SetName, ImageSet]:
         """The sets of images that signals may look at; raises as `SelectionLabels.sets` does."""
         return labels.sets(config, self.pool, self.labelled, self.whole, self.excluded)
+
+
+def splits_notes(paths: Iterable[str]) -> list[str]:
+    """What to tell of a pool that holds several splits of a data set: nothing where it does not.
+
+    Args:
+        paths: Of all images, relative to the pool's folder.
+
+    Examples:
+        >>> splits_notes(["train/a.png", "red/b.png"])
+        []
+    """
+    found = sorted({path.split("/", 1)[0] for path in paths if "/" in path} & _SPLITS)
+    if len(found) < 2:
+        return []
+    return [
+        f"The pool holds images of the splits {', '.join(found)}: for those of one alone give its "
+        "own folder."
+    ]
 
 
 @dataclass(frozen=True)

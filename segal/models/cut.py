@@ -266,7 +266,7 @@ def decoder_cut(network: nn.Module, spec: ModelSpec) -> EncoderCut:
     encoder = next((name for name in _ENCODERS if name in children), None)
     if encoder is None or len(children) == 1:
         raise SegalError(
-            f"train.layers: {spec.title} has no encoder that is told from the rest",
+            f"{spec.title} has no encoder that is told from the rest",
             expected=f"a network with a child module {' or '.join(_ENCODERS)}, and others",
             got=", ".join(children)[:200] or "a network without child modules",
             remedy="give last, last_two, or the name of the module to train from",

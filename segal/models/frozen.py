@@ -115,5 +115,5 @@ def _not_kept(model: Model, layers: str, got: str) -> SegalError:
         f"store: the output of what lies before {layers!r} of {model.spec.title} cannot be kept",
         expected="trained layers that read it and nothing else, such as last, last_two or decoder",
         got=got,
-        remedy="give other train.layers, or leave the store out",
+        remedy="give other layers, or leave the store out",
     )

@@ -374,5 +374,7 @@ def _flat(value: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def _shown(values: Mapping[str, object], key: str) -> str:
-    text = canonical(values[key]) if key in values else "not set"
+    if key not in values:
+        return "not set"
+    text = "set" if values[key] == {} else canonical(values[key])
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."

@@ -309,3 +309,11 @@ def test_free_disk_is_that_of_the_folder_to_come(tmp_path):
         forecast.free_disk(tmp_path), rel=0.05
     )
     assert forecast.free_memory() > 10**8
+
+
+def test_a_store_that_will_not_fit_is_said():
+    fits = {"free_disk": 10**14, "store_bytes": 8 * 10**12, "store_limit": 10**14}
+    assert small_plan(**fits, free_store=8 * 10**12).lacking() == []
+    (store,) = small_plan(**fits, free_store=10**12).lacking()
+    assert store.startswith("DOES NOT FIT: 8.0 TB in the store, where 1.0 TB are free")
+    assert small_plan(**fits | {"store_limit": 10**12}, free_store=10**12).lacking() == []

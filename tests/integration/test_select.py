@@ -402,3 +402,17 @@ def test_jpeg_files_decoded_at_half_their_size(segal, checkpoint, tmp_path):
     code, _, err = segal(*call, "reducing_gap=1", store, "--out", tmp_path / "store run")
     assert code == 2
     assert "reducing_gap" in err
+
+
+def test_a_pool_of_several_splits_is_told_of(segal, checkpoint, tmp_path):
+    make_scenes(tmp_path / "data", splits={"train": 2, "val": 1}, size=(64, 96), seed=0)
+    images = tmp_path / "data" / "leftImg8bit"
+    call = ("select", "--checkpoint", checkpoint, "--region", 32, "--budget", 2, "--overlays", 0,
+            "--strategy", "entropy")  # fmt: skip
+    said = "images of the splits train, val"
+    for folder, told in ((images, True), (images / "train", False)):
+        out = tmp_path / f"run {told}"
+        code, _, stderr = segal(*call, "--images", folder, "--out", out)
+        assert code == 0, stderr
+        assert (said in stderr) == told
+        assert (said in (out / "summary.json").read_text()) == told

@@ -37,6 +37,23 @@ def test_another_strategy_takes_none_of_the_files_parameters(tmp_path):
     assert read_config(file, [], {})["strategy"] == {"name": "margin"}
 
 
+def test_mappings_and_lists_of_them_are_read_as_yaml():
+    raw = read_config(
+        None,
+        ["arms=[{name: a, set: {strategy: {name: random}}}]", "strategy={name: uwe, tau: 2}",
+         "strategy.tau=3", "seeds=[0, 1]", "model.options={stride: 8}"],
+        {},
+    )  # fmt: skip
+    assert raw == {
+        "arms": [{"name": "a", "set": {"strategy": {"name": "random"}}}],
+        "strategy": {"name": "uwe", "tau": "3"},
+        "seeds": "[0, 1]",
+        "model": {"options": {"stride": 8}},
+    }
+    with pytest.raises(SegalError, match=r"override arms[\s\S]*arms='"):
+        read_config(None, ["arms=[{name: a"], {})
+
+
 @pytest.mark.parametrize("override", ["tau", "=1", "a..b=1", ".a=1"])
 def test_overrides_of_another_form_are_refused(override):
     with pytest.raises(SegalError, match=r"strategy\.tau=0\.5"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segal.data import feature_store
-from segal.data.feature_store import FeatureStore, check_store
+from segal.data.feature_store import FeatureStore, check_store, held_bytes
 from segal.errors import SegalError
 
 PART, OTHER = "a" * 64, "b" * 64
@@ -91,6 +91,14 @@ def test_what_is_used_least_lately_goes_first(tmp_path):
     for number in range(5, 30):
         store.put(PART, key(number), maps(number))
         assert sum(path.stat().st_size for path in files(store)) <= store.limit
+
+
+def test_what_a_store_holds_is_told_without_opening_it(tmp_path):
+    assert held_bytes(tmp_path / "store") == 0
+    assert not (tmp_path / "store").exists()
+    store = FeatureStore(tmp_path / "store", 10**7)
+    store.put(PART, key(1), maps(1))
+    assert held_bytes(tmp_path / "store") == store.contents().bytes > 0
 
 
 def test_an_image_larger_than_the_store(tmp_path, capsys):

@@ -273,6 +273,19 @@ def test_what_a_store_cannot_serve_is_named_before_work_starts(scenes, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+def test_layers_that_are_not_there_are_named_by_the_key_of_a_selection(
+    segal, image_folder, checkpoint, tmp_path
+):
+    code, _, err = segal(
+        "select", "--images", image_folder, "--checkpoint", checkpoint, "--region", "32",
+        "--budget", "2", "--strategy", "entropy", f"store.folder={tmp_path / 'store'}",
+        "store.layers=nosuch", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 2
+    assert "error: store.layers: " in err
+    assert "nosuch" in err
+
+
 def test_maps_go_together_and_apart():
     maps = torch.arange(12.0).reshape(3, 2, 2, 1), torch.arange(6.0).reshape(3, 2)
     kept = Kept("last", maps, (7, 9))

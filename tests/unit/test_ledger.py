@@ -25,7 +25,7 @@ from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.runs import database
 from segal.runs.ledger import Cost, Ledger, Purchase
-from segal.runs.run_folder import RunFolder, canonical, fingerprint
+from segal.runs.run_folder import RunFolder, canonical, differences, fingerprint
 from segal.system.files import replacing, write_bytes
 
 _CONFIGURATION = {"region": "8", "strategy": {"name": "uwe", "tau": 1.0}, "seed": 0}
@@ -842,3 +842,8 @@ def test_an_image_is_known_as_it_was_read_and_counted_as_it_is_bought(tmp_path):
             ledger.finish(
                 "select", 1, "f", purchases=[Purchase(1, "random", "b.png", (0, 0, 8, 8), 0.0)]
             )
+
+
+def test_a_section_of_usual_values_is_said_to_be_there():
+    (line,) = differences({"lr": 1}, {"lr": 1, "store": {}}, "in the folder", "now")
+    assert line == "store: not set in the folder, set now"
