@@ -218,6 +218,7 @@ def cost_table(arms: Sequence[Arm]) -> Table:
     # An image that is bought as a whole is region, element and image alike.
     titles = [title for _, title in named]
     axes = {axis: title for i, (axis, title) in enumerate(named) if title not in titles[:i]}
+    timed = any(one.hours is not None for arm in arms for run in arm.runs for one in run.rounds)
     rows = []
     for arm in arms:
         for n in range(arm.rounds):
@@ -229,11 +230,17 @@ def cost_table(arms: Sequence[Arm]) -> Table:
                 count(mean) if axis == "regions" else number(mean, _COST_DIGITS[axis])
                 for axis, mean in means.items()
             ]
+            if timed:
+                known = [run.rounds[n].hours for run in arm.runs]
+                spent = [hours for hours in known if hours is not None]
+                cells.append(number(float(np.mean(spent)) if spent else None, 2))
             rows.append((words(arm.name), number(n, 0), *cells))
     note = "Of all that the round's network was trained on, the seed set included; mean over seeds."
     if "images" in axes:
         note += " Images are image equivalents: multiples of the pool's mean image."
-    columns = ("arm", "round", *axes.values())
+    if timed:
+        note += " Hours are what the annotation tools say that annotators took."
+    columns = ("arm", "round", *axes.values(), *(["hours"] if timed else []))
     return Table("costs", "What the labels cost", columns, tuple(rows), (note,))
 
 

@@ -8,14 +8,13 @@ from typing import Any, Literal, get_args
 
 from segal.errors import SegalError
 from segal.runs.ledger import Cost, Ledger, Purchase
+from segal.runs.returns import Return, hours_of, returns_of
 from segal.runs.run_folder import fingerprint
 from segal.system.files import read_error
 from segal.tasks.evaluation import Evaluation, Metric
 from segal.tasks.judging import metric_of, read_evaluation
 
 COMMAND = "run"
-GROWS = ("budgets",)
-"""Keys of its configuration whose lists may go on from what they were."""
 ROUNDS_FOLDER = "rounds"
 SEED_FOLDER = "seed"
 """In the first round's, of a seed set that a strategy chose."""
@@ -47,6 +46,8 @@ class Round:
         picks: As in `picks.json`: statistics of what was picked after it; None before that.
         bought: What was bought after it, in pick order.
         seconds: By phase.
+        hours: What annotators took for all that its network was trained on, as far as it is known;
+            None where nothing is.
     """
 
     number: int
@@ -57,6 +58,7 @@ class Round:
     picks: Mapping[str, Any] | None
     bought: Sequence[Purchase]
     seconds: Mapping[str, float]
+    hours: float | None = None
 
     def spent(self, axis: Axis) -> float | None:
         """The cost on an axis, a share in per cent; None for clicks that are not known."""
@@ -144,7 +146,8 @@ def read_history(folder: Path) -> History:
             )
         pool = _Pool(*ledger.extent())
         evaluated = [p.round for p in ledger.phases() if p.name == "evaluate"]
-        rounds = [_read_round(folder, ledger, number, pool) for number in evaluated]
+        returns = returns_of(ledger, withdrawn=True)
+        rounds = [_read_round(folder, ledger, number, pool, returns) for number in evaluated]
         configuration: dict[str, Any] = ledger.configuration
         return History(
             folder=folder,
@@ -163,11 +166,14 @@ class _Pool:
     images: int
 
 
-def _read_round(folder: Path, ledger: Ledger, number: int, pool: _Pool) -> Round:
+def _read_round(
+    folder: Path, ledger: Ledger, number: int, pool: _Pool, returns: Sequence[Return]
+) -> Round:
     files = round_folder(folder, number)
     # The network of a round is trained on what was bought before it.
     before = [p for p in ledger.purchases("buy") if p.round is not None and p.round < number]
-    cost = _cost([*ledger.purchases("seed"), *before], pool)
+    trained = [*ledger.purchases("seed"), *before]
+    cost = _cost(trained, pool)
     return Round(
         number=number,
         folder=files,
@@ -177,6 +183,7 @@ def _read_round(folder: Path, ledger: Ledger, number: int, pool: _Pool) -> Round
         picks=_load(files / PICKS_FILE) if (files / PICKS_FILE).exists() else None,
         bought=ledger.purchases("buy", number),
         seconds={p.name: p.seconds for p in ledger.phases() if p.round == number},
+        hours=hours_of(returns, {(p.image, p.box) for p in trained}),
     )
 
 

@@ -31,6 +31,8 @@ SEED_SELECT = "seed-select"
 """The stage by which a strategy chooses a seed set, which the stage `seed` buys."""
 BUYING = {"select": ("select",), "run": ("seed", "buy")}
 """Stages by which regions are bought and charged, by command."""
+GROWS = ("budgets",)
+"""Keys of a run's configuration whose lists may go on from what they were."""
 _ANY = ""
 """The fingerprint of a stage that stays as it is after the next change of what came before."""
 

@@ -7,7 +7,7 @@ to compare.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from segal.annotation.manifest import manifest_text, read_manifest_text
 from segal.annotation.questions import QUESTIONS
 from segal.candidates.regions import Box
 from segal.errors import SegalError
-from segal.runs.history import GROWS
-from segal.runs.ledger import Ledger
+from segal.runs.ledger import GROWS, Ledger
 from segal.runs.run_folder import fingerprint, now
 from segal.runs.texts import keep_text
 from segal.system.files import read_error, write_bytes
@@ -106,6 +105,13 @@ def labels_of(returns: Sequence[Return]) -> dict[tuple[str, Box], Return]:
     for one in latest(returns):
         found.setdefault((one.image, one.box), one)
     return found
+
+
+def hours_of(returns: Sequence[Return], regions: Collection[tuple[str, Box]]) -> float | None:
+    """What annotators took for regions, by all latest answers to them; None where none tells."""
+    spent = [one.seconds for one in latest(returns) if (one.image, one.box) in regions]
+    known = [seconds for seconds in spent if seconds is not None]
+    return sum(known) / 3600 if known else None
 
 
 def book(ledger: Ledger, returns: Sequence[Return]) -> None:

@@ -1,5 +1,6 @@
 """Picks go out to annotators and come back, and what is trained on is what they drew."""
 
+import json
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -17,6 +18,8 @@ from segal.config import RunConfig, read_config, validate
 from segal.jobs.labelled import Labelled
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import save_checkpoint
+from segal.reporting.arms import gather
+from segal.reporting.details import cost_table
 from segal.runs.history import read_history
 from segal.runs.ledger import Ledger
 from segal.runs.returns import latest, returns_of
@@ -303,7 +306,7 @@ def test_a_run_stops_for_people_and_goes_on_with_their_labels(segal, desk, scene
         assert not (out / "summary.json").exists()
         handout, _, _ = _export(segal, out, tmp_path / f"handout-{number}")
         assert len(handout.tasks) == waiting
-        answers = [painted(task, truth, _CLASSES) for task in handout.tasks]
+        answers = [painted(task, truth, _CLASSES, seconds=900.0) for task in handout.tasks]
         desk.drawn["one"], desk.drawn["rest"] = answers[:1], answers[1:]
         assert segal("import", out, "one")[0] == 0
         code, _, stderr = _run(segal, scenes, out, "--annotate")
@@ -312,7 +315,13 @@ def test_a_run_stops_for_people_and_goes_on_with_their_labels(segal, desk, scene
     code, _, stderr = _run(segal, scenes, out, "--annotate")
     assert code == 0, stderr
     assert (out / "summary.json").exists()
-    assert len(read_history(out).rounds) == 3
+    history = read_history(out)
+    assert [one.hours for one in history.rounds] == [0.5, 1.25, 2.0]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["cost"]["annotation_hours"] == 2.0
+    costs = cost_table(gather([history]))
+    assert costs.columns[-1] == "hours"
+    assert [row[-1].text for row in costs.rows] == ["0.50", "1.25", "2.00"]
     with Ledger.read(out) as ledger:
         assert all(one.label is not None for one in ledger.purchases())
         assert all(one.clicks is None for one in ledger.purchases())
@@ -325,6 +334,7 @@ def test_a_run_stops_for_people_and_goes_on_with_their_labels(segal, desk, scene
     for number in range(2):
         name = f"rounds/{number:03d}/selection.csv"
         assert (out / name).read_bytes() == (tmp_path / "sim" / name).read_bytes()
+    assert "hours" not in cost_table(gather([read_history(tmp_path / "sim")])).columns
     # An answer that is replaced retrains what was trained on it, and buys nothing anew.
     bought = (out / "rounds/001/selection.csv").read_bytes()
     desk.drawn["other"] = [painted(handout.tasks[0], truth, ("sky", "car", "road"))]

@@ -28,8 +28,8 @@ from segal.jobs.rounds.loop import SUMMARY_FILE
 from segal.jobs.rounds.run import run_rounds
 from segal.reporting.protocol import alike_notes, check_protocol, flat
 from segal.runs.database import lock
-from segal.runs.history import GROWS, History, read_history
-from segal.runs.ledger import Ledger
+from segal.runs.history import History, read_history
+from segal.runs.ledger import GROWS, Ledger
 from segal.runs.run_folder import LEDGER_FILE, fingerprint, goes_on
 from segal.system.console import bar, say, tell
 from segal.system.files import read_error, remove, write_bytes, write_error, write_json

@@ -14,6 +14,7 @@ from segal.jobs.picks import boxes_of
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.oracle import Oracle
 from segal.runs.pool_log import PoolLog
+from segal.runs.returns import hours_of, returns_of
 from segal.runs.run_folder import fingerprint
 from segal.system.console import say
 from segal.system.machine import describe
@@ -188,12 +189,13 @@ def summary(
         reference: The cost of a reference set that the strategy measured on.
         notes: What the user should be told.
     """
-    phases = ledger.phases()
+    phases, returns = ledger.phases(), returns_of(ledger, withdrawn=True)
+    hours = hours_of(returns, {(one.image, one.box) for one in returns})
     names = dict.fromkeys(p.name for p in phases)
     return {
         "segal": __version__,
         "fingerprint": fingerprint(ledger.configuration),
-        "cost": asdict(ledger.cost()) | {"reference": reference},
+        "cost": asdict(ledger.cost()) | {"annotation_hours": hours, "reference": reference},
         "seconds": {n: round(sum(p.seconds for p in phases if p.name == n), 3) for n in names},
         "machine": describe(device),
         "notes": list(notes),

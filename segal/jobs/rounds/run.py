@@ -27,8 +27,8 @@ from segal.jobs.rounds.seeding import seeding_of
 from segal.jobs.strategies import check_network, notes_of_loss
 from segal.jobs.threads import fix_threads
 from segal.runs.following import open_shared
-from segal.runs.history import COMMAND, CONFIG_FILE, GROWS, History, read_history
-from segal.runs.ledger import Ledger
+from segal.runs.history import COMMAND, CONFIG_FILE, History, read_history
+from segal.runs.ledger import GROWS, Ledger
 from segal.runs.texts import keep_text
 from segal.strategies.base import Strategy, check_images
 from segal.system.console import tell
