@@ -22,6 +22,7 @@ from segal.data.changes import count
 from segal.data.layout import distinct_colours
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
+from segal.jobs.annotate.place import check_place, digests_of
 from segal.jobs.annotate.source import RunSource
 from segal.jobs.inputs import refuse_out_within
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
@@ -100,7 +101,8 @@ def export_run(folder: Path, settings: ExportSettings) -> Exported:
     with Ledger.reopen(folder) as ledger:
         source = RunSource.open(ledger)
         form = _form(settings, source)
-        _refuse_place(settings.out, source)
+        if isinstance(source.config, SelectConfig):
+            refuse_out_within(settings.out, source.config.images, "folder of images")
         returned = labels_of(returns_of(ledger)) if settings.open_only else {}
         wanted = [
             p
@@ -116,6 +118,7 @@ def export_run(folder: Path, settings: ExportSettings) -> Exported:
             )
         handout = _handout(ledger, source, settings, wanted)
         form.check(handout)
+        check_place(settings.out, handout)
         pool = drafts = None
         if settings.mode == CROP or settings.drafts:
             pool = source.pool(settings.images)
@@ -125,7 +128,7 @@ def export_run(folder: Path, settings: ExportSettings) -> Exported:
             network = _network(source, settings.checkpoint)
             handout = replace(handout, model=file_digest(network[0]))
             drafts = _drafted(source, network, pool, handout, boxes)
-        files = _write(settings, form, handout, pool, drafts)
+        handout, files = _write(settings, form, handout, pool, drafts)
         book_handout(ledger, handout)
     return Exported(handout, files, _notes(form, handout))
 
@@ -148,23 +151,6 @@ def _form(settings: ExportSettings, source: RunSource) -> Format:
             remedy=f"give --mode {form.modes[0]}",
         )
     return form
-
-
-def _refuse_place(out: Path, source: RunSource) -> None:
-    """Raises a SegalError if a handout would take the place of something else."""
-    config = source.config
-    images = getattr(config, "images", None)
-    if images is not None:
-        refuse_out_within(out, images, "folder of images")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if (out / MANIFEST_FILE).is_file():
-            return
-        raise SegalError(
-            f"{out}: something else is there",
-            expected="a folder that is not there yet, that is empty, or an earlier handout",
-            got="a file" if out.is_file() else "a folder that segal export did not make",
-            remedy="choose another folder with --out",
-        )
 
 
 def _handout(
@@ -208,7 +194,8 @@ def _write(
     handout: Handout,
     pool: ImagePool | None,
     drafts: Drafts | None,
-) -> list[Path]:
+) -> tuple[Handout, list[Path]]:
+    """Writes all of it, and says in it what was written."""
     colours = distinct_colours(len(handout.classes)).tolist()
     options = WriteOptions(settings.image_url, tuple((r, g, b) for r, g, b in colours))
     with replacing(settings.out) as temporary:
@@ -217,8 +204,10 @@ def _write(
             assert pool is not None
             _cut(temporary, handout, pool)
         written = form.write(temporary, handout, drafts, options)
+        handout = replace(handout, files=digests_of(temporary))
         (temporary / MANIFEST_FILE).write_text(manifest_text(handout))
-    return [settings.out / path.relative_to(temporary) for path in written]
+        check_place(settings.out, handout)  # crops and drafts may have taken an hour
+    return handout, [settings.out / path.relative_to(temporary) for path in written]
 
 
 def _cut(folder: Path, handout: Handout, pool: ImagePool) -> None:
