@@ -129,7 +129,7 @@ def test_what_is_trained_on_is_what_was_drawn(segal, desk, scenes, selected, tmp
     assert "5 regions came back" in stderr
     assert "3 are open" in stderr
     code, stdout, _ = segal("status", selected)
-    assert "3 regions with annotators" in stdout
+    assert "3 regions with annotators" in stdout and "segal select" not in stdout
     code, _, stderr = _train(segal, scenes, selected, tmp_path / "early")
     assert code == 2
     assert "no label has come for 3 of 8 regions" in stderr
@@ -149,7 +149,8 @@ def test_what_is_trained_on_is_what_was_drawn(segal, desk, scenes, selected, tmp
     code, _, stderr = _train(segal, scenes, selected, tmp_path / "m2")
     assert code == 0, stderr
     code, stdout, _ = segal("status", selected)
-    assert "segal train --labelled" in stdout
+    assert f"segal train --labelled {selected} trains on them" in stdout
+    assert f"Then the next selection: segal select ... --labelled {selected}" in stdout
 
 
 def test_mistakes_are_told_all_at_once_and_nothing_is_booked(
@@ -390,6 +391,11 @@ def test_a_run_stops_for_people_and_goes_on_with_their_labels(segal, desk, scene
         assert not (out / "summary.json").exists()
         handout, _, _ = _export(segal, out, tmp_path / f"handout-{number}")
         assert len(handout.tasks) == waiting
+        if number == 2:
+            words = ("has no regions of round 7", "with purchases: 0, 1", "got: --round 7")
+            _refused(segal, words, out, "--to", "desk", "--round", "7", "--out", tmp_path / "x")
+            words = ("got: 5 bought, 5 of them back", "--again")
+            _refused(segal, words, out, "--to", "desk", "--round", "0", "--out", tmp_path / "x")
         answers = [painted(task, truth, _CLASSES) for task in handout.tasks]
         desk.drawn["one"], desk.drawn["rest"] = answers[:1], answers[1:]
         assert segal("import", out, "one")[0] == 0

@@ -104,16 +104,13 @@ def export_run(folder: Path, settings: ExportSettings) -> Exported:
         if isinstance(source.config, SelectConfig):
             refuse_out_within(settings.out, source.config.images, "folder of images")
         returned = labels_of(returns_of(ledger)) if settings.open_only else {}
-        wanted = [
-            p
-            for p in source.purchases
-            if (p.image, p.box) not in returned and settings.round in (None, p.round)
-        ]
+        bought = _bought(source, settings.round)
+        wanted = [p for p in bought if (p.image, p.box) not in returned]
         if not wanted:
             raise SegalError(
                 f"{folder}: no region to hand out",
                 expected="regions that were bought" + " and have not come back" * bool(returned),
-                got=f"{len(source.purchases)} bought, {len(returned)} of them back",
+                got=f"{len(bought)} bought, {len(bought)} of them back",
                 remedy="select more, or hand out again what came back with --again",
             )
         handout = _handout(ledger, source, settings, wanted)
@@ -151,6 +148,20 @@ def _form(settings: ExportSettings, source: RunSource) -> Format:
             remedy=f"give --mode {form.modes[0]}",
         )
     return form
+
+
+def _bought(source: RunSource, number: int | None) -> list[Purchase]:
+    """What was bought in a round; in all of them where none is named."""
+    found = [p for p in source.purchases if number in (None, p.round)]
+    rounds = sorted({str(p.round) for p in source.purchases}, key=int)
+    if rounds and not found:
+        raise SegalError(
+            f"round: {source.folder} has no regions of round {number}",
+            expected=f"a round with purchases: {', '.join(rounds)}",
+            got=f"--round {number}",
+            remedy="give one of these, or leave --round out for all of them",
+        )
+    return found
 
 
 def _handout(
