@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal
 
@@ -93,6 +93,8 @@ class Handout:
         model: Digest of the network that pre-annotated; None where none did.
         tasks: By rank, and of one rank by annotator. With an overlap a region is there once for
             each of its annotators, under one key.
+        files: sha256 of each file that was written, by its path in the handout; empty where that
+            is not known.
     """
 
     run: str
@@ -103,6 +105,7 @@ class Handout:
     model: str | None
     tasks: tuple[AnnotationTask, ...]
     void: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_key(self) -> Mapping[str, Sequence[AnnotationTask]]:

@@ -29,7 +29,8 @@ def manifest_text(handout: Handout) -> str:
         for task in handout.tasks
     ]
     head = {"segal-handout": _FORMAT} | {key: getattr(handout, key) for key in _KEYS}
-    return json.dumps({**head, "classes": handout.classes, "tasks": tasks}, indent=1) + "\n"
+    rest = {"classes": handout.classes, "files": handout.files, "tasks": tasks}
+    return json.dumps({**head, **rest}, indent=1) + "\n"
 
 
 def read_manifest_text(text: str, place: str) -> Handout:
@@ -50,6 +51,7 @@ def read_manifest_text(text: str, place: str) -> Handout:
             **{key: raw[key] for key in _KEYS},
             classes=tuple(map(str, raw["classes"])),
             tasks=tuple(map(_task, raw["tasks"])),
+            files=dict(raw.get("files", {})),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SegalError(

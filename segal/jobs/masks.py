@@ -1,6 +1,5 @@
 """Masks of a selection as its ledger tells them: made again where they are lost."""
 
-from collections.abc import Sequence
 from functools import cached_property
 
 from segal.candidates.regions import Box
@@ -15,6 +14,7 @@ from segal.jobs.annotate.source import SELECT, read_source_config
 from segal.jobs.exclusions import excluded_of
 from segal.models.spec import DEFAULT_TASK
 from segal.runs.ledger import Ledger
+from segal.runs.pool_log import PoolLog
 from segal.system.files import write_bytes
 
 
@@ -23,10 +23,11 @@ class Masks:
 
     Args:
         ledger: Of the run.
+        log: How its pool has changed, or would have; by default as the ledger has it.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger, self.log = ledger, ledger.pool_log
+    def __init__(self, ledger: Ledger, log: PoolLog | None = None) -> None:
+        self.ledger, self.log = ledger, ledger.pool_log if log is None else log
 
     def repair(self) -> list[str]:
         """Writes masks that are missing or damaged, and records them.
@@ -39,18 +40,27 @@ class Masks:
         damaged = {path for path, *_ in self.ledger.damaged()}
         recorded = {path for path, *_ in self.ledger.artefacts(SELECT, 0)}
         problems = []
-        for image, boxes in self._asked.items():
-            name = f"{MASKS_FOLDER}/{mask_name(image)}"
+        for name in self._asked:
             if name in recorded and name not in damaged:
                 continue
             try:
-                data = self._png(image, boxes)
+                data = self._png(name)
             except SegalError as error:
                 problems.append(f"{name} cannot be made again: {error.problem}")
                 continue
             write_bytes(self.ledger.folder / name, data)
             self.ledger.renew(SELECT, 0, self.ledger.folder / name)
         return problems
+
+    def makes(self, name: str) -> bool:
+        """Whether `repair` would make a file of the run folder, if it were missing."""
+        if not self._has_masks or name not in self._asked:
+            return False
+        try:
+            self._png(name)
+        except SegalError:
+            return False
+        return True
 
     @property
     def _has_masks(self) -> bool:
@@ -59,13 +69,17 @@ class Masks:
         return is_made and task == DEFAULT_TASK
 
     @cached_property
-    def _asked(self) -> dict[str, list[Box]]:
-        boxes: dict[str, list[Box]] = {}
-        for one in self.ledger.held(SELECT, 0):
-            boxes.setdefault(one.image, []).append(one.box)
-        return boxes
+    def _asked(self) -> dict[str, tuple[str, list[Box]]]:
+        """By the name of its mask, each image with its regions."""
+        found: dict[str, tuple[str, list[Box]]] = {}
+        for one in self.ledger.purchases(SELECT, 0):
+            if self.log.keeps(one.image, one.box):
+                name = f"{MASKS_FOLDER}/{mask_name(one.image)}"
+                found.setdefault(name, (one.image, []))[1].append(one.box)
+        return found
 
-    def _png(self, image: str, boxes: Sequence[Box]) -> bytes:
+    def _png(self, name: str) -> bytes:
+        image, boxes = self._asked[name]
         labelled = [p.box for p in self.ledger.purchases("labelled", 0) if p.image == image]
         withdrawn = self.log.boxes.get(image, ())
         left = [*labelled, *self._excluded.get(image, ()), *withdrawn]

@@ -22,7 +22,7 @@ from segal.reporting.arms import gather
 from segal.reporting.details import cost_table
 from segal.runs.history import read_history
 from segal.runs.ledger import Ledger
-from segal.runs.returns import latest, returns_of
+from segal.runs.returns import handouts_of, latest, returns_of
 from segal.tasks import find_task
 from tests.desk import Desk, draw_scenes, painted
 
@@ -131,7 +131,7 @@ def test_what_is_trained_on_is_what_was_drawn(segal, desk, scenes, selected, tmp
     assert "5 regions came back" in stderr
     assert "3 are open" in stderr
     code, stdout, _ = segal("status", selected)
-    assert "3 regions with annotators" in stdout
+    assert "3 regions with annotators" in stdout and "segal select" not in stdout
     code, _, stderr = _train(segal, scenes, selected, tmp_path / "early")
     assert code == 2
     assert "no label has come for 3 of 8 regions" in stderr
@@ -151,7 +151,8 @@ def test_what_is_trained_on_is_what_was_drawn(segal, desk, scenes, selected, tmp
     code, _, stderr = _train(segal, scenes, selected, tmp_path / "m2")
     assert code == 0, stderr
     code, stdout, _ = segal("status", selected)
-    assert "segal train --labelled" in stdout
+    assert f"segal train --labelled {selected} trains on them" in stdout
+    assert f"Then the next selection: segal select ... --labelled {selected}" in stdout
 
 
 def test_mistakes_are_told_all_at_once_and_nothing_is_booked(
@@ -284,8 +285,94 @@ def test_places_and_names_that_will_not_do(segal, desk, scenes, selected, tmp_pa
     assert (occupied / "thesis.tex").read_text() == "mine"
     code, _, stderr = segal("import", selected, "x")
     assert (code, "nothing was handed out" in stderr) == (2, True)
-    _export(segal, selected, tmp_path / "again")
-    _export(segal, selected, tmp_path / "again")  # an earlier handout may be replaced
+
+
+def _refused(segal, words, *arguments):
+    code, _, stderr = segal("export", *arguments)
+    flat = " ".join(stderr.split())
+    assert code == 2, flat
+    for word in words:
+        assert word in flat, flat
+
+
+@pytest.mark.parametrize("kind", [kind for kind in sorted(FORMATS) if kind != "desk"])
+def test_a_handout_takes_no_one_s_work_away(segal, selected, tmp_path, kind):
+    out = tmp_path / "handout"
+    export = (selected, "--to", kind, "--out", out)
+    assert segal("export", *export)[0] == 0
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    assert segal("export", *export)[0] == 0  # the same again, in its own place
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+    with Ledger.read(selected) as ledger:
+        assert len(handouts_of(ledger)) == 1
+    name = next(iter(read_manifest_text((out / MANIFEST_FILE).read_text(), "").files))
+    changed = out / name
+    changed.unlink()  # what is gone is no loss
+    assert segal("export", *export)[0] == 0
+    changed.write_bytes(before[changed] + b" ")
+    _refused(segal, (f"got: {name}: new, or changed", "segal import", "--out"), *export)
+    assert changed.read_bytes() == before[changed] + b" "
+    changed.write_bytes(before[changed])
+    for number in range(7):
+        (out / "labels").mkdir(exist_ok=True)
+        (out / "labels" / f"painted-{number}.png").write_bytes(b"mine")
+    words = ("labels/painted-0.png, labels/painted-1.png", "painted-4.png and 2 more: new")
+    _refused(segal, words, *export)
+    assert (out / "labels/painted-6.png").read_bytes() == b"mine"
+
+
+def test_a_handout_takes_the_place_of_its_own_kind_only(
+    segal, desk, scenes, network, selected, tmp_path, monkeypatch
+):
+    out, other = tmp_path / "handout", tmp_path / "other"
+    place = ("--to", "desk", "--out", out)
+    _export(segal, selected, out)
+    before = (out / MANIFEST_FILE).read_bytes()
+    _refused(segal, ("this run to desk, mode context",), selected, *place, "--mode", "crop")
+    _refused(segal, ("got: one of this run to desk",), selected, "--to", "coco", "--out", out)
+    code, _, stderr = segal(
+        *("select", "--images", scenes / "images/train", "--checkpoint", network, "--arch"),
+        *(_NETWORK, "--region", "32", "--budget", "3", "--overlays", "0", "--out", other),
+    )
+    assert code == 0, stderr
+    _refused(segal, ("got: one of another run to desk, mode context",), other, *place)
+    assert (out / MANIFEST_FILE).read_bytes() == before
+    # Of before it was written down what is in a handout: nobody can tell whether it was changed.
+    old = json.loads(before)
+    del old["files"]
+    (out / MANIFEST_FILE).write_text(json.dumps(old))
+    _refused(segal, ("tasks.json: it is not known what was written",), selected, *place)
+    (out / MANIFEST_FILE).write_text("{")
+    _refused(segal, ("segal export did not make",), selected, *place)
+    (out / MANIFEST_FILE).write_bytes(before)
+    (out / "link").symlink_to(out / "nowhere")
+    _refused(segal, ("got: link: new",), selected, *place)
+
+
+def test_an_export_that_was_stopped_is_made_again_in_its_place(
+    segal, desk, selected, tmp_path, monkeypatch
+):
+    out = tmp_path / "handout"
+    with monkeypatch.context() as patch:
+        patch.setattr("segal.jobs.annotate.export.book_handout", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            segal("export", selected, "--to", "desk", "--out", out)
+    assert (out / MANIFEST_FILE).is_file()
+    with Ledger.read(selected) as ledger:
+        assert handouts_of(ledger) == []
+    handout, _, _ = _export(segal, selected, out)
+    with Ledger.read(selected) as ledger:
+        assert handouts_of(ledger) == [handout]
+
+
+def test_what_is_painted_while_an_export_works_stays(segal, desk, selected, tmp_path, monkeypatch):
+    out, write = tmp_path / "handout", desk.write
+    _export(segal, selected, out)
+    monkeypatch.setattr(
+        desk, "write", lambda *a: [(out / "late.png").write_bytes(b"mine"), write(*a)][1]
+    )
+    _refused(segal, ("got: late.png: new",), selected, "--to", "desk", "--out", out)
+    assert (out / "late.png").read_bytes() == b"mine"
 
 
 def _run(segal, scenes, out, *further):
@@ -306,6 +393,11 @@ def test_a_run_stops_for_people_and_goes_on_with_their_labels(segal, desk, scene
         assert not (out / "summary.json").exists()
         handout, _, _ = _export(segal, out, tmp_path / f"handout-{number}")
         assert len(handout.tasks) == waiting
+        if number == 2:
+            words = ("has no regions of round 7", "with purchases: 0, 1", "got: --round 7")
+            _refused(segal, words, out, "--to", "desk", "--round", "7", "--out", tmp_path / "x")
+            words = ("got: 5 bought, 5 of them back", "--again")
+            _refused(segal, words, out, "--to", "desk", "--round", "0", "--out", tmp_path / "x")
         answers = [painted(task, truth, _CLASSES, seconds=900.0) for task in handout.tasks]
         desk.drawn["one"], desk.drawn["rest"] = answers[:1], answers[1:]
         assert segal("import", out, "one")[0] == 0

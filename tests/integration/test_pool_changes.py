@@ -237,6 +237,11 @@ def shown(folder, name):
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if name in p.name}
 
 
+def files_of(folder):
+    """All files of a folder but the ledger's own."""
+    return {p for p in folder.rglob("*") if p.is_file() and "ledger" not in p.name}
+
+
 def test_a_withdrawn_image_is_never_offered_and_stays_paid_for(copied, work, segal, tmp_path):
     data, out = copied
     image = next(p.image for p in bought(out) if p.strategy != "seed")
@@ -244,8 +249,13 @@ def test_a_withdrawn_image_is_never_offered_and_stays_paid_for(copied, work, seg
     since = 0 if image in seen else 1
     before, cost = bought(out), read_history(out).rounds[-1].cost
     assert shown(out, image[:-4]) and (out / "rounds/000/candidates").exists()
+    (out / "overlays").mkdir()
+    for name in ("overlays/of-nobody.png", "rounds/001/.unfinished.safetensors"):
+        (out / name).write_bytes(b"")
+    there = files_of(out)
     code, stdout, stderr = segal("pool", "withdraw", out, image, "--dry-run")
     assert code == 0, stderr
+    assert files_of(out) == there
     planned = [line.split(": ")[1] for line in stdout.splitlines() if "would be removed" in line]
     assert shown(out, image[:-4]) <= {p.removeprefix(f"{out}/") for p in planned}
     assert bought(out) == before and withdraw(out, [(image, None)], dry_run=True).changes
@@ -255,6 +265,8 @@ def test_a_withdrawn_image_is_never_offered_and_stays_paid_for(copied, work, seg
     assert code == 0, stderr
     removed = [line.split(": ")[1] for line in stdout.splitlines() if line.startswith("removed")]
     assert removed == planned
+    assert {*map(str, there - files_of(out))} == set(planned)
+    assert {str(out / name) for name in ("summary.json", "overlays/of-nobody.png")} < set(planned)
     assert shown(out, image[:-4]) == set() and not (out / "rounds/000/candidates").exists()
     assert not (out / "rounds/001/model.safetensors").exists()
     work.clear()
@@ -361,6 +373,33 @@ def test_a_selection_knows_what_the_runs_before_it_have_withdrawn(copied, segal,
         everything - {mine}
     )
     refused(("a selection, whose pool stays as it is", "--labelled"), add_images, second, [])
+
+
+def test_a_mask_that_is_made_again_is_not_told_as_removed(copied, segal, tmp_path):
+    data, run_folder = copied
+    network, out = tmp_path / "network.safetensors", tmp_path / "selected"
+    shutil.copy(run_folder / "rounds/000/model.safetensors", network)
+    _select(segal, data, network, out, "--budget", "100%")
+    one = bought(out)[0]
+    x0, y0, x1, y1 = one.box
+    mask = out / "masks" / one.image
+    before, there = mask.read_bytes(), files_of(out)
+    asked = (out, one.image, "--box", f"{x0},{y0},{x1 - x0},{y1 - y0}")
+    _, planned, _ = segal("pool", "withdraw", *asked, "--dry-run")
+    assert files_of(out) == there and mask.read_bytes() == before
+    code, stdout, stderr = segal("pool", "withdraw", *asked)
+    assert code == 0, stderr
+    assert mask.read_bytes() != before
+    gone = there - files_of(out)
+    assert gone and f"and {len(gone)} files removed" in " ".join(stderr.split())
+    told = [line.split(": ")[1] for line in stdout.splitlines() if line.startswith("removed")]
+    assert told == sorted(map(str, gone))
+    assert planned.replace("would be removed", "removed") == stdout
+    # With the last region of an image its mask goes.
+    _, planned, _ = segal("pool", "withdraw", out, one.image, "--dry-run")
+    assert f"would be removed: {mask}" in planned
+    assert f"removed: {mask}" in segal("pool", "withdraw", out, one.image)[1]
+    assert not mask.exists()
 
 
 def test_a_network_trained_elsewhere_is_said_to_depend_on_it(copied, segal, tmp_path):

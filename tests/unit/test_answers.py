@@ -1,5 +1,8 @@
 """Answers become labels of their regions, whatever was asked."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -274,6 +277,11 @@ def test_a_handout_is_what_its_manifest_says():
     one = task(frame=(1, 1, 13, 12))
     handout = Handout("r", "coco", "crop", "segmentation", ("a", "void"), None, (one,), void=True)
     assert read_manifest_text(manifest_text(handout), "f") == handout
+    written = replace(handout, files={"crops/1.png": "0" * 64})
+    assert read_manifest_text(manifest_text(written), "f") == written
+    old = json.loads(manifest_text(handout))
+    del old["files"]  # as it was before these were written down
+    assert read_manifest_text(json.dumps(old), "f") == handout
     for wrong in ("", "{}", "[]", "[" * 10_000, manifest_text(handout).replace("crop", "x")):
         with pytest.raises(SegalError, match="no handout of segal"):
             read_manifest_text(wrong, "f")

@@ -22,6 +22,7 @@ from segal.data.changes import count
 from segal.data.layout import distinct_colours
 from segal.data.pool import ImagePool
 from segal.errors import SegalError
+from segal.jobs.annotate.place import check_place, digests_of
 from segal.jobs.annotate.source import RunSource
 from segal.jobs.inputs import refuse_out_within
 from segal.models.checkpoint import CheckpointOptions, load_checkpoint
@@ -100,22 +101,21 @@ def export_run(folder: Path, settings: ExportSettings) -> Exported:
     with Ledger.reopen(folder) as ledger:
         source = RunSource.open(ledger)
         form = _form(settings, source)
-        _refuse_place(settings.out, source)
+        if isinstance(source.config, SelectConfig):
+            refuse_out_within(settings.out, source.config.images, "folder of images")
         returned = labels_of(returns_of(ledger)) if settings.open_only else {}
-        wanted = [
-            p
-            for p in source.purchases
-            if (p.image, p.box) not in returned and settings.round in (None, p.round)
-        ]
+        bought = _bought(source, settings.round)
+        wanted = [p for p in bought if (p.image, p.box) not in returned]
         if not wanted:
             raise SegalError(
                 f"{folder}: no region to hand out",
                 expected="regions that were bought" + " and have not come back" * bool(returned),
-                got=f"{len(source.purchases)} bought, {len(returned)} of them back",
+                got=f"{len(bought)} bought, {len(bought)} of them back",
                 remedy="select more, or hand out again what came back with --again",
             )
         handout = _handout(ledger, source, settings, wanted)
         form.check(handout)
+        check_place(settings.out, handout)
         pool = drafts = None
         if settings.mode == CROP or settings.drafts:
             pool = source.pool(settings.images)
@@ -125,7 +125,7 @@ def export_run(folder: Path, settings: ExportSettings) -> Exported:
             network = _network(source, settings.checkpoint)
             handout = replace(handout, model=file_digest(network[0]))
             drafts = _drafted(source, network, pool, handout, boxes)
-        files = _write(settings, form, handout, pool, drafts)
+        handout, files = _write(settings, form, handout, pool, drafts)
         book_handout(ledger, handout)
     return Exported(handout, files, _notes(form, handout))
 
@@ -150,21 +150,18 @@ def _form(settings: ExportSettings, source: RunSource) -> Format:
     return form
 
 
-def _refuse_place(out: Path, source: RunSource) -> None:
-    """Raises a SegalError if a handout would take the place of something else."""
-    config = source.config
-    images = getattr(config, "images", None)
-    if images is not None:
-        refuse_out_within(out, images, "folder of images")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if (out / MANIFEST_FILE).is_file():
-            return
+def _bought(source: RunSource, number: int | None) -> list[Purchase]:
+    """What was bought in a round; in all of them where none is named."""
+    found = [p for p in source.purchases if number in (None, p.round)]
+    rounds = sorted({str(p.round) for p in source.purchases}, key=int)
+    if rounds and not found:
         raise SegalError(
-            f"{out}: something else is there",
-            expected="a folder that is not there yet, that is empty, or an earlier handout",
-            got="a file" if out.is_file() else "a folder that segal export did not make",
-            remedy="choose another folder with --out",
+            f"round: {source.folder} has no regions of round {number}",
+            expected=f"a round with purchases: {', '.join(rounds)}",
+            got=f"--round {number}",
+            remedy="give one of these, or leave --round out for all of them",
         )
+    return found
 
 
 def _handout(
@@ -208,7 +205,8 @@ def _write(
     handout: Handout,
     pool: ImagePool | None,
     drafts: Drafts | None,
-) -> list[Path]:
+) -> tuple[Handout, list[Path]]:
+    """Writes all of it, and says in it what was written."""
     colours = distinct_colours(len(handout.classes)).tolist()
     options = WriteOptions(settings.image_url, tuple((r, g, b) for r, g, b in colours))
     with replacing(settings.out) as temporary:
@@ -217,8 +215,10 @@ def _write(
             assert pool is not None
             _cut(temporary, handout, pool)
         written = form.write(temporary, handout, drafts, options)
+        handout = replace(handout, files=digests_of(temporary))
         (temporary / MANIFEST_FILE).write_text(manifest_text(handout))
-    return [settings.out / path.relative_to(temporary) for path in written]
+        check_place(settings.out, handout)  # crops and drafts may have taken an hour
+    return handout, [settings.out / path.relative_to(temporary) for path in written]
 
 
 def _cut(folder: Path, handout: Handout, pool: ImagePool) -> None:

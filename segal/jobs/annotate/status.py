@@ -185,4 +185,9 @@ def _advice(folder: Path, command: str, rounds: Sequence[RoundStatus]) -> list[s
         )
         part = "" if returned == bought else f", {returned} of {bought}"
         advice.append(f"What came back has its labels in {folder}{part}: {then}")
+    if command != COMMAND and returned == bought > 0:
+        advice.append(
+            f"Then the next selection: segal select ... --labelled {folder} --checkpoint TRAINED "
+            "--out NEXT"
+        )
     return advice

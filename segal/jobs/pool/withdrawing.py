@@ -25,7 +25,7 @@ from segal.runs.ledger import Ledger, Purchase
 from segal.runs.pool_log import PoolChange, PoolLog, is_within
 from segal.runs.returns import returns_of
 from segal.runs.texts import drop_text
-from segal.runs.withdrawal import UNFINISHED_FILE, recorded_traces, sweep, withdrawn_files
+from segal.runs.withdrawal import UNFINISHED_FILE, left_behind, recorded_traces, sweep
 from segal.system.files import remove
 
 Asked = tuple[str, Box | None]
@@ -42,7 +42,7 @@ class Withdrawal:
         pixels: What that has cost, which stays booked.
         answers: Answers of annotators to it, which are removed.
         since: The first round whose network is trained again; None where none saw it.
-        files: What is removed of the run folder.
+        files: What is removed of the run folder; not what is made again at once without them.
         kept_outputs: Files of the store of frozen layers that are removed; known once they are.
         notes: What the user should know.
     """
@@ -101,14 +101,27 @@ def withdraw(
             later = {(n, k) for n, k in phases if k >= found.since and n != "seed"}
             undone |= to_be_done_again(later)
         removed = _traces(ledger, changes, lost, undone)
-        gone = {folder / name for name in removed} | {folder / one.file for one in answers}
+        gone = {folder / name for name in (*removed, *(one.file for one in answers))}
+        gone |= {*left_behind(ledger), *_outdated(ledger, found)}
+        masks = Masks(ledger, after)  # those of which something is left are only written anew
         found.answers = len(answers)
-        found.files = sorted({f for f in gone if f.is_file()} | set(withdrawn_files(ledger)))
+        found.files = sorted(
+            f for f in gone if f.is_file() and not masks.makes(f.relative_to(folder).as_posix())
+        )
         if dry_run:
             return found
         _book(ledger, found, undone, phases - undone, removed)
         found.kept_outputs = _forget(ledger, changes)
     return found
+
+
+def _outdated(ledger: Ledger, found: Withdrawal) -> set[Path]:
+    """What no stage records, and is not true any more: the summary, trainings that were stopped."""
+    if not found.changes or ledger.command != COMMAND:
+        return set()
+    rounds = range(found.since, ledger.step + 1) if found.since is not None else ()
+    stopped = {round_folder(ledger.folder, number) / UNFINISHED_FILE for number in rounds}
+    return {ledger.folder / SUMMARY_FILE, *stopped}
 
 
 def _book(
@@ -119,17 +132,15 @@ def _book(
     removed: Sequence[str],
 ) -> None:
     """First the ledger says it, then files go: whenever it is stopped, nothing is offered again."""
-    folder = ledger.folder
     if found.changes:
         if ledger.command == COMMAND:
             drop_text(ledger, SUMMARY_FILE)
-        if found.since is not None:
-            for number in range(found.since, ledger.step + 1):
-                remove(round_folder(folder, number) / UNFINISHED_FILE)
+        for file in _outdated(ledger, found):
+            remove(file)
         ledger.change_pool(found.changes, undone=undone, kept=kept, removed=removed)
     swept = sweep(ledger)
-    found.files = sorted({*found.files, *swept})
     found.notes += Masks(ledger).repair()
+    found.files = sorted(f for f in {*found.files, *swept} if not f.exists())
 
 
 def _changes(ledger: Ledger, log: PoolLog, asked: Sequence[Asked], reason: str) -> list[PoolChange]:
