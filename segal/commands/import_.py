@@ -8,7 +8,7 @@ import typer
 
 def import_(
     run: Annotated[Path, typer.Argument(help="Folder of the run that handed the regions out.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What the tool exported.")],
+    files: Annotated[list[Path], typer.Argument(metavar="PATH...", help="What the tool exported.")],
     kind: Annotated[
         str, typer.Option("--from", help="The tool or format. [default: of the last handout]")
     ] = "",

@@ -182,6 +182,21 @@ def test_mistakes_are_told_all_at_once_and_nothing_is_booked(
     assert (code, "grass is no class" in stderr) == (2, True)
 
 
+def test_what_nobody_has_worked_on_is_told_and_what_holds_no_answers_is_refused(
+    segal, desk, selected, tmp_path
+):
+    _export(segal, selected, tmp_path / "handout")
+    desk.drawn["untouched"] = []
+    code, _, stderr = segal("import", selected, "untouched")
+    assert (code, "nobody has worked on any of its tasks" in " ".join(stderr.split())) == (0, True)
+    code, _, stderr = segal("export", selected, "--to", "folder", "--out", tmp_path / "folder")
+    assert code == 0, stderr
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "gone", tmp_path / "folder" / "classes.txt"):
+        code, _, stderr = segal("import", selected, path)
+        assert (code, "remedy:" in stderr, "Traceback" in stderr) == (2, True, False), stderr
+
+
 def test_an_answer_that_changes_is_another_version(segal, desk, scenes, selected, tmp_path):
     handout, _, _ = _export(segal, selected, tmp_path / "handout")
     truth = scenes / "truth/train"

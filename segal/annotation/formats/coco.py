@@ -45,6 +45,7 @@ from segal.annotation.formats.shared.frames import (
     whole_box,
 )
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, is_number, not_handed_out
+from segal.annotation.formats.shared.tools import no_answers
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.errors import SegalError, raise_all
 from segal.functional.rle import decode_cropped, encode_placed
@@ -200,6 +201,8 @@ def _load(file: Path) -> _Instances:
 
 def _read(file: Path, part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
     said = _load(file)
+    if not said.images:
+        yield no_answers(file, _EXPECTED)
     gathered, names = Gathered.of(part, handout), FileNames.of(part)
     if said.astray:
         yield SegalError(

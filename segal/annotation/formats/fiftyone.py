@@ -46,6 +46,7 @@ from segal.annotation.formats.shared.label_images import (
     write_drafts,
 )
 from segal.annotation.formats.shared.mistakes import Mistake, is_number, not_handed_out
+from segal.annotation.formats.shared.tools import no_answers
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.data.layout import MAX_CLASSES, Classes, make_classes
 from segal.errors import SegalError
@@ -102,10 +103,9 @@ class FiftyOne:
         """See `formats.base.Format`."""
         for part in parts(path, handout):
             if handout.question == "segmentation":
-                root = part.root / LABELS if (part.root / LABELS).is_dir() else part.folder
                 names = FileNames.without_suffix(part)
-                found = LabelFiles.find(root, part, names, skipped=(DRAFTS,))
-                yield from read_label_images(found, root, part, handout, _meaning(part, handout))
+                found = LabelFiles.find(LABELS, part, names, skipped=(DRAFTS,))
+                yield from read_label_images(found, part, handout, _meaning(part, handout))
             else:
                 yield from _read(part, handout)
 
@@ -202,6 +202,8 @@ def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
             remedy="export it again, as FiftyOneImageDetectionDataset or "
             "FiftyOneImageClassificationDataset",
         )
+    if not labels:
+        yield no_answers(file, _SAID)
     gathered = Gathered.of(part, handout)
     names, stems = FileNames.of(part), FileNames.without_suffix(part)
     strangers = []

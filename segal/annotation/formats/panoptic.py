@@ -34,6 +34,7 @@ from segal.annotation.formats.shared.files import (
 )
 from segal.annotation.formats.shared.frames import draft_layers, paint_layer
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
+from segal.annotation.formats.shared.tools import no_answers
 from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
 from segal.data.find import check_path, real_path
 from segal.data.images import read_label_colours
@@ -175,6 +176,8 @@ def _read(file: Path, part: Part, handout: Handout) -> Iterator[Answer | SegalEr
             got=f"{astray} of others",
             remedy="export all images together with their annotations",
         )
+    if not images:
+        yield no_answers(file, _EXPECTED)
     gathered, known = Gathered.of(part, handout), FileNames.of(part)
     found = {image["id"]: known.find(image["file_name"]) for image in images}
     times = Counter(found.values())

@@ -212,6 +212,7 @@ def _read(
     with bar("Reading answers") as advance:
         done = 0
         for path in paths:
+            before = done
             for one in form.read(path, handout):
                 done += 1
                 advance(min(done, total), total)
@@ -248,6 +249,8 @@ def _read(
                     source.question.encode(settled.label),
                     settled.counts,
                 )
+            if done == before:
+                _note(imported, f"{path}: nobody has worked on any of its tasks yet.")
 
 
 def _foreign(answer: Answer, source: RunSource) -> SegalError:

@@ -16,7 +16,7 @@ from typing import Any
 from segal.annotation.answers import Answer, DrawnBox, Layer
 from segal.annotation.formats.shared.frames import box_digest, layer_digest, shared, shared_boxes
 from segal.annotation.formats.shared.mistakes import Mistake, said_at
-from segal.annotation.formats.shared.tools import Room, check_names
+from segal.annotation.formats.shared.tools import Room, check_names, check_unpacked
 from segal.annotation.handout import AnnotationTask, Handout
 from segal.data.class_list import read_lines
 from segal.errors import SegalError
@@ -55,14 +55,26 @@ class Part:
         """The folder."""
         return self.root if self.root.is_dir() else self.root.parent
 
+    def within(self, name: str) -> Path:
+        """Where files are looked for: in the folder of a name, where it is there; else `root`."""
+        return self.root / name if (self.root / name).is_dir() else self.root
+
+    def is_as_written(self, name: str) -> bool:
+        """Whether it is what was handed out, with a folder of a name for what people draw."""
+        return (self.root / name).is_dir() and is_there(self.root / REGIONS_FILE)
+
 
 def parts(folder: Path, handout: Handout) -> list[Part]:
     """A folder for each annotator; where none is named, one for all.
 
     Args:
-        folder: To write into, or that came back, which may be of one annotator, or a file.
+        folder: That came back, which may be of one annotator, or a file.
         handout: The tasks.
+
+    Raises:
+        SegalError: If it is not there, or an archive.
     """
+    check_unpacked(folder)
     names = sorted({task.annotator for task in handout.tasks})
     if folder.is_dir():
         there = [name for name in names if _is_folder(name) and (folder / name).is_dir()]
@@ -136,6 +148,29 @@ class FileNames:
         if held:
             return self._files[max(held, key=len)]
         return self._files[like[0]] if len(parts) == 1 and len(like) == 1 else None
+
+    def find_path(self, path: Path, root: Path, ending: str = "") -> str | None:
+        """The file that one has the name of, but for its suffix; None as in `find`.
+
+        Args:
+            path: Of a file below `root`, or `root` itself, if that is a file.
+            root: What came back.
+            ending: What follows the name, but for the suffix.
+        """
+        if path != root:
+            return self.find(_bare(path.relative_to(root), ending))
+        whole = self.find(_bare(path.absolute(), ending))
+        return whole or self.find(_bare(Path(path.name), ending))
+
+
+def _bare(path: Path, ending: str) -> str:
+    return path.with_suffix("").as_posix().removesuffix(ending)
+
+
+def files_at(root: Path, suffixes: Sequence[str]) -> list[Path]:
+    """A file alone, or all below a folder, that have one of some suffixes; none that is hidden."""
+    there = [root] if root.is_file() else sorted(root.rglob("*"))
+    return [x for x in there if x.suffix.lower() in suffixes and not x.name.startswith(".")]
 
 
 def stem(file: str) -> str:
