@@ -29,7 +29,7 @@ def import_(
         bool, typer.Option("--skip-bad", help="Take the good answers, and tell of the others.")
     ] = False,
     handout: Annotated[
-        Path | None, typer.Option(help="The manifest of a handout, if the run lost it.")
+        Path | None, typer.Option(help="The manifest of the handout, if the run cannot tell.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only; book nothing.")] = False,
     images: Annotated[

@@ -15,6 +15,7 @@ from segal.annotation.formats import FORMATS
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.formats.coco import counted, unpacked
 from segal.annotation.formats.shared.mistakes import Mistake
+from segal.annotation.handout import as_one
 from segal.errors import SegalError
 from tests.made_returns import (
     COLOURS,
@@ -296,6 +297,74 @@ def test_of_a_file_that_file_alone_is_read(tmp_path, kind, question):
         assert not found.keys() & answers.keys()
         found |= answers
     assert found.keys() >= wanted.keys()
+
+
+# Answers to several handouts
+
+WAYS = (("context", 0), ("crop", 3), ("crop", 7))
+"""Mode and pad of handouts, from the first to the last."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "question"),
+    [(kind, question) for kind, question in QUESTIONS if kind in MASKS and question in _DRAWN],
+)
+@pytest.mark.parametrize("late", range(len(WAYS)))
+def test_late_answers_are_read_in_the_frame_in_which_they_were_handed_out(
+    tmp_path, kind, question, late
+):
+    names = NAMES if question == "segmentation" else ("car", "bus")
+    made = labels(20)
+    work = drawn(made) if question == "segmentation" else boxes(made, names)
+    handed = [
+        handout(made, kind, mode, question, names, model="0" * 8, pad=pad) for mode, pad in WAYS
+    ]
+    every = as_one(handed[::-1])
+    if question == "segmentation":
+        written(tmp_path, kind, work, handed[late])
+    else:
+        FORMATS[kind].write(tmp_path, handed[late], work, OPTIONS)
+    if (kind, question) == ("fiftyone", "detection") and WAYS[late][0] == "crop":
+        found = errors_of(tmp_path, every)  # boxes are shares of a size that it does not state
+        assert found and all("--handout" in str(error) for error in found)
+        return
+    wanted, got = read(tmp_path, handed[late]), read(tmp_path, every)
+    assert got.keys() == wanted.keys() and got
+    for task in handed[late].tasks:
+        if task.key not in got:
+            continue
+        answer = got[task.key]
+        assert answer.frame == task.frame
+        assert answer.boxes == wanted[task.key].boxes
+        np.testing.assert_array_equal(
+            composed(answer, task, names)[0], composed(wanted[task.key], task, names)[0]
+        )
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_answers_of_another_size_than_any_handout_s_name_the_latest(tmp_path, kind):
+    made = labels(21, sizes=((37, 53),))
+    crops = [handout(made, kind, "crop", pad=pad) for pad in (3, 7)]
+    written(tmp_path, kind, drawn(made), handout(made, kind, "crop", pad=5))
+    found = errors_of(tmp_path, as_one(crops[::-1]))
+    assert len(found) == len(crops[0].tasks)
+    for task, error in zip(crops[1].tasks, found, strict=True):
+        height, width = task.frame_size
+        assert task.key in str(error) and f"width {width}, height {height}" in str(error)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_answers_are_found_under_the_names_that_images_had(tmp_path, kind):
+    made = labels(22)
+    before = handout(made, kind)
+    moved = [replace(task, file=f"later/{Path(task.file).name}") for task in before.tasks]
+    every = as_one([replace(before, tasks=tuple(moved)), before])
+    written(tmp_path, kind, drawn(made), before)
+    assert read(tmp_path, every).keys() == {task.key for task in before.tasks}
+    swapped = [replace(task, image=f"other/{task.image}", key=task.key[::-1]) for task in moved]
+    every = as_one([replace(before, tasks=(*swapped, *moved))])
+    with pytest.raises(SegalError, match="--handout"):
+        list(FORMATS[kind].read(tmp_path, every))
 
 
 # COCO

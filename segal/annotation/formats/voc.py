@@ -31,18 +31,24 @@ from segal.annotation.formats.shared.files import (
     files_at,
     new_parts,
     parts,
+    stem,
 )
 from segal.annotation.formats.shared.frames import whole_box
 from segal.annotation.formats.shared.label_images import LabelFiles, read_label_images
-from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
+from segal.annotation.formats.shared.mistakes import (
+    Mistake,
+    check_one_frame,
+    check_size,
+    not_handed_out,
+)
 from segal.annotation.formats.shared.tools import no_answers
-from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
+from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode, fitting
 from segal.annotation.questions.base import VOID
 from segal.data.find import check_path, real_path
 from segal.data.layout import Classes, make_classes
 from segal.data.voc import NAMES
 from segal.errors import SegalError
-from segal.tasks.detection.annotation_xml import read_annotation
+from segal.tasks.detection.annotation_xml import Annotation, read_annotation
 from segal.tasks.detection.writing import write_labels
 
 MASKS, DRAFTS, BOXES = "SegmentationClass", "drafts", "Annotations"
@@ -83,7 +89,7 @@ class Voc:
         """See `formats.base.Format`."""
         for part in parts(path, handout):
             if handout.question == "segmentation":
-                names = FileNames.without_suffix(part)
+                names = FileNames(part, stem)
                 found = LabelFiles.find(MASKS, part, names, skipped=(DRAFTS,))
                 meaning = read_meaning(part, _default(handout))
                 yield from read_label_images(found, part, handout, meaning)
@@ -101,7 +107,7 @@ def _default(handout: Handout) -> Classes:
 def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
     root, gathered = part.within(BOXES), Gathered.of(part, handout)
     folder = root if root.is_dir() else root.parent
-    real_root, stems, strangers = real_path(folder), FileNames.without_suffix(part), []
+    real_root, stems, strangers = real_path(folder), FileNames(part, stem), []
     paths = files_at(root, (".xml",))
     if not paths and not part.is_as_written(BOXES):
         yield no_answers(part.root, "files .xml, named as what was handed out")
@@ -110,10 +116,14 @@ def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
         if file is None:
             strangers.append(relative.as_posix())
             continue
-        tasks, reply = part.by_file[file], Reply(str(path))
+        tasks, reply = fitting(part.by_file[file], None), Reply(str(path))
         try:
             check_path(folder, relative.as_posix(), real_root)
-            _boxes(reply, path, tasks[0])
+            annotation = read_annotation(path)
+            if annotation.size is None:
+                check_one_frame(part.by_file[file], path)
+            tasks = fitting(part.by_file[file], annotation.size)
+            _boxes(reply, path, annotation, tasks[0])
             # Where nothing was drawn beforehand, whoever saved a file has looked at the image.
             reply.is_done = handout.model is None
         except SegalError as error:
@@ -125,8 +135,7 @@ def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
         yield not_handed_out(root, strangers, part.by_file)
 
 
-def _boxes(reply: Reply, path: Path, task: AnnotationTask) -> None:
-    annotation = read_annotation(path)
+def _boxes(reply: Reply, path: Path, annotation: Annotation, task: AnnotationTask) -> None:
     if annotation.size is None:
         reply.notes.append("it does not say the size of the image, which was not compared")
     else:

@@ -24,7 +24,7 @@ from segal.annotation.formats.shared.files import (
 from segal.annotation.formats.shared.frames import draft_layers, paint
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
 from segal.annotation.formats.shared.tools import no_answers
-from segal.annotation.handout import AnnotationTask, Handout
+from segal.annotation.handout import AnnotationTask, Handout, fitting
 from segal.annotation.questions.base import VOID
 from segal.data.find import check_path, real_path
 from segal.data.image_file import open_image, read_bytes
@@ -178,33 +178,51 @@ def read_label_images(
     yield from found.errors
     if found.strangers:
         yield not_handed_out(root, found.strangers, part.by_file)
-    for file, tasks in part.by_file.items():
-        shown = found.by_file.get(file, [])
-        alone = [task for task in tasks if task.key in found.by_key]
-        together = [task for task in tasks if task.key not in found.by_key]
-        groups = [([task], found.by_key[task.key]) for task in alone]
-        for group, paths in [(together, shown), *groups] if together else groups:
-            if not paths and root.is_file():
-                continue
-            reply = Reply(str(paths[0]) if paths else str(root))
-            try:
-                if len(paths) > 1:
-                    got = ", ".join(path.relative_to(root).as_posix() for path in paths)
-                    raise Mistake(root, "two labels", "one", got, "leave the right one only")
-                if paths:
-                    _read(reply, paths[0], group[0], meaning, handout)
-            except Mistake as mistake:
-                reply.fail(mistake, group)
-            yield from gathered.answers(reply, group)
+    alone: dict[str, list[AnnotationTask]] = {key: [] for key in found.by_key}
+    together: dict[str, list[AnnotationTask]] = {}
+    for task in part.tasks:
+        if task.key in alone:
+            alone[task.key].append(task)
+        else:
+            together.setdefault(task.file, []).append(task)
+    came = [(together[file], paths) for file, paths in found.by_file.items() if file in together]
+    came += [(alone[key], paths) for key, paths in found.by_key.items()]
+    for asked, paths in came:
+        tasks, reply = fitting(asked, None), Reply(str(paths[0]))
+        try:
+            if len(paths) > 1:
+                got = ", ".join(path.relative_to(root).as_posix() for path in paths)
+                raise Mistake(root, "two labels", "one", got, "leave the right one only")
+            values, classes = _opened(paths[0], meaning)
+            tasks = fitting(asked, values.shape)
+            _read(reply, paths[0], values, classes, tasks[0], meaning, handout)
+        except Mistake as mistake:
+            reply.fail(mistake, tasks)
+        yield from gathered.answers(reply, tasks)
+    if root.is_dir():  # what is done though there is no image of it
+        told = {task.key for asked, _ in came for task in asked}
+        for task in part.tasks:
+            for one in () if task.key in told else gathered.answers(Reply(str(root)), [task]):
+                told.add(task.key)
+                yield one
+
+
+def _opened(path: Path, meaning: Meaning) -> tuple[NDArray[np.uint8], Classes]:
+    try:
+        return meaning.read(path)
+    except SegalError as error:
+        raise Mistake.of_error(error, path) from error
 
 
 def _read(
-    reply: Reply, path: Path, task: AnnotationTask, meaning: Meaning, handout: Handout
+    reply: Reply,
+    path: Path,
+    values: NDArray[np.uint8],
+    classes: Classes,
+    task: AnnotationTask,
+    meaning: Meaning,
+    handout: Handout,
 ) -> None:
-    try:
-        values, classes = meaning.read(path)
-    except SegalError as error:
-        raise Mistake.of_error(error, path) from error
     corner = (0, 0)
     x0, y0, x1, y1 = task.region_in_frame
     if path.stem.startswith(task.key) and values.shape == (y1 - y0, x1 - x0):

@@ -59,7 +59,7 @@ def read_choices(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
         )
     else:
         chosen = _of_folders(part.root)
-    gathered, names = Gathered.of(part, handout), FileNames.of(part)
+    gathered, names = Gathered.of(part, handout), FileNames(part)
     strangers = []
     rows: dict[str, list[tuple[str, list[str] | None]]] = {}
     for path, classes in chosen:
