@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from segal.candidates.regions import Box
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -58,6 +60,8 @@ class Answer:
         lossy: How pixels came of outlines, where they did; empty where the tool kept pixels.
         partial: Share of painted pixels that the tool holds as partly covered (0 to 1).
         notes: What else a user should know of it.
+        frame: Of what the annotator saw, which coordinates are in; None for that of the task, as it
+            was handed out last.
     """
 
     key: str
@@ -71,3 +75,4 @@ class Answer:
     lossy: str = ""
     partial: float = 0.0
     notes: Sequence[str] = field(default=())
+    frame: Box | None = None

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Literal
 
@@ -13,6 +13,7 @@ CONTEXT: Final = "context"
 CROP: Final = "crop"
 Mode = Literal["context", "crop"]
 MANIFEST_FILE = "segal-handout.json"
+NAME_HANDOUT = f"--handout HANDOUT/{MANIFEST_FILE}"
 
 
 def task_key(run: str, image: str, box: Box) -> str:
@@ -92,7 +93,8 @@ class Handout:
         void: Whether the last of them is that, and no class.
         model: Digest of the network that pre-annotated; None where none did.
         tasks: By rank, and of one rank by annotator. With an overlap a region is there once for
-            each of its annotators, under one key.
+            each of its annotators, under one key. Where several handouts are read as one, it is
+            there for each frame and file that it was handed out in, too, the latest first.
         files: sha256 of each file that was written, by its path in the handout; empty where that
             is not known.
     """
@@ -114,3 +116,35 @@ class Handout:
         for task in self.tasks:
             found.setdefault(task.key, []).append(task)
         return found
+
+
+def fitting(tasks: Sequence[AnnotationTask], size: object) -> list[AnnotationTask]:
+    """Of tasks that were handed out in several frames, those in the frame that an answer fits.
+
+    Frames of a region are nested, so that no two of one file are of the same size.
+
+    Args:
+        tasks: Of one file or of one region, the latest first.
+        size: (height, width) of what came back, as it is stated there.
+
+    Returns:
+        Tasks of one frame; of the latest, where none has that size.
+    """
+    fits = [task for task in tasks if task.frame_size == size]
+    return [task for task in tasks if task.frame == (fits or tasks)[0].frame]
+
+
+def as_one(handouts: Sequence[Handout]) -> Handout:
+    """Several handouts, so that answers to any of them can be read.
+
+    Args:
+        handouts: Of one run, format and list of classes, the latest first; at least one.
+
+    Returns:
+        The latest, with the tasks of all, in all frames and files that they were handed out in.
+    """
+    tasks: dict[tuple[str, str, Box, str], AnnotationTask] = {}
+    for task in (task for one in handouts for task in one.tasks):
+        tasks.setdefault((task.key, task.annotator, task.frame, task.file), task)
+    model = next((one.model for one in handouts if one.model is not None), None)
+    return replace(handouts[0], tasks=tuple(tasks.values()), model=model)

@@ -8,7 +8,7 @@ import typer
 
 def import_(
     run: Annotated[Path, typer.Argument(help="Folder of the run that handed the regions out.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What the tool exported.")],
+    files: Annotated[list[Path], typer.Argument(metavar="PATH...", help="What the tool exported.")],
     kind: Annotated[
         str, typer.Option("--from", help="The tool or format. [default: of the last handout]")
     ] = "",
@@ -29,7 +29,7 @@ def import_(
         bool, typer.Option("--skip-bad", help="Take the good answers, and tell of the others.")
     ] = False,
     handout: Annotated[
-        Path | None, typer.Option(help="The manifest of a handout, if the run lost it.")
+        Path | None, typer.Option(help="The manifest of the handout, if the run cannot tell.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only; book nothing.")] = False,
     images: Annotated[

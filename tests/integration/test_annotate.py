@@ -22,7 +22,7 @@ from segal.reporting.arms import gather
 from segal.reporting.details import cost_table
 from segal.runs.history import read_history
 from segal.runs.ledger import Ledger
-from segal.runs.returns import handouts_of, latest, returns_of
+from segal.runs.returns import book_handout, handouts_of, latest, returns_of
 from segal.tasks import find_task
 from tests.desk import Desk, draw_scenes, painted
 
@@ -184,6 +184,48 @@ def test_mistakes_are_told_all_at_once_and_nothing_is_booked(
     assert code == 0, stderr
     code, _, stderr = segal("import", selected, "void", "--unpainted", "grass")
     assert (code, "grass is no class" in stderr) == (2, True)
+
+
+def test_what_nobody_has_worked_on_is_told_and_what_holds_no_answers_is_refused(
+    segal, desk, selected, tmp_path
+):
+    _export(segal, selected, tmp_path / "handout")
+    desk.drawn["untouched"] = []
+    code, _, stderr = segal("import", selected, "untouched")
+    assert (code, "nobody has worked on any of its tasks" in " ".join(stderr.split())) == (0, True)
+    code, _, stderr = segal("export", selected, "--to", "folder", "--out", tmp_path / "folder")
+    assert code == 0, stderr
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "gone", tmp_path / "folder" / "classes.txt"):
+        code, _, stderr = segal("import", selected, path)
+        assert (code, "remedy:" in stderr, "Traceback" in stderr) == (2, True, False), stderr
+
+
+def test_answers_to_an_earlier_handout_come_in_and_its_classes_must_be_the_same(
+    segal, desk, scenes, selected, tmp_path
+):
+    ways = (("--mode", "context"), ("--mode", "crop", "--pad", "3"), ("--mode", "crop"))
+    handed = [_export(segal, selected, tmp_path / way[-1], *way)[0] for way in ways]
+    truth = scenes / "truth/train"
+    for first, handout in enumerate(handed):
+        desk.drawn[f"late{first}"] = [
+            replace(painted(task, truth, _CLASSES), frame=task.frame)
+            for task in handout.tasks[2 * first : 2 * first + 2]
+        ]
+    code, _, stderr = segal("import", selected, "late0", "late1", "late2")
+    assert (code, "6 regions came back" in " ".join(stderr.split())) == (0, True), stderr
+    labels = _labels(scenes, selected)
+    for path, label in _truth(scenes, replace(handed[0], tasks=handed[0].tasks[:6])).items():
+        np.testing.assert_array_equal(labels[path], label)
+    with Ledger.reopen(selected) as ledger:  # as it was handed out when there was one class more
+        (last,) = handouts_of(ledger, "desk")[-1:]
+        book_handout(ledger, replace(last, classes=(*_CLASSES, "tree", "void"), tasks=()))
+    code, _, stderr = segal("import", selected, "late0")
+    flat = " ".join(stderr.split())
+    assert (code, "had other classes" in flat, "--handout" in flat) == (2, True, True), stderr
+    manifest = tmp_path / "context" / MANIFEST_FILE
+    code, _, stderr = segal("import", selected, "late0", "--handout", manifest)
+    assert (code, "2 were known" in " ".join(stderr.split())) == (0, True), stderr
 
 
 def test_an_answer_that_changes_is_another_version(segal, desk, scenes, selected, tmp_path):

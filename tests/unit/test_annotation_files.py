@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from segal.annotation.formats import FORMATS
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.formats.coco import counted, unpacked
 from segal.annotation.formats.shared.mistakes import Mistake
+from segal.annotation.handout import as_one
 from segal.errors import SegalError
 from tests.made_returns import (
     COLOURS,
@@ -31,6 +34,7 @@ from tests.made_returns import (
     written,
 )
 
+_DRAWN = ("segmentation", "detection")
 MASKS = ("cityscapes", "coco", "fiftyone", "folder", "labelme", "panoptic", "voc")
 
 
@@ -153,13 +157,214 @@ def test_annotators_whose_names_lead_out_of_the_folder_are_refused():
         FORMATS["folder"].check(handout(labels(), "folder", annotators=("..",)))
 
 
-@pytest.mark.parametrize("kind", MASKS)
-def test_an_empty_folder_has_no_answers(tmp_path, kind):
-    handed = handout(labels(), kind)
+# What holds no answers
+
+
+QUESTIONS = [(kind, question) for kind, form in FORMATS.items() for question in form.questions]
+
+
+def refused(kind, path, handed):
+    """The one error that is all that a path comes to."""
     try:
-        assert list(FORMATS[kind].read(tmp_path, handed)) == []
-    except SegalError as error:
-        assert str(tmp_path) in str(error) and error.remedy
+        (error,) = FORMATS[kind].read(path, handed)
+    except SegalError as raised:
+        error = raised
+    assert isinstance(error, SegalError)
+    assert str(path) in str(error) and error.remedy
+    return error
+
+
+@pytest.mark.parametrize(("kind", "question"), QUESTIONS)
+def test_what_holds_no_answers_is_refused(tmp_path, kind, question):
+    handed = handout(labels(), kind, question=question)
+    refused(kind, tmp_path, handed)
+    (tmp_path / "thesis.tex").write_text("mine")
+    refused(kind, tmp_path, handed)
+    refused(kind, tmp_path / "thesis.tex", handed)
+    refused(kind, tmp_path / "gone", handed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("label-studio", "[]"),
+        ("cvat", "<annotations></annotations>"),
+        ("coco", '{"images": [], "annotations": [], "categories": []}'),
+        ("panoptic", '{"images": [], "annotations": [], "categories": []}'),
+    ],
+)
+def test_exports_without_a_task_are_refused(tmp_path, kind, text):
+    file = tmp_path / "export.json"
+    file.write_text(text)
+    assert "no answers" in str(refused(kind, file, handout(labels(), kind)))
+
+
+def test_labels_of_fiftyone_without_an_image_are_refused(tmp_path):
+    file = tmp_path / "labels.json"
+    file.write_text('{"classes": ["car"], "labels": {}}')
+    handed = handout(labels(), "fiftyone", question="detection", names=("car",))
+    assert "no answers" in str(refused("fiftyone", file, handed))
+
+
+@pytest.mark.parametrize(("kind", "question"), QUESTIONS)
+def test_a_handout_that_nobody_has_worked_on_is_no_mistake(tmp_path, kind, question):
+    """But for Label Studio, whose tasks it does not export as they were imported."""
+    step = 16 if question in _DRAWN else 1000
+    handed = handout(labels(), kind, question=question, step=step)
+    FORMATS[kind].write(tmp_path, handed, None, OPTIONS)
+    if kind == "label-studio":
+        content = json.loads((tmp_path / "tasks.json").read_text())
+        (tmp_path / "tasks.json").write_text(
+            json.dumps([{**task, "annotations": []} for task in content])
+        )
+    assert list(FORMATS[kind].read(tmp_path, handed)) == []
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("of", FORMATS)
+def test_an_export_of_another_format_is_never_taken_for_one_of_nothing(tmp_path, kind, of):
+    made = labels(17)
+    if of == kind:
+        return
+    if of in MASKS:
+        written(tmp_path, of, drawn(made), handout(made, of))
+    else:
+        FORMATS[of].write(tmp_path, handout(made, of), drawn(made), OPTIONS)
+    try:
+        found = list(FORMATS[kind].read(tmp_path, handout(made, kind)))
+    except SegalError:
+        return
+    assert found
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "cvat"])
+@pytest.mark.parametrize("form", ["zip", "tar", "gztar"])
+def test_archives_are_to_be_unpacked(tmp_path, kind, form):
+    made = labels(18)
+    handed = handout(made, kind)
+    FORMATS[kind].write(tmp_path / "x", handed, drawn(made), OPTIONS) if kind in MASKS else None
+    (tmp_path / "x").mkdir(exist_ok=True)
+    (tmp_path / "x" / "more.json").write_text("[]")
+    archive = shutil.make_archive(str(tmp_path / "back"), form, tmp_path / "x")
+    assert "unpack it" in str(refused(kind, Path(archive), handed))
+
+
+def answer_files(path, kind, question):
+    """The files in which answers are."""
+    where = {
+        **{(kind, "segmentation"): (WORK.get(kind, "."), "*.png") for kind in WORK},
+        ("voc", "detection"): ("Annotations", "*.xml"),
+    }.get((kind, question), (".", "*.json"))
+    return [one for one in sorted((path / where[0]).rglob(where[1])) if one.name != "regions.json"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "question"),
+    [(kind, question) for kind, question in QUESTIONS if kind in MASKS and question in _DRAWN],
+)
+def test_of_a_file_that_file_alone_is_read(tmp_path, kind, question):
+    """Of each image by itself, with the other image's beside it, and below."""
+    names = NAMES if question == "segmentation" else ("car", "bus")
+    made = labels(19)
+    work = drawn(made) if question == "segmentation" else boxes(made, names)
+    handed = handout(made, kind, question=question, names=names)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    if question == "segmentation":
+        written(whole, kind, work, handed)
+    else:
+        FORMATS[kind].write(whole, handed, work, OPTIONS)
+    wanted = read(whole, handed)
+    of_one = {task.key: task.image for task in handed.tasks}
+    if len(answer_files(whole, kind, question)) == 1:  # one for all images: two of them
+        folders = []
+        for image, label in made.items():
+            folders.append(whole / image.replace("/", "-"))
+            alone = replace(handed, tasks=tuple(t for t in handed.tasks if t.image == image))
+            folders[-1].mkdir()
+            if question == "segmentation":
+                written(folders[-1], kind, drawn({image: label}), alone)
+            else:
+                FORMATS[kind].write(folders[-1], alone, work, OPTIONS)
+        files = [one for folder in folders for one in answer_files(folder, kind, question)]
+    else:
+        files = answer_files(whole, kind, question)
+    (files[0].parent / "done.txt").write_text("".join(f"{key}\n" for key in of_one))
+    found = {}
+    for file in files:
+        answers = read(file, handed)
+        assert len({of_one[key] for key in answers}) == 1, file
+        assert not found.keys() & answers.keys()
+        found |= answers
+    assert found.keys() >= wanted.keys()
+
+
+# Answers to several handouts
+
+WAYS = (("context", 0), ("crop", 3), ("crop", 7))
+"""Mode and pad of handouts, from the first to the last."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "question"),
+    [(kind, question) for kind, question in QUESTIONS if kind in MASKS and question in _DRAWN],
+)
+@pytest.mark.parametrize("late", range(len(WAYS)))
+def test_late_answers_are_read_in_the_frame_in_which_they_were_handed_out(
+    tmp_path, kind, question, late
+):
+    names = NAMES if question == "segmentation" else ("car", "bus")
+    made = labels(20)
+    work = drawn(made) if question == "segmentation" else boxes(made, names)
+    handed = [
+        handout(made, kind, mode, question, names, model="0" * 8, pad=pad) for mode, pad in WAYS
+    ]
+    every = as_one(handed[::-1])
+    if question == "segmentation":
+        written(tmp_path, kind, work, handed[late])
+    else:
+        FORMATS[kind].write(tmp_path, handed[late], work, OPTIONS)
+    if (kind, question) == ("fiftyone", "detection") and WAYS[late][0] == "crop":
+        found = errors_of(tmp_path, every)  # boxes are shares of a size that it does not state
+        assert found and all("--handout" in str(error) for error in found)
+        return
+    wanted, got = read(tmp_path, handed[late]), read(tmp_path, every)
+    assert got.keys() == wanted.keys() and got
+    for task in handed[late].tasks:
+        if task.key not in got:
+            continue
+        answer = got[task.key]
+        assert answer.frame == task.frame
+        assert answer.boxes == wanted[task.key].boxes
+        np.testing.assert_array_equal(
+            composed(answer, task, names)[0], composed(wanted[task.key], task, names)[0]
+        )
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_answers_of_another_size_than_any_handout_s_name_the_latest(tmp_path, kind):
+    made = labels(21, sizes=((37, 53),))
+    crops = [handout(made, kind, "crop", pad=pad) for pad in (3, 7)]
+    written(tmp_path, kind, drawn(made), handout(made, kind, "crop", pad=5))
+    found = errors_of(tmp_path, as_one(crops[::-1]))
+    assert len(found) == len(crops[0].tasks)
+    for task, error in zip(crops[1].tasks, found, strict=True):
+        height, width = task.frame_size
+        assert task.key in str(error) and f"width {width}, height {height}" in str(error)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_answers_are_found_under_the_names_that_images_had(tmp_path, kind):
+    made = labels(22)
+    before = handout(made, kind)
+    moved = [replace(task, file=f"later/{Path(task.file).name}") for task in before.tasks]
+    every = as_one([replace(before, tasks=tuple(moved)), before])
+    written(tmp_path, kind, drawn(made), before)
+    assert read(tmp_path, every).keys() == {task.key for task in before.tasks}
+    swapped = [replace(task, image=f"other/{task.image}", key=task.key[::-1]) for task in moved]
+    every = as_one([replace(before, tasks=(*swapped, *moved))])
+    with pytest.raises(SegalError, match="--handout"):
+        list(FORMATS[kind].read(tmp_path, every))
 
 
 # COCO

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from segal.annotation.answers import Answer, DrawnBox, Layer
 from segal.annotation.formats.base import WriteOptions
 from segal.annotation.formats.label_studio import LabelStudio
+from segal.annotation.handout import as_one
 from segal.errors import SegalError
 from segal.functional.rle_brushes import encode_brush
 from tests.handed_out import CLASSES, OPTIONS, handed_task, handout, label_of, painted, scene
@@ -314,7 +315,6 @@ def test_times(tmp_path, time):
 def test_nobody_worked_on_it(tmp_path):
     given = handout(handed_task())
     (raw,) = tasks_of(written(tmp_path / "o", given))
-    assert read(tmp_path / "r.json", given, []) == []
     open_one = {**raw, "id": 1, "annotations": []}
     skipped = returned(raw, [], was_cancelled=True)
     assert read(tmp_path / "r.json", given, [open_one, skipped]) == []
@@ -607,3 +607,19 @@ def test_values_of_any_kind_are_read_or_refused(real_bytes, way, value):
     except SegalError:
         return
     assert all(isinstance(one, Answer | SegalError) for one in found)
+
+
+@pytest.mark.parametrize("late", range(3))
+def test_late_answers_are_read_in_the_frame_in_which_they_were_handed_out(tmp_path, late):
+    """Of an image as a whole, and of crops with several pads."""
+    handed = [
+        handout(handed_task(frame=frame), model="m")
+        for frame in (None, (2, 0, 37, 23), (0, 0, 37, 22))
+    ]
+    (task,) = handed[late].tasks
+    label = scene(task)
+    paths = written(tmp_path / "out", handed[late], lambda t: painted(t, label))
+    (raw,) = tasks_of(paths)
+    (answer,) = read(tmp_path / "r.json", as_one(handed[::-1]), [submitted(raw)])
+    assert answer.frame == task.frame
+    assert np.array_equal(label_of(answer, task), label)

@@ -32,6 +32,7 @@ from segal.annotation.formats.shared.files import (
     Part,
     Reply,
     check_handout,
+    files_at,
     new_parts,
     parts,
     put,
@@ -47,7 +48,7 @@ from segal.annotation.formats.shared.label_images import (
     write_drafts,
 )
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
-from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
+from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode, fitting
 from segal.annotation.questions.base import VOID
 from segal.data.cityscapes import CLASSES
 from segal.data.find import check_path, real_path
@@ -115,20 +116,16 @@ class Cityscapes:
     def read(self, path: Path, handout: Handout) -> Iterator[Answer | SegalError]:
         """See `formats.base.Format`."""
         for part in parts(path, handout):
-            root = part.root / FOLDER if (part.root / FOLDER).is_dir() else part.folder
-            names = FileNames({_name(file): file for file in part.by_file})
-            found = LabelFiles.find(root, part, names, _LABELS, skipped=(DRAFTS,))
-            yield from read_label_images(found, root, part, handout, _meaning(handout))
-            drawn = {*found.by_file, *_files_of(found.by_key, part)}
-            yield from _read_polygons(root, part, handout, names, drawn)
+            names = FileNames(part, _name)
+            found = LabelFiles.find(FOLDER, part, names, _LABELS, skipped=(DRAFTS,))
+            there = files_at(part.within(FOLDER), (".json",))
+            found.others = [path for path in there if path.stem.endswith(_POLYGONS)]
+            yield from read_label_images(found, part, handout, _meaning(handout))
+            yield from _read_polygons(found, part, handout, names)
 
 
 def _name(file: str) -> str:
     return stem(file).removesuffix(_IMAGE)
-
-
-def _files_of(keys: Mapping[str, object], part: Part) -> set[str]:
-    return {task.file for task in part.tasks if task.key in keys}
 
 
 def _classes(handout: Handout) -> tuple[str, ...]:
@@ -146,22 +143,25 @@ def _meaning(handout: Handout) -> Meaning:
 
 
 def _read_polygons(
-    root: Path, part: Part, handout: Handout, names: FileNames, drawn: set[str]
+    found: LabelFiles, part: Part, handout: Handout, names: FileNames
 ) -> Iterator[Answer | SegalError]:
     """Reads the polygons of images that have no PNG."""
-    gathered, real_root = Gathered.of(part, handout), real_path(root)
-    strangers = []
-    for path in sorted(root.rglob(f"*{_POLYGONS}.json")):
-        name = path.relative_to(root).with_suffix("").as_posix().removesuffix(_POLYGONS)
-        file = names.find(name)
+    root, gathered = part.within(FOLDER), Gathered.of(part, handout)
+    folder = root if root.is_dir() else root.parent
+    real_root, strangers = real_path(folder), []
+    for path in found.others:
+        relative, file = path.relative_to(folder).as_posix(), names.find_path(path, root, _POLYGONS)
         if file is None:
-            strangers.append(path.relative_to(root).as_posix())
-        elif file not in drawn:
-            tasks = part.by_file[file]
-            reply = Reply(str(path))
+            strangers.append(relative)
+            continue
+        asked = [task for task in part.by_file[file] if task.key not in found.by_key]
+        if asked and file not in found.by_file:
+            tasks, reply = fitting(asked, None), Reply(str(path))
             try:
-                check_path(root, path.relative_to(root).as_posix(), real_root)
-                _draw(reply, path, tasks[0], handout)
+                check_path(folder, relative, real_root)
+                content = read_json(path, "imgHeight, imgWidth and a list of objects", _MAX_BYTES)
+                tasks = fitting(asked, (content.get("imgHeight"), content.get("imgWidth")))
+                _draw(reply, path, content, tasks[0], handout)
             except SegalError as error:
                 reply.fail(Mistake.of_error(error, path), tasks)
             except Mistake as mistake:
@@ -171,8 +171,9 @@ def _read_polygons(
         yield not_handed_out(root, strangers, part.by_file)
 
 
-def _draw(reply: Reply, path: Path, task: AnnotationTask, handout: Handout) -> None:
-    content = read_json(path, "imgHeight, imgWidth and a list of objects", _MAX_BYTES)
+def _draw(
+    reply: Reply, path: Path, content: Mapping[str, Any], task: AnnotationTask, handout: Handout
+) -> None:
     objects = content.get("objects")
     if not isinstance(objects, list) or not all(isinstance(one, dict) for one in objects):
         raise Mistake(path, "no list of objects", "objects: [...]", content, "save it again")

@@ -45,7 +45,8 @@ from segal.annotation.formats.shared.frames import (
     whole_box,
 )
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, is_number, not_handed_out
-from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
+from segal.annotation.formats.shared.tools import no_answers
+from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode, fitting
 from segal.errors import SegalError, raise_all
 from segal.functional.rle import decode_cropped, encode_placed
 from segal.functional.rle_coco import decode_coco, decode_cocos, encode_coco
@@ -200,7 +201,9 @@ def _load(file: Path) -> _Instances:
 
 def _read(file: Path, part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
     said = _load(file)
-    gathered, names = Gathered.of(part, handout), FileNames.of(part)
+    if not said.images:
+        yield no_answers(file, _EXPECTED)
+    gathered, names = Gathered.of(part, handout), FileNames(part)
     if said.astray:
         yield SegalError(
             f"{file}: annotations of images that it does not list ({said.astray})",
@@ -217,7 +220,8 @@ def _read(file: Path, part: Part, handout: Handout) -> Iterator[Answer | SegalEr
         shown = found[image["id"]]
         if shown is None:
             continue
-        tasks = part.by_file[shown]
+        size = (image.get("height"), image.get("width"))
+        tasks = fitting(part.by_file[shown], size)
         reply = Reply(f"{file}: image {image['id']} ({image['file_name']})")
         try:
             if times[shown] > 1:

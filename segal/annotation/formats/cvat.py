@@ -22,7 +22,7 @@ from xml.sax.saxutils import escape, quoteattr
 from segal.annotation.answers import Answer
 from segal.annotation.formats.base import Drafts, WriteOptions
 from segal.annotation.formats.cvat_answers import ANNOTATOR, DONE, TASK, Reply, is_any_ticked
-from segal.annotation.formats.cvat_xml import pictures
+from segal.annotation.formats.cvat_xml import EXPECTED, Picture, pictures
 from segal.annotation.formats.shared.tools import (
     OUTLINE,
     REGION,
@@ -30,6 +30,7 @@ from segal.annotation.formats.shared.tools import (
     check_names,
     coloured,
     files_in,
+    no_answers,
     of_wholes,
     trimmed,
 )
@@ -96,8 +97,11 @@ class Cvat:
             by_file: dict[str, list[AnnotationTask]] = {}
             for task in handout.tasks:
                 by_file.setdefault(task.file, []).append(task)
+            picture: Picture | None = None
             for picture in pictures(file):
                 yield from Reply(file, picture, handout, ticked).answers(by_file)
+            if picture is None:
+                yield no_answers(file, EXPECTED)
 
 
 def _labels(handout: Handout, options: WriteOptions) -> list[dict[str, Any]]:

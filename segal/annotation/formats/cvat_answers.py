@@ -23,7 +23,7 @@ from segal.annotation.formats.shared.tools import (
     trimmed,
     whole_box,
 )
-from segal.annotation.handout import AnnotationTask, Handout
+from segal.annotation.handout import AnnotationTask, Handout, fitting
 from segal.errors import SegalError
 from segal.functional.rle import decode_counts, whole_numbers
 
@@ -122,7 +122,7 @@ class Reply:
             given = self.handout.by_key.get(key, ())
             annotator = regions[0].attributes.get(ANNOTATOR, "")
             meant = [task for task in given if task.annotator == annotator]
-            task = (meant or given)[0] if given else None
+            task = self._as_shown(meant or given) if given else None
             if task is None:
                 if is_done or any(map(self._is_drawn, self._others())):
                     yield self._stranger(f"{TASK} {key!r:.40}")
@@ -182,13 +182,27 @@ class Reply:
             updated=self.picture.updated,
             lossy=drawing.lossy,
             notes=tuple(drawing.notes()),
+            frame=task.frame,
         )
 
-    def _check_name(self, task: AnnotationTask) -> None:
-        """Refuses another image; tools put folders before a name, or leave them away."""
+    def _as_shown(self, tasks: Sequence[AnnotationTask]) -> AnnotationTask:
+        """The task as it was handed out with this image; as the latest, where it never was."""
+        named = [task for task in tasks if self._is_named(task)]
+        return fitting(named or tasks, self._size())[0]
+
+    def _size(self) -> tuple[object, object]:
+        """(height, width), as numbers where they are some."""
+        height, width = (self.picture.given.get(side, "") for side in ("height", "width"))
+        return _if_whole(height), _if_whole(width)
+
+    def _is_named(self, task: AnnotationTask) -> bool:
+        """Whether it is of this image; tools put folders before a name, or leave them away."""
         own, other = PurePosixPath(task.file).parts, PurePosixPath(self.picture.name).parts
         shorter = min(len(own), len(other))
-        if not shorter or own[-shorter:] != other[-shorter:]:
+        return bool(shorter) and own[-shorter:] == other[-shorter:]
+
+    def _check_name(self, task: AnnotationTask) -> None:
+        if not self._is_named(task):
             raise Mistake(
                 "the region of another image",
                 f"an image named {task.file}",
@@ -200,8 +214,7 @@ class Reply:
         """What is drawn, or what is wrong with it; the frame is that of all tasks of the image."""
         drawing, room = _Drawing(), Room(task)
         try:
-            sides = (self.picture.given.get(side, "") for side in ("height", "width"))
-            check_size(task, *(int(x) if _WHOLE.fullmatch(x) else x for x in sides))
+            check_size(task, *self._size())
             for shape in self._others():
                 self._take(drawing, shape, task, room)
         except Mistake as mistake:
@@ -226,6 +239,10 @@ class Reply:
             drawing.drawn_choices += is_drawn
         else:
             drawing.unread[shape.tag[:40]] = drawing.unread.get(shape.tag[:40], 0) + 1
+
+
+def _if_whole(text: str) -> int | str:
+    return int(text) if _WHOLE.fullmatch(text) else text
 
 
 def _whole(shape: Shape, name: str, default: str = "") -> int:

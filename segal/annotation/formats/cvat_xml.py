@@ -17,7 +17,7 @@ MAX_BYTES = 2**34
 _MAX_PIECE, _MAX_IMAGE, _MAX_SHAPES = 2**26, 2**28, 100_000
 _CHUNK = 2**20
 _IMAGE = ["annotations", "image"]
-_EXPECTED = "XML or ZIP, as CVAT exports it as «CVAT for images 1.1»"
+EXPECTED = "XML or ZIP, as CVAT exports it as «CVAT for images 1.1»"
 
 
 @dataclass
@@ -78,7 +78,7 @@ def pictures(path: Path) -> Iterator[Picture]:
                 reader.ready.clear()
             reader.parser.Parse(b"", True)
     except OSError as error:
-        raise read_error(path, error, _EXPECTED) from error
+        raise read_error(path, error, EXPECTED) from error
     except expat.ExpatError as error:
         raise _wrong(path, f"damaged or cut short: {error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -167,7 +167,7 @@ class _Reader(PlainXmlReader):
 def _wrong(path: Path, got: str) -> SegalError:
     return SegalError(
         f"{path}: not what CVAT exports",
-        expected=_EXPECTED,
+        expected=EXPECTED,
         got=got[:200],
         remedy="export it again, as a whole",
     )

@@ -45,8 +45,14 @@ from segal.annotation.formats.shared.label_images import (
     read_label_images,
     write_drafts,
 )
-from segal.annotation.formats.shared.mistakes import Mistake, is_number, not_handed_out
-from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
+from segal.annotation.formats.shared.mistakes import (
+    Mistake,
+    check_one_frame,
+    is_number,
+    not_handed_out,
+)
+from segal.annotation.formats.shared.tools import no_answers
+from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode, fitting
 from segal.data.layout import MAX_CLASSES, Classes, make_classes
 from segal.errors import SegalError
 from segal.functional.labels import IGNORE_INDEX
@@ -102,10 +108,9 @@ class FiftyOne:
         """See `formats.base.Format`."""
         for part in parts(path, handout):
             if handout.question == "segmentation":
-                root = part.root / LABELS if (part.root / LABELS).is_dir() else part.folder
-                names = FileNames.without_suffix(part)
-                found = LabelFiles.find(root, part, names, skipped=(DRAFTS,))
-                yield from read_label_images(found, root, part, handout, _meaning(part, handout))
+                names = FileNames(part, stem)
+                found = LabelFiles.find(LABELS, part, names, skipped=(DRAFTS,))
+                yield from read_label_images(found, part, handout, _meaning(part, handout))
             else:
                 yield from _read(part, handout)
 
@@ -202,8 +207,10 @@ def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
             remedy="export it again, as FiftyOneImageDetectionDataset or "
             "FiftyOneImageClassificationDataset",
         )
+    if not labels:
+        yield no_answers(file, _SAID)
     gathered = Gathered.of(part, handout)
-    names, stems = FileNames.of(part), FileNames.without_suffix(part)
+    names, stems = FileNames(part), FileNames(part, stem)
     strangers = []
     for key, said in labels.items():
         shown = stems.find(key) or names.find(key)
@@ -212,12 +219,13 @@ def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
             continue
         if said is None:
             continue
-        tasks, reply = part.by_file[shown], Reply(f"{file}: {key}")
+        tasks, reply = fitting(part.by_file[shown], None), Reply(f"{file}: {key}")
         try:
             many = said if isinstance(said, list) else [said]
             if handout.question == "detection":
                 if not isinstance(said, list):
                     raise Mistake(reply.source, "no list of boxes", "a list", said, "export again")
+                check_one_frame(part.by_file[shown], reply.source)
                 reply.boxes = [_drawn(one, classes, tasks[0], reply.source) for one in said]
                 reply.is_done = not said
             else:

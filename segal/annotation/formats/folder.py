@@ -24,6 +24,7 @@ from segal.annotation.formats.shared.files import (
     new_parts,
     parts,
     put,
+    stem,
 )
 from segal.annotation.formats.shared.label_images import (
     NO_CLASS,
@@ -78,11 +79,10 @@ class Folder:
         """See `formats.base.Format`."""
         for part in parts(path, handout):
             if handout.question == "segmentation":
-                root = part.root / LABELS if (part.root / LABELS).is_dir() else part.root
-                names = FileNames.without_suffix(part)
-                found = LabelFiles.find(root, part, names, skipped=(DRAFTS,))
+                names = FileNames(part, stem)
+                found = LabelFiles.find(LABELS, part, names, skipped=(DRAFTS,))
                 meaning = read_meaning(part, plain_meaning(handout))
-                yield from read_label_images(found, root, part, handout, meaning)
+                yield from read_label_images(found, part, handout, meaning)
             else:
                 yield from read_choices(part, handout)
 

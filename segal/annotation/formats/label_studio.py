@@ -27,6 +27,7 @@ from segal.annotation.formats.shared.tools import (
     check_names,
     coloured,
     files_in,
+    no_answers,
     of_wholes,
 )
 from segal.annotation.handout import AnnotationTask, Handout, Mode
@@ -97,8 +98,11 @@ class LabelStudio:
     def read(self, path: Path, handout: Handout) -> Iterator[Answer | SegalError]:
         """As `Format.read`: a file, or a folder of them."""
         for file in files_in(path, (".json",)):
+            number = 0
             for number, raw in enumerate(json_items(file, EXPECTED, as_text=PACKED), 1):
                 yield from answers(file, number, raw, handout)
+            if not number:
+                yield no_answers(file, EXPECTED)
 
 
 def _config(handout: Handout, options: WriteOptions) -> str:

@@ -75,13 +75,21 @@ def answers(
         yield _stranger(place, data, handout)
         return
     meant = [task for task in given if task.annotator == data.get("segal_annotator")]
-    task = (meant or given)[0]
     for one in submitted:
+        task = _as_shown(meant or given, one)
         source = f"{place}, annotation {one.get('id')!r:.30}"
         try:
             yield _answer(source, task, one, data, raw, handout)
         except Mistake as mistake:
             yield mistake.of(source, task)
+
+
+def _as_shown(tasks: Sequence[AnnotationTask], annotation: Mapping[str, Any]) -> AnnotationTask:
+    """The task in the frame that has the size of the image that something was drawn on."""
+    results = annotation.get("result")
+    listed = [one for one in results if isinstance(one, dict)] if isinstance(results, list) else []
+    sizes = [(one.get("original_height"), one.get("original_width")) for one in listed]
+    return next((task for task in tasks if task.frame_size in sizes), tasks[0])
 
 
 def _stranger(place: str, data: Mapping[str, Any], handout: Handout) -> SegalError:
@@ -170,6 +178,7 @@ def _answer(
         lossy=reading.lossy,
         partial=reading.partial / reading.painted if reading.painted else 0.0,
         notes=tuple(notes),
+        frame=task.frame,
     )
 
 

@@ -34,6 +34,7 @@ from segal.annotation.formats.shared.files import (
     Part,
     Reply,
     check_handout,
+    files_at,
     new_parts,
     parts,
     put,
@@ -49,8 +50,16 @@ from segal.annotation.formats.shared.frames import (
     whole_box,
 )
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out, said_at
-from segal.annotation.formats.shared.tools import REGION, check_region
-from segal.annotation.handout import CONTEXT, CROP, MANIFEST_FILE, AnnotationTask, Handout, Mode
+from segal.annotation.formats.shared.tools import REGION, check_region, no_answers
+from segal.annotation.handout import (
+    CONTEXT,
+    CROP,
+    MANIFEST_FILE,
+    AnnotationTask,
+    Handout,
+    Mode,
+    fitting,
+)
 from segal.data.find import check_path, real_path
 from segal.data.image_file import load, open_image
 from segal.errors import SegalError
@@ -185,17 +194,16 @@ def bilevel_png(mask: NDArray[np.bool_]) -> bytes:
 
 
 def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
-    root = part.root
-    paths = [root] if root.is_file() else sorted(root.rglob("*.json"))
-    own = {REGIONS_FILE, MANIFEST_FILE}
+    root, own = part.root, {REGIONS_FILE, MANIFEST_FILE}
+    paths = [path for path in files_at(root, (".json",)) if path.name not in own]
+    if not paths:
+        yield no_answers(root, "a JSON of labelme for each image")
     gathered, real_root = Gathered.of(part, handout), real_path(part.folder)
-    names, stems = FileNames.of(part), FileNames.without_suffix(part)
+    names, stems = FileNames(part), FileNames(part, stem)
     strangers = []
     for path in paths:
-        if path.name in own or path.name.startswith("."):
-            continue
         relative = path.relative_to(part.folder)
-        named = stems.find(relative.with_suffix("").as_posix())
+        named = stems.find_path(path, root)
         try:
             check_path(part.folder, relative.as_posix(), real_root)
             content = read_json(path, _EXPECTED, _MAX_BYTES)
@@ -209,12 +217,12 @@ def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
         if file is None:
             strangers.append(f"{relative.as_posix()} (imagePath {said!r:.60})")
             continue
-        tasks, reply = part.by_file[file], Reply(str(path))
+        size = (content.get("imageHeight"), content.get("imageWidth"))
+        tasks, reply = fitting(part.by_file[file], size), Reply(str(path))
         try:
             if named is not None and named != file:
                 remedy = "give the file the name of its image"
                 raise Mistake(path, "a file of another image", f"imagePath {named}", said, remedy)
-            size = (content.get("imageHeight"), content.get("imageWidth"))
             check_size(tasks[0], path, size)
             flags = content.get("flags")
             marked = [x for x, on in flags.items() if on is True] if isinstance(flags, dict) else []

@@ -34,7 +34,8 @@ from segal.annotation.formats.shared.files import (
 )
 from segal.annotation.formats.shared.frames import draft_layers, paint_layer
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
-from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
+from segal.annotation.formats.shared.tools import no_answers
+from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode, fitting
 from segal.data.find import check_path, real_path
 from segal.data.images import read_label_colours
 from segal.errors import SegalError, raise_all
@@ -175,7 +176,9 @@ def _read(file: Path, part: Part, handout: Handout) -> Iterator[Answer | SegalEr
             got=f"{astray} of others",
             remedy="export all images together with their annotations",
         )
-    gathered, known = Gathered.of(part, handout), FileNames.of(part)
+    if not images:
+        yield no_answers(file, _EXPECTED)
+    gathered, known = Gathered.of(part, handout), FileNames(part)
     found = {image["id"]: known.find(image["file_name"]) for image in images}
     times = Counter(found.values())
     strangers = [x["file_name"] for x in images if found[x["id"]] is None]
@@ -185,7 +188,8 @@ def _read(file: Path, part: Part, handout: Handout) -> Iterator[Answer | SegalEr
         shown, said = found[image["id"]], of_image.get(image["id"], [])
         if shown is None:
             continue
-        tasks = part.by_file[shown]
+        size = (image.get("height"), image.get("width"))
+        tasks = fitting(part.by_file[shown], size)
         reply = Reply(f"{file}: image {image['id']} ({image['file_name']})")
         try:
             if len(said) > 1 or times[shown] > 1:
@@ -194,7 +198,7 @@ def _read(file: Path, part: Part, handout: Handout) -> Iterator[Answer | SegalEr
                     reply.source, "an image that is listed twice", "once", got, "leave one"
                 )
             if said:
-                check_size(tasks[0], reply.source, (image.get("height"), image.get("width")))
+                check_size(tasks[0], reply.source, size)
                 _segments(reply, file, said[0], names, tasks[0])
         except Mistake as mistake:
             reply.fail(mistake, tasks)

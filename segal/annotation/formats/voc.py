@@ -28,19 +28,27 @@ from segal.annotation.formats.shared.files import (
     Part,
     Reply,
     check_handout,
+    files_at,
     new_parts,
     parts,
+    stem,
 )
 from segal.annotation.formats.shared.frames import whole_box
 from segal.annotation.formats.shared.label_images import LabelFiles, read_label_images
-from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
-from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode
+from segal.annotation.formats.shared.mistakes import (
+    Mistake,
+    check_one_frame,
+    check_size,
+    not_handed_out,
+)
+from segal.annotation.formats.shared.tools import no_answers
+from segal.annotation.handout import CONTEXT, CROP, AnnotationTask, Handout, Mode, fitting
 from segal.annotation.questions.base import VOID
 from segal.data.find import check_path, real_path
 from segal.data.layout import Classes, make_classes
 from segal.data.voc import NAMES
 from segal.errors import SegalError
-from segal.tasks.detection.annotation_xml import read_annotation
+from segal.tasks.detection.annotation_xml import Annotation, read_annotation
 from segal.tasks.detection.writing import write_labels
 
 MASKS, DRAFTS, BOXES = "SegmentationClass", "drafts", "Annotations"
@@ -81,11 +89,10 @@ class Voc:
         """See `formats.base.Format`."""
         for part in parts(path, handout):
             if handout.question == "segmentation":
-                root = part.root / MASKS if (part.root / MASKS).is_dir() else part.folder
-                names = FileNames.without_suffix(part)
-                found = LabelFiles.find(root, part, names, skipped=(DRAFTS,))
+                names = FileNames(part, stem)
+                found = LabelFiles.find(MASKS, part, names, skipped=(DRAFTS,))
                 meaning = read_meaning(part, _default(handout))
-                yield from read_label_images(found, root, part, handout, meaning)
+                yield from read_label_images(found, part, handout, meaning)
             else:
                 yield from _read(part, handout)
 
@@ -98,21 +105,25 @@ def _default(handout: Handout) -> Classes:
 
 
 def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
-    root = part.root / BOXES if (part.root / BOXES).is_dir() else part.folder
-    paths = [part.root] if part.root.is_file() else sorted(root.rglob("*.xml"))
-    gathered, real_root = Gathered.of(part, handout), real_path(root)
-    stems = FileNames.without_suffix(part)
-    strangers = []
+    root, gathered = part.within(BOXES), Gathered.of(part, handout)
+    folder = root if root.is_dir() else root.parent
+    real_root, stems, strangers = real_path(folder), FileNames(part, stem), []
+    paths = files_at(root, (".xml",))
+    if not paths and not part.is_as_written(BOXES):
+        yield no_answers(part.root, "files .xml, named as what was handed out")
     for path in paths:
-        relative = path.relative_to(root)
-        file = stems.find(relative.with_suffix("").as_posix())
+        relative, file = path.relative_to(folder), stems.find_path(path, root)
         if file is None:
             strangers.append(relative.as_posix())
             continue
-        tasks, reply = part.by_file[file], Reply(str(path))
+        tasks, reply = fitting(part.by_file[file], None), Reply(str(path))
         try:
-            check_path(root, relative.as_posix(), real_root)
-            _boxes(reply, path, tasks[0])
+            check_path(folder, relative.as_posix(), real_root)
+            annotation = read_annotation(path)
+            if annotation.size is None:
+                check_one_frame(part.by_file[file], path)
+            tasks = fitting(part.by_file[file], annotation.size)
+            _boxes(reply, path, annotation, tasks[0])
             # Where nothing was drawn beforehand, whoever saved a file has looked at the image.
             reply.is_done = handout.model is None
         except SegalError as error:
@@ -124,8 +135,7 @@ def _read(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
         yield not_handed_out(root, strangers, part.by_file)
 
 
-def _boxes(reply: Reply, path: Path, task: AnnotationTask) -> None:
-    annotation = read_annotation(path)
+def _boxes(reply: Reply, path: Path, annotation: Annotation, task: AnnotationTask) -> None:
     if annotation.size is None:
         reply.notes.append("it does not say the size of the image, which was not compared")
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segal.annotation.answers import Answer
 from segal.annotation.formats import FORMATS
-from segal.annotation.handout import AnnotationTask, Handout, task_key
+from segal.annotation.handout import NAME_HANDOUT, AnnotationTask, Handout, as_one, task_key
 from segal.annotation.manifest import read_manifest_text
 from segal.annotation.questions.base import ERROR, IGNORE, Rules, place
 from segal.candidates.regions import Box
@@ -129,13 +129,15 @@ def import_answers(folder: Path, paths: Sequence[Path], settings: ImportSettings
     """
     with Ledger.reopen(folder) as ledger:
         source = RunSource.open(ledger)
-        handout = _handout(ledger, settings)
+        handout, others = _handout(ledger, settings)
         classes = _classes(handout, settings.rules)
         booked = returns_of(ledger)
         imported = Imported(classes, source.question.unit)
         found = list(_read(paths, handout, source, settings, classes, ledger, imported))
         found = _chosen(found, handout, booked, imported)
         returns = list(_settled(found, ledger, source, booked, settings, imported))
+        if imported.bad and others:
+            imported.bad.insert(0, _of_other_classes(folder, handout, others))
         if not settings.skip_bad:
             raise_all(shortened(imported.bad))
         if settings.dry_run:
@@ -152,15 +154,19 @@ def import_answers(folder: Path, paths: Sequence[Path], settings: ImportSettings
     return imported
 
 
-def _handout(ledger: Ledger, settings: ImportSettings) -> Handout:
-    """All tasks that were handed out in a format; the latest frame of each counts."""
+def _handout(ledger: Ledger, settings: ImportSettings) -> tuple[Handout, list[Handout]]:
+    """All tasks that were handed out in a format, in all frames, the latest first.
+
+    Returns:
+        They, as one handout; and handouts that asked for other classes, whose tasks are left out.
+    """
     if settings.handout is not None:
         try:
             text = settings.handout.read_text()
         except (OSError, UnicodeDecodeError) as error:
             reason = error if isinstance(error, OSError) else OSError("not text")
             raise read_error(settings.handout, reason, "the manifest of a handout") from error
-        return read_manifest_text(text, str(settings.handout))
+        return read_manifest_text(text, str(settings.handout)), []
     handouts = handouts_of(ledger, settings.kind or None)
     if not handouts:
         raise SegalError(
@@ -172,13 +178,21 @@ def _handout(ledger: Ledger, settings: ImportSettings) -> Handout:
             "--handout",
         )
     last = handouts[-1]
-    like = [
-        h for h in handouts if (h.kind, h.mode, h.classes) == (last.kind, last.mode, last.classes)
-    ]
-    tasks: dict[tuple[str, str], AnnotationTask] = {}
-    for one in like:
-        tasks |= {(task.key, task.annotator): task for task in one.tasks}
-    return replace(last, tasks=tuple(tasks.values()))
+    of_kind = [one for one in reversed(handouts) if one.kind == last.kind]
+    same = [(one.classes, one.void) == (last.classes, last.void) for one in of_kind]
+    others = [one for one, is_same in zip(of_kind, same, strict=True) if not is_same]
+    return as_one([one for one, is_same in zip(of_kind, same, strict=True) if is_same]), others
+
+
+def _of_other_classes(folder: Path, handout: Handout, others: Sequence[Handout]) -> SegalError:
+    asked, now = (", ".join(one.classes) for one in (others[0], handout))
+    return SegalError(
+        f"{folder}: {count(len(others), 'handout')} to {handout.kind} had other classes, and no "
+        "answers to them were looked for",
+        expected=f"answers to handouts with the classes of the last: {now}",
+        got=f"handouts with {asked}",
+        remedy=f"if these are answers to one of them, name it: {NAME_HANDOUT}",
+    )
 
 
 def _classes(handout: Handout, rules: Rules) -> tuple[str, ...]:
@@ -212,6 +226,7 @@ def _read(
     with bar("Reading answers") as advance:
         done = 0
         for path in paths:
+            before = done
             for one in form.read(path, handout):
                 done += 1
                 advance(min(done, total), total)
@@ -232,22 +247,26 @@ def _read(
                 if not tasks or one.key not in purchases:
                     imported.bad.append(_foreign(one, source))
                     continue
-                annotator = one.annotator or (tasks[0].annotator if len(tasks) == 1 else "")
+                task = next((task for task in tasks if task.frame == one.frame), tasks[0])
+                asked = {task.annotator for task in tasks}
+                annotator = one.annotator or (task.annotator if len(asked) == 1 else "")
                 if settings.annotator and annotator != settings.annotator:
                     continue
                 bought = purchases[one.key]
                 try:
-                    settled = source.question.settle(one, tasks[0], classes, settings.rules)
+                    settled = source.question.settle(one, task, classes, settings.rules)
                 except SegalError as error:
                     imported.bad.append(error)
                     continue
                 yield _Found(
                     replace(one, layers=(), boxes=(), choices=()),
-                    *(tasks[0], bought.image, bought.box, annotator),
+                    *(task, bought.image, bought.box, annotator),
                     source.question.digest(settled.label),
                     source.question.encode(settled.label),
                     settled.counts,
                 )
+            if done == before:
+                _note(imported, f"{path}: nobody has worked on any of its tasks yet.")
 
 
 def _foreign(answer: Answer, source: RunSource) -> SegalError:
@@ -289,7 +308,7 @@ def _chosen(
     kept = []
     for one in last.values():
         names = people.setdefault(one.region, set())
-        asked = len(handout.by_key[one.task.key])
+        asked = len({task.annotator for task in handout.by_key[one.task.key]})
         if one.annotator not in names and len(names) >= asked:
             imported.bad.append(
                 SegalError(

@@ -7,7 +7,7 @@ worked on, unless its name or a task's key is a line of `done.txt`.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -16,8 +16,8 @@ from typing import Any
 from segal.annotation.answers import Answer, DrawnBox, Layer
 from segal.annotation.formats.shared.frames import box_digest, layer_digest, shared, shared_boxes
 from segal.annotation.formats.shared.mistakes import Mistake, said_at
-from segal.annotation.formats.shared.tools import Room, check_names
-from segal.annotation.handout import AnnotationTask, Handout
+from segal.annotation.formats.shared.tools import Room, check_names, check_unpacked
+from segal.annotation.handout import NAME_HANDOUT, AnnotationTask, Handout
 from segal.data.class_list import read_lines
 from segal.errors import SegalError
 from segal.system.files import is_there, read_error, write_error
@@ -35,7 +35,7 @@ class Part:
     Attributes:
         annotator: Whose; empty for all.
         root: The folder, or the file that came back.
-        tasks: One for each key.
+        tasks: One for each key, frame and file.
     """
 
     annotator: str
@@ -55,14 +55,36 @@ class Part:
         """The folder."""
         return self.root if self.root.is_dir() else self.root.parent
 
+    def within(self, name: str) -> Path:
+        """Where files are looked for: in the folder of a name, where it is there; else `root`."""
+        return self.root / name if (self.root / name).is_dir() else self.root
+
+    def is_as_written(self, name: str) -> bool:
+        """Whether it is what was handed out, with a folder of a name for what people draw."""
+        return (self.root / name).is_dir() and is_there(self.root / REGIONS_FILE)
+
 
 def parts(folder: Path, handout: Handout) -> list[Part]:
     """A folder for each annotator; where none is named, one for all.
 
     Args:
-        folder: To write into, or that came back, which may be of one annotator, or a file.
+        folder: That came back, which may be of one annotator, or a file.
         handout: The tasks.
+
+    Raises:
+        SegalError: If it is not there, or an archive; or if a file's name has been that of two
+            images.
     """
+    check_unpacked(folder)
+    images: dict[str, str] = {}
+    for task in handout.tasks:
+        if images.setdefault(task.file, task.image) != task.image:
+            raise SegalError(
+                f"{folder}: {task.file} was handed out as {images[task.file]} and {task.image}",
+                expected="files that are one image each, in all handouts",
+                got="images that were moved, or have changed names, between handouts",
+                remedy=f"name the handout that these are answers to: {NAME_HANDOUT}",
+            )
     names = sorted({task.annotator for task in handout.tasks})
     if folder.is_dir():
         there = [name for name in names if _is_folder(name) and (folder / name).is_dir()]
@@ -79,8 +101,8 @@ def new_parts(folder: Path, handout: Handout) -> list[Part]:
 
 
 def _part(annotator: str, root: Path, handout: Handout) -> Part:
-    own = {t.key: t for t in handout.tasks if not annotator or t.annotator == annotator}
-    return Part(annotator, root, tuple(own.values()))
+    given = [t for t in handout.tasks if not annotator or t.annotator == annotator]
+    return Part(annotator, root, tuple({(t.key, t.frame, t.file): t for t in given}.values()))
 
 
 def check_handout(handout: Handout) -> None:
@@ -109,24 +131,18 @@ class FileNames:
     that of another image.
 
     Args:
-        files: Paths that were handed out, by what tools may call them.
+        part: Whose files.
+        called: What tools call a file, such as its path without the suffix.
     """
 
-    def __init__(self, files: Mapping[str, str]) -> None:
-        self._files = files
+    def __init__(self, part: Part, called: Callable[[str], str] = str) -> None:
+        self._files: dict[str, str] = {}
+        self._images = {file: tasks[0].image for file, tasks in part.by_file.items()}
         self._by_name: dict[str, list[str]] = {}
-        for name in files:
-            self._by_name.setdefault(PurePosixPath(name).name, []).append(name)
-
-    @classmethod
-    def of(cls, part: Part) -> "FileNames":
-        """Of the files of tasks."""
-        return cls({file: file for file in part.by_file})
-
-    @classmethod
-    def without_suffix(cls, part: Part) -> "FileNames":
-        """Of the files of tasks, without the suffix."""
-        return cls({stem(file): file for file in part.by_file})
+        for file in part.by_file:
+            name = called(file)
+            if self._files.setdefault(name, file) == file:
+                self._by_name.setdefault(PurePosixPath(name).name, []).append(name)
 
     def find(self, name: str) -> str | None:
         """The file; None where no one file is meant."""
@@ -135,7 +151,31 @@ class FileNames:
         held = [x for x in like if PurePosixPath(x).parts == parts[-len(PurePosixPath(x).parts) :]]
         if held:
             return self._files[max(held, key=len)]
-        return self._files[like[0]] if len(parts) == 1 and len(like) == 1 else None
+        is_one = len({self._images[self._files[x]] for x in like}) == 1  # it may have been moved
+        return self._files[like[0]] if len(parts) == 1 and is_one else None
+
+    def find_path(self, path: Path, root: Path, ending: str = "") -> str | None:
+        """The file that one has the name of, but for its suffix; None as in `find`.
+
+        Args:
+            path: Of a file below `root`, or `root` itself, if that is a file.
+            root: What came back.
+            ending: What follows the name, but for the suffix.
+        """
+        if path != root:
+            return self.find(_bare(path.relative_to(root), ending))
+        whole = self.find(_bare(path.absolute(), ending))
+        return whole or self.find(_bare(Path(path.name), ending))
+
+
+def _bare(path: Path, ending: str) -> str:
+    return path.with_suffix("").as_posix().removesuffix(ending)
+
+
+def files_at(root: Path, suffixes: Sequence[str]) -> list[Path]:
+    """A file alone, or all below a folder, that have one of some suffixes; none that is hidden."""
+    there = [root] if root.is_file() else sorted(root.rglob("*"))
+    return [x for x in there if x.suffix.lower() in suffixes and not x.name.startswith(".")]
 
 
 def stem(file: str) -> str:
@@ -356,6 +396,7 @@ class Gathered:
                 lossy=reply.lossy,
                 updated=reply.updated,
                 notes=(*reply.notes, *self.drafted.notes),
+                frame=task.frame,
             )
 
     def choice(
@@ -376,4 +417,5 @@ class Gathered:
             annotator=self.part.annotator,
             choices=tuple(choices),
             notes=(*told, *self.drafted.notes),
+            frame=task.frame,
         )

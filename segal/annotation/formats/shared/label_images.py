@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,14 @@ from segal.annotation.formats.shared.files import (
     Gathered,
     Part,
     Reply,
+    files_at,
     put,
     stem,
 )
 from segal.annotation.formats.shared.frames import draft_layers, paint
 from segal.annotation.formats.shared.mistakes import Mistake, check_size, not_handed_out
-from segal.annotation.handout import AnnotationTask, Handout
+from segal.annotation.formats.shared.tools import no_answers
+from segal.annotation.handout import AnnotationTask, Handout, fitting
 from segal.annotation.questions.base import VOID
 from segal.data.find import check_path, real_path
 from segal.data.image_file import open_image, read_bytes
@@ -37,6 +39,7 @@ NO_CLASS = "no class"
 """The void that annotators give, where lists of classes leave out what is named void."""
 _COLOURED = ("RGB", "RGBA", "RGBX")
 _SHOWN = 5
+_SUFFIXES = f"such as {next(iter(LABEL_SUFFIXES))}"
 
 
 @dataclass(frozen=True)
@@ -90,24 +93,28 @@ def _stray(path: Path, what: str, expected: str, got: str) -> Mistake:
 
 @dataclass
 class LabelFiles:
-    """The label images of a folder.
+    """Label images that came back.
 
     Attributes:
+        labels: Name of the folder that they are in.
         by_file: Of what is shown, by `AnnotationTask.file`.
         by_key: Of single tasks.
         strangers: Names that are of neither.
         errors: What cannot be opened.
+        others: Files of another form, which are read where there is no image.
     """
 
+    labels: str
     by_file: dict[str, list[Path]] = field(default_factory=dict)
     by_key: dict[str, list[Path]] = field(default_factory=dict)
     strangers: list[str] = field(default_factory=list)
     errors: list[SegalError] = field(default_factory=list)
+    others: Sequence[Path] = ()
 
     @classmethod
     def find(
         cls,
-        root: Path,
+        labels: str,
         part: Part,
         names: FileNames,
         ending: str = "",
@@ -116,38 +123,42 @@ class LabelFiles:
         """Finds them.
 
         Args:
-            root: Below which all are looked for.
+            labels: Name of the folder that they are in, where it is there; else all are looked at.
             part: Whose.
             names: Of images, without what follows them in the names of labels.
             ending: What that is, but for the suffix.
             skipped: Names of folders that are not looked into.
         """
-        found, real_root = cls(), real_path(root)
-        keys = {task.key for task in part.tasks}
-        for path in sorted(root.rglob("*")):
-            relative = path.relative_to(root)
-            name = relative.with_suffix("").as_posix()
-            is_label = path.suffix.lower() in LABEL_SUFFIXES and name.endswith(ending)
-            if not is_label or path.name.startswith(".") or set(relative.parts[:-1]) & {*skipped}:
+        found, root = cls(labels), part.within(labels)
+        folder = root if root.is_dir() else root.parent
+        real_root, keys = real_path(folder), {task.key for task in part.tasks}
+        for path in files_at(root, LABEL_SUFFIXES):
+            relative, name = path.relative_to(folder), path.stem
+            if not name.endswith(ending) or set(relative.parts[:-1]) & {*skipped}:
                 continue
             try:
-                check_path(root, relative.as_posix(), real_root)
+                check_path(folder, relative.as_posix(), real_root)
             except SegalError as error:
                 found.errors.append(error)
                 continue
             name = name.removesuffix(ending)
-            file = names.find(name)
-            if PurePosixPath(name).name in keys:
-                found.by_key.setdefault(PurePosixPath(name).name, []).append(path)
+            file = names.find_path(path, root, ending)
+            if name in keys:
+                found.by_key.setdefault(name, []).append(path)
             elif file is not None:
                 found.by_file.setdefault(file, []).append(path)
             else:
                 found.strangers.append(relative.as_posix())
         return found
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was found at all."""
+        return not (self.by_file or self.by_key or self.strangers or self.errors or self.others)
+
 
 def read_label_images(
-    found: LabelFiles, root: Path, part: Part, handout: Handout, meaning: Meaning
+    found: LabelFiles, part: Part, handout: Handout, meaning: Meaning
 ) -> Iterator[Answer | SegalError]:
     """Reads answers, one image after the other.
 
@@ -156,40 +167,62 @@ def read_label_images(
 
     Args:
         found: The images.
-        root: For messages.
         part: Whose.
         handout: What was handed out.
         meaning: What pixels mean.
     """
-    gathered = Gathered.of(part, handout)
+    gathered, root = Gathered.of(part, handout), part.within(found.labels)
+    if found.is_empty and not gathered.done and not part.is_as_written(found.labels):
+        yield no_answers(part.root, f"label images named as what was handed out, {_SUFFIXES}")
+        return
     yield from found.errors
     if found.strangers:
         yield not_handed_out(root, found.strangers, part.by_file)
-    for file, tasks in part.by_file.items():
-        shown = found.by_file.get(file, [])
-        alone = [task for task in tasks if task.key in found.by_key]
-        together = [task for task in tasks if task.key not in found.by_key]
-        groups = [([task], found.by_key[task.key]) for task in alone]
-        for group, paths in [(together, shown), *groups] if together else groups:
-            reply = Reply(str(paths[0]) if paths else str(root))
-            try:
-                if len(paths) > 1:
-                    got = ", ".join(path.relative_to(root).as_posix() for path in paths)
-                    raise Mistake(root, "two labels", "one", got, "leave the right one only")
-                if paths:
-                    _read(reply, paths[0], group[0], meaning, handout)
-            except Mistake as mistake:
-                reply.fail(mistake, group)
-            yield from gathered.answers(reply, group)
+    alone: dict[str, list[AnnotationTask]] = {key: [] for key in found.by_key}
+    together: dict[str, list[AnnotationTask]] = {}
+    for task in part.tasks:
+        if task.key in alone:
+            alone[task.key].append(task)
+        else:
+            together.setdefault(task.file, []).append(task)
+    came = [(together[file], paths) for file, paths in found.by_file.items() if file in together]
+    came += [(alone[key], paths) for key, paths in found.by_key.items()]
+    for asked, paths in came:
+        tasks, reply = fitting(asked, None), Reply(str(paths[0]))
+        try:
+            if len(paths) > 1:
+                got = ", ".join(path.relative_to(root).as_posix() for path in paths)
+                raise Mistake(root, "two labels", "one", got, "leave the right one only")
+            values, classes = _opened(paths[0], meaning)
+            tasks = fitting(asked, values.shape)
+            _read(reply, paths[0], values, classes, tasks[0], meaning, handout)
+        except Mistake as mistake:
+            reply.fail(mistake, tasks)
+        yield from gathered.answers(reply, tasks)
+    if root.is_dir():  # what is done though there is no image of it
+        told = {task.key for asked, _ in came for task in asked}
+        for task in part.tasks:
+            for one in () if task.key in told else gathered.answers(Reply(str(root)), [task]):
+                told.add(task.key)
+                yield one
+
+
+def _opened(path: Path, meaning: Meaning) -> tuple[NDArray[np.uint8], Classes]:
+    try:
+        return meaning.read(path)
+    except SegalError as error:
+        raise Mistake.of_error(error, path) from error
 
 
 def _read(
-    reply: Reply, path: Path, task: AnnotationTask, meaning: Meaning, handout: Handout
+    reply: Reply,
+    path: Path,
+    values: NDArray[np.uint8],
+    classes: Classes,
+    task: AnnotationTask,
+    meaning: Meaning,
+    handout: Handout,
 ) -> None:
-    try:
-        values, classes = meaning.read(path)
-    except SegalError as error:
-        raise Mistake.of_error(error, path) from error
     corner = (0, 0)
     x0, y0, x1, y1 = task.region_in_frame
     if path.stem.startswith(task.key) and values.shape == (y1 - y0, x1 - x0):

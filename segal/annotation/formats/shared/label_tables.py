@@ -12,6 +12,7 @@ from segal.annotation.answers import Answer
 from segal.annotation.formats.base import Drafts
 from segal.annotation.formats.shared.files import Drafted, FileNames, Gathered, Part, put
 from segal.annotation.formats.shared.mistakes import Mistake, not_handed_out
+from segal.annotation.formats.shared.tools import no_answers
 from segal.annotation.handout import Handout
 from segal.data.find import SUFFIXES
 from segal.errors import SegalError
@@ -58,7 +59,7 @@ def read_choices(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
         )
     else:
         chosen = _of_folders(part.root)
-    gathered, names = Gathered.of(part, handout), FileNames.of(part)
+    gathered, names = Gathered.of(part, handout), FileNames(part)
     strangers = []
     rows: dict[str, list[tuple[str, list[str] | None]]] = {}
     for path, classes in chosen:
@@ -69,6 +70,8 @@ def read_choices(part: Part, handout: Handout) -> Iterator[Answer | SegalError]:
             rows.setdefault(found, []).append((path, classes))
     if strangers:
         yield not_handed_out(file if file.is_file() else part.root, strangers, part.by_file)
+    if not rows and not strangers and not file.is_file():
+        yield no_answers(part.root, f"{TABLE_FILE}, or a folder of images for each class")
     for found, said in rows.items():
         task, source = part.by_file[found][0], f"{part.root}: {said[0][0]}"
         if len(said) > 1:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from segal.annotation.formats.shared import tools
-from segal.annotation.handout import AnnotationTask
+from segal.annotation.handout import NAME_HANDOUT, AnnotationTask
 from segal.errors import SegalError
 
 _SHOWN = 5
@@ -59,6 +59,18 @@ def check_size(task: AnnotationTask, source: object, size: tuple[object, object]
     """Raises a Mistake if a file is of another (height, width) than what a task shows."""
     with said_at(source):
         tools.check_size(task, *size)
+
+
+def check_one_frame(tasks: Sequence[AnnotationTask], source: object) -> None:
+    """Raises a Mistake if tasks were handed out in several frames, of which none is stated."""
+    if len({task.frame for task in tasks}) > 1:
+        raise Mistake(
+            source,
+            "handed out in several sizes, and it does not say in which it was drawn",
+            "the size of what was shown",
+            "none",
+            f"name the handout that it is an answer to: {NAME_HANDOUT}",
+        )
 
 
 def not_handed_out(source: object, names: Sequence[str], files: Iterable[str]) -> SegalError:

@@ -2,6 +2,8 @@
 
 import math
 import re
+import tarfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import zip_longest
@@ -18,6 +20,7 @@ from segal.annotation.questions import QUESTIONS
 from segal.errors import SegalError, raise_all
 from segal.functional.rle import decode_counts
 from segal.functional.rle_coco import decode_coco
+from segal.system.files import read_error
 
 REGION = "segal_region"
 """The label of what is to be labelled; no class."""
@@ -137,9 +140,11 @@ def files_in(path: Path, suffixes: Sequence[str]) -> list[Path]:
     """A file; or of a folder those with one of some suffixes, by name.
 
     Raises:
-        SegalError: If there is none.
+        SegalError: If there is none, or the file is an archive and none of the suffixes says so.
     """
     if not path.is_dir():
+        if ".zip" not in suffixes:
+            check_unpacked(path)
         return [path]
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
     if not found:
@@ -150,6 +155,40 @@ def files_in(path: Path, suffixes: Sequence[str]) -> list[Path]:
             remedy="give the file that the tool exported, or the folder where it is",
         )
     return found
+
+
+def check_unpacked(path: Path) -> None:
+    """Raises a SegalError if what came back is an archive, or cannot be read."""
+    try:
+        is_packed = path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+        path.stat()
+    except (OSError, ValueError) as error:
+        reason = error if isinstance(error, OSError) else OSError(str(error))
+        raise read_error(path, reason, "what the tool exported") from error
+    if is_packed:
+        raise SegalError(
+            f"{path}: an archive",
+            expected="the files that are in it",
+            got="a ZIP or TAR file",
+            remedy="unpack it, and give the folder",
+        )
+
+
+def no_answers(path: Path, expected: str) -> SegalError:
+    """What is wrong where nothing came back that a format reads.
+
+    Args:
+        path: What was given.
+        expected: What the format reads.
+    """
+    names = sorted(one.name for one in path.iterdir()) if path.is_dir() else []
+    shown = ", ".join(names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)
+    return SegalError(
+        f"{path}: no answers in it",
+        expected=expected,
+        got=shown[:300] or "nothing",
+        remedy="give what the tool exported; if that is of another format, name it with --from",
+    )
 
 
 class Room:
