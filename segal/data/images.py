@@ -23,6 +23,7 @@ from segal.data.image_file import (
     Reading,
     check_bands,
     choose_bands,
+    damaged,
     decode,
     load,
     open_image,
@@ -275,7 +276,10 @@ def decode_colours(path: Path, data: bytes, flags: int) -> NDArray[Any]:
 
 
 def _opencv(path: Path, data: bytes, flags: int) -> NDArray[Any]:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:  # such as for a size that is damaged
+        raise damaged(path, data, error) from error
     wanted = 4 if flags == cv2.IMREAD_UNCHANGED else 3
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16) or pixels.shape[2:] != (wanted,):
         raise SegalError(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
-from safetensors import SafetensorError
 
 from segal.candidates.regions import RegionSize
 from segal.config import (
@@ -243,7 +242,7 @@ def _is_plain(checkpoint: Path) -> bool:
     """Whether a checkpoint is a plain state_dict; its classes are then those of the data set."""
     try:
         return read_spec(checkpoint) is None
-    except (OSError, SafetensorError):
+    except SegalError:
         return False  # `load_checkpoint` says what is wrong with it
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from segal.errors import SegalError
@@ -16,7 +15,7 @@ from segal.models.folders import load_folder, read_folder
 from segal.models.sources import source_of
 from segal.models.sources.smp import present_name
 from segal.models.spec import DEFAULT_TASK, Channels, ModelSpec
-from segal.models.weight_files import StoredTensors, read_tensors
+from segal.models.weight_files import StoredTensors, read_metadata, read_tensors
 from segal.models.weights import load_weights
 from segal.models.wrapped import Model
 from segal.system.files import replacing
@@ -156,12 +155,9 @@ def read_spec(path: Path) -> ModelSpec | None:
     """The specification in a checkpoint's metadata; None for a plain state_dict.
 
     Raises:
-        SegalError: If the metadata is damaged.
+        SegalError: If the file or its metadata is damaged.
     """
-    if path.suffix != ".safetensors":
-        return None
-    with safe_open(path, framework="pt") as file:
-        metadata = (file.metadata() or {}).get(_METADATA_KEY)
+    metadata = read_metadata(path).get(_METADATA_KEY)
     if metadata is None:
         return None
     try:
@@ -206,11 +202,13 @@ def read_training(path: Path) -> Mapping[str, object]:
 
     Returns:
         Plain values; nothing where it says nothing.
+
+    Raises:
+        SegalError: If the file is damaged.
     """
-    if path.suffix != ".safetensors" or path.is_dir():
+    if path.is_dir():
         return {}
-    with safe_open(path, framework="pt") as file:
-        metadata = (file.metadata() or {}).get(_METADATA_KEY)
+    metadata = read_metadata(path).get(_METADATA_KEY)
     try:
         training = json.loads(metadata or "{}").get("training")
     except (ValueError, AttributeError, RecursionError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -49,13 +50,7 @@ def read_tensors(path: Path) -> StoredTensors:
     Raises:
         SegalError: If the file is missing or damaged, or holds no dictionary of tensors.
     """
-    if not path.is_file():
-        raise SegalError(
-            f"{path}: no such file",
-            expected="a checkpoint",
-            got="a folder" if path.is_dir() else "nothing at that path",
-            remedy="check the path",
-        )
+    _check_file(path)
     if path.suffix == ".safetensors":
         try:
             tensors = load_file(path)
@@ -63,6 +58,32 @@ def read_tensors(path: Path) -> StoredTensors:
             raise _unreadable(path, _reason(path, error)) from error
         return StoredTensors(tensors, dict.fromkeys(tensors, ""), {})
     return _flatten(path, _load(path))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What is said beside the tensors of a `.safetensors` file; nothing of any other.
+
+    Raises:
+        SegalError: If the file is missing or damaged.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    _check_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # as above
+        raise _unreadable(path, _reason(path, error)) from error
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise SegalError(
+            f"{path}: no such file",
+            expected="a checkpoint",
+            got="a folder" if path.is_dir() else "nothing at that path",
+            remedy="check the path",
+        )
 
 
 class _Unread(list[object]):

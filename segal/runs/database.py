@@ -5,7 +5,7 @@ import fcntl
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from segal.system.files import write_error
 
 LOCK_FILE = ".lock"
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs"}
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _ERRNO = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_READONLY: errno.EROFS,
@@ -70,7 +71,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     if read_only and not os.access(path.parent, os.W_OK):
         # Without a log nobody writes, and there its shared memory could not be made.
         mode = "ro" if _log(path).exists() else "ro&immutable=1"
-    with explained(path):
+    # These statements are right: if SQLite takes one for wrong, the file is.
+    with explained(path, damage=(*_DAMAGE, sqlite3.SQLITE_ERROR)):
         database = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=10)
         try:
             database.isolation_level = None
@@ -80,9 +82,9 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             else:
                 database.execute("PRAGMA synchronous = FULL")
                 _set_journal(database, path.parent)
-            check = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+            check = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if check != "ok":
-                raise _damaged(path, check)
+                raise damaged(path, check)
         except BaseException:
             database.close()
             raise
@@ -134,14 +136,25 @@ def transaction(database: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Co
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into ones that say what to do."""
+def explained(path: Path, damage: Collection[int] = _DAMAGE) -> Iterator[None]:
+    """Turns SQLite's errors into ones that say what to do.
+
+    An SQL statement that is wrong is no mistake of a user, and stays what it is.
+
+    Args:
+        path: The database.
+        damage: The codes of SQLite's errors that say that it is damaged.
+    """
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite's own message quotes damaged bytes
+        raise damaged(path, str(error)) from error
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise _damaged(path, str(error)) from error
+        found = getattr(error, "sqlite_errorcode", None)
+        code = (found or 0) & 0xFF
+        not_text = found is None and isinstance(error, sqlite3.OperationalError)
+        if code in damage or not_text:
+            raise damaged(path, str(error)) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise SegalError(
                 f"{path}: another program holds this database",
@@ -153,7 +166,8 @@ def explained(path: Path) -> Iterator[None]:
         raise
 
 
-def _damaged(path: Path, what: str) -> SegalError:
+def damaged(path: Path, what: str) -> SegalError:
+    """The error to raise for a database that says what segal never wrote."""
     return SegalError(
         f"{path}: the ledger is damaged",
         expected="an SQLite database as segal wrote it",

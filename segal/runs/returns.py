@@ -82,13 +82,11 @@ def returns_of(ledger: Ledger, *, withdrawn: bool = False) -> list[Return]:
         "JOIN images ON image = images.id JOIN phases ON purchases.phase = phases.id "
         "ORDER BY returns.id"
     )
-    found = [_return(*row) for row in rows]
+    found = [
+        Return(image, (x0, y0, x1, y1), *rest, ledger.mapping(counts), booked)  # type: ignore[call-arg]
+        for image, x0, y0, x1, y1, *rest, counts, booked in rows
+    ]
     return [one for one in found if withdrawn or log.keeps(one.image, one.box)]
-
-
-def _return(image: str, x0: int, y0: int, x1: int, y1: int, *rest: Any) -> Return:
-    counts, booked = json.loads(rest[-2]), rest[-1]
-    return Return(image, (x0, y0, x1, y1), *rest[:-2], counts, booked)  # type: ignore[call-arg]
 
 
 def latest(returns: Sequence[Return]) -> list[Return]:

@@ -5,15 +5,16 @@ import json
 import os
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from segal.data.changes import Changes
 from segal.errors import SegalError
-from segal.runs.database import LOCK_FILE, connect, explained, lock, transaction
+from segal.runs.database import LOCK_FILE, connect, damaged, explained, lock, transaction
 from segal.system.files import write_error
 
 LEDGER_FILE = "ledger.sqlite"
@@ -21,6 +22,9 @@ _APPLICATION, _VERSION = 0x5E6A1000, 7  # marks the file as segal's; the version
 _META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
 INPUTS_TABLE = """CREATE TABLE inputs (
         kind TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (kind, name))"""
+_COLUMNS = """SELECT tables.name, columns.name, columns.type
+    FROM sqlite_master AS tables, pragma_table_info(tables.name) AS columns"""
+_PATHS = {"path", "file"}  # columns that hold names of files, which have no NUL
 _FILES_OF_SQLITE = {LEDGER_FILE + suffix for suffix in ("", "-wal", "-shm", "-journal")}
 _SHOWN_CHARACTERS = 100
 
@@ -169,6 +173,7 @@ class RunFolder:
         try:
             with explained(path):
                 opened._check_version()
+                opened._check_tables()
         except BaseException:
             opened.close()
             raise
@@ -200,8 +205,7 @@ class RunFolder:
     @property
     def configuration(self) -> dict[str, object]:
         """What the run was configured with."""
-        configuration: dict[str, object] = json.loads(self._meta("configuration"))
-        return configuration
+        return self.mapping(self._meta("configuration"))
 
     @property
     def version(self) -> int:
@@ -209,7 +213,24 @@ class RunFolder:
         return int(self.rows("PRAGMA user_version")[0][0])
 
     def _meta(self, key: str) -> str:
-        return str(self.rows("SELECT value FROM meta WHERE key = ?", [key])[0][0])
+        rows = self.rows("SELECT value FROM meta WHERE key = ?", [key])
+        if not rows:
+            raise damaged(self.path, f"no {key} of the run")
+        return str(rows[0][0])
+
+    def mapping(self, text: str) -> dict[str, Any]:
+        """A mapping that a table holds as JSON.
+
+        Raises:
+            SegalError: If it is none any more.
+        """
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise damaged(self.path, f"{error}, in {text[:_SHOWN_CHARACTERS]!r}") from error
+        if not isinstance(value, dict):
+            raise damaged(self.path, f"{text[:_SHOWN_CHARACTERS]!r}, which is no mapping")
+        return value
 
     def began_with(self, key: str, value: str) -> str:
         """What a run began with: `value`, unless something is done already and it was another.
@@ -252,6 +273,29 @@ class RunFolder:
                 remedy="upgrade segal (pip install --upgrade segal-regions)",
             )
 
+    def _check_tables(self) -> None:
+        """Raises a SegalError for tables that segal never made, or values of other types.
+
+        SQLite checks its pages and the tables' conditions, not names nor the types of values.
+        """
+        made, columns = _columns_of(self.schema), set(self.rows(_COLUMNS))
+        missing = made - columns if self.version == _VERSION else set()
+        for table, column, kind in sorted(columns - made or missing):
+            raise damaged(self.path, f"tables in which {table}.{column} ({kind}) is not as it was")
+        wrong: dict[str, list[str]] = {}
+        for table, column, kind in sorted(columns):
+            wrong.setdefault(table, []).append(
+                f"typeof({column}) NOT IN ('{kind.lower()}', 'null')"
+            )
+            if column in _PATHS:
+                wrong[table].append(f"instr({column}, char(0))")
+        tables = (
+            f"SELECT '{table}' WHERE EXISTS (SELECT * FROM {table} WHERE {' OR '.join(conditions)})"
+            for table, conditions in wrong.items()
+        )
+        for (table,) in self.rows(" UNION ALL ".join(tables)):
+            raise damaged(self.path, f"a value in the table {table} of another type than its own")
+
     def _begin(
         self,
         command: str,
@@ -271,6 +315,7 @@ class RunFolder:
                 rows = {"command": command, "configuration": text, "created": now()}
                 database.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
             self._check_version()
+            self._check_tables()
             for version in range(self.version, _VERSION):
                 for statement in self.upgrades.get(version, ()):
                     database.execute(statement)
@@ -324,6 +369,15 @@ class RunFolder:
             remedy="choose another folder with --out, or remove this one"
             + (f"; {lists} may go on here from those in the folder" if lists else ""),
         )
+
+
+@cache
+def _columns_of(schema: Sequence[str]) -> frozenset[tuple[str, str, str]]:
+    """The columns of new tables: table, name and type."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        for statement in (_META, INPUTS_TABLE, *schema):
+            database.execute(statement)
+        return frozenset(database.execute(_COLUMNS))
 
 
 def now() -> str:

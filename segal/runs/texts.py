@@ -48,7 +48,10 @@ def text_of(ledger: RunFolder, name: str, sha256: str | None = None) -> bytes | 
     rows = ledger.rows("SELECT sha256, data FROM texts WHERE path = ?", [name])
     if not rows or sha256 not in (None, rows[0][0]):
         return None
-    data = zlib.decompress(rows[0][1])
+    try:
+        data = zlib.decompress(rows[0][1])
+    except zlib.error:
+        return None
     return data if hashlib.sha256(data).hexdigest() == rows[0][0] else None
 
 

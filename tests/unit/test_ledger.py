@@ -25,7 +25,9 @@ from segal.data.pool import ImagePool
 from segal.errors import SegalError
 from segal.runs import database
 from segal.runs.ledger import Cost, Ledger, Purchase
+from segal.runs.returns import Return, book, returns_of
 from segal.runs.run_folder import RunFolder, canonical, differences, fingerprint
+from segal.runs.texts import text_of
 from segal.system.files import replacing, write_bytes
 
 _CONFIGURATION = {"region": "8", "strategy": {"name": "uwe", "tau": 1.0}, "seed": 0}
@@ -230,6 +232,101 @@ def test_a_damaged_database_is_an_error_that_names_it(tmp_path, damage: Callable
     for opening in (lambda: _open(tmp_path), lambda: Ledger.read(tmp_path)):
         with pytest.raises(SegalError, match=r"ledger\.sqlite.*(damaged|not a ledger)"):
             opening()
+
+
+def _bought(folder: Path) -> None:
+    with _open(folder) as ledger:
+        ledger.record_images(_pool("a.png"))
+        write_bytes(folder / "x.json", b"{}")
+        ledger.finish("select", 0, "f", [folder / "x.json"], purchases=[_buy(1, (0, 0, 8, 8))])
+        book(ledger, [Return("a.png", (0, 0, 8, 8), 0, "", 1, "l", "y", "s", 1.0, "z", {})])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE images SET path = CAST(x'ff' AS TEXT)",
+        "UPDATE images SET digest = x'64'",
+        "UPDATE images SET height = 'ab'",
+        "UPDATE images SET height = 16.5",
+        "UPDATE phases SET seconds = 'ab'",
+        "UPDATE artefacts SET path = 'x' || char(0) || 'json'",
+        "UPDATE texts SET data = 'ab'",
+        "UPDATE returns SET counts = '{'",
+        "UPDATE returns SET counts = '[]'",
+        "DELETE FROM meta WHERE key = 'command'",
+        "UPDATE meta SET value = '{\"region\": ' WHERE key = 'configuration'",
+        "UPDATE meta SET value = '3' WHERE key = 'configuration'",
+        "UPDATE meta SET value = CAST(x'7bff' AS TEXT) WHERE key = 'configuration'",
+        "ALTER TABLE purchases RENAME COLUMN pixels TO pixelz",
+        "ALTER TABLE returns RENAME TO retur",
+        "DROP TABLE texts",
+    ],
+)
+def test_a_ledger_that_says_what_segal_never_wrote_is_damaged(tmp_path, statement):
+    def read() -> None:
+        with Ledger.read(tmp_path) as ledger:
+            assert (ledger.command, ledger.configuration) == ("select", _CONFIGURATION)
+            assert ledger.known_images() and ledger.purchases() and returns_of(ledger)
+
+    _bought(tmp_path)
+    read()
+    connection = sqlite3.connect(tmp_path / "ledger.sqlite")
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+    with pytest.raises(SegalError, match=r"ledger\.sqlite: the ledger is damaged") as caught:
+        read()
+    assert "backup" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize(
+    ("there", "then"),
+    [
+        (b"CREATE TABLE phases", b"CREATE TABLE ph\xffses"),
+        (b"strategy TEXT NOT NULL, image", b"str\xfftegy TEXT NOT NULL, image"),
+        (b"SQLite format 3", b"SQLite format 4"),
+        (b"\0\0\0\x04\0\0\0\0\0\0\0\0\0\0\0\x01", b"\0\0\0\x09\0\0\0\0\0\0\0\0\0\0\0\x01"),
+    ],
+    ids=["table", "column", "magic", "version"],
+)
+def test_a_database_with_other_bytes_is_damaged(tmp_path, there, then):
+    _bought(tmp_path)
+    path = tmp_path / "ledger.sqlite"
+    assert there in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(there, then, 1))
+    for opening in (lambda: _open(tmp_path), lambda: Ledger.read(tmp_path)):
+        with pytest.raises(SegalError, match="the ledger is damaged"):
+            opening()
+
+
+def test_a_copy_in_an_index_is_looked_at_too(tmp_path):
+    _bought(tmp_path)
+    path = tmp_path / "ledger.sqlite"
+    data = path.read_bytes()
+    assert data.count(b"x.json") == 4  # two tables, and what finds their rows
+    for place in (found.start() for found in re.finditer(rb"x\.json", data)):
+        path.write_bytes(data[:place] + b"x\0" + data[place + 2 :])
+        with pytest.raises(SegalError, match="the ledger is damaged"):
+            Ledger.read(tmp_path)
+
+
+def test_a_wrong_statement_of_ones_own_is_no_damage(tmp_path):
+    _bought(tmp_path)
+    with Ledger.read(tmp_path) as ledger:
+        with pytest.raises(sqlite3.OperationalError, match="no such column"):
+            ledger.rows("SELECT colour FROM phases")
+        with pytest.raises(sqlite3.ProgrammingError):
+            ledger.rows("SELECT ?")
+
+
+def test_a_lost_copy_of_a_text_is_none(tmp_path):
+    _bought(tmp_path)
+    with _open(tmp_path) as ledger:
+        assert text_of(ledger, "x.json") == b"{}"
+        with ledger.writing() as connection:
+            connection.execute("UPDATE texts SET data = x'6162'")
+        assert text_of(ledger, "x.json") is None
 
 
 @pytest.mark.parametrize(
@@ -812,7 +909,7 @@ def test_killed_before_any_of_its_statements_it_has_the_old_or_the_new(tmp_path)
         _work(folder)
 
     seen = set()
-    for statements in range(0, 75, 2):
+    for statements in range(0, 115, 2):
         folder = tmp_path / str(statements)
         _killed(lambda f=folder, n=statements: work(f, n), after=None)
         seen.add(_check(folder))
