@@ -404,10 +404,14 @@ OF_ALL_ARMS = (
     "camvid_compare.yaml",
     "camvid_gradients.yaml",
     "camvid_evidence.yaml",
+    "camvid_evidence_lite0.yaml",
     "camvid_evidence_reference.yaml",
     "camvid_evidence_seeds.yaml",
+    "camvid_evidence_tuned.yaml",
 )
-OF_EVIDENCE = {"random", "uwe-image", "error_change", "seeds-coreset"}
+OF_EVIDENCE = {
+    "random", "uwe-image", "error_change", "seeds-coreset", "lite0-uwe", "tuned-uwe-image",
+}  # fmt: skip
 """Arms of the evidence study that run here, of one frozen setting; the others are of strategies
 that run elsewhere."""
 
