@@ -218,14 +218,12 @@ class _Gains:
     def pick(self, row: int) -> None:
         """Accounts for a pick."""
         picked = self._shared(torch.tensor([row], device=self.rows.device))
-        changed = [torch.empty(0, dtype=torch.int64, device=self.rows.device)]
-        new = [self.largest[:0]]
+        # All in one place: small pieces that outlive a part's rows would leave holes of their size.
+        near = torch.empty_like(self.largest)
         for part in self.rows.parts():
-            near = self._between(picked, self._take(part))[0]
-            better = ((near > self.largest[part]) & (self.weights[part] > 0)).nonzero()[:, 0]
-            changed.append(better + part.start)
-            new.append(near[better])
-        ids, values = torch.cat(changed), torch.cat(new)
+            near[part] = self._between(picked, self._take(part))[0]
+        ids = ((near > self.largest) & (self.weights > 0)).nonzero()[:, 0]
+        values = near[ids]
         self._log.add(ids, self.largest[ids], values)
         self.largest[ids] = values
         self.bounds[row] = -1.0
