@@ -23,6 +23,12 @@ def handed_task(
     )
 
 
+def in_frames():
+    """One task, handed out as a whole image, and as crops with several pads."""
+    frames = None, (2, 0, 37, 23), (0, 0, 37, 22)
+    return [handout(handed_task(frame=frame), model="m") for frame in frames]
+
+
 def handout(*tasks, question="segmentation", classes=CLASSES, model=None, kind="x"):
     mode = "context" if all(task.file == task.image for task in tasks) else "crop"
     return Handout("run", kind, mode, question, classes, model, tuple(tasks))

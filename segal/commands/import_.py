@@ -78,5 +78,5 @@ def import_(
     for name, many in found.counts.items():
         if many:
             say(f"  {many} {found.unit} {COUNTED[name]}")
-    if found.seconds:
-        say(f"  {found.seconds / 3600:.2f} hours of annotators in all")
+    if found.hours:
+        say(f"  {found.hours:.2f} hours of annotators in all")

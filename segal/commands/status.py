@@ -23,7 +23,7 @@ def status(
         (
             *(str(one.round), one.strategy, str(one.bought), str(one.withdrawn)),
             *(str(one.handed), str(one.returned)),
-            *(str(one.pixels), f"{one.seconds / 3600:.2f}", _YES[one.is_trained]),
+            *(str(one.pixels), f"{one.hours:.2f}", _YES[one.is_trained]),
         )
         for one in found.rounds
     ]

@@ -67,7 +67,7 @@ class Keeping:
         """
         if config is None:
             return None
-        part = _frozen(model, config.layers)
+        part = _frozen(model, config.layers, "store.layers")
         numbers = sum(one.numel() for one in part(stack_images([pool.read(0)])))
         areas = [math.prod(model.spec.input_size(*pool.shape(i))) for i in range(len(pool))]
         size = 4 if config.precision == "float32" else 2
@@ -95,7 +95,7 @@ class Keeping:
                 return pool
             return ReducedPool(pool, partial(model.spec.reduction, gap=self._gap))
         if self._part is None or self._part[0] is not model:
-            self._part = model, _frozen(model, self._layers)
+            self._part = model, _frozen(model, self._layers, "store.layers")
         return KeptPool(pool, self._part[1], self._store)
 
     def dataset(self, model: Model, dataset: Dataset) -> Dataset:
@@ -142,15 +142,13 @@ def check_keeping(config: RunConfig | TrainConfig, model: Model, trained: ImageP
             for key, value in wanted.items()
         ]
     )
-    FrozenLayers.of(model, train.layers)
+    _frozen(model, train.layers, "store")
     return Keeping.of(config)
 
 
-def _frozen(model: Model, layers: str) -> FrozenLayers:
-    """What lies before some layers; trainings have refused `train.layers` by then."""
+def _frozen(model: Model, layers: str, key: str) -> FrozenLayers:
+    """What lies before some layers; what is wrong with them is said of a key."""
     try:
         return FrozenLayers.of(model, layers)
     except SegalError as error:
-        if error.problem.startswith("store"):
-            raise
-        raise error.renamed(f"store.layers: {error.problem}") from error
+        raise error.renamed(f"{key}: {error.problem}") from error

@@ -233,8 +233,6 @@ def check_layers(model: Model, train: TrainSettings) -> None:
         elif train.layers != ALL_LAYERS:
             model.cut(train.layers)
     except SegalError as error:
-        if error.problem.startswith("train."):
-            raise
         raise error.renamed(f"train.layers: {error.problem}") from error
 
 

@@ -112,7 +112,7 @@ def _digest(model: Model, cut: KeepingCut) -> str:
 
 def _not_kept(model: Model, layers: str, got: str) -> SegalError:
     return SegalError(
-        f"store: the output of what lies before {layers!r} of {model.spec.title} cannot be kept",
+        f"the output of what lies before {layers!r} of {model.spec.title} cannot be kept",
         expected="trained layers that read it and nothing else, such as last, last_two or decoder",
         got=got,
         remedy="give other layers, or leave the store out",

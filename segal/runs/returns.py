@@ -105,9 +105,12 @@ def labels_of(returns: Sequence[Return]) -> dict[tuple[str, Box], Return]:
     return found
 
 
-def hours_of(returns: Sequence[Return], regions: Collection[tuple[str, Box]]) -> float | None:
-    """What annotators took for regions, by all latest answers to them; None where none tells."""
-    spent = [one.seconds for one in latest(returns) if (one.image, one.box) in regions]
+def hours_of(
+    returns: Sequence[Return], regions: Collection[tuple[str, Box]] | None = None
+) -> float | None:
+    """What annotators took for regions (or all), by their latest answers; None where none tells."""
+    kept = [x for x in latest(returns) if regions is None or (x.image, x.box) in regions]
+    spent = [one.seconds for one in kept]
     known = [seconds for seconds in spent if seconds is not None]
     return sum(known) / 3600 if known else None
 

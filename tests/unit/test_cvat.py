@@ -14,7 +14,16 @@ from segal.annotation.answers import Answer, DrawnBox, Layer
 from segal.annotation.formats.cvat import Cvat
 from segal.annotation.handout import as_one
 from segal.errors import SegalError
-from tests.handed_out import CLASSES, OPTIONS, handed_task, handout, label_of, painted, scene
+from tests.handed_out import (
+    CLASSES,
+    OPTIONS,
+    handed_task,
+    handout,
+    in_frames,
+    label_of,
+    painted,
+    scene,
+)
 
 TOOL = Cvat()
 
@@ -518,11 +527,7 @@ def test_values_of_any_kind_are_read_or_refused(real_bytes, data):
 
 @pytest.mark.parametrize("late", range(3))
 def test_late_answers_are_read_in_the_frame_in_which_they_were_handed_out(tmp_path, late):
-    """Of an image as a whole, and of crops with several pads."""
-    handed = [
-        handout(handed_task(frame=frame), model="m")
-        for frame in (None, (2, 0, 37, 23), (0, 0, 37, 22))
-    ]
+    handed = in_frames()
     (task,) = handed[late].tasks
     label = scene(task)
     paths = written(tmp_path / "out", handed[late], lambda t: painted(t, label))

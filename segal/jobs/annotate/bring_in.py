@@ -20,6 +20,7 @@ from segal.runs.returns import (
     Return,
     book,
     handouts_of,
+    hours_of,
     latest,
     return_file,
     returns_of,
@@ -66,7 +67,7 @@ class Imported:
         mended: Files of those that were lost or damaged, with what goes into them again.
         open: Regions that have not come back.
         counts: Elements by name of `COUNTED`, over all that was taken in.
-        seconds: Time that annotators spent on it, as far as it is known.
+        hours: What annotators took for it, as far as it is known.
         classes: Their names.
         unit: What is counted.
         notes: What the user should know.
@@ -82,7 +83,7 @@ class Imported:
     mended: list[tuple[str, bytes]] = field(default_factory=list)
     open: int = 0
     counts: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
+    hours: float | None = None
     notes: list[str] = field(default_factory=list)
     bad: list[SegalError] = field(default_factory=list)
 
@@ -150,7 +151,7 @@ def import_answers(folder: Path, paths: Sequence[Path], settings: ImportSettings
             _book(ledger, source, returns)
         current = latest([*booked, *(one for one, _ in returns)])
         imported.open = len(source.purchases) - len({(one.image, one.box) for one in current})
-        imported.seconds = sum(one.seconds or 0.0 for one in current)
+        imported.hours = hours_of(current)
     return imported
 
 

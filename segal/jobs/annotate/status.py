@@ -16,7 +16,15 @@ from segal.models.spec import DEFAULT_TASK
 from segal.runs.history import COMMAND
 from segal.runs.ledger import Ledger, Purchase
 from segal.runs.pool_log import PoolLog
-from segal.runs.returns import Return, handouts_of, latest, read_return, returns_of, run_key
+from segal.runs.returns import (
+    Return,
+    handouts_of,
+    hours_of,
+    latest,
+    read_return,
+    returns_of,
+    run_key,
+)
 from segal.runs.reviews import Skip, skips_of
 
 SEED_SET = "seed"
@@ -34,7 +42,7 @@ class RoundStatus:
         handed: Regions of the others that were handed out.
         returned: Regions of the others that came back.
         pixels: What they cost.
-        seconds: What they took, as far as it is known.
+        hours: What they took, as far as it is known.
         skipped: Regions that were skipped in a review, by reason; they are not among the bought.
         is_trained: Whether a network was trained on them in this run; None of a selection, which
             trains none.
@@ -47,7 +55,7 @@ class RoundStatus:
     handed: int
     returned: int
     pixels: int
-    seconds: float
+    hours: float
     is_trained: bool | None
     skipped: Mapping[str, int]
 
@@ -129,7 +137,7 @@ def _round(
         handed=sum(task_key(run, *region) in handed for region in regions),
         returned=len({(one.image, one.box) for one in back} & regions),
         pixels=sum(one.pixels or 0 for one in group),
-        seconds=sum(one.seconds or 0.0 for one in back),
+        hours=hours_of(back) or 0.0,
         is_trained=first in trained if trained is not None else None,
         skipped=Counter(
             one.reason for one in skips if (one.round, one.strategy) == (number, group[0].strategy)

@@ -189,8 +189,7 @@ def summary(
         reference: The cost of a reference set that the strategy measured on.
         notes: What the user should be told.
     """
-    phases, returns = ledger.phases(), returns_of(ledger, withdrawn=True)
-    hours = hours_of(returns, {(one.image, one.box) for one in returns})
+    phases, hours = ledger.phases(), hours_of(returns_of(ledger, withdrawn=True))
     names = dict.fromkeys(p.name for p in phases)
     return {
         "segal": __version__,

@@ -210,7 +210,7 @@ class DetectionModel(Model):
         """
         if layers != DECODER:
             raise SegalError(
-                f"train.layers: {layers}, of a detector",
+                f"{layers}, of a detector",
                 expected=f"all, or {DECODER} for all but the backbone",
                 got=layers,
                 remedy="give one of these: a detector's last layers are not one",
