@@ -60,7 +60,8 @@ def check_class_names(spec: ModelSpec, names: Sequence[str], where: str) -> None
             expected=f"{spec.num_classes} classes",
             got=f"{len(names)}: {', '.join(names)}"[:200],
             remedy="give the data set that the network was trained for, or a checkpoint that was "
-            "trained for these classes; a class that stands for void is its ignore_index",
+            "trained for these classes; where one stands for void, name its value as "
+            "data.ignore_index or reference.ignore_index",
         )
     theirs, own = ([_plain(name) for name in given] for given in (spec.class_names, names))
     if theirs == own or are_numbers(spec.class_names) or are_numbers(names):
