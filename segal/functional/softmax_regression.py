@@ -19,11 +19,11 @@ _BLOCK = 2048
 """Rows that are looked at together: what is made of them stays near the processor, and float32's
 sums over them keep their digits."""
 
-_ROUGH = 1e-3
+_ROUGH = 1e-4
 """The gradient's norm down to which float32 has digits enough."""
 
-_FIRST = 30
-"""As many times that norm, and the Hessian is looked at again for the first time: at the start,
+_FIRST = 0.03
+"""The gradient's norm at which the Hessian is looked at again for the first time: at the start,
 where all classes are as likely, it is not yet the optimum's."""
 
 
@@ -60,11 +60,11 @@ def fit_softmax(
     """Minimises `sum_i w_i CE_i / sum_i w_i + l2 / 2 |weight|^2` by L-BFGS.
 
     The loss is strictly convex in the weight, so that its optimum is one; the bias, which is not
-    penalised, is the one that sums to 0. Steps are taken in coordinates in which each class's
-    block of the Hessian was about the unit matrix some steps ago: features that go together, and
-    rare classes, would else take hundreds of steps more. The start is 0: the same numbers give the
-    same classifier. Steps down to a gradient of 1e-3 are taken in float32, the others in float64,
-    in which the end is looked at in any case.
+    penalised, is the one that sums to 0. Steps are taken in coordinates in which the Hessian was
+    about the unit matrix some steps ago: features, or classes, that go together, and rare classes,
+    would else take hundreds of steps more. The start is 0: the same numbers give the same
+    classifier. Steps down to a gradient of 1e-4 are taken in float32, the others in float64, in
+    which the end is looked at in any case.
 
     Args:
         x: (n, D) features, best of mean 0 and variance 1.
@@ -90,7 +90,7 @@ def fit_softmax(
     bias = exact.x.new_zeros(num_classes)
     done, rough = 0, max(0.9 * gradient_norm, _ROUGH)
     rounded = exact.rounded()
-    stages = (rounded, _FIRST * rough), (rounded, rough), (exact, gradient_norm)
+    stages = (rounded, max(_FIRST, rough)), (rounded, rough), (exact, gradient_norm)
     for problem, enough in stages:
         loss, *gradient = problem.value(weight, bias)
         norm = _norm(*gradient)
@@ -142,7 +142,7 @@ class _Problem:
         blocks = (torch.split(one, _BLOCK) for one in (self.x, self.y, self.share))
         for x, y, share in zip(*blocks, strict=True):
             log_p = (x @ columns).T.add(column).log_softmax(0)  # (C, block)
-            loss -= (share * log_p.gather(0, y[None])[0]).sum()
+            loss -= (share * log_p.gather(0, y[None])[0]).sum(dtype=loss.dtype)
             residual = log_p.exp_()
             residual.scatter_add_(0, y[None], -torch.ones_like(share)[None])
             residual *= share
@@ -150,20 +150,48 @@ class _Problem:
             by_bias += residual.sum(1)
         return loss, by_weight, by_bias
 
-    def coordinates(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What makes unit matrices of the Hessian's blocks, about: class c's is `s_c A + l2`.
-
-        Returns:
-            (D, D) directions of A, (C, D) lengths along them, and (C, 1) of the biases.
-        """
+    def coordinates(self, weight: Tensor, bias: Tensor) -> "_Coordinates":
+        """Those of the Hessian, for which a product stands: of a sum over classes, and features."""
         logits = torch.addmm(bias.to(self.x)[:, None], weight.to(self.x), self.x.T)
         p = logits.softmax(0)
-        curvature = self.share * p * (1 - p)
-        of_class, of_row = curvature.double().sum(1), curvature.sum(0)
+        shared = (self.share * p).double()
+        between = torch.diag(shared.sum(1)) - shared @ p.double().T
+        of_row = (self.share * p * (1 - p)).sum(0)
         scaled = (self.x * (of_row / of_row.sum()).sqrt()[:, None]).float()  # digits enough
         values, directions = torch.linalg.eigh((scaled.T @ scaled).double())
-        hessian = of_class[:, None] * values.clamp(min=0) + self.l2
-        return directions, hessian.rsqrt(), (of_class + self.l2).rsqrt()[:, None]
+        of_class, mixtures = torch.linalg.eigh(between)
+        of_class = of_class.clamp(min=0)[:, None]
+        lengths = (of_class * values.clamp(min=0) + self.l2).rsqrt()
+        return _Coordinates(mixtures, directions, lengths, (of_class + self.l2).rsqrt())
+
+
+@dataclass(frozen=True)
+class _Coordinates:
+    """Those in which `S x A + l2` is the unit matrix, S of classes and A of features.
+
+    Attributes:
+        mixtures: (C, C) directions of S.
+        directions: (D, D) directions of A.
+        lengths: (C, D) along both.
+        of_bias: (C, 1) along those of S.
+    """
+
+    mixtures: Tensor
+    directions: Tensor
+    lengths: Tensor
+    of_bias: Tensor
+
+    def step(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """Of weight and bias, (C, D) and (C,), from (C (D + 1),) in the coordinates."""
+        moved = flat.view(len(self.lengths), -1)
+        weight = self.mixtures @ (moved[:, :-1] * self.lengths) @ self.directions.T
+        return weight, (self.mixtures @ (moved[:, -1:] * self.of_bias))[:, 0]
+
+    def gradient(self, by_weight: Tensor, by_bias: Tensor) -> Tensor:
+        """By the coordinates, (C (D + 1),)."""
+        along = (self.mixtures.T @ by_weight @ self.directions) * self.lengths
+        of_bias = (self.mixtures.T @ by_bias[:, None]) * self.of_bias
+        return torch.cat([along, of_bias], 1).flatten()
 
 
 class _Leg:
@@ -179,7 +207,7 @@ class _Leg:
         progress: Callable[[int, float], None] | None,
     ) -> None:
         self.problem, self.start = problem, (weight, bias)
-        self.directions, self.lengths, self.of_bias = problem.coordinates(weight, bias)
+        self.coordinates = problem.coordinates(weight, bias)
         self.done, self.enough, self.progress = done, gradient_norm, progress
         self.norm = float("inf")
 
@@ -207,16 +235,13 @@ class _Leg:
 
     def _at(self, flat: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         weight, bias = self.start
-        moved = torch.from_numpy(flat).to(weight.device).view(len(bias), -1)
-        step = (moved[:, :-1] * self.lengths) @ self.directions.T
-        return weight + step, bias + (moved[:, -1:] * self.of_bias)[:, 0]
+        by_weight, by_bias = self.coordinates.step(torch.from_numpy(flat).to(weight.device))
+        return weight + by_weight, bias + by_bias
 
     def _value(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        loss, by_weight, by_bias = self.problem.value(*self._at(flat))
-        self.norm = _norm(by_weight, by_bias)
-        along = (by_weight @ self.directions) * self.lengths
-        gradient = torch.cat([along, by_bias[:, None] * self.of_bias], 1)
-        return float(loss), gradient.flatten().cpu().numpy()
+        loss, *gradient = self.problem.value(*self._at(flat))
+        self.norm = _norm(*gradient)
+        return float(loss), self.coordinates.gradient(*gradient).cpu().numpy()
 
     def _after(self, intermediate_result: OptimizeResult) -> None:
         self.done += 1

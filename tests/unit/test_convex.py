@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from segal.errors import SegalError
 from segal.functional.pooling import at_pixels
-from segal.functional.softmax_regression import fit_softmax
+from segal.functional.softmax_regression import _Problem, fit_softmax
 from segal.models.build import build_model, make_spec
 from segal.models.checkpoint import load_checkpoint, save_checkpoint
 from segal.models.frozen import FrozenLayers
@@ -57,6 +57,22 @@ def test_the_gradient_is_that_of_autograd():
     assert found.steps == 3
     assert found.gradient_norm == pytest.approx(float(norm), rel=1e-9)
     assert found.loss == pytest.approx(float(loss.detach()), rel=1e-12)
+
+
+def test_steps_are_taken_where_the_hessian_is_the_unit_matrix():
+    """As it is wherever all rows have the same probabilities."""
+    x, y = (torch.from_numpy(one) for one in data())
+    bias = torch.tensor([0.0, 1.0, -2.0], dtype=torch.float64)
+    coordinates = _Problem.of(x, y, 0.01, None).coordinates(torch.zeros(3, 9).double(), bias)
+
+    def loss(flat):
+        weight = coordinates.step(flat)[0]
+        return F.cross_entropy(x @ weight.T + bias, y) + 0.005 * weight.square().sum()
+
+    hessian = torch.autograd.functional.hessian(loss, torch.zeros(30).double())
+    of_weight = torch.arange(30).view(3, 10)[:, :9].flatten()
+    found = hessian[of_weight][:, of_weight]
+    assert torch.allclose(found, torch.eye(27).double(), atol=1e-5)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
