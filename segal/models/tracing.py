@@ -1,19 +1,20 @@
 """Finds the parts of a network that are trained or differentiated, by watching it run once."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from segal.errors import SegalError
-from segal.models.cut import ChainCut, Cut
+from segal.models.cut import DECODER, ChainCut, Cut
 from segal.models.noise import Head, hooked, run_on_noise
 from segal.models.spec import ModelSpec
 from segal.models.tails import Tail, affine_of
 from segal.registry import nearest
 
 TAILS = ("last", "last_two", "all")
+PARTS = (*TAILS, DECODER)
 
 _Made = tuple[Tensor, int]  # a tensor and its version: an operation in place makes another version
 
@@ -76,7 +77,7 @@ class TailFinder:
             return self._replayed(layers, list(dict(self.network.named_parameters())))
         names = {name for name, _ in self.network.named_modules() if name}
         if layers != "last_two" and layers not in names:
-            raise self._unknown(layers)
+            raise self._unknown("tail", layers, TAILS)
         calls = self._trace()
         last = next(call for call in reversed(calls) if call.name == self.head.name)
         return (
@@ -99,7 +100,7 @@ class TailFinder:
         """
         modules = {name for name, _ in self.network.named_modules() if name}
         if layers not in {"last", "last_two"} and layers not in modules:
-            raise self._unknown(layers)
+            raise self._unknown("part to train", layers, PARTS)
         calls = self._trace()
         last = next(call for call in reversed(calls) if call.name == self.head.name)
         if layers == "last":
@@ -224,12 +225,12 @@ class TailFinder:
             run_on_noise(self.network, self.spec)
         return calls
 
-    def _unknown(self, layers: str) -> SegalError:
+    def _unknown(self, what: str, layers: str, usual: Sequence[str]) -> SegalError:
         names = [name for name, _ in self.network.named_modules() if name]
-        near = nearest(layers, [*TAILS, *names])
+        near = nearest(layers, [*usual, *names])
         return SegalError(
-            f"{self.spec.architecture}: no tail {layers!r}",
-            expected=f"{', '.join(TAILS)}, or the name of a module to start at",
+            f"{self.spec.architecture}: no {what} {layers!r}",
+            expected=f"{', '.join(usual)}, or the name of a module to start at",
             got=repr(layers),
             remedy=f"did you mean {near!r}?" if near else f"name one, such as {self.head.name}",
         )

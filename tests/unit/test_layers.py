@@ -185,8 +185,9 @@ def test_a_layer_is_looked_for_before_work_starts(tmp_path):
     scenes = tmp_path / "scenes"
     make_scenes(scenes, splits={"train": 3, "val": 2}, size=(32, 64), seed=0)
     raw = quick_run(scenes, {"layers": "7"}, budgets=["1"], out=str(tmp_path / "run"))
-    with pytest.raises(SegalError, match="no tail '7'"):
+    with pytest.raises(SegalError, match="no part to train '7'") as refused:
         run_rounds(*configure_run(raw))
+    assert "decoder, or the name of a module" in str(refused.value)
     assert not (tmp_path / "run").exists()
 
 
